@@ -10,91 +10,92 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/ollama_pack_events.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Event`, line 11670, which the server calls.
+# Begin here: `class Event`, line 11720, which the server calls.
 # The modules that it uses come first:
-#    161  base.single_flight          Many who ask the same at the same time ask once.
-#    247  base.translations           The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    649  base.messages               Sentences for people, in English and in the languages of the catalogue.
-#    794  errors                      The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    820  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    831  base.process                One object for all plugins of a process, which are files that share no code.
-#    854  services.activity           What chats did in this process, until somebody writes it into the history.
-#    915  base.redis                  A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#   1316  services.history            The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
-#   1695  services.dashboard          What the dashboard shows, in parts that change by themselves, and the stream that sends those that did.
-#   1955  webui.chats                 Chats of the running Open WebUI. Imports `open_webui` when called, not before.
-#   1970  services.forgetting         Which answers of the cache to discard when something happens in Open WebUI.
-#   1988  cache.counters              What the cache did, in figures without any text: of this process, and to be added up over all of them.
-#   1995  services.metrics_text       What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
-#   2140  engines.refusals            What a client gets instead of an answer, in the form of each API that clients speak.
-#   2212  webui.errors                What goes wrong between the pack and Open WebUI.
-#   2285  webui.functions             Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   2353  webui.contact               The way from the events function to the running `gpu_router`: another plugin, which may not be there.
-#   2468  webui.routes                Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
-#   2622  services.node_upkeep        What admins do to nodes while chats go on: drain one, or pull a model at one after another.
-#   2689  engines.ollama.from_openai  An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
-#   2795  engines.sse                 Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   2904  webui.calling               Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#   3052  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   3058  webui.models                What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   3145  webui.ollama_models         Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
-#   3235  webui.server                What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#   3267  services.ollama_api         Open WebUI's Ollama API for names that `gpu_router` answers.
-#   3391  aliases.errors              What goes wrong with aliases.
-#   3413  aliases.facts               What an alias table may ask about a request, read off an OpenAI chat body.
-#   3436  aliases.table               An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#   3800  engines.ollama.names        Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   3937  fit.shapes                  Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#   3974  fit.choose                  Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#   3995  aliases.resolve             Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   4053  aliases.published           Which names of a table can be published as models, and what answers for them.
-#   4122  webui.audience              Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#   4175  webui.model_rows            Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#   4294  webui.access                Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#   4460  webui.publication           Which rows of Open WebUI's models table to write, so that users see what is offered to them. Decides only.
-#   4726  services.offer              What there is to publish: the models and aliases of the router, and the aliases of the alias filter.
-#   4996  webui.rows                  Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
-#   5124  services.publishing         Publishing: what the router and the alias tables offer becomes models that users see and may use.
-#   5277  services.refused_valves     Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#   5362  services.pack_valves        What all valves of the pack have in common.
-#   5385  speech.errors               What goes wrong with transcription.
-#   5842  speech.languages            The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
-#   5919  speech.language             Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
-#   6012  engines.failures            Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   6048  speech.values               What recordings turn into, and what an engine is.
-#   6305  speech.http_answer          What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
-#   6455  speech.pcm                  Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
-#   6543  speech.openai_http          Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
-#   6731  speech.recognizer           The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
-#   6870  speech.sentences            Segments of about a sentence, made from words with times.
-#   6924  speech.whisper_model        Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
-#   7110  speech.whisper              Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
-#   7338  services.voice_settings     The valves of voice transcription, for the tool and the routes, and the engine they ask for.
-#   7494  speech.source               Where a recording comes from: bytes, a path or an open file; and how large it may be.
-#   7578  speech.kept                 Transcripts of a while ago: the same recording with the same options is not listened to twice.
-#   7667  speech.containers           What the bytes of a file tell that the decoder does not: whether the file ends before it should.
-#   7831  speech.decode               Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
-#   8442  speech.joining              Putting pieces of text together: with spaces where the script has them between words, else without.
-#   8530  speech.script               Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
-#   8606  speech.turns                One recording at a time on this machine's own processors, in turns between users, each with its place.
-#   8881  speech.vad                  Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
-#   8931  speech.windows              Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
-#   9078  speech.transcribe           From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
-#   9348  webui.tracing               Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
-#   9386  webui.voice_files           Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
-#   9416  services.transcribing       Transcribing on behalf of somebody: by the admin's settings, and not twice.
-#   9541  speech.subtitles            Subtitles: lines that fit on a screen, each shown while it is spoken.
-#   9679  speech.formats              A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
-#   9841  webui.reader                Who reads what the pack says, and in which language.
-#   9850  webui.uploads               A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
-#  10056  services.voice_routes       The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
-#  10314  webui.budget_contact        The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
-#  10405  webui.cache_contact         The way from the events function to the running `response_cache_filter`, which may not be there.
-#  10447  webui.dashboard             The dashboard's page, and what those see who may not look at it. Nothing in it comes from elsewhere.
-#  11518  webui.load                  What `GET /api/system/load` shows of what the router tells: keys by name, so that nothing slips out.
-#  11604  webui.replay_row            The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
-#  11638  webui.service               What an event function keeps up in a process: its routes, and a task that looks again from time to time.
-#  11783  webui.users                 Users of the running Open WebUI. Imports `open_webui` when called, not before.
+#    162  base.single_flight           Many who ask the same at the same time ask once.
+#    248  base.translations            The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#    650  base.messages                Sentences for people, in English and in the languages of the catalogue.
+#    795  errors                       The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    821  engines.body                 Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    832  webui.functions              Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#    900  webui.cache_contact          The way from the events function to the running `response_cache_filter`, which may not be there.
+#    957  webui.routes                 Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
+#   1111  services.calibration_routes  What sites that learn together read here and hand over: see docs/federation.md.
+#   1147  base.process                 One object for all plugins of a process, which are files that share no code.
+#   1170  services.activity            What chats did in this process, until somebody writes it into the history.
+#   1231  base.redis                   A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#   1632  services.history             The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
+#   2009  services.dashboard           What the dashboard shows, in parts that change by themselves, and the stream that sends those that did.
+#   2269  webui.chats                  Chats of the running Open WebUI. Imports `open_webui` when called, not before.
+#   2284  services.forgetting          Which answers of the cache to discard when something happens in Open WebUI.
+#   2302  cache.counters               What the cache did, in figures without any text: of this process, and to be added up over all of them.
+#   2309  services.metrics_text        What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#   2454  engines.refusals             What a client gets instead of an answer, in the form of each API that clients speak.
+#   2526  webui.errors                 What goes wrong between the pack and Open WebUI.
+#   2599  webui.contact                The way from the events function to the running `gpu_router`: another plugin, which may not be there.
+#   2714  services.node_upkeep         What admins do to nodes while chats go on: drain one, or pull a model at one after another.
+#   2781  engines.ollama.from_openai   An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
+#   2887  engines.sse                  Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   2996  webui.calling                Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#   3144  engines.routed_names         How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   3150  webui.models                 What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   3237  webui.ollama_models          Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
+#   3327  webui.server                 What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   3359  services.ollama_api          Open WebUI's Ollama API for names that `gpu_router` answers.
+#   3483  aliases.errors               What goes wrong with aliases.
+#   3505  aliases.facts                What an alias table may ask about a request, read off an OpenAI chat body.
+#   3528  aliases.table                An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#   3892  engines.ollama.names         Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   4029  fit.shapes                   Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   4066  fit.choose                   Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   4087  aliases.resolve              Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   4145  aliases.published            Which names of a table can be published as models, and what answers for them.
+#   4214  webui.audience               Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#   4267  webui.model_rows             Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#   4386  webui.access                 Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#   4552  webui.publication            Which rows of Open WebUI's models table to write, so that users see what is offered to them. Decides only.
+#   4818  services.offer               What there is to publish: the models and aliases of the router, and the aliases of the alias filter.
+#   5088  webui.rows                   Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
+#   5216  services.publishing          Publishing: what the router and the alias tables offer becomes models that users see and may use.
+#   5369  services.refused_valves      Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#   5454  services.pack_valves         What all valves of the pack have in common.
+#   5477  speech.errors                What goes wrong with transcription.
+#   5934  speech.languages             The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
+#   6011  speech.language              Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
+#   6104  engines.failures             Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   6140  speech.values                What recordings turn into, and what an engine is.
+#   6397  speech.http_answer           What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
+#   6547  speech.pcm                   Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
+#   6635  speech.openai_http           Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
+#   6823  speech.recognizer            The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
+#   6962  speech.sentences             Segments of about a sentence, made from words with times.
+#   7016  speech.whisper_model         Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
+#   7202  speech.whisper               Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
+#   7430  services.voice_settings      The valves of voice transcription, for the tool and the routes, and the engine they ask for.
+#   7586  speech.source                Where a recording comes from: bytes, a path or an open file; and how large it may be.
+#   7670  speech.kept                  Transcripts of a while ago: the same recording with the same options is not listened to twice.
+#   7759  speech.containers            What the bytes of a file tell that the decoder does not: whether the file ends before it should.
+#   7923  speech.decode                Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
+#   8534  speech.joining               Putting pieces of text together: with spaces where the script has them between words, else without.
+#   8622  speech.script                Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
+#   8698  speech.turns                 One recording at a time on this machine's own processors, in turns between users, each with its place.
+#   8973  speech.vad                   Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
+#   9023  speech.windows               Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
+#   9170  speech.transcribe            From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
+#   9440  webui.tracing                Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#   9478  webui.voice_files            Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
+#   9508  services.transcribing        Transcribing on behalf of somebody: by the admin's settings, and not twice.
+#   9633  speech.subtitles             Subtitles: lines that fit on a screen, each shown while it is spoken.
+#   9771  speech.formats               A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
+#   9933  webui.reader                 Who reads what the pack says, and in which language.
+#   9942  webui.uploads                A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
+#  10148  services.voice_routes        The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
+#  10406  webui.budget_contact         The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
+#  10497  webui.dashboard              The dashboard's page, and what those see who may not look at it. Nothing in it comes from elsewhere.
+#  11568  webui.load                   What `GET /api/system/load` shows of what the router tells: keys by name, so that nothing slips out.
+#  11654  webui.replay_row             The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
+#  11688  webui.service                What an event function keeps up in a process: its routes, and a task that looks again from time to time.
+#  11833  webui.users                  Users of the running Open WebUI. Imports `open_webui` when called, not before.
 
 import asyncio
 import csv
@@ -828,6 +829,321 @@ def object_at(value: object, *path: str) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
 
 
+# --- ollama_pack.webui.functions ---
+# Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+
+
+@dataclass(frozen=True, slots=True)
+class FunctionState:
+    """A function as the database has it.
+
+    Attributes:
+        installed: there is one.
+        active: it is switched on.
+        owner: id of the user who installed it.
+        valves: what an admin set; defaults are not in it.
+    """
+
+    installed: bool = False
+    active: bool = False
+    owner: str = ""
+    valves: Mapping[str, Any] = field(default_factory=dict)
+
+
+async def function_state(function_id: str) -> FunctionState:
+    """Look a function up.
+
+    By a query of its own: Open WebUI's answers a database that cannot be reached as if there were no such
+    function, or no valves, and what is published would be taken away. Here the database's error is raised.
+    """
+    from open_webui.internal.db import get_async_db_context  # noqa: PLC0415 - see the top of this module
+    from open_webui.models.functions import Function, decrypt_valves  # noqa: PLC0415
+    from sqlalchemy import select  # noqa: PLC0415 - it comes with Open WebUI
+
+    wanted = select(Function.is_active, Function.user_id, Function.valves).filter_by(id=function_id)
+    async with get_async_db_context() as session:
+        found = (await session.execute(wanted)).one_or_none()
+    if found is None:
+        return FunctionState()
+    is_active, owner, stored = found
+    valves = decrypt_valves(stored) or {}
+    return FunctionState(installed=True, active=bool(is_active), owner=str(owner or ""), valves=valves)
+
+
+async def set_valve(function_id: str, name: str, value: Any) -> None:
+    """Set one of an installed function's valves, as an admin would, and leave the others as they are."""
+    from open_webui.models.functions import Functions  # noqa: PLC0415 - see the top of this module
+
+    state = await function_state(function_id)
+    await Functions.update_function_valves_by_id(function_id, {**state.valves, name: value})
+
+
+async def live_function(app: Any, function_id: str) -> Any:
+    """The instance that this process runs, of the code and with the valves that are stored.
+
+    Open WebUI's own way to it: it is loaded where it is not yet, or where its code has changed.
+    """
+    from open_webui.functions import get_function_module_by_id  # noqa: PLC0415
+
+    return await get_function_module_by_id(SimpleNamespace(app=app), function_id)
+
+
+async def shared_redis_url() -> str:
+    """The Redis that joins the replicas: the router's, else the response cache's; empty: there is none."""
+    for function_id in ("gpu_router", "response_cache_filter"):
+        state = await function_state(function_id)
+        if state.active and (url := str(state.valves.get("redis_url") or "")):
+            return url
+    return ""
+
+
+# --- ollama_pack.webui.cache_contact ---
+# The way from the events function to the running `response_cache_filter`, which may not be there.
+
+log = logging.getLogger(__name__)
+
+CACHE_ID = "response_cache_filter"
+NO_CACHE = (
+    f"{CACHE_ID} is not installed, or switched off: install it (upload.py, or Admin Panel → Functions), and "
+    "what the cache does shows here"
+)
+
+
+class CacheContact:
+    """Asks the cache of this process, which speaks for the store that all processes share."""
+
+    def __init__(self, app: Any) -> None:
+        """Ask nothing yet; `app` is Open WebUI's."""
+        self._app = app
+
+    async def report(self) -> dict[str, Any]:
+        """What the cache did; only `fault`, where it cannot be asked."""
+        told = await self._ask("cache_report")
+        return told if isinstance(told, dict) else {"fault": told}
+
+    async def flush(self) -> str:
+        """Make all answers unusable; empty, or why it was not done."""
+        return str(await self._ask("flush_cache"))
+
+    async def discard(self, label: str) -> None:
+        """Discard what is known under a label. Where there is no cache, there is nothing to discard."""
+        await self._ask("discard_answers", label)
+
+    async def calibration(self) -> dict[str, Any]:
+        """The labels of similar answers; only `fault`, where the cache cannot be asked."""
+        told = await self._ask("calibration_counts")
+        return told if isinstance(told, dict) else {"fault": told}
+
+    async def take_round(self, given: Mapping[str, Any]) -> str:
+        """Count what other sites gave; empty, or why it was not done."""
+        return str(await self._ask("take_round", given))
+
+    async def forget_rounds(self) -> str:
+        """Forget what other sites gave; empty, or why it was not done."""
+        return str(await self._ask("forget_rounds"))
+
+    async def _ask(self, method: str, *values: Any) -> Any:
+        """What a method of the cache says, or in a sentence why it cannot be asked."""
+        try:
+            if not (await function_state(CACHE_ID)).active:
+                return NO_CACHE
+            cache = await live_function(self._app, CACHE_ID)
+            return await getattr(cache, method)(*values)
+        except Exception as error:
+            log.exception("%s could not be asked: %s", CACHE_ID, method)
+            return f"{CACHE_ID} failed ({type(error).__name__}: {error}): see its valves"
+
+
+# --- ollama_pack.webui.routes ---
+# Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
+
+MIN_KEY = 16  # characters
+_BEARER = "bearer "
+
+
+@dataclass(frozen=True, slots=True)
+class RouteSpec:
+    """A route.
+
+    Attributes:
+        method: GET, POST …
+        path: from the server's root.
+        audience: who is let in; others get Open WebUI's own 401.
+        answer: is called with the request and Open WebUI's user; gives JSON or a response.
+        lets_in: whether a request is let in that shows no user; then `answer` gets None for the user.
+        without: Open WebUI has a route of this path itself, in whose place this one answers: what it would
+            answer, for when the plugin is off.
+        user_of: gives the user of a request that need not be checked; None: Open WebUI checks it.
+        refused: makes the response for an error that Open WebUI raises, such as 401 without a token; None:
+            Open WebUI answers in its own form.
+    """
+
+    method: str
+    path: str
+    audience: Literal["user", "admin"]
+    answer: Callable[[Any, Any], Awaitable[Any]]
+    lets_in: Callable[[Any], bool] | None = None
+    without: Callable[[Any, Any], Awaitable[Any]] | None = None
+    user_of: Callable[[Any], Any] | None = None
+    refused: Callable[[Any, Any], Any] | None = None
+
+
+def place_routes(app: Any, owner: str, specs: tuple[RouteSpec, ...]) -> None:
+    """Make these the routes of a plugin, before Open WebUI's own hundreds, which are tried in order.
+
+    Safe to call again: what an earlier call, or earlier code of the same plugin, has placed is replaced.
+
+    Args:
+        app: Open WebUI's.
+        owner: the plugin's id, which tells its routes from others'.
+        specs: none takes the plugin's routes away.
+    """
+    routes = app.router.routes
+    others = [route for route in routes if not _is_of(route, owner)]
+    routes[:] = [
+        *(_api_route(owner, spec) for spec in specs),
+        *others,
+    ]  # in one step: requests look at this list
+
+
+def _is_of(route: Any, owner: str) -> bool:
+    return str(getattr(route, "name", "")).startswith(f"{owner}:")
+
+
+def _api_route(owner: str, spec: RouteSpec) -> Any:
+    from fastapi import Depends, HTTPException, Request  # noqa: PLC0415 - it comes with Open WebUI
+    from fastapi.responses import JSONResponse, Response  # noqa: PLC0415
+    from fastapi.routing import APIRoute  # noqa: PLC0415
+    from open_webui.utils.auth import get_admin_user, get_verified_user  # noqa: PLC0415
+
+    allowed = Depends(get_admin_user if spec.audience == "admin" else get_verified_user)
+
+    async def endpoint(request: Request, user: Any = allowed) -> Any:
+        return await spec.answer(request, user)
+
+    # Open WebUI compiles a plugin so that annotations are text, which FastAPI would look up in vain.
+    endpoint.__annotations__ = {"request": Request, "user": Any}
+
+    class PackRoute(APIRoute):  # type: ignore[misc] # Any, where Open WebUI is not installed
+        def get_route_handler(self) -> Callable[[Any], Awaitable[Any]]:
+            ask = super().get_route_handler()
+
+            async def handle(request: Any) -> Any:
+                user = spec.user_of(request) if spec.user_of else None
+                if user is None and not (spec.lets_in and spec.lets_in(request)):
+                    return await asked(request)
+                answer = await spec.answer(request, user)
+                return answer if isinstance(answer, Response) else JSONResponse(answer)
+
+            async def asked(request: Any) -> Any:
+                try:
+                    return await ask(request)
+                except HTTPException as error:
+                    if spec.refused is None:
+                        raise
+                    return spec.refused(request, error)
+
+            return handle
+
+    return PackRoute(
+        spec.path,
+        endpoint,
+        methods=[spec.method],
+        name=f"{owner}:{spec.method} {spec.path}",
+        response_model=None,
+        include_in_schema=False,
+    )
+
+
+def check_route_key(text: str) -> str:
+    """A key of a valve as it is; empty: there is none.
+
+    Raises:
+        ValueError: it is so short that it could be guessed.
+    """
+    if 0 < len(text.strip()) < MIN_KEY:
+        raise ValueError(
+            message(
+                "it has {count} characters, and opens a route: take {least} or more",
+                count=len(text.strip()),
+                least=MIN_KEY,
+            )
+        )
+    return text.strip()
+
+
+def shows_key(request: Any, key: str) -> bool:
+    """Whether a request has this key as its bearer token. An empty key opens nothing."""
+    shown = str(request.headers.get("authorization", ""))
+    if not key or not shown.lower().startswith(_BEARER):
+        return False
+    return hmac.compare_digest(shown[len(_BEARER) :].strip().encode(), key.encode())
+
+
+def not_found() -> Any:
+    """The error that answers where a route ought to be gone."""
+    from fastapi import HTTPException  # noqa: PLC0415
+
+    return HTTPException(status_code=404, detail="Not Found")
+
+
+def html_page(text: str, headers: dict[str, str], status: int = 200) -> Any:
+    """A page as a response."""
+    from starlette.responses import HTMLResponse  # noqa: PLC0415
+
+    return HTMLResponse(text, status, headers)
+
+
+def json_answer(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Any:
+    """JSON as a response."""
+    from starlette.responses import JSONResponse  # noqa: PLC0415
+
+    return JSONResponse(value, status, headers)
+
+
+def text_answer(text: str, media_type: str, headers: dict[str, str] | None = None) -> Any:
+    """Text as a response of a type."""
+    from starlette.responses import Response  # noqa: PLC0415
+
+    return Response(text, headers=headers, media_type=media_type)
+
+
+# --- ollama_pack.services.calibration_routes ---
+# What sites that learn together read here and hand over: see docs/federation.md.
+
+CALIBRATION = "/ollama-pack/calibration"
+
+
+def calibration_routes(cache: CacheContact) -> tuple[RouteSpec, ...]:
+    """Routes for admins. Each answers with `fault`, which is empty if it worked.
+
+    | route | what |
+    |---|---|
+    | `GET /ollama-pack/calibration` | how often similar answers were judged right and wrong: plain counts |
+    | `POST /ollama-pack/calibration` | counts the evidence that other sites gave in a round |
+    | `DELETE /ollama-pack/calibration` | forgets all that other sites gave |
+    """
+
+    async def read(_request: Any, _user: Any) -> dict[str, Any]:
+        return await cache.calibration()
+
+    async def take(request: Any, _user: Any) -> dict[str, Any]:
+        try:
+            given = object_at(await request.json())
+        except ValueError:
+            return {"fault": "the body is no JSON object"}
+        return {"fault": await cache.take_round(given)}
+
+    async def forget(_request: Any, _user: Any) -> dict[str, Any]:
+        return {"fault": await cache.forget_rounds()}
+
+    return (
+        RouteSpec("GET", CALIBRATION, "admin", read),
+        RouteSpec("POST", CALIBRATION, "admin", take),
+        RouteSpec("DELETE", CALIBRATION, "admin", forget),
+    )
+
+
 # --- ollama_pack.base.process ---
 # One object for all plugins of a process, which are files that share no code.
 #
@@ -1318,8 +1634,6 @@ _REDIS_CLIENTS: Mapping[str, Callable[[_RedisUrl], RedisClient]] = {
 #
 # Both are bounded: 10,000 chats, and figures of each minute for a little more than a day. Without an answer
 # from either chats go on, and nothing is lost that fits into `activity.MAX_NOTES`.
-
-log = logging.getLogger(__name__)
 
 MAX_CHATS = 10_000
 KEPT_MINUTES = 25 * 60
@@ -2282,74 +2596,6 @@ class NoRoomError(PackError):
         )
 
 
-# --- ollama_pack.webui.functions ---
-# Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-
-
-@dataclass(frozen=True, slots=True)
-class FunctionState:
-    """A function as the database has it.
-
-    Attributes:
-        installed: there is one.
-        active: it is switched on.
-        owner: id of the user who installed it.
-        valves: what an admin set; defaults are not in it.
-    """
-
-    installed: bool = False
-    active: bool = False
-    owner: str = ""
-    valves: Mapping[str, Any] = field(default_factory=dict)
-
-
-async def function_state(function_id: str) -> FunctionState:
-    """Look a function up.
-
-    By a query of its own: Open WebUI's answers a database that cannot be reached as if there were no such
-    function, or no valves, and what is published would be taken away. Here the database's error is raised.
-    """
-    from open_webui.internal.db import get_async_db_context  # noqa: PLC0415 - see the top of this module
-    from open_webui.models.functions import Function, decrypt_valves  # noqa: PLC0415
-    from sqlalchemy import select  # noqa: PLC0415 - it comes with Open WebUI
-
-    wanted = select(Function.is_active, Function.user_id, Function.valves).filter_by(id=function_id)
-    async with get_async_db_context() as session:
-        found = (await session.execute(wanted)).one_or_none()
-    if found is None:
-        return FunctionState()
-    is_active, owner, stored = found
-    valves = decrypt_valves(stored) or {}
-    return FunctionState(installed=True, active=bool(is_active), owner=str(owner or ""), valves=valves)
-
-
-async def set_valve(function_id: str, name: str, value: Any) -> None:
-    """Set one of an installed function's valves, as an admin would, and leave the others as they are."""
-    from open_webui.models.functions import Functions  # noqa: PLC0415 - see the top of this module
-
-    state = await function_state(function_id)
-    await Functions.update_function_valves_by_id(function_id, {**state.valves, name: value})
-
-
-async def live_function(app: Any, function_id: str) -> Any:
-    """The instance that this process runs, of the code and with the valves that are stored.
-
-    Open WebUI's own way to it: it is loaded where it is not yet, or where its code has changed.
-    """
-    from open_webui.functions import get_function_module_by_id  # noqa: PLC0415
-
-    return await get_function_module_by_id(SimpleNamespace(app=app), function_id)
-
-
-async def shared_redis_url() -> str:
-    """The Redis that joins the replicas: the router's, else the response cache's; empty: there is none."""
-    for function_id in ("gpu_router", "response_cache_filter"):
-        state = await function_state(function_id)
-        if state.active and (url := str(state.valves.get("redis_url") or "")):
-            return url
-    return ""
-
-
 # --- ollama_pack.webui.contact ---
 # The way from the events function to the running `gpu_router`: another plugin, which may not be there.
 
@@ -2463,160 +2709,6 @@ def _method(router: Any, name: str) -> Any:
         )
         raise RouterUnavailableError(reason)
     return method
-
-
-# --- ollama_pack.webui.routes ---
-# Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
-
-MIN_KEY = 16  # characters
-_BEARER = "bearer "
-
-
-@dataclass(frozen=True, slots=True)
-class RouteSpec:
-    """A route.
-
-    Attributes:
-        method: GET, POST …
-        path: from the server's root.
-        audience: who is let in; others get Open WebUI's own 401.
-        answer: is called with the request and Open WebUI's user; gives JSON or a response.
-        lets_in: whether a request is let in that shows no user; then `answer` gets None for the user.
-        without: Open WebUI has a route of this path itself, in whose place this one answers: what it would
-            answer, for when the plugin is off.
-        user_of: gives the user of a request that need not be checked; None: Open WebUI checks it.
-        refused: makes the response for an error that Open WebUI raises, such as 401 without a token; None:
-            Open WebUI answers in its own form.
-    """
-
-    method: str
-    path: str
-    audience: Literal["user", "admin"]
-    answer: Callable[[Any, Any], Awaitable[Any]]
-    lets_in: Callable[[Any], bool] | None = None
-    without: Callable[[Any, Any], Awaitable[Any]] | None = None
-    user_of: Callable[[Any], Any] | None = None
-    refused: Callable[[Any, Any], Any] | None = None
-
-
-def place_routes(app: Any, owner: str, specs: tuple[RouteSpec, ...]) -> None:
-    """Make these the routes of a plugin, before Open WebUI's own hundreds, which are tried in order.
-
-    Safe to call again: what an earlier call, or earlier code of the same plugin, has placed is replaced.
-
-    Args:
-        app: Open WebUI's.
-        owner: the plugin's id, which tells its routes from others'.
-        specs: none takes the plugin's routes away.
-    """
-    routes = app.router.routes
-    others = [route for route in routes if not _is_of(route, owner)]
-    routes[:] = [
-        *(_api_route(owner, spec) for spec in specs),
-        *others,
-    ]  # in one step: requests look at this list
-
-
-def _is_of(route: Any, owner: str) -> bool:
-    return str(getattr(route, "name", "")).startswith(f"{owner}:")
-
-
-def _api_route(owner: str, spec: RouteSpec) -> Any:
-    from fastapi import Depends, HTTPException, Request  # noqa: PLC0415 - it comes with Open WebUI
-    from fastapi.responses import JSONResponse, Response  # noqa: PLC0415
-    from fastapi.routing import APIRoute  # noqa: PLC0415
-    from open_webui.utils.auth import get_admin_user, get_verified_user  # noqa: PLC0415
-
-    allowed = Depends(get_admin_user if spec.audience == "admin" else get_verified_user)
-
-    async def endpoint(request: Request, user: Any = allowed) -> Any:
-        return await spec.answer(request, user)
-
-    # Open WebUI compiles a plugin so that annotations are text, which FastAPI would look up in vain.
-    endpoint.__annotations__ = {"request": Request, "user": Any}
-
-    class PackRoute(APIRoute):  # type: ignore[misc] # Any, where Open WebUI is not installed
-        def get_route_handler(self) -> Callable[[Any], Awaitable[Any]]:
-            ask = super().get_route_handler()
-
-            async def handle(request: Any) -> Any:
-                user = spec.user_of(request) if spec.user_of else None
-                if user is None and not (spec.lets_in and spec.lets_in(request)):
-                    return await asked(request)
-                answer = await spec.answer(request, user)
-                return answer if isinstance(answer, Response) else JSONResponse(answer)
-
-            async def asked(request: Any) -> Any:
-                try:
-                    return await ask(request)
-                except HTTPException as error:
-                    if spec.refused is None:
-                        raise
-                    return spec.refused(request, error)
-
-            return handle
-
-    return PackRoute(
-        spec.path,
-        endpoint,
-        methods=[spec.method],
-        name=f"{owner}:{spec.method} {spec.path}",
-        response_model=None,
-        include_in_schema=False,
-    )
-
-
-def check_route_key(text: str) -> str:
-    """A key of a valve as it is; empty: there is none.
-
-    Raises:
-        ValueError: it is so short that it could be guessed.
-    """
-    if 0 < len(text.strip()) < MIN_KEY:
-        raise ValueError(
-            message(
-                "it has {count} characters, and opens a route: take {least} or more",
-                count=len(text.strip()),
-                least=MIN_KEY,
-            )
-        )
-    return text.strip()
-
-
-def shows_key(request: Any, key: str) -> bool:
-    """Whether a request has this key as its bearer token. An empty key opens nothing."""
-    shown = str(request.headers.get("authorization", ""))
-    if not key or not shown.lower().startswith(_BEARER):
-        return False
-    return hmac.compare_digest(shown[len(_BEARER) :].strip().encode(), key.encode())
-
-
-def not_found() -> Any:
-    """The error that answers where a route ought to be gone."""
-    from fastapi import HTTPException  # noqa: PLC0415
-
-    return HTTPException(status_code=404, detail="Not Found")
-
-
-def html_page(text: str, headers: dict[str, str], status: int = 200) -> Any:
-    """A page as a response."""
-    from starlette.responses import HTMLResponse  # noqa: PLC0415
-
-    return HTMLResponse(text, status, headers)
-
-
-def json_answer(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Any:
-    """JSON as a response."""
-    from starlette.responses import JSONResponse  # noqa: PLC0415
-
-    return JSONResponse(value, status, headers)
-
-
-def text_answer(text: str, media_type: str, headers: dict[str, str] | None = None) -> Any:
-    """Text as a response of a type."""
-    from starlette.responses import Response  # noqa: PLC0415
-
-    return Response(text, headers=headers, media_type=media_type)
 
 
 # --- ollama_pack.services.node_upkeep ---
@@ -10402,48 +10494,6 @@ def usage_table(entries: Iterable[Mapping[str, Any]]) -> str:
     return written.getvalue()
 
 
-# --- ollama_pack.webui.cache_contact ---
-# The way from the events function to the running `response_cache_filter`, which may not be there.
-
-CACHE_ID = "response_cache_filter"
-NO_CACHE = (
-    f"{CACHE_ID} is not installed, or switched off: install it (upload.py, or Admin Panel → Functions), and "
-    "what the cache does shows here"
-)
-
-
-class CacheContact:
-    """Asks the cache of this process, which speaks for the store that all processes share."""
-
-    def __init__(self, app: Any) -> None:
-        """Ask nothing yet; `app` is Open WebUI's."""
-        self._app = app
-
-    async def report(self) -> dict[str, Any]:
-        """What the cache did; only `fault`, where it cannot be asked."""
-        told = await self._ask("cache_report")
-        return told if isinstance(told, dict) else {"fault": told}
-
-    async def flush(self) -> str:
-        """Make all answers unusable; empty, or why it was not done."""
-        return str(await self._ask("flush_cache"))
-
-    async def discard(self, label: str) -> None:
-        """Discard what is known under a label. Where there is no cache, there is nothing to discard."""
-        await self._ask("discard_answers", label)
-
-    async def _ask(self, method: str, *values: str) -> Any:
-        """What a method of the cache says, or in a sentence why it cannot be asked."""
-        try:
-            if not (await function_state(CACHE_ID)).active:
-                return NO_CACHE
-            cache = await live_function(self._app, CACHE_ID)
-            return await getattr(cache, method)(*values)
-        except Exception as error:
-            log.exception("%s could not be asked: %s", CACHE_ID, method)
-            return f"{CACHE_ID} failed ({type(error).__name__}: {error}): see its valves"
-
-
 # --- ollama_pack.webui.dashboard ---
 # The dashboard's page, and what those see who may not look at it. Nothing in it comes from elsewhere.
 #
@@ -11899,6 +11949,7 @@ class Event:
             RouteSpec("POST", "/ollama-pack/cache/flush", "admin", self._flush_cache),
             RouteSpec("GET", "/ollama-pack/metrics", "admin", self._metrics, lets_in=self._is_prometheus),
             *upkeep_routes(self._router),
+            *calibration_routes(self._cache),
             RouteSpec("GET", "/ollama-pack/v1/usage", "user", self._usage),
             RouteSpec("GET", "/ollama-pack/usage.csv", "admin", self._usage_csv),
             *ollama_routes(),

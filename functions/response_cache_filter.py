@@ -10,74 +10,75 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/response_cache_filter.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Filter`, line 7996, which the server calls.
+# Begin here: `class Filter`, line 8293, which the server calls.
 # The modules that it uses come first:
-#    138  base.translations         The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    217  base.messages             Sentences for people, in English and in the languages of the catalogue.
-#    345  base.single_flight        Many who ask the same at the same time ask once.
-#    555  base.breaker              A breaker: after failures nothing is sent for a while, then one request tries.
-#    636  errors                    The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    656  cache.errors              What goes wrong with the cache.
-#    692  cache.canonical           JSON values as bytes: the same value gives the same bytes, and no two values share them.
-#    808  cache.keyring             Everything that is derived from the admin's secret: names in the store, and ciphers.
-#    981  cache.key                 What makes two requests the same: the key of a cached answer.
-#   1218  cache.store               What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
-#   1418  cache.guard               A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
-#   1572  cache.entry               An answer as it is kept.
-#   1641  cache.bound               How often answers to similar questions are wrong, at most: the bound that a threshold must pass.
-#   1746  cache.semantic            The semantic tier: answers to questions that mean the same, once it is known how often that is wrong.
-#   2008  cache.normal_words        The words of the normal form, in English: which say the same, which say nothing, and whose case matters.
-#   2195  cache.normal_zh           The normal form of a question in Chinese: see `normal_form`.
-#   2333  cache.normal_form         The normal form of a question: two texts with the same form are one question in other words.
-#   2856  cache.similar             The normalised tier: a second key, by the normal form of the last message, that leads to an answer.
-#   2955  cache.outcome             What a request asks of the cache, and what the cache makes of it.
-#   3047  engines.body              Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#   3058  engines.ollama.installed  Which models some Ollama nodes have, and which weights, by `GET /api/tags`. One event loop at a time.
-#   3183  engines.routed_names      How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   3189  services.cache_state      What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
-#   3198  base.redis                A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#   3651  base.process              One object for all plugins of a process, which are files that share no code.
-#   3672  services.refused_valves   Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#   3735  services.pack_valves      What all valves of the pack have in common.
-#   3758  services.cache_valves     The valves of the response cache, wherever it runs.
-#   3860  cache.scope               Who may share an answer. The scope is part of an entry's key and of its encryption.
-#   3935  services.cacheable        Which requests the cache is for, whose answers they share, and what it is asked.
-#   4054  cache.collect             From the chunks of a generation to what may be kept of it.
-#   4209  cache.counters            What the cache did, in figures without any text: of this process, and to be added up over all of them.
-#   4261  cache.live                An answer while it is being generated: any number of listeners get it from the start.
-#   4365  cache.generation          One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
-#   4691  cache.follow              One generation for many: the followers' side, in every process but the leader's.
-#   4794  cache.guards              What two questions must have in common before the similarity of their meanings counts at all.
-#   4879  engines.ollama.to_openai  What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   4904  engines.ollama.stream     A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   4937  cache.replay              A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
-#   5083  cache.cache               The response cache: look an answer up, follow one that is being generated, or lead.
-#   5569  cache.redis_scripts       What happens in one step inside of Redis: the scripts, and the names of the keys.
-#   5912  cache.store_redis         The cache in Redis or Valkey, for any number of processes and hosts.
-#   6156  cache.sqlite_cache        The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
-#   6483  cache.store_sqlite        The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
-#   6693  services.activity         What chats did in this process, until somebody writes it into the history.
-#   6719  engines.refusals          What a client gets instead of an answer, in the form of each API that clients speak.
-#   6791  engines.sse               Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   6885  webui.errors              What goes wrong between the pack and Open WebUI.
-#   6905  services.answers          An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#   6916  services.caching          The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
-#   7161  webui.chats               Chats of the running Open WebUI. Imports `open_webui` when called, not before.
-#   7197  engines.way_in            What a node is asked with besides the request: its login, its key, its headers.
-#   7262  webui.connections         Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-#   7319  webui.functions           Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   7377  webui.calling             Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#   7525  webui.meaning             What the running Open WebUI lends the cache to compare meanings. Imports `open_webui` when called.
-#   7585  webui.models              What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   7641  webui.presets             What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
-#   7700  webui.reader              Who reads what the pack says, and in which language.
-#   7715  webui.audience            Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#   7729  webui.replay_row          The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
-#   7763  webui.rows                Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
-#   7787  webui.replay_model        Whether chats can be sent through `response_cache_replay`. Imports `open_webui` when called, not before.
-#   7867  webui.router_digest       What the running `gpu_router` says of the weights behind a name. Imports `open_webui` when called.
-#   7895  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#   7947  webui.tracing             Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#    139  base.translations         The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#    218  base.messages             Sentences for people, in English and in the languages of the catalogue.
+#    346  base.single_flight        Many who ask the same at the same time ask once.
+#    556  base.breaker              A breaker: after failures nothing is sent for a while, then one request tries.
+#    637  errors                    The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    657  cache.errors              What goes wrong with the cache.
+#    693  cache.canonical           JSON values as bytes: the same value gives the same bytes, and no two values share them.
+#    809  cache.keyring             Everything that is derived from the admin's secret: names in the store, and ciphers.
+#    982  cache.key                 What makes two requests the same: the key of a cached answer.
+#   1219  cache.store               What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
+#   1419  cache.guard               A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
+#   1573  cache.entry               An answer as it is kept.
+#   1642  cache.bound               How often answers to similar questions are wrong, at most: the bound that a threshold must pass.
+#   1747  cache.pool                Evidence of other sites: counts that were added up over several deployments, with noise.
+#   1960  cache.semantic            The semantic tier: answers to questions that mean the same, once it is known how often that is wrong.
+#   2291  cache.normal_words        The words of the normal form, in English: which say the same, which say nothing, and whose case matters.
+#   2478  cache.normal_zh           The normal form of a question in Chinese: see `normal_form`.
+#   2616  cache.normal_form         The normal form of a question: two texts with the same form are one question in other words.
+#   3139  cache.similar             The normalised tier: a second key, by the normal form of the last message, that leads to an answer.
+#   3238  cache.outcome             What a request asks of the cache, and what the cache makes of it.
+#   3330  engines.body              Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#   3341  engines.ollama.installed  Which models some Ollama nodes have, and which weights, by `GET /api/tags`. One event loop at a time.
+#   3466  engines.routed_names      How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   3472  services.cache_state      What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
+#   3481  base.redis                A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#   3934  base.process              One object for all plugins of a process, which are files that share no code.
+#   3955  services.refused_valves   Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#   4018  services.pack_valves      What all valves of the pack have in common.
+#   4041  services.cache_valves     The valves of the response cache, wherever it runs.
+#   4143  cache.scope               Who may share an answer. The scope is part of an entry's key and of its encryption.
+#   4218  services.cacheable        Which requests the cache is for, whose answers they share, and what it is asked.
+#   4337  cache.collect             From the chunks of a generation to what may be kept of it.
+#   4492  cache.counters            What the cache did, in figures without any text: of this process, and to be added up over all of them.
+#   4544  cache.live                An answer while it is being generated: any number of listeners get it from the start.
+#   4648  cache.generation          One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
+#   4974  cache.follow              One generation for many: the followers' side, in every process but the leader's.
+#   5077  cache.guards              What two questions must have in common before the similarity of their meanings counts at all.
+#   5162  engines.ollama.to_openai  What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   5187  engines.ollama.stream     A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   5220  cache.replay              A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
+#   5366  cache.cache               The response cache: look an answer up, follow one that is being generated, or lead.
+#   5866  cache.redis_scripts       What happens in one step inside of Redis: the scripts, and the names of the keys.
+#   6209  cache.store_redis         The cache in Redis or Valkey, for any number of processes and hosts.
+#   6453  cache.sqlite_cache        The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
+#   6780  cache.store_sqlite        The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
+#   6990  services.activity         What chats did in this process, until somebody writes it into the history.
+#   7016  engines.refusals          What a client gets instead of an answer, in the form of each API that clients speak.
+#   7088  engines.sse               Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   7182  webui.errors              What goes wrong between the pack and Open WebUI.
+#   7202  services.answers          An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#   7213  services.caching          The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
+#   7458  webui.chats               Chats of the running Open WebUI. Imports `open_webui` when called, not before.
+#   7494  engines.way_in            What a node is asked with besides the request: its login, its key, its headers.
+#   7559  webui.connections         Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#   7616  webui.functions           Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   7674  webui.calling             Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#   7822  webui.meaning             What the running Open WebUI lends the cache to compare meanings. Imports `open_webui` when called.
+#   7882  webui.models              What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   7938  webui.presets             What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
+#   7997  webui.reader              Who reads what the pack says, and in which language.
+#   8012  webui.audience            Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#   8026  webui.replay_row          The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
+#   8060  webui.rows                Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
+#   8084  webui.replay_model        Whether chats can be sent through `response_cache_replay`. Imports `open_webui` when called, not before.
+#   8164  webui.router_digest       What the running `gpu_router` says of the weights behind a name. Imports `open_webui` when called.
+#   8192  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   8244  webui.tracing             Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
 
 import asyncio
 import base64
@@ -1743,6 +1744,219 @@ def _log_beta(one: float, other: float) -> float:
     return math.lgamma(one) + math.lgamma(other) - math.lgamma(one + other)
 
 
+# --- ollama_pack.cache.pool ---
+# Evidence of other sites: counts that were added up over several deployments, with noise.
+#
+# What arrives is, for each similarity, how many pairs the other sites judged right and wrong, plus noise of a
+# known size (see `scripts/federation`). The bound takes the noise as it is: the likelihood of a noisy count is
+# that of all true counts that it may stand for, each by the chance of the noise that it takes.
+#
+# A threshold passes when the likelihood ratio of everything seen, own and others', under a mixture of rates
+# below the allowed error, over that at the allowed error itself, reaches 1/a. Under any rate above the error
+# that ever happens, at whichever look and after whichever round, with a chance of at most a (Ville's
+# inequality). It holds as far as the other sites' pairs are wrong as often as this site's: the assumption.
+
+MOST_ROUNDS = 100  # that are kept
+EPSILONS = (0.5, 10.0)  # from the least to the most
+MOST_SHARES = 2  # whatever the number of sites: each adds one part of half as many
+MOST_PAIRS = 1_000_000  # in a count
+# Rates that the mixture has, as shares of the allowed error, and their weights.
+_MIXTURE = ((0.01, 0.7), (0.1, 0.12), (0.2, 0.08), (0.35, 0.06), (0.5, 0.04))
+_pool__ALPHA = (1 - CONFIDENCE) / len(THRESHOLDS)
+_FOR_COUNTS = 0.05  # the part of it that is for noise in how many pairs there were
+_CUT = 1e-12  # chances of noise below it are left out, and counted against the threshold
+_pool__STEPS = 30  # of halving an interval
+
+
+POOL = "pool/"  # begins the names of the counts of what other sites gave
+APART = "apart/"  # of keys that count on their own evidence alone, as it contradicted the others'
+
+
+@dataclass(frozen=True, slots=True)
+class PooledRound:
+    """What the other sites gave in a round.
+
+    Attributes:
+        judged: their pairs, added up; with noise, so that a count may be below 0.
+        epsilon: of the noise.
+        shares: how many whole draws of noise are in each count: two thirds of a draw from each of three
+            sites are two.
+        number: of the round, from 1 on.
+    """
+
+    judged: Judged
+    epsilon: float
+    shares: float
+    number: int = 1
+
+
+def pooled_threshold(own: Judged, rounds: tuple[PooledRound, ...], error: float) -> int | None:
+    """The place of the lowest threshold that own and others' evidence allow; None: there is none yet."""
+    usable = [place for place in range(len(THRESHOLDS)) if _passes(own, rounds, place, error)]
+    return max(usable, default=None)
+
+
+def pooled_bound(own: Judged, rounds: tuple[PooledRound, ...], place: int, error: float) -> float:
+    """The rate of wrong ones is below it, with the confidence of a threshold, if sites are alike."""
+    need = -math.log(_pool__ALPHA * (1 - _FOR_COUNTS))
+    low, high = error * _MIXTURE[-1][0], 1.0
+    for _ in range(_pool__STEPS):
+        middle = (low + high) / 2
+        low, high = (low, middle) if _evidence(own, rounds, place, error, middle) >= need else (middle, high)
+    return high
+
+
+def _passes(own: Judged, rounds: tuple[PooledRound, ...], place: int, error: float) -> bool:
+    if has_drifted(*own.above(place), error):
+        return False  # what happened here counts more than what happened elsewhere
+    return _evidence(own, rounds, place, error, error) >= -math.log(_pool__ALPHA * (1 - _FOR_COUNTS))
+
+
+def _evidence(
+    own: Judged, rounds: tuple[PooledRound, ...], place: int, error: float, against: float
+) -> float:
+    """The logarithm of the likelihood ratio against a rate."""
+    wrong, every = own.above(place)
+    against_all = _log_chance(wrong, every, against) + sum(
+        math.log(_likelihood(each, place, against) + 2 * _CUT) for each in rounds
+    )
+    parts = []
+    for share, weight in _MIXTURE:
+        rate = share * error
+        found = [_likelihood(each, place, rate) for each in rounds]
+        if min(found, default=1.0) > 0:
+            parts.append(math.log(weight) + _log_chance(wrong, every, rate) + sum(map(math.log, found)))
+    if not parts:
+        return -math.inf
+    largest = max(parts)
+    return largest + math.log(sum(math.exp(part - largest) for part in parts)) - against_all
+
+
+@lru_cache(maxsize=8192)
+def _likelihood(one: PooledRound, place: int, rate: float) -> float:
+    """The chance of the noisy count of wrong ones at or above a threshold, when each is wrong at a rate.
+
+    As for how many pairs there were, the fewest are taken that the noisy count may stand for: fewer pairs
+    never speak for a threshold.
+    """
+    wrong, every = one.judged.above(place)
+    draws = one.shares * (place + 1)
+    chance = _pool__ALPHA * _FOR_COUNTS / (one.number * (one.number + 1))
+    fewest = max(0, every - wrong - _most_noise(draws, one.epsilon, chance))
+    found = 0.0
+    for noise, part in _noise(draws, one.epsilon).items():
+        if 0 <= wrong - noise <= fewest:
+            found += part * math.exp(
+                _log_ways(wrong - noise, fewest) + _log_chance(wrong - noise, fewest, rate)
+            )
+    return found
+
+
+def _log_chance(wrong: int, every: int, rate: float) -> float:
+    return wrong * math.log(rate) + (every - wrong) * math.log1p(-rate) if rate < 1 else -math.inf
+
+
+def _log_ways(some: int, every: int) -> float:
+    return math.lgamma(every + 1) - math.lgamma(some + 1) - math.lgamma(every - some + 1)
+
+
+@lru_cache(maxsize=256)
+def _noise(draws: float, epsilon: float) -> dict[int, float]:
+    """How likely each sum of so many draws is: the difference of two negative binomial counts."""
+    if draws <= 0:
+        return {0: 1.0}
+    half: list[float] = []
+    while not half or 1 - sum(half) > _CUT / 2:
+        count = len(half)
+        ways = math.lgamma(count + draws) - math.lgamma(draws) - math.lgamma(count + 1)
+        half.append(math.exp(ways + draws * math.log(-math.expm1(-epsilon)) - epsilon * count))
+        if half[-1] < _CUT * _CUT:
+            break
+    found: dict[int, float] = {}
+    for more, chance in enumerate(half):
+        for less, other in enumerate(half):
+            found[more - less] = found.get(more - less, 0.0) + chance * other
+    return found
+
+
+@lru_cache(maxsize=1024)
+def _most_noise(draws: float, epsilon: float, chance: float) -> int:
+    """The noise is above it with a chance of at most so much."""
+    above = _CUT
+    for noise, part in sorted(_noise(draws, epsilon).items(), reverse=True):
+        above += part
+        if above > chance:
+            return noise
+    return 0
+
+
+def round_counts(key: str, one: PooledRound) -> dict[str, float]:
+    """A round as counts by name, which all processes share."""
+    begin = f"{POOL}{key}/{one.number}"
+    found = {f"{begin}/noise/epsilon": one.epsilon, f"{begin}/noise/shares": one.shares}
+    for place in range(len(THRESHOLDS)):
+        found |= {f"{begin}/{place}/right": float(one.judged.right[place])}
+        found |= {f"{begin}/{place}/wrong": float(one.judged.wrong[place])}
+    return found
+
+
+def rounds_in(counts: Mapping[str, float]) -> dict[str, tuple[PooledRound, ...]]:
+    """The rounds of each key again."""
+    found: dict[tuple[str, int], dict[str, float]] = {}
+    for name, value in counts.items():
+        if name.startswith(POOL):
+            key, at, what, kind = name.removeprefix(POOL).rsplit("/", 3)
+            found.setdefault((key, int(at)), {})[f"{what}/{kind}"] = value
+    rounds: dict[str, list[PooledRound]] = {}
+    for (key, number), values in sorted(found.items()):
+        if values.get("noise/epsilon", 0) <= 0:
+            continue  # it was forgotten
+        right, wrong = (
+            tuple(round(values.get(f"{place}/{verdict}", 0)) for place in range(len(THRESHOLDS)))
+            for verdict in ("right", "wrong")
+        )
+        one = PooledRound(Judged(right, wrong), values["noise/epsilon"], values["noise/shares"], number)
+        rounds.setdefault(key, []).append(one)
+    return {key: tuple(each[-MOST_ROUNDS:]) for key, each in rounds.items()}
+
+
+def read_rounds(given: Mapping[str, Any]) -> dict[str, PooledRound]:
+    """A round as `scripts/federate.py` hands it over, by key.
+
+    Raises:
+        ValueError: it is none, and why.
+    """
+    number, epsilon, shares = given.get("round"), given.get("epsilon"), given.get("shares")
+    if not isinstance(number, int) or not 1 <= number <= MOST_PAIRS:
+        raise ValueError(f"`round` must be a number from 1 on, not {number!r}")
+    if not isinstance(epsilon, int | float) or not EPSILONS[0] <= epsilon <= EPSILONS[1]:
+        raise ValueError(f"`epsilon` must be from {EPSILONS[0]:g} to {EPSILONS[1]:g}, not {epsilon!r}")
+    if not isinstance(shares, int | float) or not 0 < shares <= MOST_SHARES:
+        raise ValueError(f"`shares` must be above 0 and at most {MOST_SHARES}, not {shares!r}")
+    labels = given.get("labels")
+    if not isinstance(labels, Mapping):
+        raise ValueError("`labels` must be an object: for each key `right` and `wrong`")  # noqa: TRY004 - of JSON
+    return {
+        str(key): PooledRound(Judged(*_two_rows(key, row)), float(epsilon), float(shares), number)
+        for key, row in labels.items()
+    }
+
+
+def _two_rows(key: str, row: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    rows: list[Any] = [row.get(verdict) for verdict in ("right", "wrong")] if isinstance(row, Mapping) else []
+    for each in rows:
+        if not isinstance(each, list) or len(each) != len(THRESHOLDS):
+            break
+        if not all(isinstance(count, int) and abs(count) <= MOST_PAIRS for count in each):
+            break
+    else:
+        if rows and key.count("|") >= 3:  # noqa: PLR2004 - see `label_key`
+            return tuple(rows[0]), tuple(rows[1])
+    raise ValueError(
+        f"`labels` of {key!r} must be {len(THRESHOLDS)} whole numbers `right`, and as many `wrong`"
+    )
+
+
 # --- ollama_pack.cache.semantic ---
 # The semantic tier: answers to questions that mean the same, once it is known how often that is wrong.
 #
@@ -1763,6 +1977,7 @@ RECENT = 100  # labels of a half of the window in which a change is looked for
 _VERSION = 1
 _SHOWN = 1500  # characters of an answer that the judge reads
 _BEGIN = "judged/"
+_EVER = "labels/"  # the same labels, never taken back: what a site may give to others
 _JUDGE = """Two people asked a question each. Would the answer to the first serve the second person as \
 well as their own answer: is it correct and complete for the second question? Say yes or no, nothing else.
 
@@ -1794,12 +2009,18 @@ class Lent:
     embedder: str = ""
 
 
-def label_key(model: str, embedder: str, scope: str) -> str:
-    """What labels are counted by: the model, what makes the vectors, and the kind of the scope.
+def label_key(model: str, embedder: str, scope: str, asked: str = "") -> str:
+    """What labels are counted by: the model, what makes the vectors, the kind of the scope, the language.
 
-    Of another maker of vectors the same similarity means something else, so its evidence is its own.
+    Of another maker of vectors, or in another language, the same similarity means something else, so its
+    evidence is its own.
     """
-    return f"{model}|{digest_of(embedder.encode())[:8]}|{scope.partition(':')[0]}"
+    return f"{model}|{digest_of(embedder.encode())[:8]}|{scope.partition(':')[0]}|{language_of(asked)}"
+
+
+def language_of(asked: str) -> str:
+    """`zh` for a question with Chinese characters, `en` for all others."""
+    return "zh" if any("\u3400" <= each <= "\u9fff" for each in asked) else "en"
 
 
 class Neighbour(NamedTuple):
@@ -1874,10 +2095,12 @@ class Calibration:
     def __init__(self, dice: random.Random | None = None) -> None:
         self._dice = dice or random.Random()  # noqa: S311 - draws a share of requests, no secret
         self._counts: dict[str, float] = {}
+        self._rounds: dict[str, tuple[PooledRound, ...]] = {}
 
     def learn(self, counts: Mapping[str, float]) -> None:
         """Take the counts of all processes."""
-        self._counts = {name: value for name, value in counts.items() if name.startswith(_BEGIN)}
+        self._counts = {name: value for name, value in counts.items() if name.startswith((_BEGIN, APART))}
+        self._rounds = rounds_in(counts)
 
     def judged(self, key: str) -> Judged:
         def of(verdict: str) -> tuple[int, ...]:
@@ -1890,8 +2113,18 @@ class Calibration:
 
     def threshold(self, key: str, error: float) -> float | None:
         """From which similarity on answers may be given; None: from none."""
-        place = usable_threshold(self.judged(key), error)
+        place = self._usable(key, error)
         return None if place is None else THRESHOLDS[place]
+
+    def pooled(self, key: str) -> tuple[PooledRound, ...]:
+        """The other sites' evidence, where it counts here."""
+        return () if self._counts.get(f"{APART}{key}", 0) else self._rounds.get(key, ())
+
+    def _usable(self, key: str, error: float) -> int | None:
+        judged = self.judged(key)
+        if rounds := self.pooled(key):
+            return pooled_threshold(judged, rounds, error)
+        return usable_threshold(judged, error)
 
     def asks_anyway(self) -> bool:
         """Whether the model is to answer one that could be served."""
@@ -1907,7 +2140,7 @@ class Calibration:
         if place is None or (key not in self.keys() and len(self.keys()) >= MOST_KEYS):
             return {}
         added = {f"{_BEGIN}{key}/{place}/{'right' if right else 'wrong'}": 1.0}
-        used = usable_threshold(self.judged(key), error)
+        used = self._usable(key, error)
         if used is not None and place <= used:
             added |= self._recent(key, right=right)
         for name, value in self._of(key):  # two processes took the same labels back: no wrong one may be lost
@@ -1918,13 +2151,19 @@ class Calibration:
         bad = [self._counts.get(f"{_BEGIN}{key}/recent {half}/wrong", 0) for half in (0, 1)]
         if has_drifted(round(sum(bad)), round(sum(seen)), error):
             gone = {name: -value for name, value in self._of(key)}
+            if self.pooled(key):
+                gone[f"{APART}{key}"] = 1.0  # from now on it counts on its own evidence alone
             self._add(gone)
             added = {name: added.get(name, 0) + gone.get(name, 0) for name in added.keys() | gone.keys()}
-        return added
+        return added | {f"{_EVER}{key}/{place}/{'right' if right else 'wrong'}": 1.0}
 
     def keys(self) -> set[str]:
         """Of which there are labels; those that were taken back make room for others."""
-        return {name.removeprefix(_BEGIN).rsplit("/", 2)[0] for name, value in self._counts.items() if value}
+        return {
+            name.removeprefix(_BEGIN).rsplit("/", 2)[0]
+            for name, value in self._counts.items()
+            if value and name.startswith(_BEGIN)
+        }
 
     def _of(self, key: str) -> list[tuple[str, float]]:
         return [each for each in self._counts.items() if each[0].startswith(f"{_BEGIN}{key}/")]
@@ -1932,21 +2171,23 @@ class Calibration:
     def report(self, error: float) -> list[dict[str, Any]]:
         """For the dashboard: of each model and kind of scope, the labels, the threshold and its bound."""
         rows = []
-        for key in sorted(self.keys()):
-            judged = self.judged(key)
-            place = usable_threshold(judged, error)
+        for key in sorted(self.keys() | self._rounds.keys()):
+            judged, rounds = self.judged(key), self.pooled(key)
+            place = self._usable(key, error)
             shown = len(THRESHOLDS) - 1 if place is None else place
             wrong, every = judged.above(shown)
-            model, _, kind = key.rpartition("|")
-            model = model.rpartition("|")[0] or model  # without what makes the vectors
+            bound = pooled_bound(judged, rounds, shown, error) if rounds else upper_bound(wrong, every, error)
+            model, _, kind, language = key.rsplit("|", 3)
             rows.append(
                 {
                     "model": model,
                     "scope": kind,
+                    "language": language,
                     "judged": every,
                     "wrong": wrong,
+                    "pooled": sum(one.judged.above(shown)[1] for one in rounds),
                     "threshold": None if place is None else THRESHOLDS[place],
-                    "bound": round(upper_bound(wrong, every, error), 4),
+                    "bound": round(bound, 4),
                     "error": error,
                 }
             )
@@ -1970,6 +2211,48 @@ class Calibration:
     def _add(self, counts: Mapping[str, float]) -> None:
         for name, value in counts.items():
             self._counts[name] = self._counts.get(name, 0) + value
+
+
+def calibration_report(counts: Mapping[str, float]) -> dict[str, Any]:
+    """What a site may give to others, and what it has from them: plain counts, by key and similarity."""
+    labels: dict[str, dict[str, list[int]]] = {}
+    for name, value in counts.items():
+        if name.startswith(_EVER):
+            key, place, verdict = name.removeprefix(_EVER).rsplit("/", 2)
+            row = labels.setdefault(key, {each: [0] * len(THRESHOLDS) for each in ("right", "wrong")})
+            row[verdict][int(place)] = round(value)
+    pooled = {
+        key: [
+            {
+                "round": one.number,
+                "right": one.judged.right,
+                "wrong": one.judged.wrong,
+                "epsilon": one.epsilon,
+                "shares": one.shares,
+            }
+            for one in rounds
+        ]
+        for key, rounds in rounds_in(counts).items()
+    }
+    apart = sorted(
+        name.removeprefix(APART) for name, value in counts.items() if name.startswith(APART) and value
+    )
+    return {"thresholds": THRESHOLDS, "labels": labels, "pooled": pooled, "apart": apart}
+
+
+def as_set(rounds: Mapping[str, PooledRound], counts: Mapping[str, float]) -> dict[str, float]:
+    """What to add to the counts so that they say what a round gave, however often it is handed over."""
+    return {
+        name: more
+        for key, one in rounds.items()
+        for name, value in round_counts(key, one).items()
+        if (more := value - counts.get(name, 0))
+    }
+
+
+def as_forgotten(counts: Mapping[str, float]) -> dict[str, float]:
+    """What to add to the counts so that nothing is left of what others gave."""
+    return {name: -value for name, value in counts.items() if name.startswith((POOL, APART)) and value}
 
 
 class IdleQueue:
@@ -5215,6 +5498,20 @@ class ResponseCache:
         found: dict[str, float] | StoreTrouble = await self._ask_patiently(lambda store: store.counts())
         return found
 
+    async def change_counts(
+        self, change: Callable[[Mapping[str, float]], Mapping[str, float]]
+    ) -> StoreTrouble | None:
+        """Add to the figures of all processes what a function of them says."""
+        counts = await self.shared_counts()
+        if isinstance(counts, StoreTrouble):
+            return counts
+        if more := dict(change(counts)):
+            done = await self._ask_patiently(lambda store: store.add_counts(more))
+            if isinstance(done, StoreTrouble):
+                return done
+        await self._calibrate()
+        return None
+
     @property
     def fault(self) -> str:
         """What is wrong with the store at the moment, in words; empty: nothing that is known."""
@@ -8131,6 +8428,31 @@ class Filter:
             "all": {} if fault else shared,
         }
 
+    async def calibration_counts(self) -> dict[str, Any]:
+        """The labels of similar answers, for `scripts/federate.py`: counts, and nothing of a conversation."""
+        cache = (await self._keeper.cache(self._settings())).cache
+        shared = await cache.shared_counts()
+        if isinstance(shared, StoreTrouble):
+            return {"fault": _fault(shared, cache.fault)}
+        return {"fault": "", "error": self.valves.similar_error} | calibration_report(shared)
+
+    async def take_round(self, given: Mapping[str, Any]) -> str:
+        """Count what other sites gave in a round; empty, or why it was not done."""
+        try:
+            rounds = read_rounds(given)
+        except ValueError as error:
+            return str(error)
+        return await self._change_counts(partial(as_set, rounds))
+
+    async def forget_rounds(self) -> str:
+        """Forget all that other sites gave; empty, or why it was not done."""
+        return await self._change_counts(as_forgotten)
+
+    async def _change_counts(self, change: Callable[[Mapping[str, float]], Mapping[str, float]]) -> str:
+        cache = (await self._keeper.cache(self._settings())).cache
+        trouble = await cache.change_counts(change)
+        return _fault(trouble, cache.fault) if trouble else ""
+
     async def flush_cache(self) -> str:
         """Make all answers unusable, in every worker; empty, or why it was not done."""
         cache = (await self._keeper.cache(self._settings())).cache
@@ -8188,7 +8510,7 @@ class Filter:
 
         def lend(scope: str) -> Lent:
             return Lent(
-                key=label_key(answering.id, embedder, scope),
+                key=label_key(answering.id, embedder, scope, last_asked(body)),
                 error=self.valves.similar_error,
                 embed=embedding(request, user),
                 judge=judging(request, user, str(body["model"])),

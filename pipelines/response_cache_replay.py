@@ -10,54 +10,55 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/pipelines/response_cache_replay.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipeline`, line 6460, which the server calls.
+# Begin here: `class Pipeline`, line 6659, which the server calls.
 # The modules that it uses come first:
-#    111  base.single_flight          Many who ask the same at the same time ask once.
-#    177  cache.bound                 How often answers to similar questions are wrong, at most: the bound that a threshold must pass.
-#    282  base.translations           The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    350  base.messages               Sentences for people, in English and in the languages of the catalogue.
-#    478  errors                      The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    498  cache.errors                What goes wrong with the cache.
-#    534  cache.canonical             JSON values as bytes: the same value gives the same bytes, and no two values share them.
-#    650  cache.keyring               Everything that is derived from the admin's secret: names in the store, and ciphers.
-#    812  cache.key                   What makes two requests the same: the key of a cached answer.
-#   1049  cache.entry                 An answer as it is kept.
-#   1118  cache.collect               From the chunks of a generation to what may be kept of it.
-#   1273  cache.counters              What the cache did, in figures without any text: of this process, and to be added up over all of them.
-#   1325  base.breaker                A breaker: after failures nothing is sent for a while, then one request tries.
-#   1406  cache.store                 What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
-#   1606  cache.guard                 A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
-#   1760  cache.live                  An answer while it is being generated: any number of listeners get it from the start.
-#   1864  cache.semantic              The semantic tier: answers to questions that mean the same, once it is known how often that is wrong.
-#   2118  cache.normal_words          The words of the normal form, in English: which say the same, which say nothing, and whose case matters.
-#   2305  cache.normal_zh             The normal form of a question in Chinese: see `normal_form`.
-#   2443  cache.normal_form           The normal form of a question: two texts with the same form are one question in other words.
-#   2966  cache.similar               The normalised tier: a second key, by the normal form of the last message, that leads to an answer.
-#   3065  cache.outcome               What a request asks of the cache, and what the cache makes of it.
-#   3157  cache.generation            One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
-#   3483  cache.follow                One generation for many: the followers' side, in every process but the leader's.
-#   3586  cache.guards                What two questions must have in common before the similarity of their meanings counts at all.
-#   3671  engines.errors              What goes wrong with a node.
-#   3689  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#   3743  engines.ollama.to_openai    What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   3768  engines.ollama.stream       A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   3785  cache.replay                A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
-#   3870  cache.cache                 The response cache: look an answer up, follow one that is being generated, or lead.
-#   4356  cache.scope                 Who may share an answer. The scope is part of an entry's key and of its encryption.
-#   4431  services.cacheable          Which requests the cache is for, whose answers they share, and what it is asked.
-#   4550  base.redis                  A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#   4990  cache.redis_scripts         What happens in one step inside of Redis: the scripts, and the names of the keys.
-#   5333  cache.store_redis           The cache in Redis or Valkey, for any number of processes and hosts.
-#   5577  cache.sqlite_cache          The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
-#   5904  cache.store_sqlite          The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
-#   6114  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   6120  base.process                One object for all plugins of a process, which are files that share no code.
-#   6141  services.activity           What chats did in this process, until somebody writes it into the history.
-#   6167  services.caching            The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
-#   6319  services.pipeline_requests  What a pipeline can know of a request, how it tells the next one, and the others of its server.
-#   6358  services.refused_valves     Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#   6421  services.pack_valves        What all valves of the pack have in common.
-#   6444  services.pipeline_valves    Valves on the Pipelines server: what all of our pipelines have in common there.
+#    112  base.single_flight          Many who ask the same at the same time ask once.
+#    178  cache.bound                 How often answers to similar questions are wrong, at most: the bound that a threshold must pass.
+#    283  base.translations           The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#    351  base.messages               Sentences for people, in English and in the languages of the catalogue.
+#    479  errors                      The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    499  cache.errors                What goes wrong with the cache.
+#    535  cache.canonical             JSON values as bytes: the same value gives the same bytes, and no two values share them.
+#    651  cache.keyring               Everything that is derived from the admin's secret: names in the store, and ciphers.
+#    813  cache.key                   What makes two requests the same: the key of a cached answer.
+#   1050  cache.entry                 An answer as it is kept.
+#   1119  cache.collect               From the chunks of a generation to what may be kept of it.
+#   1274  cache.counters              What the cache did, in figures without any text: of this process, and to be added up over all of them.
+#   1326  base.breaker                A breaker: after failures nothing is sent for a while, then one request tries.
+#   1407  cache.store                 What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
+#   1607  cache.guard                 A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
+#   1761  cache.live                  An answer while it is being generated: any number of listeners get it from the start.
+#   1865  cache.pool                  Evidence of other sites: counts that were added up over several deployments, with noise.
+#   2028  cache.semantic              The semantic tier: answers to questions that mean the same, once it is known how often that is wrong.
+#   2303  cache.normal_words          The words of the normal form, in English: which say the same, which say nothing, and whose case matters.
+#   2490  cache.normal_zh             The normal form of a question in Chinese: see `normal_form`.
+#   2628  cache.normal_form           The normal form of a question: two texts with the same form are one question in other words.
+#   3151  cache.similar               The normalised tier: a second key, by the normal form of the last message, that leads to an answer.
+#   3250  cache.outcome               What a request asks of the cache, and what the cache makes of it.
+#   3342  cache.generation            One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
+#   3668  cache.follow                One generation for many: the followers' side, in every process but the leader's.
+#   3771  cache.guards                What two questions must have in common before the similarity of their meanings counts at all.
+#   3856  engines.errors              What goes wrong with a node.
+#   3874  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#   3928  engines.ollama.to_openai    What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   3953  engines.ollama.stream       A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   3970  cache.replay                A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
+#   4055  cache.cache                 The response cache: look an answer up, follow one that is being generated, or lead.
+#   4555  cache.scope                 Who may share an answer. The scope is part of an entry's key and of its encryption.
+#   4630  services.cacheable          Which requests the cache is for, whose answers they share, and what it is asked.
+#   4749  base.redis                  A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#   5189  cache.redis_scripts         What happens in one step inside of Redis: the scripts, and the names of the keys.
+#   5532  cache.store_redis           The cache in Redis or Valkey, for any number of processes and hosts.
+#   5776  cache.sqlite_cache          The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
+#   6103  cache.store_sqlite          The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
+#   6313  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   6319  base.process                One object for all plugins of a process, which are files that share no code.
+#   6340  services.activity           What chats did in this process, until somebody writes it into the history.
+#   6366  services.caching            The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
+#   6518  services.pipeline_requests  What a pipeline can know of a request, how it tells the next one, and the others of its server.
+#   6557  services.refused_valves     Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#   6620  services.pack_valves        What all valves of the pack have in common.
+#   6643  services.pipeline_valves    Valves on the Pipelines server: what all of our pipelines have in common there.
 
 import asyncio
 import base64
@@ -1861,6 +1862,169 @@ class LiveAnswer:
         self._changed.clear()  # and whoever comes waits for the next
 
 
+# --- ollama_pack.cache.pool ---
+# Evidence of other sites: counts that were added up over several deployments, with noise.
+#
+# What arrives is, for each similarity, how many pairs the other sites judged right and wrong, plus noise of a
+# known size (see `scripts/federation`). The bound takes the noise as it is: the likelihood of a noisy count is
+# that of all true counts that it may stand for, each by the chance of the noise that it takes.
+#
+# A threshold passes when the likelihood ratio of everything seen, own and others', under a mixture of rates
+# below the allowed error, over that at the allowed error itself, reaches 1/a. Under any rate above the error
+# that ever happens, at whichever look and after whichever round, with a chance of at most a (Ville's
+# inequality). It holds as far as the other sites' pairs are wrong as often as this site's: the assumption.
+
+MOST_ROUNDS = 100  # that are kept
+# Rates that the mixture has, as shares of the allowed error, and their weights.
+_MIXTURE = ((0.01, 0.7), (0.1, 0.12), (0.2, 0.08), (0.35, 0.06), (0.5, 0.04))
+_pool__ALPHA = (1 - CONFIDENCE) / len(THRESHOLDS)
+_FOR_COUNTS = 0.05  # the part of it that is for noise in how many pairs there were
+_CUT = 1e-12  # chances of noise below it are left out, and counted against the threshold
+_pool__STEPS = 30  # of halving an interval
+
+
+POOL = "pool/"  # begins the names of the counts of what other sites gave
+APART = "apart/"  # of keys that count on their own evidence alone, as it contradicted the others'
+
+
+@dataclass(frozen=True, slots=True)
+class PooledRound:
+    """What the other sites gave in a round.
+
+    Attributes:
+        judged: their pairs, added up; with noise, so that a count may be below 0.
+        epsilon: of the noise.
+        shares: how many whole draws of noise are in each count: two thirds of a draw from each of three
+            sites are two.
+        number: of the round, from 1 on.
+    """
+
+    judged: Judged
+    epsilon: float
+    shares: float
+    number: int = 1
+
+
+def pooled_threshold(own: Judged, rounds: tuple[PooledRound, ...], error: float) -> int | None:
+    """The place of the lowest threshold that own and others' evidence allow; None: there is none yet."""
+    usable = [place for place in range(len(THRESHOLDS)) if _passes(own, rounds, place, error)]
+    return max(usable, default=None)
+
+
+def pooled_bound(own: Judged, rounds: tuple[PooledRound, ...], place: int, error: float) -> float:
+    """The rate of wrong ones is below it, with the confidence of a threshold, if sites are alike."""
+    need = -math.log(_pool__ALPHA * (1 - _FOR_COUNTS))
+    low, high = error * _MIXTURE[-1][0], 1.0
+    for _ in range(_pool__STEPS):
+        middle = (low + high) / 2
+        low, high = (low, middle) if _evidence(own, rounds, place, error, middle) >= need else (middle, high)
+    return high
+
+
+def _passes(own: Judged, rounds: tuple[PooledRound, ...], place: int, error: float) -> bool:
+    if has_drifted(*own.above(place), error):
+        return False  # what happened here counts more than what happened elsewhere
+    return _evidence(own, rounds, place, error, error) >= -math.log(_pool__ALPHA * (1 - _FOR_COUNTS))
+
+
+def _evidence(
+    own: Judged, rounds: tuple[PooledRound, ...], place: int, error: float, against: float
+) -> float:
+    """The logarithm of the likelihood ratio against a rate."""
+    wrong, every = own.above(place)
+    against_all = _log_chance(wrong, every, against) + sum(
+        math.log(_likelihood(each, place, against) + 2 * _CUT) for each in rounds
+    )
+    parts = []
+    for share, weight in _MIXTURE:
+        rate = share * error
+        found = [_likelihood(each, place, rate) for each in rounds]
+        if min(found, default=1.0) > 0:
+            parts.append(math.log(weight) + _log_chance(wrong, every, rate) + sum(map(math.log, found)))
+    if not parts:
+        return -math.inf
+    largest = max(parts)
+    return largest + math.log(sum(math.exp(part - largest) for part in parts)) - against_all
+
+
+@lru_cache(maxsize=8192)
+def _likelihood(one: PooledRound, place: int, rate: float) -> float:
+    """The chance of the noisy count of wrong ones at or above a threshold, when each is wrong at a rate.
+
+    As for how many pairs there were, the fewest are taken that the noisy count may stand for: fewer pairs
+    never speak for a threshold.
+    """
+    wrong, every = one.judged.above(place)
+    draws = one.shares * (place + 1)
+    chance = _pool__ALPHA * _FOR_COUNTS / (one.number * (one.number + 1))
+    fewest = max(0, every - wrong - _most_noise(draws, one.epsilon, chance))
+    found = 0.0
+    for noise, part in _noise(draws, one.epsilon).items():
+        if 0 <= wrong - noise <= fewest:
+            found += part * math.exp(
+                _log_ways(wrong - noise, fewest) + _log_chance(wrong - noise, fewest, rate)
+            )
+    return found
+
+
+def _log_chance(wrong: int, every: int, rate: float) -> float:
+    return wrong * math.log(rate) + (every - wrong) * math.log1p(-rate) if rate < 1 else -math.inf
+
+
+def _log_ways(some: int, every: int) -> float:
+    return math.lgamma(every + 1) - math.lgamma(some + 1) - math.lgamma(every - some + 1)
+
+
+@lru_cache(maxsize=256)
+def _noise(draws: float, epsilon: float) -> dict[int, float]:
+    """How likely each sum of so many draws is: the difference of two negative binomial counts."""
+    if draws <= 0:
+        return {0: 1.0}
+    half: list[float] = []
+    while not half or 1 - sum(half) > _CUT / 2:
+        count = len(half)
+        ways = math.lgamma(count + draws) - math.lgamma(draws) - math.lgamma(count + 1)
+        half.append(math.exp(ways + draws * math.log(-math.expm1(-epsilon)) - epsilon * count))
+        if half[-1] < _CUT * _CUT:
+            break
+    found: dict[int, float] = {}
+    for more, chance in enumerate(half):
+        for less, other in enumerate(half):
+            found[more - less] = found.get(more - less, 0.0) + chance * other
+    return found
+
+
+@lru_cache(maxsize=1024)
+def _most_noise(draws: float, epsilon: float, chance: float) -> int:
+    """The noise is above it with a chance of at most so much."""
+    above = _CUT
+    for noise, part in sorted(_noise(draws, epsilon).items(), reverse=True):
+        above += part
+        if above > chance:
+            return noise
+    return 0
+
+
+def rounds_in(counts: Mapping[str, float]) -> dict[str, tuple[PooledRound, ...]]:
+    """The rounds of each key again."""
+    found: dict[tuple[str, int], dict[str, float]] = {}
+    for name, value in counts.items():
+        if name.startswith(POOL):
+            key, at, what, kind = name.removeprefix(POOL).rsplit("/", 3)
+            found.setdefault((key, int(at)), {})[f"{what}/{kind}"] = value
+    rounds: dict[str, list[PooledRound]] = {}
+    for (key, number), values in sorted(found.items()):
+        if values.get("noise/epsilon", 0) <= 0:
+            continue  # it was forgotten
+        right, wrong = (
+            tuple(round(values.get(f"{place}/{verdict}", 0)) for place in range(len(THRESHOLDS)))
+            for verdict in ("right", "wrong")
+        )
+        one = PooledRound(Judged(right, wrong), values["noise/epsilon"], values["noise/shares"], number)
+        rounds.setdefault(key, []).append(one)
+    return {key: tuple(each[-MOST_ROUNDS:]) for key, each in rounds.items()}
+
+
 # --- ollama_pack.cache.semantic ---
 # The semantic tier: answers to questions that mean the same, once it is known how often that is wrong.
 #
@@ -1881,6 +2045,7 @@ RECENT = 100  # labels of a half of the window in which a change is looked for
 _VERSION = 1
 _SHOWN = 1500  # characters of an answer that the judge reads
 _BEGIN = "judged/"
+_EVER = "labels/"  # the same labels, never taken back: what a site may give to others
 _JUDGE = """Two people asked a question each. Would the answer to the first serve the second person as \
 well as their own answer: is it correct and complete for the second question? Say yes or no, nothing else.
 
@@ -1984,10 +2149,12 @@ class Calibration:
     def __init__(self, dice: random.Random | None = None) -> None:
         self._dice = dice or random.Random()  # noqa: S311 - draws a share of requests, no secret
         self._counts: dict[str, float] = {}
+        self._rounds: dict[str, tuple[PooledRound, ...]] = {}
 
     def learn(self, counts: Mapping[str, float]) -> None:
         """Take the counts of all processes."""
-        self._counts = {name: value for name, value in counts.items() if name.startswith(_BEGIN)}
+        self._counts = {name: value for name, value in counts.items() if name.startswith((_BEGIN, APART))}
+        self._rounds = rounds_in(counts)
 
     def judged(self, key: str) -> Judged:
         def of(verdict: str) -> tuple[int, ...]:
@@ -2000,8 +2167,18 @@ class Calibration:
 
     def threshold(self, key: str, error: float) -> float | None:
         """From which similarity on answers may be given; None: from none."""
-        place = usable_threshold(self.judged(key), error)
+        place = self._usable(key, error)
         return None if place is None else THRESHOLDS[place]
+
+    def pooled(self, key: str) -> tuple[PooledRound, ...]:
+        """The other sites' evidence, where it counts here."""
+        return () if self._counts.get(f"{APART}{key}", 0) else self._rounds.get(key, ())
+
+    def _usable(self, key: str, error: float) -> int | None:
+        judged = self.judged(key)
+        if rounds := self.pooled(key):
+            return pooled_threshold(judged, rounds, error)
+        return usable_threshold(judged, error)
 
     def asks_anyway(self) -> bool:
         """Whether the model is to answer one that could be served."""
@@ -2017,7 +2194,7 @@ class Calibration:
         if place is None or (key not in self.keys() and len(self.keys()) >= MOST_KEYS):
             return {}
         added = {f"{_BEGIN}{key}/{place}/{'right' if right else 'wrong'}": 1.0}
-        used = usable_threshold(self.judged(key), error)
+        used = self._usable(key, error)
         if used is not None and place <= used:
             added |= self._recent(key, right=right)
         for name, value in self._of(key):  # two processes took the same labels back: no wrong one may be lost
@@ -2028,13 +2205,19 @@ class Calibration:
         bad = [self._counts.get(f"{_BEGIN}{key}/recent {half}/wrong", 0) for half in (0, 1)]
         if has_drifted(round(sum(bad)), round(sum(seen)), error):
             gone = {name: -value for name, value in self._of(key)}
+            if self.pooled(key):
+                gone[f"{APART}{key}"] = 1.0  # from now on it counts on its own evidence alone
             self._add(gone)
             added = {name: added.get(name, 0) + gone.get(name, 0) for name in added.keys() | gone.keys()}
-        return added
+        return added | {f"{_EVER}{key}/{place}/{'right' if right else 'wrong'}": 1.0}
 
     def keys(self) -> set[str]:
         """Of which there are labels; those that were taken back make room for others."""
-        return {name.removeprefix(_BEGIN).rsplit("/", 2)[0] for name, value in self._counts.items() if value}
+        return {
+            name.removeprefix(_BEGIN).rsplit("/", 2)[0]
+            for name, value in self._counts.items()
+            if value and name.startswith(_BEGIN)
+        }
 
     def _of(self, key: str) -> list[tuple[str, float]]:
         return [each for each in self._counts.items() if each[0].startswith(f"{_BEGIN}{key}/")]
@@ -2042,21 +2225,23 @@ class Calibration:
     def report(self, error: float) -> list[dict[str, Any]]:
         """For the dashboard: of each model and kind of scope, the labels, the threshold and its bound."""
         rows = []
-        for key in sorted(self.keys()):
-            judged = self.judged(key)
-            place = usable_threshold(judged, error)
+        for key in sorted(self.keys() | self._rounds.keys()):
+            judged, rounds = self.judged(key), self.pooled(key)
+            place = self._usable(key, error)
             shown = len(THRESHOLDS) - 1 if place is None else place
             wrong, every = judged.above(shown)
-            model, _, kind = key.rpartition("|")
-            model = model.rpartition("|")[0] or model  # without what makes the vectors
+            bound = pooled_bound(judged, rounds, shown, error) if rounds else upper_bound(wrong, every, error)
+            model, _, kind, language = key.rsplit("|", 3)
             rows.append(
                 {
                     "model": model,
                     "scope": kind,
+                    "language": language,
                     "judged": every,
                     "wrong": wrong,
+                    "pooled": sum(one.judged.above(shown)[1] for one in rounds),
                     "threshold": None if place is None else THRESHOLDS[place],
-                    "bound": round(upper_bound(wrong, every, error), 4),
+                    "bound": round(bound, 4),
                     "error": error,
                 }
             )
@@ -4001,6 +4186,20 @@ class ResponseCache:
         await self._publish()
         found: dict[str, float] | StoreTrouble = await self._ask_patiently(lambda store: store.counts())
         return found
+
+    async def change_counts(
+        self, change: Callable[[Mapping[str, float]], Mapping[str, float]]
+    ) -> StoreTrouble | None:
+        """Add to the figures of all processes what a function of them says."""
+        counts = await self.shared_counts()
+        if isinstance(counts, StoreTrouble):
+            return counts
+        if more := dict(change(counts)):
+            done = await self._ask_patiently(lambda store: store.add_counts(more))
+            if isinstance(done, StoreTrouble):
+                return done
+        await self._calibrate()
+        return None
 
     @property
     def fault(self) -> str:
