@@ -66,6 +66,7 @@ FOR_DEVELOPERS = (
         "src/ollama_pack/routing/peers/",
         "src/ollama_pack/speech/http_answer.py",
     ),
+    *("scripts/federate.py", "scripts/federation/", "src/ollama_pack/cache/pool.py"),  # not yet in Chinese
 )
 _SENTENCE = re.compile(r"[A-Za-z]{2,}[,:;]? [a-z]{2,}")
 # Open WebUI's own words, which its clients compare, and what is a name in the code.
