@@ -56,7 +56,8 @@ def _with_vectors(
         text=True,
         check=True,
     )
-    return {"ours": _ours(pairs, vectors)} | json.loads(done.stdout.splitlines()[-1])
+    others: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return {"ours": _ours(pairs, vectors)} | others
 
 
 def _ours(pairs: Sequence[Pair], vectors: dict[str, list[float]]) -> dict[str, Any]:
