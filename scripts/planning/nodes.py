@@ -97,8 +97,8 @@ def _ask(row: NodeRow, path: str, body: dict[str, Any] | None = None) -> dict[st
     method, url, headers = "POST" if body else "GET", row.url + path, row.way_in.fixed_headers
     answer = fetch(method, url, headers=headers, seconds=SECONDS, json=body)
     if not answer.ok:
-        raise ValueError(f"status {answer.status} from {path}")
+        raise ValueError(message("status {status} from {path}", status=answer.status, path=path))
     found = answer.json()
     if not isinstance(found, dict):
-        raise ValueError(f"{path} is no JSON object")  # noqa: TRY004 - of the answer, not of an argument
+        raise ValueError(message("{path} is no JSON object", path=path))  # noqa: TRY004 - of the answer, not of an argument
     return found

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from ollama_pack.base.messages import message
 from ollama_pack.engines.body import object_at
 from ollama_pack.webui.models import may_use
 from ollama_pack.webui.replay_row import REPLAY, share_replay
@@ -15,13 +16,17 @@ log = logging.getLogger(__name__)
 
 REPLAY_SECONDS = 2.0  # between two looks
 
-NO_REPLAY = (
-    f"The response cache does nothing: the function {REPLAY} is not installed, or switched off. Install it "
-    "beside response_cache_filter and switch it on (Admin Panel → Functions)."
+NO_REPLAY = message(
+    "The response cache does nothing: the function {model} is not installed, or "
+    "switched off. Install it next to response_cache_filter and switch it on (Admin Panel "
+    "→ Functions).",
+    model=REPLAY,
 )
-NO_ACCESS = (
-    f"The response cache does nothing for some users: an admin has taken the access to the model {REPLAY} "
-    "from them. Share it with everybody (Admin Panel → Settings → Models): it shows nothing of others."
+NO_ACCESS = message(
+    "The response cache does nothing for some users: an admin has taken the access to "
+    "the model {model} from them. Share it with everybody (Admin Panel → Settings → "
+    "Models): it shows nothing of others.",
+    model=REPLAY,
 )
 
 

@@ -5,6 +5,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from ollama_pack.base.messages import message
+
 MIN_KEY = 16  # characters
 _BEARER = "bearer "
 REFUSED = frozenset({401, 403})
@@ -111,7 +113,13 @@ def check_route_key(text: str) -> str:
         ValueError: it is so short that it could be guessed.
     """
     if 0 < len(text.strip()) < MIN_KEY:
-        raise ValueError(f"it has {len(text.strip())} characters, and opens a route: take {MIN_KEY} or more")
+        raise ValueError(
+            message(
+                "it has {count} characters, and opens a route: take {least} or more",
+                count=len(text.strip()),
+                least=MIN_KEY,
+            )
+        )
     return text.strip()
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from pydantic import Field
 
-from ollama_pack.base.messages import Message, in_language, message
+from ollama_pack.base.messages import Message, in_language, joined, message
 from ollama_pack.base.single_flight import Remembered
 from ollama_pack.cache.guard import StoreTrouble
 from ollama_pack.cache.key import NotCacheable
@@ -340,10 +340,17 @@ async def _has_access(body: Body, user: dict[str, Any], metadata: dict[str, Any]
     return model in request.app.state.MODELS and await may_use(user, model, request)
 
 
+_STATES: dict[str, str] = {
+    "down": message("the store is down"),
+    "slow": message("the store is slow"),
+    "full": message("the store is full"),
+    "open": message("the store is left alone for a while"),
+}
+
+
 def _fault(trouble: StoreTrouble, why: str) -> str:
     """For an admin: `the store is down: Redis failed: ConnectionError: …`."""
-    state = "left alone for a while" if trouble.reason == "open" else trouble.reason
-    return f"the store is {state}" + (f": {why}" if why else "")
+    return joined([_STATES.get(trouble.reason, trouble.reason), why], message(": "))
 
 
 def _wants_cache(user: dict[str, Any]) -> bool:
