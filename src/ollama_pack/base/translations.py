@@ -1186,6 +1186,7 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "{question!r} was not answered to the end": "{question!r} 没有得到完整的回答",
         "{rate} Hz, {channels} channels: it is {lowest} to {highest} Hz, 1 to {most} channels": "{rate} Hz、{channels} 个声道：应为 {lowest} 到 {highest} Hz、1 到 {most} 个声道",
         "{reason}, and not all who may use {name} are among them": "{reason}，而并非所有可使用 {name} 的人都在其中",
+        "{reason}. The end of {log}:\n{tail}": "{reason}。{log} 的末尾：\n{tail}",
         "{reason}: {said}": "{reason}：{said}",
         "{recognizer!r} sends recordings to a cloud service: set `allow_cloud`, or choose an offline one: {valid}": "{recognizer!r} 会把录音发送到云服务：请设置 `allow_cloud`，或选择离线的识别器：{valid}",
         "{room} GB for models, {source}": "{room} GB 可用于模型，{source}",
