@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
@@ -14,7 +15,8 @@ from ollama_pack.webui.functions import function_state, live_function
 log = logging.getLogger(__name__)
 
 _ROUTER_ID = ROUTER.rstrip(".")
-_FIRST_SECONDS = 1.0  # that a chat waits until it is known which model makes the vectors
+_LOAD_SECONDS = 120.0  # that the model may take to make its first vector
+_RETRY_SECONDS = 30.0  # between two tries to find out which model makes the vectors
 
 _KEPT_STATE = ("token", "user", "auth_type")  # of a request: who asks
 _BACKGROUND = "tags_generation"  # one of Open WebUI's own tasks that nobody waits for
@@ -52,17 +54,28 @@ class NodeEmbeddings:
 
     def __init__(self) -> None:
         self._models: dict[str, str] = {}
+        self._next_try = 0.0
+        self._trying: asyncio.Task[None] | None = None
 
-    async def embedder(self, name: str, request: Any, user: Mapping[str, Any]) -> str:
-        """The name of what makes the vectors; empty where nothing does, now."""
-        if name not in self._models:
-            try:
-                async with asyncio.timeout(_FIRST_SECONDS):
-                    self._models[name] = (await _embedded(name, "a", request, user))[0]
-            except Exception as error:  # noqa: BLE001 - the chat goes on without
-                log.debug("No vectors of %r: %s", name, error)
-                return ""
-        return f"{name}/{self._models[name]}"
+    def embedder(self, name: str, request: Any, user: Mapping[str, Any]) -> str:
+        """The name of what makes the vectors; empty until it is known which model that is.
+
+        No chat waits for it: the model may have to be loaded first, or may not be there.
+        """
+        if name in self._models:
+            return f"{name}/{self._models[name]}"
+        now = time.monotonic()
+        if now >= self._next_try:
+            self._next_try = now + _RETRY_SECONDS
+            self._trying = asyncio.get_running_loop().create_task(self._find_out(name, request, user))
+        return ""
+
+    async def _find_out(self, name: str, request: Any, user: Mapping[str, Any]) -> None:
+        try:
+            async with asyncio.timeout(_LOAD_SECONDS):
+                self._models[name] = (await _embedded(name, "a", request, user))[0]
+        except Exception as error:  # noqa: BLE001 - the cache goes on without
+            log.warning("similar_embedder: no vectors of %r: %s", name, error)
 
     def embedding(
         self, name: str, request: Any, user: Mapping[str, Any]

@@ -303,7 +303,7 @@ class Filter:
         """What makes vectors, by name, and how to ask it; without a name, nothing does."""
         if name := self.valves.similar_embedder.strip():
             is_on = self.valves.similar == "semantic"
-            embedder = await self._embeddings.embedder(name, request, user) if is_on else ""
+            embedder = self._embeddings.embedder(name, request, user) if is_on else ""
             return embedder, self._embeddings.embedding(name, request, user)
         embedder = await embedder_of(request) if self.valves.similar == "semantic" else ""
         return embedder, embedding(request, user)
