@@ -1,6 +1,7 @@
 """
 title: GPU router
 author: Open WebUI Ollama Pack
+author_url: https://open-webui-ollama-pack.example/open-webui-ollama-pack
 description: Answers each chat on the node that will begin soonest, and on another when that one fails.
 license: MIT
 required_open_webui_version: 0.11.2
@@ -9,133 +10,133 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipe`, line 17568, which the server calls.
+# Begin here: `class Pipe`, line 17569, which the server calls.
 # The modules that it uses come first:
-#    208  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    313  base.messages                  Sentences for people, in English and in the languages of the catalogue.
-#    436  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    462  aliases.errors                 What goes wrong with aliases.
-#    519  engines.errors                 What goes wrong with a node.
-#    689  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    815  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#    890  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
-#    951  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#   1258  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   1405  fit.memory                     How much memory a model takes while it runs: a pure function of its shape and of what it is loaded with.
-#   1573  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#   1865  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#   1941  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   1999  aliases.published              Which names of a table can be published as models, and what answers for them.
-#   2035  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#   2443  base.single_flight             Many who ask the same at the same time ask once.
-#   2571  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
-#   2719  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   2843  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
-#   2954  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
-#   3129  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
-#   3201  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   3207  engines.vectors                Vectors for texts, as an engine gives them.
-#   3236  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
-#   3325  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
-#   3373  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
-#   3421  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
-#   3748  routing.decide.cost            What sending a request to a node costs, term by term.
-#   3860  routing.errors                 What goes wrong with routing.
-#   4066  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
-#   4104  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
-#   4469  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
-#   4883  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
-#   5007  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   5109  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
-#   5230  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
-#   5338  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
-#   5485  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   5619  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
-#   5939  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
-#   6161  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
-#   6278  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
-#   6336  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
-#   6401  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
-#   6550  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
-#   6681  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
-#   7031  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
-#   7116  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   7159  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   7264  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
-#   7468  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
-#   7748  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
-#   7806  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
-#   7903  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
-#   8106  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
-#   8277  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
-#   8624  routing.nodes                  The `nodes` valve: a row a line, read once.
-#   8911  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
-#   8997  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
-#   9167  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
-#   9361  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
-#   9458  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
-#   9539  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
-#   9605  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
-#   9654  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
-#   9741  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
-#   9835  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
-#  10324  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
-#  10482  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
-#  10657  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
-#  10895  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
-#  10998  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
-#  11100  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#  11135  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#  11803  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#  11879  routing.state.demand           How often each set of weights is asked for, over the last minutes.
-#  11912  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-#  12029  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-#  12213  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#  12359  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#  12559  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
-#  12699  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  12759  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
-#  13258  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
-#  13409  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
-#  13630  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
-#  13822  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  14091  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  14202  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  14801  routing.dispatch.embedding     Vectors from the fleet: the node that has the model in memory and the least to do, then the others.
-#  14861  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
-#  14934  cache.errors                   What goes wrong with the cache.
-#  14954  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  14982  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  15132  services.budget_chats          Chats that are under way and their budgets: what each has used so far, by whoever knows it best.
-#  15138  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#  15144  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#  15258  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#  15305  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#  15396  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-#  15559  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
-#  15649  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
-#  15884  base.process                   One object for all plugins of a process, which are files that share no code.
-#  15905  services.refused_valves        Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#  15997  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  16134  services.activity              What chats did in this process, until somebody writes it into the history.
-#  16160  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  16241  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
-#  16349  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
-#  16396  services.pack_valves           What all valves of the pack have in common.
-#  16419  services.router_valves         The valves of the router, wherever it runs.
-#  16571  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  16685  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  16946  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
-#  16978  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  17000  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#  17006  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#  17057  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
-#  17134  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  17229  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#  17390  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
-#  17401  webui.reader                   Who reads what the pack says, and in which language.
-#  17416  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#  17475  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#    209  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#    314  base.messages                  Sentences for people, in English and in the languages of the catalogue.
+#    437  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    463  aliases.errors                 What goes wrong with aliases.
+#    520  engines.errors                 What goes wrong with a node.
+#    690  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    816  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#    891  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
+#    952  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#   1259  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   1406  fit.memory                     How much memory a model takes while it runs: a pure function of its shape and of what it is loaded with.
+#   1574  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   1866  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   1942  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   2000  aliases.published              Which names of a table can be published as models, and what answers for them.
+#   2036  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#   2444  base.single_flight             Many who ask the same at the same time ask once.
+#   2572  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
+#   2720  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   2844  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
+#   2955  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
+#   3130  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
+#   3202  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   3208  engines.vectors                Vectors for texts, as an engine gives them.
+#   3237  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
+#   3326  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
+#   3374  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
+#   3422  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
+#   3749  routing.decide.cost            What sending a request to a node costs, term by term.
+#   3861  routing.errors                 What goes wrong with routing.
+#   4067  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
+#   4105  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
+#   4470  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
+#   4884  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
+#   5008  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   5110  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
+#   5231  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
+#   5339  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
+#   5486  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   5620  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
+#   5940  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
+#   6162  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
+#   6279  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
+#   6337  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
+#   6402  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
+#   6551  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
+#   6682  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
+#   7032  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
+#   7117  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   7160  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   7265  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
+#   7469  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
+#   7749  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
+#   7807  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
+#   7904  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
+#   8107  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
+#   8278  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
+#   8625  routing.nodes                  The `nodes` valve: a row a line, read once.
+#   8912  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
+#   8998  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
+#   9168  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
+#   9362  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
+#   9459  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
+#   9540  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
+#   9606  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
+#   9655  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
+#   9742  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
+#   9836  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
+#  10325  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
+#  10483  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
+#  10658  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
+#  10896  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
+#  10999  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
+#  11101  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#  11136  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#  11804  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#  11880  routing.state.demand           How often each set of weights is asked for, over the last minutes.
+#  11913  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+#  12030  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+#  12214  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#  12360  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#  12560  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
+#  12700  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  12760  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
+#  13259  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
+#  13410  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
+#  13631  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
+#  13823  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  14092  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  14203  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  14802  routing.dispatch.embedding     Vectors from the fleet: the node that has the model in memory and the least to do, then the others.
+#  14862  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
+#  14935  cache.errors                   What goes wrong with the cache.
+#  14955  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  14983  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  15133  services.budget_chats          Chats that are under way and their budgets: what each has used so far, by whoever knows it best.
+#  15139  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#  15145  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#  15259  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#  15306  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#  15397  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#  15560  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
+#  15650  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
+#  15885  base.process                   One object for all plugins of a process, which are files that share no code.
+#  15906  services.refused_valves        Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#  15998  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  16135  services.activity              What chats did in this process, until somebody writes it into the history.
+#  16161  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  16242  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#  16350  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
+#  16397  services.pack_valves           What all valves of the pack have in common.
+#  16420  services.router_valves         The valves of the router, wherever it runs.
+#  16572  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  16686  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  16947  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#  16979  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  17001  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#  17007  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#  17058  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
+#  17135  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  17230  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#  17391  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
+#  17402  webui.reader                   Who reads what the pack says, and in which language.
+#  17417  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#  17476  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
 
 import asyncio
 import base64

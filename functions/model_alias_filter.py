@@ -1,6 +1,7 @@
 """
 title: Model aliases
 author: Open WebUI Ollama Pack
+author_url: https://open-webui-ollama-pack.example/open-webui-ollama-pack
 description: Answers names such as gpt-4 with the local models that a table of aliases names for them.
 license: MIT
 required_open_webui_version: 0.11.2
@@ -9,30 +10,30 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/model_alias_filter.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Filter`, line 1607, which the server calls.
+# Begin here: `class Filter`, line 1608, which the server calls.
 # The modules that it uses come first:
-#     57  base.translations        The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#     81  base.messages            Sentences for people, in English and in the languages of the catalogue.
-#    204  errors                   The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    212  aliases.errors           What goes wrong with aliases.
-#    268  engines.content          The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#    277  aliases.facts            What an alias table may ask about a request, read off an OpenAI chat body.
-#    338  aliases.table            An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#    645  engines.ollama.names     Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#    782  fit.shapes               Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#    819  fit.choose               Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#    840  aliases.resolve          Which model answers for a name: a pure function of the table, the request and the models that are there.
-#    958  engines.routed_names     How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#    964  webui.models             What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   1089  services.alias_choice    The model that answers for an alias: the first that is there and that Open WebUI lets this user use.
-#   1114  engines.refusals         What a client gets instead of an answer, in the form of each API that clients speak.
-#   1186  services.answers         An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#   1202  base.process             One object for all plugins of a process, which are files that share no code.
-#   1225  services.refused_valves  Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#   1317  services.pack_valves     What all valves of the pack have in common.
-#   1340  engines.front_route      A route in front of a server's own, which sees each answer of a chat before its client does.
-#   1435  webui.early_errors       The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#   1582  webui.reader             Who reads what the pack says, and in which language.
+#     58  base.translations        The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#     82  base.messages            Sentences for people, in English and in the languages of the catalogue.
+#    205  errors                   The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    213  aliases.errors           What goes wrong with aliases.
+#    269  engines.content          The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#    278  aliases.facts            What an alias table may ask about a request, read off an OpenAI chat body.
+#    339  aliases.table            An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#    646  engines.ollama.names     Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#    783  fit.shapes               Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#    820  fit.choose               Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#    841  aliases.resolve          Which model answers for a name: a pure function of the table, the request and the models that are there.
+#    959  engines.routed_names     How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#    965  webui.models             What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   1090  services.alias_choice    The model that answers for an alias: the first that is there and that Open WebUI lets this user use.
+#   1115  engines.refusals         What a client gets instead of an answer, in the form of each API that clients speak.
+#   1187  services.answers         An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#   1203  base.process             One object for all plugins of a process, which are files that share no code.
+#   1226  services.refused_valves  Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#   1318  services.pack_valves     What all valves of the pack have in common.
+#   1341  engines.front_route      A route in front of a server's own, which sees each answer of a chat before its client does.
+#   1436  webui.early_errors       The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#   1583  webui.reader             Who reads what the pack says, and in which language.
 
 import logging
 import math

@@ -1,6 +1,7 @@
 """
 title: Ollama Pack events
 author: Open WebUI Ollama Pack
+author_url: https://open-webui-ollama-pack.example/open-webui-ollama-pack
 description: Publishes the router's models and aliases, answers load and voice requests, shows a dashboard.
 license: MIT
 required_open_webui_version: 0.11.2
@@ -9,91 +10,91 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/ollama_pack_events.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Event`, line 11140, which the server calls.
+# Begin here: `class Event`, line 11141, which the server calls.
 # The modules that it uses come first:
-#    160  base.single_flight          Many who ask the same at the same time ask once.
-#    239  base.translations           The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    475  base.messages               Sentences for people, in English and in the languages of the catalogue.
-#    615  errors                      The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    641  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    652  base.process                One object for all plugins of a process, which are files that share no code.
-#    675  services.activity           What chats did in this process, until somebody writes it into the history.
-#    736  base.redis                  A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#   1092  services.history            The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
-#   1471  services.dashboard          What the dashboard shows, in parts that change by themselves, and the stream that sends those that did.
-#   1731  webui.chats                 Chats of the running Open WebUI. Imports `open_webui` when called, not before.
-#   1746  services.forgetting         Which answers of the cache to discard when something happens in Open WebUI.
-#   1764  cache.counters              What the cache did, in figures without any text: of this process, and to be added up over all of them.
-#   1771  services.metrics_text       What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
-#   1916  engines.refusals            What a client gets instead of an answer, in the form of each API that clients speak.
-#   1988  webui.errors                What goes wrong between the pack and Open WebUI.
-#   2057  webui.functions             Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   2125  webui.contact               The way from the events function to the running `gpu_router`: another plugin, which may not be there.
-#   2229  webui.routes                Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
-#   2382  services.node_upkeep        What admins do to nodes while chats go on: drain one, or pull a model at one after another.
-#   2443  engines.ollama.from_openai  An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
-#   2549  engines.sse                 Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   2658  webui.calling               Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#   2804  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   2810  webui.models                What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   2897  webui.ollama_models         Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
-#   2987  webui.server                What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#   3019  services.ollama_api         Open WebUI's Ollama API for names that `gpu_router` answers.
-#   3143  aliases.errors              What goes wrong with aliases.
-#   3165  aliases.facts               What an alias table may ask about a request, read off an OpenAI chat body.
-#   3188  aliases.table               An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#   3495  engines.ollama.names        Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   3632  fit.shapes                  Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#   3669  fit.choose                  Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#   3690  aliases.resolve             Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   3748  aliases.published           Which names of a table can be published as models, and what answers for them.
-#   3810  webui.audience              Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#   3863  webui.model_rows            Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#   3977  webui.access                Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#   4143  webui.publication           Which rows of Open WebUI's models table to write, so that users see what is offered to them. Decides only.
-#   4409  services.offer              What there is to publish: the models and aliases of the router, and the aliases of the alias filter.
-#   4667  webui.rows                  Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
-#   4793  services.publishing         Publishing: what the router and the alias tables offer becomes models that users see and may use.
-#   4941  services.refused_valves     Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#   5025  services.pack_valves        What all valves of the pack have in common.
-#   5048  speech.errors               What goes wrong with transcription.
-#   5410  speech.languages            The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
-#   5487  speech.language             Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
-#   5578  engines.failures            Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   5614  speech.values               What recordings turn into, and what an engine is.
-#   5871  speech.http_answer          What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
-#   6021  speech.pcm                  Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
-#   6103  speech.openai_http          Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
-#   6287  speech.recognizer           The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
-#   6420  speech.sentences            Segments of about a sentence, made from words with times.
-#   6474  speech.whisper_model        Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
-#   6652  speech.whisper              Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
-#   6880  services.voice_settings     The valves of voice transcription, for the tool and the routes, and the engine they ask for.
-#   7034  speech.source               Where a recording comes from: bytes, a path or an open file; and how large it may be.
-#   7118  speech.kept                 Transcripts of a while ago: the same recording with the same options is not listened to twice.
-#   7207  speech.containers           What the bytes of a file tell that the decoder does not: whether the file ends before it should.
-#   7371  speech.decode               Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
-#   7970  speech.joining              Putting pieces of text together: with spaces where the script has them between words, else without.
-#   8058  speech.script               Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
-#   8132  speech.turns                One recording at a time on this machine's own processors, in turns between users, each with its place.
-#   8407  speech.vad                  Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
-#   8457  speech.windows              Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
-#   8604  speech.transcribe           From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
-#   8870  webui.tracing               Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
-#   8908  webui.voice_files           Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
-#   8938  services.transcribing       Transcribing on behalf of somebody: by the admin's settings, and not twice.
-#   9058  speech.subtitles            Subtitles: lines that fit on a screen, each shown while it is spoken.
-#   9196  speech.formats              A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
-#   9350  webui.uploads               A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
-#   9528  services.voice_routes       The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
-#   9782  webui.budget_contact        The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
-#   9873  webui.cache_contact         The way from the events function to the running `response_cache_filter`, which may not be there.
-#   9915  webui.dashboard             The dashboard's page, and what those see who may not look at it. Nothing in it comes from elsewhere.
-#  10979  webui.load                  What `GET /api/system/load` shows of what the router tells: keys by name, so that nothing slips out.
-#  11065  webui.reader                Who reads what the pack says, and in which language.
-#  11074  webui.replay_row            The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
-#  11108  webui.service               What an event function keeps up in a process: its routes, and a task that looks again from time to time.
-#  11253  webui.users                 Users of the running Open WebUI. Imports `open_webui` when called, not before.
+#    161  base.single_flight          Many who ask the same at the same time ask once.
+#    240  base.translations           The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#    476  base.messages               Sentences for people, in English and in the languages of the catalogue.
+#    616  errors                      The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    642  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    653  base.process                One object for all plugins of a process, which are files that share no code.
+#    676  services.activity           What chats did in this process, until somebody writes it into the history.
+#    737  base.redis                  A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#   1093  services.history            The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
+#   1472  services.dashboard          What the dashboard shows, in parts that change by themselves, and the stream that sends those that did.
+#   1732  webui.chats                 Chats of the running Open WebUI. Imports `open_webui` when called, not before.
+#   1747  services.forgetting         Which answers of the cache to discard when something happens in Open WebUI.
+#   1765  cache.counters              What the cache did, in figures without any text: of this process, and to be added up over all of them.
+#   1772  services.metrics_text       What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#   1917  engines.refusals            What a client gets instead of an answer, in the form of each API that clients speak.
+#   1989  webui.errors                What goes wrong between the pack and Open WebUI.
+#   2058  webui.functions             Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   2126  webui.contact               The way from the events function to the running `gpu_router`: another plugin, which may not be there.
+#   2230  webui.routes                Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
+#   2383  services.node_upkeep        What admins do to nodes while chats go on: drain one, or pull a model at one after another.
+#   2444  engines.ollama.from_openai  An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
+#   2550  engines.sse                 Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   2659  webui.calling               Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#   2805  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   2811  webui.models                What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   2898  webui.ollama_models         Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
+#   2988  webui.server                What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   3020  services.ollama_api         Open WebUI's Ollama API for names that `gpu_router` answers.
+#   3144  aliases.errors              What goes wrong with aliases.
+#   3166  aliases.facts               What an alias table may ask about a request, read off an OpenAI chat body.
+#   3189  aliases.table               An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#   3496  engines.ollama.names        Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   3633  fit.shapes                  Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   3670  fit.choose                  Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   3691  aliases.resolve             Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   3749  aliases.published           Which names of a table can be published as models, and what answers for them.
+#   3811  webui.audience              Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#   3864  webui.model_rows            Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#   3978  webui.access                Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#   4144  webui.publication           Which rows of Open WebUI's models table to write, so that users see what is offered to them. Decides only.
+#   4410  services.offer              What there is to publish: the models and aliases of the router, and the aliases of the alias filter.
+#   4668  webui.rows                  Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
+#   4794  services.publishing         Publishing: what the router and the alias tables offer becomes models that users see and may use.
+#   4942  services.refused_valves     Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#   5026  services.pack_valves        What all valves of the pack have in common.
+#   5049  speech.errors               What goes wrong with transcription.
+#   5411  speech.languages            The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
+#   5488  speech.language             Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
+#   5579  engines.failures            Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   5615  speech.values               What recordings turn into, and what an engine is.
+#   5872  speech.http_answer          What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
+#   6022  speech.pcm                  Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
+#   6104  speech.openai_http          Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
+#   6288  speech.recognizer           The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
+#   6421  speech.sentences            Segments of about a sentence, made from words with times.
+#   6475  speech.whisper_model        Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
+#   6653  speech.whisper              Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
+#   6881  services.voice_settings     The valves of voice transcription, for the tool and the routes, and the engine they ask for.
+#   7035  speech.source               Where a recording comes from: bytes, a path or an open file; and how large it may be.
+#   7119  speech.kept                 Transcripts of a while ago: the same recording with the same options is not listened to twice.
+#   7208  speech.containers           What the bytes of a file tell that the decoder does not: whether the file ends before it should.
+#   7372  speech.decode               Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
+#   7971  speech.joining              Putting pieces of text together: with spaces where the script has them between words, else without.
+#   8059  speech.script               Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
+#   8133  speech.turns                One recording at a time on this machine's own processors, in turns between users, each with its place.
+#   8408  speech.vad                  Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
+#   8458  speech.windows              Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
+#   8605  speech.transcribe           From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
+#   8871  webui.tracing               Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#   8909  webui.voice_files           Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
+#   8939  services.transcribing       Transcribing on behalf of somebody: by the admin's settings, and not twice.
+#   9059  speech.subtitles            Subtitles: lines that fit on a screen, each shown while it is spoken.
+#   9197  speech.formats              A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
+#   9351  webui.uploads               A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
+#   9529  services.voice_routes       The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
+#   9783  webui.budget_contact        The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
+#   9874  webui.cache_contact         The way from the events function to the running `response_cache_filter`, which may not be there.
+#   9916  webui.dashboard             The dashboard's page, and what those see who may not look at it. Nothing in it comes from elsewhere.
+#  10980  webui.load                  What `GET /api/system/load` shows of what the router tells: keys by name, so that nothing slips out.
+#  11066  webui.reader                Who reads what the pack says, and in which language.
+#  11075  webui.replay_row            The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
+#  11109  webui.service               What an event function keeps up in a process: its routes, and a task that looks again from time to time.
+#  11254  webui.users                 Users of the running Open WebUI. Imports `open_webui` when called, not before.
 
 import asyncio
 import csv

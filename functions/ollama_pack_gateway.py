@@ -1,6 +1,7 @@
 """
 title: Ollama Pack gateway
 author: Open WebUI Ollama Pack
+author_url: https://open-webui-ollama-pack.example/open-webui-ollama-pack
 description: Answers OpenAI's, Anthropic's and Ollama's APIs at /ollama-pack/v1 and /ollama-pack/api.
 license: MIT
 required_open_webui_version: 0.11.2
@@ -9,58 +10,58 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/ollama_pack_gateway.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Event`, line 4265, which the server calls.
+# Begin here: `class Event`, line 4266, which the server calls.
 # The modules that it uses come first:
-#    104  base.single_flight             Many who ask the same at the same time ask once.
-#    232  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    296  base.messages                  Sentences for people, in English and in the languages of the catalogue.
-#    419  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    427  cache.errors                   What goes wrong with the cache.
-#    447  engines.errors                 What goes wrong with a node.
-#    580  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    688  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#    713  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#    756  cache.replay                   A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
-#    782  engines.ollama.client_request  Requests of clients that speak Ollama's API, as OpenAI chat bodies: `from_openai` says their answers.
-#    910  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
-#    982  aliases.errors                 What goes wrong with aliases.
-#   1038  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   1147  routing.errors                 What goes wrong with routing.
-#   1299  webui.errors                   What goes wrong between the pack and Open WebUI.
-#   1331  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#   1474  engines.ollama.from_openai     An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
-#   1580  webui.anthropic                Anthropic's Messages API, by Open WebUI's own code for it. Imports `open_webui` when called, not before.
-#   1646  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#   1666  services.client_forms          The APIs that clients of the gateway speak: each request becomes an OpenAI chat body, each answer its form.
-#   1817  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#   1826  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
-#   1887  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#   2194  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   2331  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#   2368  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#   2389  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   2507  aliases.published              Which names of a table can be published as models, and what answers for them.
-#   2543  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   2549  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   2666  services.alias_choice          The model that answers for an alias: the first that is there and that Open WebUI lets this user use.
-#   2691  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   2750  webui.contact                  The way from the events function to the running `gpu_router`: another plugin, which may not be there.
-#   2756  services.offer                 What there is to publish: the models and aliases of the router, and the aliases of the alias filter.
-#   2802  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#   2947  webui.embedding                Vectors and model facts over Open WebUI's own connections. Imports `open_webui` when called, not before.
-#   2992  services.gateway_names         Every name that a client of the gateway may ask for, and the model of Open WebUI that each stands for.
-#   3175  services.gateway_direct        The gateway's own chain: budgets, access, aliases, cache and router, without other filters and tools.
-#   3389  services.gateway_limits        Budgets as the rate-limit headers that OpenAI's and Anthropic's clients read.
-#   3428  services.gateway_vectors       Embeddings at the gateway, in OpenAI's and Ollama's forms, for every name of the alias tables.
-#   3559  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#   3579  webui.routes                   Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
-#   3696  webui.gateway_request          A client's request at the gateway: its body, its id, and whether its client is still there.
-#   3778  webui.ollama_models            Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
-#   3817  services.gateway               The gateway: OpenAI's, Anthropic's and Ollama's APIs for every name of the alias tables.
-#   4132  base.process                   One object for all plugins of a process, which are files that share no code.
-#   4155  services.refused_valves        Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#   4217  services.pack_valves           What all valves of the pack have in common.
-#   4240  webui.service                  What an event function keeps up in a process: its routes, and a task that looks again from time to time.
+#    105  base.single_flight             Many who ask the same at the same time ask once.
+#    233  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#    297  base.messages                  Sentences for people, in English and in the languages of the catalogue.
+#    420  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    428  cache.errors                   What goes wrong with the cache.
+#    448  engines.errors                 What goes wrong with a node.
+#    581  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    689  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#    714  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#    757  cache.replay                   A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
+#    783  engines.ollama.client_request  Requests of clients that speak Ollama's API, as OpenAI chat bodies: `from_openai` says their answers.
+#    911  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
+#    983  aliases.errors                 What goes wrong with aliases.
+#   1039  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   1148  routing.errors                 What goes wrong with routing.
+#   1300  webui.errors                   What goes wrong between the pack and Open WebUI.
+#   1332  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#   1475  engines.ollama.from_openai     An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
+#   1581  webui.anthropic                Anthropic's Messages API, by Open WebUI's own code for it. Imports `open_webui` when called, not before.
+#   1647  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   1667  services.client_forms          The APIs that clients of the gateway speak: each request becomes an OpenAI chat body, each answer its form.
+#   1818  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#   1827  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
+#   1888  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#   2195  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   2332  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   2369  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   2390  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   2508  aliases.published              Which names of a table can be published as models, and what answers for them.
+#   2544  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   2550  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   2667  services.alias_choice          The model that answers for an alias: the first that is there and that Open WebUI lets this user use.
+#   2692  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   2751  webui.contact                  The way from the events function to the running `gpu_router`: another plugin, which may not be there.
+#   2757  services.offer                 What there is to publish: the models and aliases of the router, and the aliases of the alias filter.
+#   2803  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#   2948  webui.embedding                Vectors and model facts over Open WebUI's own connections. Imports `open_webui` when called, not before.
+#   2993  services.gateway_names         Every name that a client of the gateway may ask for, and the model of Open WebUI that each stands for.
+#   3176  services.gateway_direct        The gateway's own chain: budgets, access, aliases, cache and router, without other filters and tools.
+#   3390  services.gateway_limits        Budgets as the rate-limit headers that OpenAI's and Anthropic's clients read.
+#   3429  services.gateway_vectors       Embeddings at the gateway, in OpenAI's and Ollama's forms, for every name of the alias tables.
+#   3560  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#   3580  webui.routes                   Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
+#   3697  webui.gateway_request          A client's request at the gateway: its body, its id, and whether its client is still there.
+#   3779  webui.ollama_models            Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
+#   3818  services.gateway               The gateway: OpenAI's, Anthropic's and Ollama's APIs for every name of the alias tables.
+#   4133  base.process                   One object for all plugins of a process, which are files that share no code.
+#   4156  services.refused_valves        Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#   4218  services.pack_valves           What all valves of the pack have in common.
+#   4241  webui.service                  What an event function keeps up in a process: its routes, and a task that looks again from time to time.
 
 import asyncio
 import base64

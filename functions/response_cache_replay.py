@@ -1,6 +1,7 @@
 """
 title: Response cache replay
 author: Open WebUI Ollama Pack
+author_url: https://open-webui-ollama-pack.example/open-webui-ollama-pack
 description: Gives the answers that response_cache_filter finds. Not a model to chat with.
 license: MIT
 required_open_webui_version: 0.11.2
@@ -9,28 +10,28 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/response_cache_replay.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipe`, line 1493, which the server calls.
+# Begin here: `class Pipe`, line 1494, which the server calls.
 # The modules that it uses come first:
-#     49  base.translations         The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    107  base.messages             Sentences for people, in English and in the languages of the catalogue.
-#    230  errors                    The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    238  engines.errors            What goes wrong with a node.
-#    371  engines.body              Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    421  engines.ollama.to_openai  What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#    446  engines.ollama.stream     A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#    463  engines.refusals          What a client gets instead of an answer, in the form of each API that clients speak.
-#    535  aliases.errors            What goes wrong with aliases.
-#    573  cache.errors              What goes wrong with the cache.
-#    593  engines.sse               Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#    702  routing.errors            What goes wrong with routing.
-#    854  webui.errors              What goes wrong between the pack and Open WebUI.
-#    882  services.answers          An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#   1036  services.cache_state      What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
-#   1045  webui.calling             Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#   1190  engines.front_route       A route in front of a server's own, which sees each answer of a chat before its client does.
-#   1285  webui.early_errors        The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#   1446  webui.reader              Who reads what the pack says, and in which language.
-#   1461  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#     50  base.translations         The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#    108  base.messages             Sentences for people, in English and in the languages of the catalogue.
+#    231  errors                    The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    239  engines.errors            What goes wrong with a node.
+#    372  engines.body              Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    422  engines.ollama.to_openai  What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#    447  engines.ollama.stream     A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#    464  engines.refusals          What a client gets instead of an answer, in the form of each API that clients speak.
+#    536  aliases.errors            What goes wrong with aliases.
+#    574  cache.errors              What goes wrong with the cache.
+#    594  engines.sse               Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#    703  routing.errors            What goes wrong with routing.
+#    855  webui.errors              What goes wrong between the pack and Open WebUI.
+#    883  services.answers          An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#   1037  services.cache_state      What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
+#   1046  webui.calling             Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#   1191  engines.front_route       A route in front of a server's own, which sees each answer of a chat before its client does.
+#   1286  webui.early_errors        The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#   1447  webui.reader              Who reads what the pack says, and in which language.
+#   1462  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
 
 import logging
 import re

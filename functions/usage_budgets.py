@@ -1,6 +1,7 @@
 """
 title: Usage budgets
 author: Open WebUI Ollama Pack
+author_url: https://open-webui-ollama-pack.example/open-webui-ollama-pack
 description: Limits what each user and each group may use in a day, a week or a month.
 license: MIT
 required_open_webui_version: 0.11.2
@@ -9,30 +10,30 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/usage_budgets.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Filter`, line 2548, which the server calls.
+# Begin here: `class Filter`, line 2549, which the server calls.
 # The modules that it uses come first:
-#     65  base.translations        The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#     96  base.messages            Sentences for people, in English and in the languages of the catalogue.
-#    219  base.process             One object for all plugins of a process, which are files that share no code.
-#    242  errors                   The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    262  base.redis               A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#    670  budgets.errors           What goes wrong with budgets.
-#    700  budgets.period           Days, weeks and months in the site's time zone.
-#    766  budgets.table            The budget table: a row a line, read once and then only looked up.
-#   1047  engines.refusals         What a client gets instead of an answer, in the form of each API that clients speak.
-#   1119  budgets.store            What a store of budgets does, and the values that it takes and gives.
-#   1233  budgets.store_redis      Budgets in Redis or Valkey, for any number of replicas. Each step is one run of one script.
-#   1403  budgets.store_sqlite     Budgets in one SQLite file, for the workers of one machine.
-#   1562  services.budgets         Budgets at work: reserve before a chat, settle after it, say what is left.
-#   1901  services.budget_chats    Chats that are under way and their budgets: what each has used so far, by whoever knows it best.
-#   2068  services.cache_state     What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
-#   2077  services.refused_valves  Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#   2139  services.pack_valves     What all valves of the pack have in common.
-#   2162  engines.front_route      A route in front of a server's own, which sees each answer of a chat before its client does.
-#   2257  webui.early_errors       The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#   2404  engines.routed_names     How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   2410  webui.models             What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   2497  webui.server             What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#     66  base.translations        The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#     97  base.messages            Sentences for people, in English and in the languages of the catalogue.
+#    220  base.process             One object for all plugins of a process, which are files that share no code.
+#    243  errors                   The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    263  base.redis               A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#    671  budgets.errors           What goes wrong with budgets.
+#    701  budgets.period           Days, weeks and months in the site's time zone.
+#    767  budgets.table            The budget table: a row a line, read once and then only looked up.
+#   1048  engines.refusals         What a client gets instead of an answer, in the form of each API that clients speak.
+#   1120  budgets.store            What a store of budgets does, and the values that it takes and gives.
+#   1234  budgets.store_redis      Budgets in Redis or Valkey, for any number of replicas. Each step is one run of one script.
+#   1404  budgets.store_sqlite     Budgets in one SQLite file, for the workers of one machine.
+#   1563  services.budgets         Budgets at work: reserve before a chat, settle after it, say what is left.
+#   1902  services.budget_chats    Chats that are under way and their budgets: what each has used so far, by whoever knows it best.
+#   2069  services.cache_state     What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
+#   2078  services.refused_valves  Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#   2140  services.pack_valves     What all valves of the pack have in common.
+#   2163  engines.front_route      A route in front of a server's own, which sees each answer of a chat before its client does.
+#   2258  webui.early_errors       The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#   2405  engines.routed_names     How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   2411  webui.models             What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   2498  webui.server             What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
 
 import asyncio
 import hashlib

@@ -1,6 +1,7 @@
 """
 title: Voice routes
 author: Open WebUI Ollama Pack
+author_url: https://open-webui-ollama-pack.example/open-webui-ollama-pack
 description: Answers /api/voice/… for those who use voice alone; ollama_pack_events has these routes, too.
 license: MIT
 required_open_webui_version: 0.11.2
@@ -9,49 +10,49 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/voice_routes.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Event`, line 5432, which the server calls.
+# Begin here: `class Event`, line 5433, which the server calls.
 # The modules that it uses come first:
-#    103  errors                   The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    117  base.translations        The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    135  base.messages            Sentences for people, in English and in the languages of the catalogue.
-#    258  base.process             One object for all plugins of a process, which are files that share no code.
-#    281  services.refused_valves  Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#    343  services.pack_valves     What all valves of the pack have in common.
-#    366  speech.errors            What goes wrong with transcription.
-#    728  speech.languages         The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
-#    805  speech.language          Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
-#    897  engines.failures         Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#    933  speech.values            What recordings turn into, and what an engine is.
-#   1190  speech.http_answer       What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
-#   1340  speech.pcm               Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
-#   1422  speech.openai_http       Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
-#   1606  speech.recognizer        The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
-#   1739  speech.sentences         Segments of about a sentence, made from words with times.
-#   1793  speech.whisper_model     Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
-#   1971  speech.whisper           Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
-#   2199  services.voice_settings  The valves of voice transcription, for the tool and the routes, and the engine they ask for.
-#   2353  speech.source            Where a recording comes from: bytes, a path or an open file; and how large it may be.
-#   2437  speech.kept              Transcripts of a while ago: the same recording with the same options is not listened to twice.
-#   2526  speech.containers        What the bytes of a file tell that the decoder does not: whether the file ends before it should.
-#   2690  speech.decode            Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
-#   3289  speech.joining           Putting pieces of text together: with spaces where the script has them between words, else without.
-#   3377  speech.script            Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
-#   3451  speech.turns             One recording at a time on this machine's own processors, in turns between users, each with its place.
-#   3719  speech.vad               Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
-#   3769  speech.windows           Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
-#   3916  speech.transcribe        From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
-#   4182  webui.tracing            Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
-#   4220  webui.errors             What goes wrong between the pack and Open WebUI.
-#   4253  webui.voice_files        Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
-#   4283  services.transcribing    Transcribing on behalf of somebody: by the admin's settings, and not twice.
-#   4398  speech.subtitles         Subtitles: lines that fit on a screen, each shown while it is spoken.
-#   4536  speech.formats           A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
-#   4690  webui.routes             Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
-#   4836  webui.uploads            A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
-#   5016  services.voice_routes    The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
-#   5270  webui.functions          Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   5321  base.single_flight       Many who ask the same at the same time ask once.
-#   5400  webui.service            What an event function keeps up in a process: its routes, and a task that looks again from time to time.
+#    104  errors                   The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    118  base.translations        The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#    136  base.messages            Sentences for people, in English and in the languages of the catalogue.
+#    259  base.process             One object for all plugins of a process, which are files that share no code.
+#    282  services.refused_valves  Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#    344  services.pack_valves     What all valves of the pack have in common.
+#    367  speech.errors            What goes wrong with transcription.
+#    729  speech.languages         The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
+#    806  speech.language          Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
+#    898  engines.failures         Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#    934  speech.values            What recordings turn into, and what an engine is.
+#   1191  speech.http_answer       What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
+#   1341  speech.pcm               Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
+#   1423  speech.openai_http       Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
+#   1607  speech.recognizer        The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
+#   1740  speech.sentences         Segments of about a sentence, made from words with times.
+#   1794  speech.whisper_model     Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
+#   1972  speech.whisper           Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
+#   2200  services.voice_settings  The valves of voice transcription, for the tool and the routes, and the engine they ask for.
+#   2354  speech.source            Where a recording comes from: bytes, a path or an open file; and how large it may be.
+#   2438  speech.kept              Transcripts of a while ago: the same recording with the same options is not listened to twice.
+#   2527  speech.containers        What the bytes of a file tell that the decoder does not: whether the file ends before it should.
+#   2691  speech.decode            Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
+#   3290  speech.joining           Putting pieces of text together: with spaces where the script has them between words, else without.
+#   3378  speech.script            Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
+#   3452  speech.turns             One recording at a time on this machine's own processors, in turns between users, each with its place.
+#   3720  speech.vad               Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
+#   3770  speech.windows           Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
+#   3917  speech.transcribe        From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
+#   4183  webui.tracing            Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#   4221  webui.errors             What goes wrong between the pack and Open WebUI.
+#   4254  webui.voice_files        Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
+#   4284  services.transcribing    Transcribing on behalf of somebody: by the admin's settings, and not twice.
+#   4399  speech.subtitles         Subtitles: lines that fit on a screen, each shown while it is spoken.
+#   4537  speech.formats           A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
+#   4691  webui.routes             Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
+#   4837  webui.uploads            A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
+#   5017  services.voice_routes    The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
+#   5271  webui.functions          Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   5322  base.single_flight       Many who ask the same at the same time ask once.
+#   5401  webui.service            What an event function keeps up in a process: its routes, and a task that looks again from time to time.
 
 import asyncio
 import email.message

@@ -1,6 +1,7 @@
 """
 title: GPU router
 author: Open WebUI Ollama Pack
+author_url: https://open-webui-ollama-pack.example/open-webui-ollama-pack
 description: Answers each chat on the node that will begin soonest, and on another when that one fails.
 license: MIT
 version: 0.1.0
@@ -8,121 +9,121 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/pipelines/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipeline`, line 15969, which the server calls.
+# Begin here: `class Pipeline`, line 15970, which the server calls.
 # The modules that it uses come first:
-#    200  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    304  base.messages                  Sentences for people, in English and in the languages of the catalogue.
-#    427  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    453  aliases.errors                 What goes wrong with aliases.
-#    509  engines.errors                 What goes wrong with a node.
-#    679  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    805  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#    880  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
-#    941  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   1065  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
-#   1137  fit.memory                     How much memory a model takes while it runs: a pure function of its shape and of what it is loaded with.
-#   1305  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
-#   1353  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
-#   1680  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
-#   1769  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
-#   1817  routing.decide.cost            What sending a request to a node costs, term by term.
-#   1929  routing.errors                 What goes wrong with routing.
-#   2135  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   2282  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
-#   2320  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
-#   2685  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
-#   3099  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
-#   3223  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   3325  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
-#   3446  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
-#   3563  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
-#   3671  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
-#   3782  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
-#   3929  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   4063  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
-#   4383  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
-#   4605  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
-#   4722  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
-#   4780  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
-#   4845  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
-#   4994  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
-#   5125  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
-#   5300  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
-#   5650  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
-#   5735  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   5778  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   5883  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#   6175  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
-#   6379  engines.vectors                Vectors for texts, as an engine gives them.
-#   6408  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
-#   6688  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
-#   6746  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
-#   6843  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
-#   7046  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
-#   7217  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
-#   7564  routing.nodes                  The `nodes` valve: a row a line, read once.
-#   7851  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
-#   7937  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
-#   8107  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
-#   8301  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
-#   8398  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
-#   8479  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
-#   8545  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
-#   8594  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#   8670  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
-#   8757  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
-#   8851  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
-#   9340  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
-#   9498  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
-#   9673  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
-#   9911  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
-#  10014  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#  10020  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
-#  10122  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#  10157  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#  10825  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#  10901  routing.state.demand           How often each set of weights is asked for, over the last minutes.
-#  10934  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-#  11051  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-#  11235  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#  11381  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#  11581  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
-#  11721  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  11781  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
-#  12280  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
-#  12431  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
-#  12652  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
-#  12844  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  13113  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  13224  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  13823  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
-#  13890  cache.errors                   What goes wrong with the cache.
-#  13910  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  13926  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  14076  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
-#  14205  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
-#  14374  base.single_flight             Many who ask the same at the same time ask once.
-#  14453  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
-#  14688  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#  15096  base.process                   One object for all plugins of a process, which are files that share no code.
-#  15117  services.activity              What chats did in this process, until somebody writes it into the history.
-#  15184  services.history               The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
-#  15538  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  15639  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  15674  services.pipeline_requests     What a pipeline can know of a request, how it tells the next one, and the others of its server.
-#  15750  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
-#  15868  services.refused_valves        Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#  15930  services.pack_valves           What all valves of the pack have in common.
-#  15953  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
-#  16025  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#  16332  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#  16390  aliases.published              Which names of a table can be published as models, and what answers for them.
-#  16426  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  16521  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  16602  services.router_valves         The valves of the router, wherever it runs.
-#  16754  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  16868  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  17129  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#    201  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#    305  base.messages                  Sentences for people, in English and in the languages of the catalogue.
+#    428  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    454  aliases.errors                 What goes wrong with aliases.
+#    510  engines.errors                 What goes wrong with a node.
+#    680  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    806  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#    881  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
+#    942  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   1066  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
+#   1138  fit.memory                     How much memory a model takes while it runs: a pure function of its shape and of what it is loaded with.
+#   1306  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
+#   1354  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
+#   1681  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
+#   1770  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
+#   1818  routing.decide.cost            What sending a request to a node costs, term by term.
+#   1930  routing.errors                 What goes wrong with routing.
+#   2136  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   2283  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
+#   2321  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
+#   2686  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
+#   3100  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
+#   3224  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   3326  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
+#   3447  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
+#   3564  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
+#   3672  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
+#   3783  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
+#   3930  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   4064  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
+#   4384  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
+#   4606  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
+#   4723  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
+#   4781  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
+#   4846  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
+#   4995  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
+#   5126  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
+#   5301  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
+#   5651  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
+#   5736  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   5779  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   5884  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   6176  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
+#   6380  engines.vectors                Vectors for texts, as an engine gives them.
+#   6409  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
+#   6689  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
+#   6747  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
+#   6844  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
+#   7047  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
+#   7218  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
+#   7565  routing.nodes                  The `nodes` valve: a row a line, read once.
+#   7852  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
+#   7938  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
+#   8108  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
+#   8302  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
+#   8399  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
+#   8480  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
+#   8546  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
+#   8595  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   8671  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
+#   8758  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
+#   8852  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
+#   9341  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
+#   9499  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
+#   9674  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
+#   9912  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
+#  10015  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#  10021  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
+#  10123  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#  10158  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#  10826  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#  10902  routing.state.demand           How often each set of weights is asked for, over the last minutes.
+#  10935  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+#  11052  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+#  11236  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#  11382  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#  11582  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
+#  11722  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  11782  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
+#  12281  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
+#  12432  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
+#  12653  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
+#  12845  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  13114  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  13225  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  13824  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
+#  13891  cache.errors                   What goes wrong with the cache.
+#  13911  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  13927  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  14077  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
+#  14206  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
+#  14375  base.single_flight             Many who ask the same at the same time ask once.
+#  14454  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
+#  14689  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#  15097  base.process                   One object for all plugins of a process, which are files that share no code.
+#  15118  services.activity              What chats did in this process, until somebody writes it into the history.
+#  15185  services.history               The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
+#  15539  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  15640  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  15675  services.pipeline_requests     What a pipeline can know of a request, how it tells the next one, and the others of its server.
+#  15751  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
+#  15869  services.refused_valves        Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#  15931  services.pack_valves           What all valves of the pack have in common.
+#  15954  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
+#  16026  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#  16333  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#  16391  aliases.published              Which names of a table can be published as models, and what answers for them.
+#  16427  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  16522  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  16603  services.router_valves         The valves of the router, wherever it runs.
+#  16755  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  16869  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  17130  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
 
 import asyncio
 import base64

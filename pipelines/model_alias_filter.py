@@ -1,6 +1,7 @@
 """
 title: Model aliases
 author: Open WebUI Ollama Pack
+author_url: https://open-webui-ollama-pack.example/open-webui-ollama-pack
 description: Answers names such as gpt-4 with the local models that a table of aliases names for them.
 license: MIT
 version: 0.1.0
@@ -8,25 +9,25 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/pipelines/model_alias_filter.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipeline`, line 1259, which the server calls.
+# Begin here: `class Pipeline`, line 1260, which the server calls.
 # The modules that it uses come first:
-#     54  base.translations         The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#     76  base.messages             Sentences for people, in English and in the languages of the catalogue.
-#    199  errors                    The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    207  aliases.errors            What goes wrong with aliases.
-#    263  engines.content           The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#    272  aliases.facts             What an alias table may ask about a request, read off an OpenAI chat body.
-#    333  aliases.table             An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#    640  engines.ollama.names      Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#    777  fit.shapes                Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#    814  fit.choose                Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#    835  aliases.resolve           Which model answers for a name: a pure function of the table, the request and the models that are there.
-#    953  base.single_flight        Many who ask the same at the same time ask once.
-#   1032  engines.ollama.installed  Which models some Ollama nodes have, and which weights, by `GET /api/tags`. One event loop at a time.
-#   1133  base.process              One object for all plugins of a process, which are files that share no code.
-#   1156  services.refused_valves   Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#   1218  services.pack_valves      What all valves of the pack have in common.
-#   1241  services.pipeline_valves  Valves on the Pipelines server: what all of our pipelines have in common there.
+#     55  base.translations         The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#     77  base.messages             Sentences for people, in English and in the languages of the catalogue.
+#    200  errors                    The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    208  aliases.errors            What goes wrong with aliases.
+#    264  engines.content           The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#    273  aliases.facts             What an alias table may ask about a request, read off an OpenAI chat body.
+#    334  aliases.table             An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#    641  engines.ollama.names      Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#    778  fit.shapes                Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#    815  fit.choose                Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#    836  aliases.resolve           Which model answers for a name: a pure function of the table, the request and the models that are there.
+#    954  base.single_flight        Many who ask the same at the same time ask once.
+#   1033  engines.ollama.installed  Which models some Ollama nodes have, and which weights, by `GET /api/tags`. One event loop at a time.
+#   1134  base.process              One object for all plugins of a process, which are files that share no code.
+#   1157  services.refused_valves   Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#   1219  services.pack_valves      What all valves of the pack have in common.
+#   1242  services.pipeline_valves  Valves on the Pipelines server: what all of our pipelines have in common there.
 
 import asyncio
 import hashlib

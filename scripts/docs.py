@@ -1,7 +1,7 @@
-"""Write the tables in README.md and docs/ that come from the code; `--check` only says whether they are so.
+"""Write what README.md and docs/ have from the code; `--check` only says whether they are so.
 
 A table stands between `<!-- valves: functions/model_alias_filter -->` (or `<!-- metrics -->`) and
-`<!-- end -->`.
+`<!-- end -->`. Each page ends with the project's address, between `<!-- address -->` and `<!-- end -->`.
 """
 
 import argparse
@@ -13,12 +13,17 @@ from pathlib import Path
 from deploy.plugin import load_plugin
 from ollama_pack.services import metrics_text
 from ollama_pack.services.metrics_text import Metric
-from package import add_version
+from package import add_version, repository
 
 ROOT = Path(__file__).resolve().parent.parent
+ADDRESS = {
+    "en": "Source code, releases and issues: <{}>\n",
+    "zh": "源代码、发布版本与问题反馈：<{}>\n",  # noqa: RUF001 - Chinese punctuation
+}
 _TABLE = re.compile(
     r"(<!-- (?:valves: (?P<plugin>\S+)|metrics) -->\n)(?P<table>.*?)(<!-- end -->)", re.DOTALL
 )
+_ADDRESS = re.compile(r"\n*<!-- address -->\n.*?<!-- end -->\n*\Z", re.DOTALL)
 
 
 def main() -> int:
@@ -26,21 +31,33 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add_version(parser)
-    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 when a table is stale")
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 when a page is stale")
     check = parser.parse_args().check
     stale = 0
-    for page in sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")]):
+    for page in pages():
         old = page.read_text(encoding="utf-8")
         new = _TABLE.sub(lambda found: f"{found[1]}{_table(found['plugin'])}{found[4]}", old)
+        new = _ADDRESS.sub("", new).rstrip("\n") + "\n\n" + address(page)
         if old == new:
             continue
         stale += 1
         if check:
-            print(f"{page.relative_to(ROOT)}: a table of valves is stale: run `make docs`")
+            print(f"{page.relative_to(ROOT)}: what it has from the code is stale: run `make docs`")
         else:
             page.write_text(new, encoding="utf-8")
             print(f"wrote {page.relative_to(ROOT)}")
     return 1 if check and stale else 0
+
+
+def pages() -> list[Path]:
+    """Every document for people who use the pack, in both languages."""
+    return sorted([*ROOT.glob("README*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "docs/zh").glob("*.md")])
+
+
+def address(page: Path) -> str:
+    """The last lines of a page."""
+    language = "zh" if page.parent.name == "zh" or page.stem.endswith(".zh") else "en"
+    return f"<!-- address -->\n{ADDRESS[language].format(repository(ROOT))}<!-- end -->\n"
 
 
 def _table(plugin: str | None) -> str:

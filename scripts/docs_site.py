@@ -3,8 +3,7 @@
     make site
 
 Its pages are README.md, docs/*.md and their translations in docs/zh/; where one is missing, the English page
-stands in. A link to a file outside docs/ leads to the repository, whose address `REPOSITORY_URL` names
-(`https://github.com/OWNER/NAME/blob/main`); without it, only its text stays.
+stands in. A link to a file outside docs/ leads to the repository, whose address pyproject.toml names.
 
 Exit status: 0 done, 1 a page has a broken link, or a page is in no chapter.
 """
@@ -22,7 +21,7 @@ from typing import Any
 
 import yaml
 
-from package import ROOT, add_version
+from package import ROOT, add_version, repository
 
 SITE = ROOT / "dist" / "site"
 CHINESE = "zh"
@@ -57,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        gather(folder / "docs", os.environ.get("REPOSITORY_URL", "").rstrip("/"))
+        gather(folder / "docs", f"{repository(ROOT)}/blob/main")
         (folder / "mkdocs.yml").write_text(yaml.safe_dump(settings(folder / "docs"), allow_unicode=True))
         shutil.rmtree(SITE, ignore_errors=True)
         build = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(SITE)]
@@ -75,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def gather(folder: Path, repository: str) -> None:
+def gather(folder: Path, files: str) -> None:
     """Copy the pages, each translation next to its English page, with links as they are there."""
     folder.mkdir()
     sources = {path: f"{path.stem}.md" for path in (ROOT / "docs").glob("*.md")}
@@ -84,18 +83,18 @@ def gather(folder: Path, repository: str) -> None:
     sources[ROOT / f"README.{CHINESE}.md"] = f"index.{CHINESE}.md"
     for source, name in sources.items():
         if source.exists():
-            (folder / name).write_text(site_links(source.read_text(), source.parent, repository))
+            (folder / name).write_text(site_links(source.read_text(), source.parent, files))
     if (ROOT / "docs" / "pictures").is_dir():
         shutil.copytree(ROOT / "docs" / "pictures", folder / "pictures")
 
 
-def site_links(text: str, folder: Path, repository: str) -> str:
+def site_links(text: str, folder: Path, files: str) -> str:
     """A page's text, its relative links as the site has them.
 
     Args:
         text: Markdown.
         folder: where the page is.
-        repository: where other files can be looked at; empty: nowhere, and their text alone stays.
+        files: the address below which other files can be looked at.
     """
 
     def link(found: re.Match[str]) -> str:
@@ -112,7 +111,7 @@ def site_links(text: str, folder: Path, repository: str) -> str:
             return f"{mark}[{label}](pictures/{name}{file.suffix})"
         if file.stem.partition(".")[0] == "README" and file.parent == ROOT:
             return f"{mark}[{label}](index.md{anchor})"
-        return f"[{label}]({repository}/{file.relative_to(ROOT)}{anchor})" if repository else label
+        return f"[{label}]({files}/{file.relative_to(ROOT)}{anchor})"
 
     return _LINK.sub(link, text)
 
@@ -139,6 +138,7 @@ def settings(pages: Path) -> dict[str, Any]:
     }
     return {
         "site_name": "Open WebUI Ollama Pack",
+        "repo_url": repository(ROOT),
         "use_directory_urls": False,  # so that it can be read from a folder
         "theme": {
             "name": "material",

@@ -42,7 +42,7 @@ def build(root: Path, source: str = SOURCE, package: str = PACK) -> tuple[Plugin
     Raises:
         PackagingError: the source breaks a rule of `bundle.rules`.
     """
-    return Builder(root, pack_version(root), source, package).plugins()
+    return Builder(root, pack_version(root), source, package, repository(root)).plugins()
 
 
 def pack_version(root: Path) -> str:
@@ -56,6 +56,12 @@ def pack_version(root: Path) -> str:
         return str(project["project"]["version"])
     except (OSError, KeyError, tomllib.TOMLDecodeError) as error:
         raise PackagingError([Problem("pyproject.toml", 1, f"gives no project.version: {error}")]) from error
+
+
+def repository(root: Path) -> str:
+    """The address that pyproject.toml gives as the project's; empty: none."""
+    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8")).get("project", {})
+    return str(project.get("urls", {}).get("Repository", "")).rstrip("/")
 
 
 def add_version(parser: argparse.ArgumentParser) -> None:

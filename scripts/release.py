@@ -3,9 +3,10 @@
     make release VERSION=1.2.3
 
 Sets the version in pyproject.toml, uv.lock and the plugin files, and gives the changelog's "Unreleased" that
-version and a date. Then writes `dist/release/`: the lists that the admin page imports, the pipelines as a
-zip, the wheel and the lists of plugins that import from it, NOTES.md from the changelog, and SHA256SUMS
-(`sha256sum -c SHA256SUMS` where they lie).
+version and a date. Where the remote `origin` is on the web, its address becomes the project's, in all files.
+Then writes `dist/release/`: the lists that the admin page imports, the pipelines as a zip, the wheel
+and the lists of plugins that import from it, NOTES.md from the changelog, and SHA256SUMS (`sha256sum -c
+SHA256SUMS` where they lie).
 Nothing is committed: the last lines say how. Run again on what it made, it gives the same bytes.
 
 Exit status: 0 done, 1 refused, 2 bad usage.
@@ -22,12 +23,16 @@ import time
 from collections.abc import Sequence
 
 from bundle.source import PackagingError
-from package import ROOT, add_version, build, pack_version, write
+from package import ROOT, add_version, build, pack_version, repository, write
 
 RELEASE = ROOT / "dist" / "release"
 DOWNLOADS = ("functions.json", "tools.json", "thin-functions.json", "thin-tools.json", "pipelines.zip")
 WHEEL_DATE = "1577836800"  # 2020-01-01: of all files in the wheel
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
+_REMOTE = re.compile(
+    r"(?:https://(?:[^@/]+@)?|ssh://(?:[^@/]+@)?|[^@/:]+@)(?P<host>[\w.-]+\.[a-z]+)(?P<port>:\d+(?=/))?"
+    r"[:/](?P<path>[\w./~-]+?)(?:\.git)?/?"
+)
 _HEADING = re.compile(r"(?m)^## \[(?P<version>[^\]]+)\](?: - (?P<date>\S+))?\n")
 
 
@@ -75,18 +80,38 @@ def release(version: str) -> None:
         f'"open-webui-ollama-pack"\nversion = "{old}"\n',
         f'"open-webui-ollama-pack"\nversion = "{version}"\n',
     )
+    address = origin_address() or repository(ROOT)
+    if address != repository(ROOT):
+        _replace("pyproject.toml", f'\nRepository = "{repository(ROOT)}"\n', f'\nRepository = "{address}"\n')
     list(write(ROOT, build(ROOT)))
+    _run([sys.executable, "scripts/docs.py"], "the documents were not written")
     shutil.rmtree(RELEASE, ignore_errors=True)
     RELEASE.mkdir(parents=True)
     for name in DOWNLOADS:
         shutil.copyfile(ROOT / "dist" / name, RELEASE / name)
-    (RELEASE / "NOTES.md").write_text(notes, encoding="utf-8")
+    (RELEASE / "NOTES.md").write_text(f"{notes}\n{address}\n", encoding="utf-8")
     _build_wheel()
     sums = [
         f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n"
         for path in sorted(RELEASE.iterdir())
     ]
     (RELEASE / "SHA256SUMS").write_text("".join(sums), encoding="utf-8")
+
+
+def origin_address() -> str:
+    """Where people find what this checkout was cloned from; empty: it is not on the web."""
+    argv = ["git", "-C", str(ROOT), "config", "--get", "remote.origin.url"]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    return web_address(done.stdout.strip())
+
+
+def web_address(remote: str) -> str:
+    """The page of a repository, from the address that git has for it; empty: it has none."""
+    found = _REMOTE.fullmatch(remote)
+    if not found:
+        return ""
+    port = found["port"] or "" if remote.startswith("https:") else ""
+    return f"https://{found['host']}{port}/{found['path']}"
 
 
 def released_changelog(text: str, version: str) -> tuple[str, str]:
@@ -135,10 +160,19 @@ def _replace(name: str, old: str, new: str) -> None:
 
 def _build_wheel() -> None:
     argv = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(RELEASE)]
+    _run(argv, "the wheel was not built")
+
+
+def _run(argv: Sequence[str], fault: str) -> None:
+    """Run one of the steps.
+
+    Raises:
+        ReleaseError: it failed.
+    """
     environment = os.environ | {"SOURCE_DATE_EPOCH": WHEEL_DATE}
     done = subprocess.run(argv, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise ReleaseError(f"the wheel was not built: {done.stderr.strip()}")
+        raise ReleaseError(f"{fault}: {done.stderr.strip() or done.stdout.strip()}")
 
 
 if __name__ == "__main__":

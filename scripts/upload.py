@@ -36,7 +36,14 @@ from package import add_version
 ROOT = Path(__file__).resolve().parent.parent
 DONE, FAILED, USAGE = 0, 1, 2
 SCREENFUL = 40  # lines of one diff on a terminal
-SECTIONS = {"cache": "response_cache_filter", "router": "gpu_router", "voice": "voice_transcription"}
+SECTIONS = {
+    "budgets": "usage_budgets",
+    "cache": "response_cache_filter",
+    "metrics": "ollama_pack_events",
+    "router": "gpu_router",
+    "voice": "voice_transcription",
+    "warm": "gpu_router",
+}
 GATEWAY = "ollama_pack_gateway"  # wanted by whoever has a section for it, whatever `plugins` names
 # What may run as a function and on the Pipelines server at once: whichever comes first resolves the alias.
 ON_BOTH = {"model_alias_filter"}

@@ -1,6 +1,7 @@
 """
 title: Voice transcription
 author: Open WebUI Ollama Pack
+author_url: https://open-webui-ollama-pack.example/open-webui-ollama-pack
 description: Transcribes attached recordings and videos on this machine: text and subtitles, Chinese too.
 license: MIT
 required_open_webui_version: 0.11.2
@@ -10,44 +11,44 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/tools/voice_transcription.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Tools`, line 4891, which the server calls.
+# Begin here: `class Tools`, line 4892, which the server calls.
 # The modules that it uses come first:
-#     88  errors                   The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    102  base.translations        The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    119  base.messages            Sentences for people, in English and in the languages of the catalogue.
-#    242  base.process             One object for all plugins of a process, which are files that share no code.
-#    265  services.refused_valves  Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#    327  services.pack_valves     What all valves of the pack have in common.
-#    350  speech.errors            What goes wrong with transcription.
-#    713  speech.languages         The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
-#    790  speech.language          Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
-#    882  engines.failures         Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#    918  speech.values            What recordings turn into, and what an engine is.
-#   1175  speech.http_answer       What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
-#   1325  speech.pcm               Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
-#   1407  speech.openai_http       Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
-#   1591  speech.recognizer        The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
-#   1724  speech.sentences         Segments of about a sentence, made from words with times.
-#   1778  speech.whisper_model     Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
-#   1956  speech.whisper           Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
-#   2184  services.voice_settings  The valves of voice transcription, for the tool and the routes, and the engine they ask for.
-#   2337  speech.source            Where a recording comes from: bytes, a path or an open file; and how large it may be.
-#   2421  speech.kept              Transcripts of a while ago: the same recording with the same options is not listened to twice.
-#   2510  speech.containers        What the bytes of a file tell that the decoder does not: whether the file ends before it should.
-#   2674  speech.decode            Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
-#   3273  speech.joining           Putting pieces of text together: with spaces where the script has them between words, else without.
-#   3361  speech.script            Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
-#   3435  speech.turns             One recording at a time on this machine's own processors, in turns between users, each with its place.
-#   3703  speech.vad               Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
-#   3753  speech.windows           Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
-#   3900  speech.transcribe        From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
-#   4166  webui.tracing            Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
-#   4204  webui.errors             What goes wrong between the pack and Open WebUI.
-#   4220  webui.voice_files        Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
-#   4321  services.transcribing    Transcribing on behalf of somebody: by the admin's settings, and not twice.
-#   4436  speech.subtitles         Subtitles: lines that fit on a screen, each shown while it is spoken.
-#   4574  speech.formats           A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
-#   4711  services.voice_job       One call of the tool: which recordings, how far it is, what the model gets, and the file for the user.
+#     89  errors                   The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    103  base.translations        The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#    120  base.messages            Sentences for people, in English and in the languages of the catalogue.
+#    243  base.process             One object for all plugins of a process, which are files that share no code.
+#    266  services.refused_valves  Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#    328  services.pack_valves     What all valves of the pack have in common.
+#    351  speech.errors            What goes wrong with transcription.
+#    714  speech.languages         The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
+#    791  speech.language          Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
+#    883  engines.failures         Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#    919  speech.values            What recordings turn into, and what an engine is.
+#   1176  speech.http_answer       What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
+#   1326  speech.pcm               Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
+#   1408  speech.openai_http       Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
+#   1592  speech.recognizer        The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
+#   1725  speech.sentences         Segments of about a sentence, made from words with times.
+#   1779  speech.whisper_model     Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
+#   1957  speech.whisper           Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
+#   2185  services.voice_settings  The valves of voice transcription, for the tool and the routes, and the engine they ask for.
+#   2338  speech.source            Where a recording comes from: bytes, a path or an open file; and how large it may be.
+#   2422  speech.kept              Transcripts of a while ago: the same recording with the same options is not listened to twice.
+#   2511  speech.containers        What the bytes of a file tell that the decoder does not: whether the file ends before it should.
+#   2675  speech.decode            Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
+#   3274  speech.joining           Putting pieces of text together: with spaces where the script has them between words, else without.
+#   3362  speech.script            Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
+#   3436  speech.turns             One recording at a time on this machine's own processors, in turns between users, each with its place.
+#   3704  speech.vad               Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
+#   3754  speech.windows           Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
+#   3901  speech.transcribe        From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
+#   4167  webui.tracing            Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#   4205  webui.errors             What goes wrong between the pack and Open WebUI.
+#   4221  webui.voice_files        Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
+#   4322  services.transcribing    Transcribing on behalf of somebody: by the admin's settings, and not twice.
+#   4437  speech.subtitles         Subtitles: lines that fit on a screen, each shown while it is spoken.
+#   4575  speech.formats           A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
+#   4712  services.voice_job       One call of the tool: which recordings, how far it is, what the model gets, and the file for the user.
 
 import asyncio
 import hashlib

@@ -11,12 +11,12 @@ from pathlib import Path
 from bundle.reach import Part, reached, scope_names
 from bundle.rules import (
     KINDS,
+    filled_in,
     frontmatter_keys,
     frontmatter_text,
     module_problems,
     plugin_problems,
     type_name,
-    with_version,
 )
 from bundle.source import (
     PACK,
@@ -63,7 +63,9 @@ class Plugin:
 class Builder:
     """Builds the plugins of a package. Reads each module once, and gathers what is wrong in `problems`."""
 
-    def __init__(self, root: Path, version: str, source: str = SOURCE, package: str = PACK) -> None:
+    def __init__(
+        self, root: Path, version: str, source: str = SOURCE, package: str = PACK, repository: str = ""
+    ) -> None:
         """Read nothing yet.
 
         Args:
@@ -71,9 +73,11 @@ class Builder:
             version: of the package.
             source: the folder that the package is in, below `root`.
             package: its name.
+            repository: the address where it is published.
         """
         self.root = root
         self.version = version
+        self.repository = repository
         self.source = source
         self.package = package
         self.entries = Path(source, package, "plugins").as_posix()
@@ -109,7 +113,7 @@ class Builder:
         parts = with_own_translations(parts)
         self.problems += plugin_problems(kind, [part.module for part in parts] or [entry])
         self.problems += scope_names(parts, imported, name)
-        head = with_version(frontmatter_text(entry), self.version)
+        head = filled_in(frontmatter_text(entry), self.version, self.repository)
         keys = {key: value for _, key, value in frontmatter_keys(head)}
         text, thin = _assemble(head, name, parts), _thin(head, name, entry)
         return Plugin(kind, plugin_id, name.lower(), keys, text, thin)

@@ -18,6 +18,7 @@ REQUIRED_KEYS = ("title", "author", "version", "license", "description")
 WEBUI_VERSION_KEY = "required_open_webui_version"  # required where Open WebUI is what loads the file
 OPTIONAL_KEYS = ("author_url", "funding_url", "git_url", "icon_url", "requirements")
 VERSION_PLACEHOLDER = "{version}"  # so that pyproject.toml alone holds the version
+_REPOSITORY_PLACEHOLDER = "{repository}"  # and the address, in any key
 
 _PLUGIN_ID = re.compile(r"[a-z_][a-z0-9_]*")
 # As Open WebUI's `extract_frontmatter` has it: prose of the form `word: …` becomes a key.
@@ -159,8 +160,9 @@ def frontmatter_text(entry: Module) -> str:
     return "\n".join(lines) if is_plain else ""
 
 
-def with_version(text: str, version: str) -> str:
-    """The frontmatter with its version filled in."""
+def filled_in(text: str, version: str, repository: str) -> str:
+    """The frontmatter with the package's version and address."""
+    text = text.replace(_REPOSITORY_PLACEHOLDER, repository)
     return re.sub(r"(?m)^([ \t]*version:[ \t]*)\{version\}", rf"\g<1>{version}", text, count=1)
 
 

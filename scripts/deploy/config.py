@@ -31,6 +31,7 @@ from ollama_pack.routing.nodes import DISCOVERED, parse_nodes
 from ollama_pack.routing.warm import parse_warm
 from ollama_pack.speech.language import parse_language
 from ollama_pack.webui.audience import ADMIN, GROUP, PUBLIC
+from ollama_pack.webui.routes import check_route_key
 
 MAX_BYTES = 256 * 1024
 MAX_NODES = 20_000  # values, with every `*alias` written out
@@ -263,6 +264,12 @@ class Gateway(Section):
     mode: Literal["full", "direct"] = "full"
 
 
+class Metrics(Section):
+    """Who reads `GET /ollama-pack/metrics`: a valve of `ollama_pack_events`."""
+
+    token: Annotated[str, AfterValidator(check_route_key)]
+
+
 class PackConfig(Section):
     """The whole file. Everything is optional."""
 
@@ -273,6 +280,7 @@ class PackConfig(Section):
     voice: Voice | None = None
     budgets: list[Annotated[str, AfterValidator(_check_budget)]] | None = None
     gateway: Gateway | None = None
+    metrics: Metrics | None = None
     warm: dict[ModelName, Annotated[str, Field(min_length=1)]] | None = None
     plugins: list[str] | None = None
     pipelines: list[str] | None = None
@@ -344,6 +352,11 @@ class PackConfig(Section):
     def gateway_valves(self) -> dict[str, Any]:
         """The valves of `ollama_pack_gateway` that the file says something about."""
         return self.gateway.model_dump(exclude_unset=True) if self.gateway else {}
+
+    @property
+    def events_valves(self) -> dict[str, Any]:
+        """The valves of `ollama_pack_events` that the file says something about."""
+        return {"metrics_token": self.metrics.token} if self.metrics else {}
 
     def audience(self, name: str) -> set[str]:
         """Who may use a published alias: everybody that one of its entries names."""

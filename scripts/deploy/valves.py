@@ -14,6 +14,7 @@ def function_valves(plugin: LocalPlugin, config: PackConfig) -> dict[str, Any]:
         "model_alias_filter": aliases,
         "gpu_router": aliases | config.router_valves,
         "response_cache_filter": config.cache_valves,
+        "ollama_pack_events": config.events_valves,
         "usage_budgets": config.budget_valves,
         "ollama_pack_gateway": config.gateway_valves,
     }

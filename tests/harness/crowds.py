@@ -5,10 +5,13 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+import requests
+
 from harness.events_target import eventually
 from harness.ollama_node import Answer, OllamaNode
 from harness.valkey import Valkey
 
+MODEL = "llama3:8b"
 CHATS = 12
 TRIES = 4
 BEATS = 3
@@ -37,7 +40,13 @@ def crowd(nodes: Sequence[OllamaNode], asks: Sequence[Ask]) -> list[int]:
 
 
 def use_slots_once(nodes: Sequence[OllamaNode], asks: Sequence[Ask], slots: int) -> bool:
-    """Whether each slot is used once. On a busy machine Redis may be too slow, and chats go on without."""
+    """Whether each slot is used once. On a busy machine Redis may be too slow, and chats go on without.
+
+    Each node has the model in memory: a load that nobody has seen yet may well seem longer than the wait.
+    """
+    for node in nodes:
+        load = requests.post(f"{node.url}/api/generate", json={"model": MODEL, "keep_alive": -1}, timeout=60)
+        load.raise_for_status()
     return any(crowd(nodes, asks) == [slots] * len(nodes) for _ in range(TRIES))
 
 

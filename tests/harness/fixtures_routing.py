@@ -62,13 +62,9 @@ class RoutedWebUI:
     pack_yaml: Path
 
     def chats(self) -> list[dict[str, object]]:
-        """The bodies of all chats that reached a node."""
-        return [
-            request.body or {}
-            for node in self.nodes
-            for request in node.requests
-            if request.path == "/api/chat"
-        ]
+        """The bodies of all chats that reached a node, in the order in which they came."""
+        chats = [request for node in self.nodes for request in node.requests if request.path == "/api/chat"]
+        return [request.body or {} for request in sorted(chats, key=lambda request: request.came)]
 
 
 @pytest.fixture(scope="session")

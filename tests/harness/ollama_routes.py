@@ -42,12 +42,14 @@ class Request:
         path: such as /api/chat.
         body: None when it could not be read.
         headers: as sent.
+        came: when, in seconds of a clock that all nodes of this process share.
         left: set when the client closed the connection before the answer was complete.
     """
 
     path: str
     body: JSON | None
     headers: dict[str, str]
+    came: float = field(default_factory=time.monotonic, compare=False, repr=False)
     left: threading.Event = field(default_factory=threading.Event, compare=False, repr=False)
 
 

@@ -171,7 +171,8 @@ def page_chat(api: OpenWebUI, text: str, model: str = "gpt-4") -> Json:
         found: Json = chat["history"]["messages"].get(answer, {})
         return found
 
-    eventually(lambda: bool(stored().get("done")))
+    # Open WebUI 0.11 leaves "done" out beside an error
+    eventually(lambda: bool(stored().get("done") or stored().get("error")))
     return stored()
 
 

@@ -1,6 +1,9 @@
 """`GET /ollama-pack/metrics` on the real Open WebUI: who may read it, and whether its figures are true."""
 
+import time
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -16,6 +19,7 @@ from harness.ollama_node import Answer
 PATH = "/ollama-pack/metrics"
 TOKEN = "metrics-token-of-this-test"
 MODEL = "llama3:8b"
+BUCKET = "time_to_first_token_seconds_bucket"
 
 Series = Mapping[tuple[str, frozenset[tuple[str, str]]], float]
 
@@ -87,12 +91,56 @@ def test_it_agrees_with_the_chats(cached_file: CachedWebUI, token: str) -> None:
     assert now["plugin_up", frozenset({("plugin", "response_cache_filter")})] == 1
 
 
+def test_it_agrees_with_what_clients_measure(cached_file: CachedWebUI, token: str) -> None:
+    """Would catch times or counts that are not those of a run as whoever asks sees it, as a bench does."""
+    assert token
+    first = scraped(cached_file)
+    delays = [0.1 * (number % 4 + 1) for number in range(24)]
+    cached_file.node.enqueue(*(Answer(["a ", "b"], delay=delay) for delay in delays))
+
+    def first_word(number: int) -> float:
+        """Seconds to it, as the client measures them."""
+        body = {"model": "gpt-4", "messages": [{"role": "user", "content": f"{uuid4().hex} {number}"}]}
+        began = time.monotonic()
+        stream = cached_file.stream(
+            (cached_file.admin, cached_file.student, cached_file.other)[number % 3], body
+        )
+        waited = next(time.monotonic() - began for chunk in stream if says(chunk, "a "))
+        list(stream)
+        return waited
+
+    with ThreadPoolExecutor(6) as pool:
+        measured = list(pool.map(first_word, range(len(delays))))
+    eventually(lambda: more(cached_file, first, "prompt_tokens_total") > 0)
+    now = scraped(cached_file)
+    for name in ("requests_total", "time_to_first_token_seconds_count", "queue_wait_seconds_count"):
+        assert growth(first, now, name) == len(delays)
+    at_nodes = growth(first, now, "time_to_first_token_seconds_sum")
+    waiting = growth(first, now, "queue_wait_seconds_sum")
+    assert sum(delays) <= at_nodes <= at_nodes + waiting <= sum(measured)
+    bounds = {dict(has)["le"] for name, has in now if name == BUCKET}
+    assert len(bounds) > 1
+    for bound in bounds:  # a node took no less than its delay, and no longer than the client waited
+        there, limit = growth(first, now, BUCKET, le=bound), float(bound)
+        assert sum(one <= limit for one in measured) <= there <= sum(one <= limit for one in delays)
+
+
+def says(chunk: Mapping[str, Any], text: str) -> bool:
+    """Whether a chunk of a streamed answer has this text."""
+    return any(choice["delta"].get("content") == text for choice in chunk.get("choices") or ())
+
+
 def ask(api: OpenWebUI, text: str) -> None:
     api.post("/api/chat/completions", {"model": "gpt-4", "messages": [{"role": "user", "content": text}]})
 
 
 def more(cached: CachedWebUI, first: Series, name: str, **labels: str) -> float:
-    """By how much a family has grown, added up over its series that have these labels."""
+    """By how much a family has grown by now."""
+    return growth(first, scraped(cached), name, **labels)
+
+
+def growth(first: Series, now: Series, name: str, **labels: str) -> float:
+    """By how much it has grown between two looks, added up over its series that have these labels."""
 
     def total(series: Series) -> float:
         return sum(
@@ -101,4 +149,4 @@ def more(cached: CachedWebUI, first: Series, name: str, **labels: str) -> float:
             if one == name and labels.items() <= dict(has).items()
         )
 
-    return total(scraped(cached)) - total(first)
+    return total(now) - total(first)

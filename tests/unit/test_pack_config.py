@@ -10,10 +10,14 @@ from pydantic import ValidationError
 
 from deploy.config import Alias, PackConfig, load_config
 from deploy.errors import ConfigError
+from deploy.plugin import load_plugin
+from deploy.shown import HIDDEN, SECRETS
+from deploy.valves import function_valves
 from ollama_pack.aliases.errors import AliasTableError
 from ollama_pack.aliases.table import AliasRow, parse_table
 from upload import ignored_sections
 
+ROOT = Path(__file__).parents[2]
 ARTICLE = """\
 model_provider:
   type: ollama
@@ -100,6 +104,15 @@ def test_everything_that_may_be_said(tmp_path: Path) -> None:
     assert config.audience("gpt-4") == {"admin", "group:staff"}
     conditions = "vision, tools, context>=8192, group=night shift|staff, quant=q8_0>q4_K_M"
     assert config.alias_text == f"gpt-4 = llama3:70b [{conditions}]"
+
+
+def test_prometheus_token(tmp_path: Path) -> None:
+    """Would catch a token of pack.yaml that does not reach its valve, or a valve that silence empties."""
+    events = load_plugin(ROOT / "functions" / "ollama_pack_events.py")
+    said = load(tmp_path, "metrics: {token: a-token-for-prometheus}")
+    assert function_valves(events, said) == {"metrics_token": "a-token-for-prometheus"}
+    assert function_valves(events, load(tmp_path, "cache: {}")) == {}
+    assert SECRETS.mask("Bearer a-token-for-prometheus") == f"Bearer {HIDDEN}"
 
 
 @pytest.mark.parametrize("text", ["", "# all by default\n", "---\n", "voice: {}\n"])

@@ -102,6 +102,12 @@ REFUSALS: dict[str, tuple[str, int, str, str]] = {
         "greater than or equal to 1 (it is 0)",
     ),
     "unknown choice": ("cache: {scope: all}", 1, "cache.scope", "'user', 'group' or 'global' (it is 'all')"),
+    "a token that could be guessed": (
+        "metrics:\n  token: prometheus",
+        2,
+        "metrics.token",
+        "it has 10 characters, and opens a route: take 16 or more",
+    ),
     "address without a scheme": (
         "model_provider:\n  endpoint: localhost:11434",
         2,

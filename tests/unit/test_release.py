@@ -5,15 +5,19 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
-from package import pack_version
-from release import ReleaseError, released_changelog
+from docs import address as page_end
+from docs import pages
+from package import pack_version, repository
+from release import ReleaseError, released_changelog, web_address
 
 ROOT = Path(__file__).parents[2]
 VERSION = "99.0.1"
 MADE_OF = ("scripts/", "src/", "pyproject.toml", "uv.lock", "CHANGELOG.md", "README.md", "LICENSE")
+ADDRESS = "https://git.example.org/acme/pack"
 PLUGIN = "functions/model_alias_filter.py"
 
 
@@ -42,6 +46,9 @@ def test_a_release(tmp_path: Path) -> None:
         changelog.write_text(
             changelog.read_text().replace("## [Unreleased]\n", "## [Unreleased]\n\n- New.\n", 1)
         )
+    for git in (["init", "-q"], ["remote", "add", "origin", "git@git.example.org:acme/pack.git"]):
+        for checkout in checkouts:
+            subprocess.run(["git", "-C", str(checkout), *git], check=True)  # noqa: S607 - as above
     running = [
         subprocess.Popen(
             [sys.executable, checkout / "scripts" / "release.py", VERSION], stdout=subprocess.PIPE, text=True
@@ -58,12 +65,55 @@ def test_a_release(tmp_path: Path) -> None:
     assert one == other
     assert pack_version(checkouts[0]) == VERSION
     assert f"version: {VERSION}" in (checkouts[0] / "functions" / "model_alias_filter.py").read_text()
+    assert f"author_url: {ADDRESS}\n" in (checkouts[0] / "functions" / "model_alias_filter.py").read_text()
+    assert f"<{ADDRESS}>" in (checkouts[0] / "README.md").read_text()
+    assert one["NOTES.md"].decode().endswith(f"\n\n{ADDRESS}\n")
     assert f"open_webui_ollama_pack-{VERSION}-py3-none-any.whl" in one
     assert f"version: {VERSION}" in one["thin-functions.json"].decode()
     assert one["NOTES.md"].decode().startswith("- New.\n")
     lines = (line.split("  ") for line in one.pop("SHA256SUMS").decode().splitlines())
     sums = {name: digest for digest, name in lines}
     assert sums == {name: hashlib.sha256(content).hexdigest() for name, content in one.items()}
+
+
+def test_one_address() -> None:
+    """Would catch an address written a second time by hand, which a fork or a move then leaves behind."""
+    address = repository(ROOT)
+    assert urlsplit(address).hostname
+    for page in pages():
+        assert page.read_text().endswith(f"\n\n{page_end(page)}"), f"{page}: run `make docs`"
+    for plugin in [*ROOT.glob("functions/*.py"), *ROOT.glob("tools/*.py"), *ROOT.glob("pipelines/*.py")]:
+        assert plugin.read_text().split("\n", 4)[3] == f"author_url: {address}"
+    listed = subprocess.run(
+        ["git", "ls-files", "src", "scripts", "deploy", "docs", "locale", ".github", "*.md", "*.yaml"],  # noqa: S607
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    others = {ROOT / name for name in listed.stdout.split()} - set(pages())
+    spelled = [path for path in others if path.suffix != ".webp" and address.encode() in path.read_bytes()]
+    assert not spelled, "take it from `package.repository`, or say {repository} in a plugin's first lines"
+
+
+@pytest.mark.parametrize(
+    ("remote", "address"),
+    [
+        ("https://github.com/acme/pack.git", "https://github.com/acme/pack"),
+        ("https://x-access-token:secret@github.com/acme/pack", "https://github.com/acme/pack"),
+        ("git@github.com:acme/pack.git", "https://github.com/acme/pack"),
+        ("ssh://git@git.example.org:2222/acme/pack.git", "https://git.example.org/acme/pack"),
+        ("https://git.example.org:8443/ai/tools/pack/", "https://git.example.org:8443/ai/tools/pack"),
+        ("/srv/git/pack.git", ""),
+        ("../pack", ""),
+        ("file:///srv/git/pack", ""),
+        ("http://127.0.0.1:3000/acme/pack", ""),
+        ("", ""),
+    ],
+)
+def test_the_address_of_a_release(remote: str, address: str) -> None:
+    """Would catch a release that names a folder, or a token, as where it comes from."""
+    assert web_address(remote) == address
 
 
 def test_the_changelog_gets_the_version() -> None:

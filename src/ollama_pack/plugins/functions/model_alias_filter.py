@@ -1,6 +1,7 @@
 """
 title: Model aliases
 author: Open WebUI Ollama Pack
+author_url: {repository}
 description: Answers names such as gpt-4 with the local models that a table of aliases names for them.
 license: MIT
 required_open_webui_version: 0.11.2

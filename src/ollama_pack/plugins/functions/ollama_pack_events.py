@@ -1,6 +1,7 @@
 """
 title: Ollama Pack events
 author: Open WebUI Ollama Pack
+author_url: {repository}
 description: Publishes the router's models and aliases, answers load and voice requests, shows a dashboard.
 license: MIT
 required_open_webui_version: 0.11.2

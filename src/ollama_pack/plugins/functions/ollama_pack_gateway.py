@@ -1,6 +1,7 @@
 """
 title: Ollama Pack gateway
 author: Open WebUI Ollama Pack
+author_url: {repository}
 description: Answers OpenAI's, Anthropic's and Ollama's APIs at /ollama-pack/v1 and /ollama-pack/api.
 license: MIT
 required_open_webui_version: 0.11.2

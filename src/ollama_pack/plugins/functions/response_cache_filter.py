@@ -1,6 +1,7 @@
 """
 title: Response cache
 author: Open WebUI Ollama Pack
+author_url: {repository}
 description: Gives an answer that was generated before again, and one answer to all who ask at the same time.
 license: MIT
 required_open_webui_version: 0.11.2

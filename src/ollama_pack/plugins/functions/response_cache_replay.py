@@ -1,6 +1,7 @@
 """
 title: Response cache replay
 author: Open WebUI Ollama Pack
+author_url: {repository}
 description: Gives the answers that response_cache_filter finds. Not a model to chat with.
 license: MIT
 required_open_webui_version: 0.11.2

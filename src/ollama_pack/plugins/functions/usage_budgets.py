@@ -1,6 +1,7 @@
 """
 title: Usage budgets
 author: Open WebUI Ollama Pack
+author_url: {repository}
 description: Limits what each user and each group may use in a day, a week or a month.
 license: MIT
 required_open_webui_version: 0.11.2

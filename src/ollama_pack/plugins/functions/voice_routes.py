@@ -1,6 +1,7 @@
 """
 title: Voice routes
 author: Open WebUI Ollama Pack
+author_url: {repository}
 description: Answers /api/voice/… for those who use voice alone; ollama_pack_events has these routes, too.
 license: MIT
 required_open_webui_version: 0.11.2

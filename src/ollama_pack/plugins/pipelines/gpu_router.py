@@ -1,6 +1,7 @@
 """
 title: GPU router
 author: Open WebUI Ollama Pack
+author_url: {repository}
 description: Answers each chat on the node that will begin soonest, and on another when that one fails.
 license: MIT
 version: {version}

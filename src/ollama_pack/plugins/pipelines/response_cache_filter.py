@@ -1,6 +1,7 @@
 """
 title: Response cache
 author: Open WebUI Ollama Pack
+author_url: {repository}
 description: Adds to each chat what gpu_router needs to decide whether its answer is kept, and who may see it.
 license: MIT
 requirements: redis

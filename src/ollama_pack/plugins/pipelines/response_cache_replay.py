@@ -1,6 +1,7 @@
 """
 title: Response cache replay
 author: Open WebUI Ollama Pack
+author_url: {repository}
 description: Repeats earlier answers of gpu_router. Not a model to chat with.
 license: MIT
 requirements: redis

@@ -1,6 +1,7 @@
 """
 title: Voice transcription
 author: Open WebUI Ollama Pack
+author_url: {repository}
 description: Transcribes attached recordings and videos on this machine: text and subtitles, Chinese too.
 license: MIT
 required_open_webui_version: 0.11.2
