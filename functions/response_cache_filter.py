@@ -1,6 +1,7 @@
 """
 title: Response cache
 author: Open WebUI Ollama Pack
+author_url: https://open-webui-ollama-pack.example/open-webui-ollama-pack
 description: Gives an answer that was generated before again, and one answer to all who ask at the same time.
 license: MIT
 required_open_webui_version: 0.11.2
@@ -9,76 +10,76 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/response_cache_filter.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Filter`, line 8203, which the server calls.
+# Begin here: `class Filter`, line 8217, which the server calls.
 # The modules that it uses come first:
-#    139  base.translations         The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    164  base.messages             Sentences for people, in English and in the languages of the catalogue.
-#    287  base.single_flight        Many who ask the same at the same time ask once.
-#    474  base.breaker              A breaker: after failures nothing is sent for a while, then one request tries.
-#    555  errors                    The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    575  cache.errors              What goes wrong with the cache.
-#    611  cache.canonical           JSON values as bytes: the same value gives the same bytes, and no two values share them.
-#    727  cache.keyring             Everything that is derived from the admin's secret: names in the store, and ciphers.
-#    896  cache.key                 What makes two requests the same: the key of a cached answer.
-#   1133  cache.store               What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
-#   1333  cache.guard               A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
-#   1487  cache.entry               An answer as it is kept.
-#   1556  cache.bound               How often answers to similar questions are wrong, at most: the bound that a threshold must pass.
-#   1661  cache.judge               The judge of similar answers: what it is asked, and when its word counts as a yes.
-#   1754  cache.semantic            The semantic tier: answers to questions that mean the same, once it is known how often that is wrong.
-#   2051  cache.normal_words        The words of the normal form, in English: which say the same, which say nothing, and whose case matters.
-#   2238  cache.normal_zh           The normal form of a question in Chinese: see `normal_form`.
-#   2376  cache.normal_form         The normal form of a question: two texts with the same form are one question in other words.
-#   2899  cache.similar             The normalised tier: a second key, by the normal form of the last message, that leads to an answer.
-#   3024  cache.outcome             What a request asks of the cache, and what the cache makes of it.
-#   3116  engines.body              Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#   3127  engines.ollama.installed  Which models some Ollama nodes have, and which weights, by `GET /api/tags`. One event loop at a time.
-#   3252  engines.routed_names      How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   3258  services.cache_state      What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
-#   3267  base.redis                A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#   3675  base.process              One object for all plugins of a process, which are files that share no code.
-#   3696  services.refused_valves   Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#   3758  services.pack_valves      What all valves of the pack have in common.
-#   3781  services.cache_valves     The valves of the response cache, wherever it runs.
-#   3883  cache.scope               Who may share an answer. The scope is part of an entry's key and of its encryption.
-#   3958  services.cacheable        Which requests the cache is for, whose answers they share, and what it is asked.
-#   4077  cache.collect             From the chunks of a generation to what may be kept of it.
-#   4232  cache.counters            What the cache did, in figures without any text: of this process, and to be added up over all of them.
-#   4286  cache.live                An answer while it is being generated: any number of listeners get it from the start.
-#   4390  cache.generation          One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
-#   4718  cache.follow              One generation for many: the followers' side, in every process but the leader's.
-#   4821  cache.guards              What two questions must have in common before the similarity of their meanings counts at all.
-#   4906  engines.ollama.to_openai  What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   4931  engines.ollama.stream     A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   4964  cache.replay              A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
-#   5110  cache.cache               The response cache: look an answer up, follow one that is being generated, or lead.
-#   5705  cache.redis_scripts       What happens in one step inside of Redis: the scripts, and the names of the keys.
-#   6048  cache.store_redis         The cache in Redis or Valkey, for any number of processes and hosts.
-#   6292  cache.sqlite_cache        The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
-#   6619  cache.store_sqlite        The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
-#   6825  services.activity         What chats did in this process, until somebody writes it into the history.
-#   6851  engines.refusals          What a client gets instead of an answer, in the form of each API that clients speak.
-#   6923  engines.sse               Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   7017  webui.errors              What goes wrong between the pack and Open WebUI.
-#   7033  services.answers          An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#   7044  services.caching          The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
-#   7300  webui.chats               Chats of the running Open WebUI. Imports `open_webui` when called, not before.
-#   7339  engines.way_in            What a node is asked with besides the request: its login, its key, its headers.
-#   7404  webui.connections         Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-#   7461  webui.functions           Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   7519  webui.calling             Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#   7665  webui.embedding           Vectors and model facts over Open WebUI's own connections. Imports `open_webui` when called, not before.
-#   7696  webui.meaning             What the running Open WebUI lends the cache to compare meanings. Imports `open_webui` when called.
-#   7819  webui.models              What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   7875  webui.presets             What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
-#   7934  webui.reader              Who reads what the pack says, and in which language.
-#   7949  webui.audience            Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#   7963  webui.replay_row          The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
-#   7997  webui.rows                Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
-#   8021  webui.replay_model        Whether chats can be sent through `response_cache_replay`. Imports `open_webui` when called, not before.
-#   8074  webui.router_digest       What the running `gpu_router` says of the weights behind a name. Imports `open_webui` when called.
-#   8102  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#   8154  webui.tracing             Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#    140  base.translations         The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#    165  base.messages             Sentences for people, in English and in the languages of the catalogue.
+#    288  base.single_flight        Many who ask the same at the same time ask once.
+#    475  base.breaker              A breaker: after failures nothing is sent for a while, then one request tries.
+#    556  errors                    The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    576  cache.errors              What goes wrong with the cache.
+#    612  cache.canonical           JSON values as bytes: the same value gives the same bytes, and no two values share them.
+#    728  cache.keyring             Everything that is derived from the admin's secret: names in the store, and ciphers.
+#    897  cache.key                 What makes two requests the same: the key of a cached answer.
+#   1134  cache.store               What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
+#   1334  cache.guard               A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
+#   1488  cache.entry               An answer as it is kept.
+#   1557  cache.bound               How often answers to similar questions are wrong, at most: the bound that a threshold must pass.
+#   1663  cache.judge               The judge of similar answers: what it is asked, and when its word counts as a yes.
+#   1756  cache.semantic            The semantic tier: answers to questions that mean the same, once it is known how often that is wrong.
+#   2053  cache.normal_words        The words of the normal form, in English: which say the same, which say nothing, and whose case matters.
+#   2240  cache.normal_zh           The normal form of a question in Chinese: see `normal_form`.
+#   2378  cache.normal_form         The normal form of a question: two texts with the same form are one question in other words.
+#   2901  cache.similar             The normalised tier: a second key, by the normal form of the last message, that leads to an answer.
+#   3026  cache.outcome             What a request asks of the cache, and what the cache makes of it.
+#   3118  engines.body              Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#   3129  engines.ollama.installed  Which models some Ollama nodes have, and which weights, by `GET /api/tags`. One event loop at a time.
+#   3254  engines.routed_names      How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   3260  services.cache_state      What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
+#   3269  base.redis                A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#   3677  base.process              One object for all plugins of a process, which are files that share no code.
+#   3698  services.refused_valves   Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#   3760  services.pack_valves      What all valves of the pack have in common.
+#   3783  services.cache_valves     The valves of the response cache, wherever it runs.
+#   3885  cache.scope               Who may share an answer. The scope is part of an entry's key and of its encryption.
+#   3960  services.cacheable        Which requests the cache is for, whose answers they share, and what it is asked.
+#   4079  cache.collect             From the chunks of a generation to what may be kept of it.
+#   4234  cache.counters            What the cache did, in figures without any text: of this process, and to be added up over all of them.
+#   4288  cache.live                An answer while it is being generated: any number of listeners get it from the start.
+#   4392  cache.generation          One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
+#   4720  cache.follow              One generation for many: the followers' side, in every process but the leader's.
+#   4823  cache.guards              What two questions must have in common before the similarity of their meanings counts at all.
+#   4908  engines.ollama.to_openai  What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   4933  engines.ollama.stream     A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   4966  cache.replay              A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
+#   5112  cache.cache               The response cache: look an answer up, follow one that is being generated, or lead.
+#   5707  cache.redis_scripts       What happens in one step inside of Redis: the scripts, and the names of the keys.
+#   6050  cache.store_redis         The cache in Redis or Valkey, for any number of processes and hosts.
+#   6294  cache.sqlite_cache        The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
+#   6621  cache.store_sqlite        The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
+#   6827  services.activity         What chats did in this process, until somebody writes it into the history.
+#   6853  engines.refusals          What a client gets instead of an answer, in the form of each API that clients speak.
+#   6925  engines.sse               Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   7019  webui.errors              What goes wrong between the pack and Open WebUI.
+#   7035  services.answers          An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#   7046  services.caching          The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
+#   7302  webui.chats               Chats of the running Open WebUI. Imports `open_webui` when called, not before.
+#   7341  engines.way_in            What a node is asked with besides the request: its login, its key, its headers.
+#   7406  webui.connections         Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#   7463  webui.functions           Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   7521  webui.calling             Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#   7667  webui.embedding           Vectors and model facts over Open WebUI's own connections. Imports `open_webui` when called, not before.
+#   7698  webui.meaning             What the running Open WebUI lends the cache to compare meanings. Imports `open_webui` when called.
+#   7833  webui.models              What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   7889  webui.presets             What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
+#   7948  webui.reader              Who reads what the pack says, and in which language.
+#   7963  webui.audience            Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#   7977  webui.replay_row          The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
+#   8011  webui.rows                Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
+#   8035  webui.replay_model        Whether chats can be sent through `response_cache_replay`. Imports `open_webui` when called, not before.
+#   8088  webui.router_digest       What the running `gpu_router` says of the weights behind a name. Imports `open_webui` when called.
+#   8116  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   8168  webui.tracing             Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
 
 import asyncio
 import base64
@@ -1597,6 +1598,7 @@ def class_of(similarity: float) -> int | None:
     return next((place for place, least in enumerate(THRESHOLDS) if similarity >= least), None)
 
 
+@lru_cache(maxsize=4096)
 def upper_bound(wrong: int, judged: int, error: float) -> float:
     """The rate of wrong ones is below it, with the confidence of a threshold, at whichever look."""
     if not judged:
@@ -7697,7 +7699,8 @@ async def embedded(
 # What the running Open WebUI lends the cache to compare meanings. Imports `open_webui` when called.
 
 _ROUTER_ID = ROUTER.rstrip(".")
-_FIRST_SECONDS = 1.0  # that a chat waits until it is known which model makes the vectors
+_LOAD_SECONDS = 120.0  # that the model may take to make its first vector
+_meaning__RETRY_SECONDS = 30.0  # between two tries to find out which model makes the vectors
 
 _KEPT_STATE = ("token", "user", "auth_type")  # of a request: who asks
 _BACKGROUND = "tags_generation"  # one of Open WebUI's own tasks that nobody waits for
@@ -7735,17 +7738,28 @@ class NodeEmbeddings:
 
     def __init__(self) -> None:
         self._models: dict[str, str] = {}
+        self._next_try = 0.0
+        self._trying: asyncio.Task[None] | None = None
 
-    async def embedder(self, name: str, request: Any, user: Mapping[str, Any]) -> str:
-        """The name of what makes the vectors; empty where nothing does, now."""
-        if name not in self._models:
-            try:
-                async with asyncio.timeout(_FIRST_SECONDS):
-                    self._models[name] = (await _embedded(name, "a", request, user))[0]
-            except Exception as error:  # noqa: BLE001 - the chat goes on without
-                log.debug("No vectors of %r: %s", name, error)
-                return ""
-        return f"{name}/{self._models[name]}"
+    def embedder(self, name: str, request: Any, user: Mapping[str, Any]) -> str:
+        """The name of what makes the vectors; empty until it is known which model that is.
+
+        No chat waits for it: the model may have to be loaded first, or may not be there.
+        """
+        if name in self._models:
+            return f"{name}/{self._models[name]}"
+        now = time.monotonic()
+        if now >= self._next_try:
+            self._next_try = now + _meaning__RETRY_SECONDS
+            self._trying = asyncio.get_running_loop().create_task(self._find_out(name, request, user))
+        return ""
+
+    async def _find_out(self, name: str, request: Any, user: Mapping[str, Any]) -> None:
+        try:
+            async with asyncio.timeout(_LOAD_SECONDS):
+                self._models[name] = (await _embedded(name, "a", request, user))[0]
+        except Exception as error:  # noqa: BLE001 - the cache goes on without
+            log.warning("similar_embedder: no vectors of %r: %s", name, error)
 
     def embedding(
         self, name: str, request: Any, user: Mapping[str, Any]
@@ -8441,7 +8455,7 @@ class Filter:
         """What makes vectors, by name, and how to ask it; without a name, nothing does."""
         if name := self.valves.similar_embedder.strip():
             is_on = self.valves.similar == "semantic"
-            embedder = await self._embeddings.embedder(name, request, user) if is_on else ""
+            embedder = self._embeddings.embedder(name, request, user) if is_on else ""
             return embedder, self._embeddings.embedding(name, request, user)
         embedder = await embedder_of(request) if self.valves.similar == "semantic" else ""
         return embedder, embedding(request, user)

@@ -1,6 +1,7 @@
 """
 title: Response cache
 author: Open WebUI Ollama Pack
+author_url: https://open-webui-ollama-pack.example/open-webui-ollama-pack
 description: Adds to each chat what gpu_router needs to decide whether its answer is kept, and who may see it.
 license: MIT
 requirements: redis
@@ -9,23 +10,23 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/pipelines/response_cache_filter.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipeline`, line 933, which the server calls.
+# Begin here: `class Pipeline`, line 934, which the server calls.
 # The modules that it uses come first:
-#     49  errors                      The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#     69  base.redis                  A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#    433  base.translations           The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    449  base.messages               Sentences for people, in English and in the languages of the catalogue.
-#    572  cache.keyring               Everything that is derived from the admin's secret: names in the store, and ciphers.
-#    597  base.process                One object for all plugins of a process, which are files that share no code.
-#    620  services.refused_valves     Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#    682  services.pack_valves        What all valves of the pack have in common.
-#    705  services.cache_valves       The valves of the response cache, wherever it runs.
-#    807  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    818  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#    824  services.caching            The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
-#    847  services.webui_tasks        Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#    864  services.pipeline_requests  What a pipeline can know of a request, how it tells the next one, and the others of its server.
-#    915  services.pipeline_valves    Valves on the Pipelines server: what all of our pipelines have in common there.
+#     50  errors                      The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#     70  base.redis                  A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#    434  base.translations           The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#    450  base.messages               Sentences for people, in English and in the languages of the catalogue.
+#    573  cache.keyring               Everything that is derived from the admin's secret: names in the store, and ciphers.
+#    598  base.process                One object for all plugins of a process, which are files that share no code.
+#    621  services.refused_valves     Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#    683  services.pack_valves        What all valves of the pack have in common.
+#    706  services.cache_valves       The valves of the response cache, wherever it runs.
+#    808  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    819  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#    825  services.caching            The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
+#    848  services.webui_tasks        Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#    865  services.pipeline_requests  What a pipeline can know of a request, how it tells the next one, and the others of its server.
+#    916  services.pipeline_valves    Valves on the Pipelines server: what all of our pipelines have in common there.
 
 import hashlib
 import logging

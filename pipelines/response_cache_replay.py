@@ -1,6 +1,7 @@
 """
 title: Response cache replay
 author: Open WebUI Ollama Pack
+author_url: https://open-webui-ollama-pack.example/open-webui-ollama-pack
 description: Repeats earlier answers of gpu_router. Not a model to chat with.
 license: MIT
 requirements: redis
@@ -9,55 +10,55 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/pipelines/response_cache_replay.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipeline`, line 6625, which the server calls.
+# Begin here: `class Pipeline`, line 6627, which the server calls.
 # The modules that it uses come first:
-#    111  base.single_flight          Many who ask the same at the same time ask once.
-#    177  cache.bound                 How often answers to similar questions are wrong, at most: the bound that a threshold must pass.
-#    282  base.translations           The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    300  base.messages               Sentences for people, in English and in the languages of the catalogue.
-#    423  errors                      The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    443  cache.errors                What goes wrong with the cache.
-#    479  cache.canonical             JSON values as bytes: the same value gives the same bytes, and no two values share them.
-#    595  cache.keyring               Everything that is derived from the admin's secret: names in the store, and ciphers.
-#    753  cache.key                   What makes two requests the same: the key of a cached answer.
-#    990  cache.entry                 An answer as it is kept.
-#   1059  cache.collect               From the chunks of a generation to what may be kept of it.
-#   1214  cache.counters              What the cache did, in figures without any text: of this process, and to be added up over all of them.
-#   1268  base.breaker                A breaker: after failures nothing is sent for a while, then one request tries.
-#   1349  cache.store                 What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
-#   1549  cache.guard                 A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
-#   1703  cache.live                  An answer while it is being generated: any number of listeners get it from the start.
-#   1807  cache.judge                 The judge of similar answers: what it is asked, and when its word counts as a yes.
-#   1900  cache.semantic              The semantic tier: answers to questions that mean the same, once it is known how often that is wrong.
-#   2189  cache.normal_words          The words of the normal form, in English: which say the same, which say nothing, and whose case matters.
-#   2376  cache.normal_zh             The normal form of a question in Chinese: see `normal_form`.
-#   2514  cache.normal_form           The normal form of a question: two texts with the same form are one question in other words.
-#   3037  cache.similar               The normalised tier: a second key, by the normal form of the last message, that leads to an answer.
-#   3162  cache.outcome               What a request asks of the cache, and what the cache makes of it.
-#   3254  cache.generation            One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
-#   3582  cache.follow                One generation for many: the followers' side, in every process but the leader's.
-#   3685  cache.guards                What two questions must have in common before the similarity of their meanings counts at all.
-#   3770  engines.errors              What goes wrong with a node.
-#   3788  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#   3838  engines.ollama.to_openai    What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   3863  engines.ollama.stream       A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   3880  cache.replay                A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
-#   3965  cache.cache                 The response cache: look an answer up, follow one that is being generated, or lead.
-#   4560  cache.scope                 Who may share an answer. The scope is part of an entry's key and of its encryption.
-#   4635  services.cacheable          Which requests the cache is for, whose answers they share, and what it is asked.
-#   4754  base.redis                  A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#   5149  cache.redis_scripts         What happens in one step inside of Redis: the scripts, and the names of the keys.
-#   5492  cache.store_redis           The cache in Redis or Valkey, for any number of processes and hosts.
-#   5736  cache.sqlite_cache          The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
-#   6063  cache.store_sqlite          The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
-#   6269  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   6275  base.process                One object for all plugins of a process, which are files that share no code.
-#   6296  services.activity           What chats did in this process, until somebody writes it into the history.
-#   6322  services.caching            The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
-#   6485  services.pipeline_requests  What a pipeline can know of a request, how it tells the next one, and the others of its server.
-#   6524  services.refused_valves     Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#   6586  services.pack_valves        What all valves of the pack have in common.
-#   6609  services.pipeline_valves    Valves on the Pipelines server: what all of our pipelines have in common there.
+#    112  base.single_flight          Many who ask the same at the same time ask once.
+#    178  cache.bound                 How often answers to similar questions are wrong, at most: the bound that a threshold must pass.
+#    284  base.translations           The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#    302  base.messages               Sentences for people, in English and in the languages of the catalogue.
+#    425  errors                      The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    445  cache.errors                What goes wrong with the cache.
+#    481  cache.canonical             JSON values as bytes: the same value gives the same bytes, and no two values share them.
+#    597  cache.keyring               Everything that is derived from the admin's secret: names in the store, and ciphers.
+#    755  cache.key                   What makes two requests the same: the key of a cached answer.
+#    992  cache.entry                 An answer as it is kept.
+#   1061  cache.collect               From the chunks of a generation to what may be kept of it.
+#   1216  cache.counters              What the cache did, in figures without any text: of this process, and to be added up over all of them.
+#   1270  base.breaker                A breaker: after failures nothing is sent for a while, then one request tries.
+#   1351  cache.store                 What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
+#   1551  cache.guard                 A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
+#   1705  cache.live                  An answer while it is being generated: any number of listeners get it from the start.
+#   1809  cache.judge                 The judge of similar answers: what it is asked, and when its word counts as a yes.
+#   1902  cache.semantic              The semantic tier: answers to questions that mean the same, once it is known how often that is wrong.
+#   2191  cache.normal_words          The words of the normal form, in English: which say the same, which say nothing, and whose case matters.
+#   2378  cache.normal_zh             The normal form of a question in Chinese: see `normal_form`.
+#   2516  cache.normal_form           The normal form of a question: two texts with the same form are one question in other words.
+#   3039  cache.similar               The normalised tier: a second key, by the normal form of the last message, that leads to an answer.
+#   3164  cache.outcome               What a request asks of the cache, and what the cache makes of it.
+#   3256  cache.generation            One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
+#   3584  cache.follow                One generation for many: the followers' side, in every process but the leader's.
+#   3687  cache.guards                What two questions must have in common before the similarity of their meanings counts at all.
+#   3772  engines.errors              What goes wrong with a node.
+#   3790  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#   3840  engines.ollama.to_openai    What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   3865  engines.ollama.stream       A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   3882  cache.replay                A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
+#   3967  cache.cache                 The response cache: look an answer up, follow one that is being generated, or lead.
+#   4562  cache.scope                 Who may share an answer. The scope is part of an entry's key and of its encryption.
+#   4637  services.cacheable          Which requests the cache is for, whose answers they share, and what it is asked.
+#   4756  base.redis                  A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#   5151  cache.redis_scripts         What happens in one step inside of Redis: the scripts, and the names of the keys.
+#   5494  cache.store_redis           The cache in Redis or Valkey, for any number of processes and hosts.
+#   5738  cache.sqlite_cache          The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
+#   6065  cache.store_sqlite          The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
+#   6271  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   6277  base.process                One object for all plugins of a process, which are files that share no code.
+#   6298  services.activity           What chats did in this process, until somebody writes it into the history.
+#   6324  services.caching            The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
+#   6487  services.pipeline_requests  What a pipeline can know of a request, how it tells the next one, and the others of its server.
+#   6526  services.refused_valves     Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#   6588  services.pack_valves        What all valves of the pack have in common.
+#   6611  services.pipeline_valves    Valves on the Pipelines server: what all of our pipelines have in common there.
 
 import asyncio
 import base64
@@ -218,6 +219,7 @@ def class_of(similarity: float) -> int | None:
     return next((place for place, least in enumerate(THRESHOLDS) if similarity >= least), None)
 
 
+@lru_cache(maxsize=4096)
 def upper_bound(wrong: int, judged: int, error: float) -> float:
     """The rate of wrong ones is below it, with the confidence of a threshold, at whichever look."""
     if not judged:
