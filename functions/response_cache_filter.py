@@ -10,7 +10,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/response_cache_filter.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Filter`, line 8217, which the server calls.
+# Begin here: `class Filter`, line 8230, which the server calls.
 # The modules that it uses come first:
 #    140  base.translations         The translations of all sentences. GENERATED from locale/ by scripts/package.py.
 #    165  base.messages             Sentences for people, in English and in the languages of the catalogue.
@@ -53,33 +53,33 @@ version: 0.1.0
 #   4933  engines.ollama.stream     A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
 #   4966  cache.replay              A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
 #   5112  cache.cache               The response cache: look an answer up, follow one that is being generated, or lead.
-#   5707  cache.redis_scripts       What happens in one step inside of Redis: the scripts, and the names of the keys.
-#   6050  cache.store_redis         The cache in Redis or Valkey, for any number of processes and hosts.
-#   6294  cache.sqlite_cache        The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
-#   6621  cache.store_sqlite        The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
-#   6827  services.activity         What chats did in this process, until somebody writes it into the history.
-#   6853  engines.refusals          What a client gets instead of an answer, in the form of each API that clients speak.
-#   6925  engines.sse               Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   7019  webui.errors              What goes wrong between the pack and Open WebUI.
-#   7035  services.answers          An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#   7046  services.caching          The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
-#   7302  webui.chats               Chats of the running Open WebUI. Imports `open_webui` when called, not before.
-#   7341  engines.way_in            What a node is asked with besides the request: its login, its key, its headers.
-#   7406  webui.connections         Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-#   7463  webui.functions           Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   7521  webui.calling             Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#   7667  webui.embedding           Vectors and model facts over Open WebUI's own connections. Imports `open_webui` when called, not before.
-#   7698  webui.meaning             What the running Open WebUI lends the cache to compare meanings. Imports `open_webui` when called.
-#   7833  webui.models              What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   7889  webui.presets             What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
-#   7948  webui.reader              Who reads what the pack says, and in which language.
-#   7963  webui.audience            Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#   7977  webui.replay_row          The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
-#   8011  webui.rows                Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
-#   8035  webui.replay_model        Whether chats can be sent through `response_cache_replay`. Imports `open_webui` when called, not before.
-#   8088  webui.router_digest       What the running `gpu_router` says of the weights behind a name. Imports `open_webui` when called.
-#   8116  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#   8168  webui.tracing             Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#   5720  cache.redis_scripts       What happens in one step inside of Redis: the scripts, and the names of the keys.
+#   6063  cache.store_redis         The cache in Redis or Valkey, for any number of processes and hosts.
+#   6307  cache.sqlite_cache        The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
+#   6634  cache.store_sqlite        The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
+#   6840  services.activity         What chats did in this process, until somebody writes it into the history.
+#   6866  engines.refusals          What a client gets instead of an answer, in the form of each API that clients speak.
+#   6938  engines.sse               Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   7032  webui.errors              What goes wrong between the pack and Open WebUI.
+#   7048  services.answers          An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#   7059  services.caching          The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
+#   7315  webui.chats               Chats of the running Open WebUI. Imports `open_webui` when called, not before.
+#   7354  engines.way_in            What a node is asked with besides the request: its login, its key, its headers.
+#   7419  webui.connections         Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#   7476  webui.functions           Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   7534  webui.calling             Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#   7680  webui.embedding           Vectors and model facts over Open WebUI's own connections. Imports `open_webui` when called, not before.
+#   7711  webui.meaning             What the running Open WebUI lends the cache to compare meanings. Imports `open_webui` when called.
+#   7846  webui.models              What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   7902  webui.presets             What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
+#   7961  webui.reader              Who reads what the pack says, and in which language.
+#   7976  webui.audience            Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#   7990  webui.replay_row          The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
+#   8024  webui.rows                Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
+#   8048  webui.replay_model        Whether chats can be sent through `response_cache_replay`. Imports `open_webui` when called, not before.
+#   8101  webui.router_digest       What the running `gpu_router` says of the weights behind a name. Imports `open_webui` when called.
+#   8129  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   8181  webui.tracing             Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
 
 import asyncio
 import base64
@@ -5240,13 +5240,14 @@ class ResponseCache:
     async def note_similar(self, question: Question, near: Near, label: str) -> None:
         """Remember that an answer to a similar question is shown as this message: it may not be wanted."""
         lent, basis = question.lent, question.basis
-        promoted = promoted_slot(basis, self.keyring) if basis else None
+        both = (basis, with_last(basis, near.asked)) if basis else ()
+        promoted = [slot for each in both if (slot := promoted_slot(each, self.keyring))]
         judged = lent and near.tier != "normalised"
         told = {
             "key": lent.key if lent and judged else "",
             "error": lent.error if lent and judged else 0.0,
             "similarity": near.similarity,
-            "promoted": list(promoted or ()),
+            "promoted": [list(slot) for slot in promoted],
         }
         place = self._served_slot(label)
         await self._put(place, self.keyring.seal_entry(_SERVED, place.name, orjson.dumps(told)))
@@ -5254,7 +5255,7 @@ class ResponseCache:
     async def reject(self, label: str) -> bool:
         """Somebody did not want the answer of a message. Was it a similar question's, that one was wrong.
 
-        Each message counts once, in whichever process, and its wording is promoted no more.
+        Each message counts once, in whichever process, and neither wording leads to the other's answer any more.
         """
         place = self._served_slot(label)
         found = await self._ask_patiently(lambda store: store.find(place))
@@ -5267,8 +5268,8 @@ class ResponseCache:
         except (EntryUnreadableError, orjson.JSONDecodeError):
             return False
         self.counters.add("similar/rejected")
-        if promoted := told["promoted"]:
-            await self._ask_patiently(lambda store: store.discard(Slot(*promoted)))
+        for promoted in told["promoted"]:
+            await self._ask_patiently(partial(_discard, slot=Slot(*promoted)))
         if told["key"]:
             await self.label(told["key"], told["similarity"], right=False, error=told["error"])
         return True
@@ -5491,6 +5492,14 @@ class ResponseCache:
         except Exception:  # noqa: BLE001 - whatever the judge does, no chat waits for it
             self.counters.add("similar/not judged")
             return
+        # Apart, so that it is done once, even if somebody comes now
+        self._begun(self._conclude(question, place, near, right=right))
+
+    async def _conclude(self, question: Question, place: Slot, near: Near, *, right: bool) -> None:
+        """Count a verdict, and have the words of an accepted pair lead to each other's answers."""
+        lent, basis = question.lent, question.basis
+        if lent is None or basis is None:
+            return
         self.counters.add("similar/judged")
         await self.label(lent.key, near.similarity, right=right, error=lent.error)
         if right:
@@ -5694,6 +5703,10 @@ async def _kept_chunks(hit: Hit, head: ReplyHead, place: UsagePlace) -> AsyncGen
 
 async def _find(store: CacheStore, slot: Slot) -> Kept | None:
     return await store.find(slot)
+
+
+async def _discard(store: CacheStore, slot: Slot) -> bool:
+    return await store.discard(slot)
 
 
 async def _label(store: CacheStore, label: str, slot: Slot, ttl: int) -> None:

@@ -10,7 +10,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/pipelines/response_cache_replay.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipeline`, line 6627, which the server calls.
+# Begin here: `class Pipeline`, line 6640, which the server calls.
 # The modules that it uses come first:
 #    112  base.single_flight          Many who ask the same at the same time ask once.
 #    178  cache.bound                 How often answers to similar questions are wrong, at most: the bound that a threshold must pass.
@@ -44,21 +44,21 @@ version: 0.1.0
 #   3865  engines.ollama.stream       A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
 #   3882  cache.replay                A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
 #   3967  cache.cache                 The response cache: look an answer up, follow one that is being generated, or lead.
-#   4562  cache.scope                 Who may share an answer. The scope is part of an entry's key and of its encryption.
-#   4637  services.cacheable          Which requests the cache is for, whose answers they share, and what it is asked.
-#   4756  base.redis                  A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#   5151  cache.redis_scripts         What happens in one step inside of Redis: the scripts, and the names of the keys.
-#   5494  cache.store_redis           The cache in Redis or Valkey, for any number of processes and hosts.
-#   5738  cache.sqlite_cache          The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
-#   6065  cache.store_sqlite          The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
-#   6271  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   6277  base.process                One object for all plugins of a process, which are files that share no code.
-#   6298  services.activity           What chats did in this process, until somebody writes it into the history.
-#   6324  services.caching            The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
-#   6487  services.pipeline_requests  What a pipeline can know of a request, how it tells the next one, and the others of its server.
-#   6526  services.refused_valves     Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#   6588  services.pack_valves        What all valves of the pack have in common.
-#   6611  services.pipeline_valves    Valves on the Pipelines server: what all of our pipelines have in common there.
+#   4575  cache.scope                 Who may share an answer. The scope is part of an entry's key and of its encryption.
+#   4650  services.cacheable          Which requests the cache is for, whose answers they share, and what it is asked.
+#   4769  base.redis                  A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#   5164  cache.redis_scripts         What happens in one step inside of Redis: the scripts, and the names of the keys.
+#   5507  cache.store_redis           The cache in Redis or Valkey, for any number of processes and hosts.
+#   5751  cache.sqlite_cache          The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
+#   6078  cache.store_sqlite          The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
+#   6284  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   6290  base.process                One object for all plugins of a process, which are files that share no code.
+#   6311  services.activity           What chats did in this process, until somebody writes it into the history.
+#   6337  services.caching            The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
+#   6500  services.pipeline_requests  What a pipeline can know of a request, how it tells the next one, and the others of its server.
+#   6539  services.refused_valves     Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#   6601  services.pack_valves        What all valves of the pack have in common.
+#   6624  services.pipeline_valves    Valves on the Pipelines server: what all of our pipelines have in common there.
 
 import asyncio
 import base64
@@ -4095,13 +4095,14 @@ class ResponseCache:
     async def note_similar(self, question: Question, near: Near, label: str) -> None:
         """Remember that an answer to a similar question is shown as this message: it may not be wanted."""
         lent, basis = question.lent, question.basis
-        promoted = promoted_slot(basis, self.keyring) if basis else None
+        both = (basis, with_last(basis, near.asked)) if basis else ()
+        promoted = [slot for each in both if (slot := promoted_slot(each, self.keyring))]
         judged = lent and near.tier != "normalised"
         told = {
             "key": lent.key if lent and judged else "",
             "error": lent.error if lent and judged else 0.0,
             "similarity": near.similarity,
-            "promoted": list(promoted or ()),
+            "promoted": [list(slot) for slot in promoted],
         }
         place = self._served_slot(label)
         await self._put(place, self.keyring.seal_entry(_SERVED, place.name, orjson.dumps(told)))
@@ -4109,7 +4110,7 @@ class ResponseCache:
     async def reject(self, label: str) -> bool:
         """Somebody did not want the answer of a message. Was it a similar question's, that one was wrong.
 
-        Each message counts once, in whichever process, and its wording is promoted no more.
+        Each message counts once, in whichever process, and neither wording leads to the other's answer any more.
         """
         place = self._served_slot(label)
         found = await self._ask_patiently(lambda store: store.find(place))
@@ -4122,8 +4123,8 @@ class ResponseCache:
         except (EntryUnreadableError, orjson.JSONDecodeError):
             return False
         self.counters.add("similar/rejected")
-        if promoted := told["promoted"]:
-            await self._ask_patiently(lambda store: store.discard(Slot(*promoted)))
+        for promoted in told["promoted"]:
+            await self._ask_patiently(partial(_discard, slot=Slot(*promoted)))
         if told["key"]:
             await self.label(told["key"], told["similarity"], right=False, error=told["error"])
         return True
@@ -4346,6 +4347,14 @@ class ResponseCache:
         except Exception:  # noqa: BLE001 - whatever the judge does, no chat waits for it
             self.counters.add("similar/not judged")
             return
+        # Apart, so that it is done once, even if somebody comes now
+        self._begun(self._conclude(question, place, near, right=right))
+
+    async def _conclude(self, question: Question, place: Slot, near: Near, *, right: bool) -> None:
+        """Count a verdict, and have the words of an accepted pair lead to each other's answers."""
+        lent, basis = question.lent, question.basis
+        if lent is None or basis is None:
+            return
         self.counters.add("similar/judged")
         await self.label(lent.key, near.similarity, right=right, error=lent.error)
         if right:
@@ -4549,6 +4558,10 @@ async def _kept_chunks(hit: Hit, head: ReplyHead, place: UsagePlace) -> AsyncGen
 
 async def _find(store: CacheStore, slot: Slot) -> Kept | None:
     return await store.find(slot)
+
+
+async def _discard(store: CacheStore, slot: Slot) -> bool:
+    return await store.discard(slot)
 
 
 async def _label(store: CacheStore, label: str, slot: Slot, ttl: int) -> None:

@@ -182,13 +182,14 @@ class ResponseCache:
     async def note_similar(self, question: Question, near: Near, label: str) -> None:
         """Remember that an answer to a similar question is shown as this message: it may not be wanted."""
         lent, basis = question.lent, question.basis
-        promoted = promoted_slot(basis, self.keyring) if basis else None
+        both = (basis, with_last(basis, near.asked)) if basis else ()
+        promoted = [slot for each in both if (slot := promoted_slot(each, self.keyring))]
         judged = lent and near.tier != "normalised"
         told = {
             "key": lent.key if lent and judged else "",
             "error": lent.error if lent and judged else 0.0,
             "similarity": near.similarity,
-            "promoted": list(promoted or ()),
+            "promoted": [list(slot) for slot in promoted],
         }
         place = self._served_slot(label)
         await self._put(place, self.keyring.seal_entry(_SERVED, place.name, orjson.dumps(told)))
@@ -196,7 +197,7 @@ class ResponseCache:
     async def reject(self, label: str) -> bool:
         """Somebody did not want the answer of a message. Was it a similar question's, that one was wrong.
 
-        Each message counts once, in whichever process, and its wording is promoted no more.
+        Each message counts once, in whichever process, and neither wording leads to the other's answer any more.
         """
         place = self._served_slot(label)
         found = await self._ask_patiently(lambda store: store.find(place))
@@ -209,8 +210,8 @@ class ResponseCache:
         except (EntryUnreadableError, orjson.JSONDecodeError):
             return False
         self.counters.add("similar/rejected")
-        if promoted := told["promoted"]:
-            await self._ask_patiently(lambda store: store.discard(Slot(*promoted)))
+        for promoted in told["promoted"]:
+            await self._ask_patiently(partial(_discard, slot=Slot(*promoted)))
         if told["key"]:
             await self.label(told["key"], told["similarity"], right=False, error=told["error"])
         return True
@@ -433,6 +434,14 @@ class ResponseCache:
         except Exception:  # noqa: BLE001 - whatever the judge does, no chat waits for it
             self.counters.add("similar/not judged")
             return
+        # Apart, so that it is done once, even if somebody comes now
+        self._begun(self._conclude(question, place, near, right=right))
+
+    async def _conclude(self, question: Question, place: Slot, near: Near, *, right: bool) -> None:
+        """Count a verdict, and have the words of an accepted pair lead to each other's answers."""
+        lent, basis = question.lent, question.basis
+        if lent is None or basis is None:
+            return
         self.counters.add("similar/judged")
         await self.label(lent.key, near.similarity, right=right, error=lent.error)
         if right:
@@ -636,6 +645,10 @@ async def _kept_chunks(hit: Hit, head: ReplyHead, place: UsagePlace) -> AsyncGen
 
 async def _find(store: CacheStore, slot: Slot) -> Kept | None:
     return await store.find(slot)
+
+
+async def _discard(store: CacheStore, slot: Slot) -> bool:
+    return await store.discard(slot)
 
 
 async def _label(store: CacheStore, label: str, slot: Slot, ttl: int) -> None:
