@@ -5255,7 +5255,7 @@ class ResponseCache:
     async def reject(self, label: str) -> bool:
         """Somebody did not want the answer of a message. Was it a similar question's, that one was wrong.
 
-        Each message counts once, in whichever process, and neither wording leads to the other's answer any more.
+        Each message counts once, in whichever process. Neither wording leads to the other's answer any more.
         """
         place = self._served_slot(label)
         found = await self._ask_patiently(lambda store: store.find(place))

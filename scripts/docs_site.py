@@ -44,7 +44,11 @@ CHAPTERS: dict[str, tuple[str, ...]] = {
     "Developing": ("packaging",),
 }
 CHAPTERS_CHINESE = {"Start": "开始", "Plugins": "插件", "Operating": "运维", "Developing": "开发"}
-_LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s]+)\)")
+# The line below a page's title that leads to the other language, for which the site has a menu.
+LANGUAGE_LINE = re.compile(
+    r"^(?:English \| \[简体中文\]\(\S+\)|\[English\]\(\S+\) \| 简体中文)\n\n", re.MULTILINE
+)
+LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s]+)\)")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -84,12 +88,13 @@ def gather(folder: Path, files: str) -> None:
     for source, name in sources.items():
         if source.exists():
             (folder / name).write_text(site_links(source.read_text(), source.parent, files))
-    if (ROOT / "docs" / "pictures").is_dir():
-        shutil.copytree(ROOT / "docs" / "pictures", folder / "pictures")
+    shutil.copytree(ROOT / "docs" / "pictures", folder / "pictures")
+    for drawing in (ROOT / "docs").glob("*.svg"):
+        shutil.copy(drawing, folder)
 
 
 def site_links(text: str, folder: Path, files: str) -> str:
-    """A page's text, its relative links as the site has them.
+    """A page's text, its relative links as the site has them, without the line for the other language.
 
     Args:
         text: Markdown.
@@ -104,7 +109,7 @@ def site_links(text: str, folder: Path, files: str) -> str:
             return found[0]
         file = (folder / path).resolve()
         anchor = f"#{anchor}" if anchor else ""
-        if file.parent in {ROOT / "docs", ROOT / "docs" / CHINESE} and file.suffix == ".md":
+        if file.parent in {ROOT / "docs", ROOT / "docs" / CHINESE} and file.suffix in {".md", ".svg"}:
             return f"{mark}[{label}]({file.name}{anchor})"
         if file.is_relative_to(ROOT / "docs" / "pictures"):
             name = file.name.partition(".")[0]  # the site takes the one in the page's language
@@ -113,7 +118,7 @@ def site_links(text: str, folder: Path, files: str) -> str:
             return f"{mark}[{label}](index.md{anchor})"
         return f"[{label}]({files}/{file.relative_to(ROOT)}{anchor})"
 
-    return _LINK.sub(link, text)
+    return LINK.sub(link, LANGUAGE_LINE.sub("", text))
 
 
 def settings(pages: Path) -> dict[str, Any]:

@@ -3,9 +3,9 @@
     uv run --group lint scripts/messages.py [--check]
 
 Sentences are what the code gives to `message(…)` and the pages' scripts to `t(…)`, and the titles and
-descriptions of plugins and their valves. New ones get an empty translation: write it into `locale/zh_CN.po`,
-then run `scripts/package.py`. With `--check` nothing is written: what is missing, stale or wrong
-is listed, and so are words that readers stumble on, in sentences, in README.md and in docs/.
+descriptions of plugins, their valves and metrics. New ones get an empty translation: write it into
+`locale/zh_CN.po`, then run `scripts/package.py`. With `--check` nothing is written: what is missing, stale or
+wrong is listed, and so are words that readers stumble on, in sentences, in README.md and in docs/.
 
 Exit status: 0 complete, 1 something is missing or wrong, 2 bad usage.
 """
@@ -26,6 +26,7 @@ from babel.messages.pofile import read_po, write_po
 from bundle.rules import KINDS, frontmatter_keys
 from bundle.words import LOCALE, in_script, module_text, translations
 from bundle.words import sentences as in_nodes
+from ollama_pack.services import metrics_text
 from package import ROOT, add_version
 
 DICTIONARY = Path("src/ollama_pack/base/translations.py")
@@ -54,7 +55,7 @@ _QUOTED = re.compile(r"`[^`]*`|\*[^*]*\*")
 def sentences() -> dict[str, set[str]]:
     """English → the files that say it."""
     found: dict[str, set[str]] = {}
-    for english, place in (*_in_code(), *_of_plugins()):
+    for english, place in (*_in_code(), *_of_plugins(), *_of_metrics()):
         found.setdefault(english, set()).add(place)
     return found
 
@@ -82,6 +83,13 @@ def _of_plugins() -> Iterator[tuple[str, str]]:
             for group in ("Valves", "UserValves"):
                 for field in getattr(getattr(entry, group, None), "model_fields", {}).values():
                     yield from ((text, place) for text in (field.title, field.description) if text)
+
+
+def _of_metrics() -> Iterator[tuple[str, str]]:
+    """What the documentation says of each metric; Prometheus itself gets the English."""
+    place = f"src/{metrics_text.__name__.replace('.', '/')}.py"
+    metrics = (value for value in vars(metrics_text).values() if isinstance(value, metrics_text.Metric))
+    yield from ((metric.text, place) for metric in metrics)
 
 
 def updated(path: Path, found: dict[str, set[str]]) -> bytes:

@@ -1,4 +1,4 @@
-"""The table and the picture of `docs/routing-measured.md`, from the figures of `bench/traces.py`."""
+"""The tables and the picture of `docs/routing-measured.md`, from the figures of `bench/traces.py`."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +12,24 @@ from matplotlib import pyplot as plt
 
 BEGIN, END = "<!-- rows: bench/traces.py --page -->", "<!-- end of rows -->"
 OURS, BOUND = "late binding", "no policy can beat"
+HEAD = "Trace x time scale, nodes x slots"
+WORSE = "Rows where a simple policy is better by more than half a percent:"
+NONE_WORSE = "In none of these rows is a simple policy better by more than half a percent."
+# Words of the page in Chinese; rows keep the names that they have in the picture.
+CHINESE = {
+    HEAD: "轨迹 x 时间缩放，节点 x 槽位",
+    "No policy can beat": "任何策略都无法超越",
+    "Random": "随机",
+    "Round robin": "轮询",
+    "Least busy": "最空闲",
+    "Sticky": "会话保持",
+    "Cache-aware (SGLang)": "缓存感知（SGLang）",
+    WORSE: "简单策略好出半个百分点以上的行：",
+    NONE_WORSE: "在所有行中，简单策略都没有好出半个百分点以上。",
+    "{key} {percent:.1f} % above {policy}": "{key} 比 {policy} 高 {percent:.1f} %",
+    "- {name}: {parts}.": "- {name}：{parts}。",
+    "; ": "；",
+}
 NAMES = {OURS: "`gpu_router`", "cache-aware": "Cache-aware (SGLang)"}
 MARKS = {
     BOUND: ("|", "#222222"),
@@ -28,23 +46,27 @@ LIMIT = 4.0  # times the best; what is worse stands at the edge
 EQUAL = 1.005  # times the best: shown as the best
 
 Found = Mapping[str, Mapping[str, Any]]
+Words = Mapping[str, str]  # English → the page's language; empty for English
 
 
 def write_page(found: Found, page: Path) -> None:
-    """Put the table into the page, and the picture next to it."""
-    text = page.read_text()
-    before, _, rest = text.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    page.write_text(f"{before}{BEGIN}\n\n{table(found)}\n\n{worse(found)}\n\n{END}{after}")
+    """Put the table into the page and into the Chinese one, and the picture next to it."""
+    for path, words in ((page, {}), (page.parent / "zh" / page.name, CHINESE)):
+        before, _, rest = path.read_text().partition(BEGIN)
+        _, _, after = rest.partition(END)
+        path.write_text(f"{before}{BEGIN}\n\n{table(found, words)}\n\n{worse(found, words)}\n\n{END}{after}")
     draw(found, page.with_suffix(".svg"))
 
 
-def table(found: Found) -> str:
+def table(found: Found, words: Words) -> str:
     """Mean / p95 in seconds, and the share of the prompts that was reused, of all policies in all rows."""
     policies = list(next(iter(found.values()))["policies"])
-    heads = ["Trace x time scale, nodes x slots", "No policy can beat"]
+    heads = [HEAD, "No policy can beat"]
     heads += [NAMES.get(policy, policy.capitalize() if policy.islower() else policy) for policy in policies]
-    lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
+    lines = [
+        "| " + " | ".join(words.get(head, head) for head in heads) + " |",
+        "|---" * len(heads) + "|",
+    ]
     for name, told in found.items():
         by_policy = told["policies"]
         best = {key: min(one[key] for one in by_policy.values()) for key in ("mean", "p95")}
@@ -64,8 +86,12 @@ def _time(seconds: float, best: bool) -> str:  # noqa: FBT001 - a cell's two fac
     return f"**{written}**" if best else written
 
 
-def worse(found: Found) -> str:
+def worse(found: Found, words: Words) -> str:
     """The rows where a simple policy is better, in the mean or at the 95th percentile."""
+
+    def said(english: str, **values: object) -> str:
+        return words.get(english, english).format(**values)
+
     lines = []
     for name, told in found.items():
         by_policy = told["policies"]
@@ -74,12 +100,13 @@ def worse(found: Found) -> str:
             best = min((one[key], policy) for policy, one in by_policy.items() if policy != OURS)
             ratio = by_policy[OURS][key] / best[0]
             if ratio > EQUAL:
-                parts.append(f"{key} {100 * (ratio - 1):.1f} % above {best[1]}")
+                percent = 100 * (ratio - 1)
+                parts.append(
+                    said("{key} {percent:.1f} % above {policy}", key=key, percent=percent, policy=best[1])
+                )
         if parts:
-            lines.append(f"- {name}: {'; '.join(parts)}.")
-    if not lines:
-        return "In none of these rows is a simple policy better by more than half a percent."
-    return "\n".join(["Rows where a simple policy is better by more than half a percent:", "", *lines])
+            lines.append(said("- {name}: {parts}.", name=name, parts=said("; ").join(parts)))
+    return "\n".join([said(WORSE), "", *lines]) if lines else said(NONE_WORSE)
 
 
 def draw(found: Found, path: Path) -> None:
