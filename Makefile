@@ -17,6 +17,7 @@ demo: ## a real Open WebUI with the pack, real answers; ONCE=1 ends after the wa
 test: ## all tests that this machine can run, on the newest and the oldest Open WebUI
 	@scripts/prepare .venv webui pipelines engine gateways speech test
 	@scripts/prepare .venv-oldest webui-oldest test
+	@scripts/prepare .venv-federation federation
 	@$(PYTHON) scripts/run_tests.py --require=$(REQUIRE)
 
 check: ## ruff, mypy --strict, no stale generated file
@@ -54,4 +55,4 @@ format: ## format the code
 	@$(PYTHON) -m ruff format && $(PYTHON) -m ruff check --fix
 
 clean: ## remove what the commands above have made
-	rm -rf .venv .venv-oldest .venv-docs .venv-release .uv .cache dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-oldest .venv-federation .venv-docs .venv-release .uv .cache dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

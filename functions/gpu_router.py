@@ -10,133 +10,133 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipe`, line 17569, which the server calls.
+# Begin here: `class Pipe`, line 18065, which the server calls.
 # The modules that it uses come first:
 #    209  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    314  base.messages                  Sentences for people, in English and in the languages of the catalogue.
-#    437  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    463  aliases.errors                 What goes wrong with aliases.
-#    520  engines.errors                 What goes wrong with a node.
-#    690  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    816  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#    891  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
-#    952  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#   1259  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   1406  fit.memory                     How much memory a model takes while it runs: a pure function of its shape and of what it is loaded with.
-#   1574  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#   1866  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#   1942  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   2000  aliases.published              Which names of a table can be published as models, and what answers for them.
-#   2036  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#   2444  base.single_flight             Many who ask the same at the same time ask once.
-#   2572  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
-#   2720  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   2844  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
-#   2955  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
-#   3130  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
-#   3202  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   3208  engines.vectors                Vectors for texts, as an engine gives them.
-#   3237  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
-#   3326  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
-#   3374  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
-#   3422  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
-#   3749  routing.decide.cost            What sending a request to a node costs, term by term.
-#   3861  routing.errors                 What goes wrong with routing.
-#   4067  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
-#   4105  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
-#   4470  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
-#   4884  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
-#   5008  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   5110  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
-#   5231  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
-#   5339  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
-#   5486  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   5620  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
-#   5940  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
-#   6162  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
-#   6279  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
-#   6337  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
-#   6402  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
-#   6551  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
-#   6682  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
-#   7032  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
-#   7117  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   7160  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   7265  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
-#   7469  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
-#   7749  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
-#   7807  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
-#   7904  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
-#   8107  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
-#   8278  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
-#   8625  routing.nodes                  The `nodes` valve: a row a line, read once.
-#   8912  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
-#   8998  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
-#   9168  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
-#   9362  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
-#   9459  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
-#   9540  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
-#   9606  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
-#   9655  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
-#   9742  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
-#   9836  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
-#  10325  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
-#  10483  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
-#  10658  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
-#  10896  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
-#  10999  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
-#  11101  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#  11136  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#  11804  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#  11880  routing.state.demand           How often each set of weights is asked for, over the last minutes.
-#  11913  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-#  12030  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-#  12214  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#  12360  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#  12560  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
-#  12700  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  12760  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
-#  13259  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
-#  13410  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
-#  13631  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
-#  13823  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  14092  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  14203  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  14802  routing.dispatch.embedding     Vectors from the fleet: the node that has the model in memory and the least to do, then the others.
-#  14862  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
-#  14935  cache.errors                   What goes wrong with the cache.
-#  14955  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  14983  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  15133  services.budget_chats          Chats that are under way and their budgets: what each has used so far, by whoever knows it best.
-#  15139  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#  15145  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#  15259  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#  15306  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#  15397  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-#  15560  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
-#  15650  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
-#  15885  base.process                   One object for all plugins of a process, which are files that share no code.
-#  15906  services.refused_valves        Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#  15998  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  16135  services.activity              What chats did in this process, until somebody writes it into the history.
-#  16161  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  16242  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
-#  16350  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
-#  16397  services.pack_valves           What all valves of the pack have in common.
-#  16420  services.router_valves         The valves of the router, wherever it runs.
-#  16572  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  16686  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  16947  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
-#  16979  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  17001  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#  17007  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#  17058  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
-#  17135  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  17230  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#  17391  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
-#  17402  webui.reader                   Who reads what the pack says, and in which language.
-#  17417  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#  17476  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#    475  base.messages                  Sentences for people, in English and in the languages of the catalogue.
+#    603  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    629  aliases.errors                 What goes wrong with aliases.
+#    686  engines.errors                 What goes wrong with a node.
+#    856  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    986  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#   1061  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
+#   1122  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#   1486  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   1633  fit.memory                     How much memory a model takes while it runs: a pure function of its shape and of what it is loaded with.
+#   1801  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   2093  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   2169  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   2227  aliases.published              Which names of a table can be published as models, and what answers for them.
+#   2263  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#   2716  base.single_flight             Many who ask the same at the same time ask once.
+#   2867  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
+#   3017  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   3141  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
+#   3252  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
+#   3427  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
+#   3499  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   3505  engines.vectors                Vectors for texts, as an engine gives them.
+#   3534  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
+#   3623  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
+#   3671  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
+#   3719  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
+#   4046  routing.decide.cost            What sending a request to a node costs, term by term.
+#   4158  routing.errors                 What goes wrong with routing.
+#   4364  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
+#   4402  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
+#   4767  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
+#   5181  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
+#   5305  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   5407  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
+#   5536  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
+#   5660  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
+#   5810  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   5944  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
+#   6268  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
+#   6490  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
+#   6607  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
+#   6665  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
+#   6730  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
+#   6879  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
+#   7010  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
+#   7360  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
+#   7445  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   7488  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   7593  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
+#   7797  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
+#   8077  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
+#   8135  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
+#   8232  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
+#   8435  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
+#   8606  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
+#   8959  routing.nodes                  The `nodes` valve: a row a line, read once.
+#   9312  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
+#   9398  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
+#   9572  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
+#   9768  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
+#   9865  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
+#   9946  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
+#  10012  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
+#  10061  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
+#  10148  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
+#  10242  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
+#  10731  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
+#  10912  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
+#  11097  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
+#  11335  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
+#  11438  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
+#  11540  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#  11575  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#  12243  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#  12319  routing.state.demand           How often each set of weights is asked for, over the last minutes.
+#  12352  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+#  12469  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+#  12653  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#  12799  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#  12999  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
+#  13139  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  13199  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
+#  13704  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
+#  13878  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
+#  14107  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
+#  14299  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  14568  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  14683  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  15282  routing.dispatch.embedding     Vectors from the fleet: the node that has the model in memory and the least to do, then the others.
+#  15342  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, and for the admin's dashboard.
+#  15415  cache.errors                   What goes wrong with the cache.
+#  15435  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  15467  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  15617  services.budget_chats          Chats that are under way and their budgets: what each has used so far, by whoever knows it best.
+#  15623  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#  15629  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#  15748  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#  15795  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#  15886  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#  16049  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
+#  16139  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
+#  16378  base.process                   One object for all plugins of a process, which are files that share no code.
+#  16399  services.refused_valves        Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#  16492  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  16629  services.activity              What chats did in this process, until somebody writes it into the history.
+#  16655  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  16736  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#  16844  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
+#  16891  services.pack_valves           What all valves of the pack have in common.
+#  16914  services.router_valves         The valves of the router, wherever it runs.
+#  17068  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  17182  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  17443  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#  17475  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  17497  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#  17503  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#  17554  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
+#  17631  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  17726  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#  17887  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
+#  17898  webui.reader                   Who reads what the pack says, and in which language.
+#  17913  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#  17972  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
 
 import asyncio
 import base64
@@ -232,18 +232,39 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "This model is not installed on any computer here. Choose another model, or ask an admin.": "所有机器上都没有安装该模型。请选择其他模型，或联系管理员。",
         "Too many questions are waiting, {own} of them yours. Try again in a minute.": "排队的请求过多，其中 {own} 个来自您。请稍后再试。",
         "Too many questions are waiting. Try again in a minute.": "排队的请求过多。请稍后再试。",
+        "`data` is not a list": "`data` 不是列表",
+        "`models` is not a list": "`models` 不是列表",
+        "a URL that begins with rediss has TLS": "以 rediss 开头的 URL 使用 TLS",
+        "a cluster has no db but 0: leave the number out": "集群只有数据库 0：请去掉编号",
+        "a list": "列表",
+        "a model has no `id`": "有一个模型没有 `id`",
         "a model is being loaded": "正在加载模型",
+        "a model is missing: after `=` stand model names with commas between them": "缺少模型：`=` 之后是以逗号分隔的模型名称",
+        "a model is named twice": "有一个模型重复出现",
+        "a number": "数字",
+        "a pull is under way: wait until it is done": "正在拉取：请等待完成",
+        "a table has at most {limit} rows: use wildcards": "一张表最多 {limit} 行：请使用通配符",
+        "a whole number": "整数",
         "about {time}": "约 {time}",
+        "aliases of aliases, {depth} deep: {limit} is the limit": "别名的别名有 {depth} 层：上限为 {limit} 层",
         "all nodes are busy and {waiting} requests wait (the limit is {limit}): try again in a minute": "所有节点都忙，已有 {waiting} 个请求在排队（上限 {limit}）：请稍后再试",
         "all nodes are busy and {waiting} requests wait, {own} of them yours (the limit is {limit}): try again in a minute": "所有节点都忙，已有 {waiting} 个请求在排队，其中 {own} 个来自您（上限 {limit}）：请稍后再试",
         "all nodes were busy for {seconds:g} s and {waiting} requests wait: try again later, or let an admin add a node or raise first_token_timeout_seconds": "所有节点已忙了 {seconds:g} 秒，有 {waiting} 个请求在排队：请稍后再试，或请管理员增加节点、调大 first_token_timeout_seconds",
+        "an object": "对象",
+        "another machine: start gpu_agent.py there and add agent=…": "另一台机器：请在那里启动 gpu_agent.py，并添加 agent=…",
         "answers in a form that is not Ollama's": "返回的格式不是 Ollama 的",
+        "answers in a form that is not gpu_agent's: is it one?": "响应格式不像 gpu_agent：它是吗？",
         "answers with more than {limit} bytes": "返回的内容超过 {limit} 字节",
         "answers with status {status}": "返回状态码 {status}",
         "answers with status {status} and a web page: something in front of it answers": "返回状态码 {status} 和一个网页：是它前面的其他服务在应答",
         "answers with {answered!r} though it was asked for {asked!r}": "请求的是 {asked!r}，却用 {answered!r} 回答",
+        "at most {limit} models can be kept in memory": "最多可让 {limit} 个模型常驻内存",
+        "at most {limit} nodes can be configured": "最多可配置 {limit} 个节点",
         "at once": "立即响应",
         "cannot be reached (does it run, is the address right?)": "无法连接（是否在运行？地址是否正确？）",
+        "cannot be reached ({kind}): is it started?": "无法访问（{kind}）：它启动了吗？",
+        "context>= needs a number of tokens, such as context>=8192 or context>=8k, not {value!r}": "context>= 需要 token 数，例如 context>=8192 或 context>=8k，而不是 {value!r}",
+        "does not answer within {seconds:g} s": "在 {seconds:g} 秒内没有响应",
         "ended its answer before it began": "还没开始回答就结束了",
         "ended its answer before the last chunk": "在最后一块数据之前就结束了回答",
         "ended its answer before the last line": "在最后一行之前就结束了回答",
@@ -251,6 +272,9 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "expected in {time}": "预计 {time}",
         "failed while it answered": "回答过程中出错",
         "gave up in the middle of its answer": "回答到一半放弃了",
+        "gives no vector for some of the texts": "没有为其中一些文本返回向量",
+        "group= is not known on the Pipelines server: use the gpu_router function for it": "Pipelines 服务器不支持 group=：请改用 gpu_router 函数",
+        "group= needs names of groups, such as group=staff or group=staff|teachers, not {value!r}": "group= 需要分组名称，例如 group=staff 或 group=staff|teachers，而不是 {value!r}",
         "has a certificate that is not trusted, or speaks no TLS (for one that you have signed yourself set AIOHTTP_CLIENT_SSL_CERT_FILE, or SSL_CERT_FILE, to your CA where this runs)": "证书不受信任，或不支持 TLS（如果是自签名证书，请在运行环境中将 AIOHTTP_CLIENT_SSL_CERT_FILE 或 SSL_CERT_FILE 设为您的 CA）",
         "has no {model!r} ({remedy})": "没有 {model!r}（{remedy}）",
         "has not connected within {seconds:g} s": "{seconds:g} 秒内未能建立连接",
@@ -259,17 +283,70 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "has not sent its first byte within {seconds:g} s": "{seconds:g} 秒内没有返回任何数据",
         "has not sent its next line within {seconds:g} s": "{seconds:g} 秒内没有返回后续内容",
         "has stopped answering": "已停止响应",
+        "header= needs a name and a value, as in header=\"X-Team: blue\"": "header= 需要名称和值，例如 header=\"X-Team: blue\"",
+        "hours are missing: write them as Mon-Fri 07:30-17:00, several with commas": "缺少时段：请写成 Mon-Fri 07:30-17:00，多个时段用逗号分隔",
         "hung up before it answered, or spoke no HTTP": "回答之前断开了连接，或不是 HTTP 服务",
         "hung up in the middle of its answer": "回答到一半断开了连接",
+        "in a password, @ is written as %40, : as %3A, / as %2F, ? as %3F, # as %23, and % as %25": "密码中 @ 写成 %40，`:` 写成 %3A，/ 写成 %2F，`?` 写成 %3F，# 写成 %23，% 写成 %25",
         "in {time}": "用时 {time}",
+        "is a data URL without base64: encode it as data:image/…;base64,…": "是没有 base64 的 data URL：请编码为 data:image/…;base64,…",
+        "is a link: Ollama fetches none, so send the image itself as a data URL": "是链接：Ollama 不会下载图片，请以 data URL 发送图片本身",
         "is busy (status {status})": "正忙（状态码 {status}）",
+        "is empty": "为空",
+        "is neither json nor a JSON schema": "既不是 json 也不是 JSON schema",
+        "is not JSON: an earlier answer was cut off or made up": "不是 JSON：之前的回答被截断或是编造的",
+        "is not base64: send the image as a data URL": "不是 base64：请以 data URL 发送图片",
+        "is of the type {kind!r}: Ollama takes text and images only": "类型为 {kind!r}：Ollama 只接受文本和图片",
+        "is too large a JSON schema: at most {limits} are possible": "JSON schema 过大：最多 {limits}",
+        "it belongs before the ?": "应写在 `?` 之前",
+        "it has a password in its address and a key=…: take one of them out": "地址中有密码，同时又有 key=…：请去掉其中一个",
+        "it has a user or a password twice: before the host and as an option": "用户或密码出现两次：主机之前和选项中",
+        "it has an @ or a # too many, perhaps in the password: {how}": "多了 @ 或 #，可能在密码中：{how}",
+        "it has an option that is not known. The known ones are {known}": "有未知的选项。已知选项：{known}",
+        "it has the database twice: in the path and as an option": "数据库出现两次：路径中和选项中",
+        "it holds a space or a character that cannot be printed": "含有空格或不可打印的字符",
+        "it is no node any more": "它已不再是节点",
         "it is the best variant that fits there": "这是该节点能容纳的最佳版本",
+        "it names no host": "没有写主机",
+        "it names several hosts: use redis+sentinel:// or redis+cluster://": "写了多个主机：请使用 redis+sentinel:// 或 redis+cluster://",
+        "it needs the name of the service, as in redis+sentinel://host:26379/mymaster": "需要服务名称，例如 redis+sentinel://host:26379/mymaster",
+        "it needs the path of the socket, as in unix:///run/redis.sock": "需要套接字路径，例如 unix:///run/redis.sock",
+        "it serves nothing": "它没有提供模型",
+        "it serves {listed}": "它提供 {listed}",
+        "its address does not begin with http:// or https://": "地址没有以 http:// 或 https:// 开头",
+        "its address or a header cannot be used": "其地址或某个请求头无法使用",
+        "key= is empty: leave it out, or write the token after it": "key= 为空：请去掉，或在其后写上令牌",
+        "kind={value} is unknown: the known ones are {known}": "未知的 kind={value}：可用 {known}",
         "lists models in a form that is not OpenAI's: there are none": "模型列表的格式不是 OpenAI 的：没有模型",
+        "lists models in a form that is not OpenAI's: {error}": "列出模型的格式不像 OpenAI：{error}",
+        "may repeat something {limit} times at most": "重复次数最多为 {limit}",
+        "memory= needs a size such as 24GB or 80GiB, not {value!r}": "memory= 需要 24GB 或 80GiB 这样的大小，而不是 {value!r}",
+        "models= needs names separated by commas, not {value!r}": "models= 需要以逗号分隔的名称，而不是 {value!r}",
+        "must be \"auto\", \"none\", \"required\" or the name of one of the tools": "必须是 \"auto\"、\"none\"、\"required\" 或其中一个工具的名称",
+        "must be \"json\" or a JSON schema": "必须是 \"json\" 或 JSON schema",
+        "must be a JSON schema: an object, true or false": "必须是 JSON schema：对象、true 或 false",
+        "must be a list of JSON schemas": "必须是 JSON schema 的列表",
+        "must be a list of images in base64": "必须是 base64 图片的列表",
         "must be a number": "必须是数字",
         "must be a whole number": "必须是整数",
+        "must be a whole number from 0 to {limit}": "必须是 0 到 {limit} 的整数",
+        "must be an object of JSON schemas": "必须是由 JSON schema 组成的对象",
         "must be at least {limit}": "不能小于 {limit}",
         "must be at most {limit}": "不能大于 {limit}",
+        "must be from 0 to {limit}": "必须在 0 到 {limit} 之间",
+        "must be from {least:.16g} to {most:.16g}": "必须在 {least:.16g} 到 {most:.16g} 之间",
+        "must be one of none, {levels}": "必须是 none、{levels} 之一",
         "must be one of {choices}": "必须是以下之一：{choices}",
+        "must be one of {types}": "必须是 {types} 之一",
+        "must be seconds or a duration such as \"5m\"": "必须是秒数，或 \"5m\" 这样的时长",
+        "must be text or a list of texts": "必须是文本或文本列表",
+        "must be text, json_object or json_schema": "必须是 text、json_object 或 json_schema",
+        "must be {wanted}, not {value}": "必须是{wanted}，而不是{value}",
+        "must begin with ^ and end with $: Ollama takes no other pattern": "必须以 ^ 开头、以 $ 结尾：Ollama 不接受其他模式",
+        "must lead to a part of this schema, such as #/$defs/name": "必须指向此 schema 的一部分，例如 #/$defs/name",
+        "must not be 0: 1 means no penalty": "不能为 0：1 表示没有惩罚",
+        "names a function that is not among the tools": "指定的函数不在 tools 中",
+        "no NVIDIA driver (no NVML library): install it, or start the container with --gpus all": "没有 NVIDIA 驱动（没有 NVML 库）：请安装，或以 --gpus all 启动容器",
         "no node answers that may have {wanted}: no node is configured": "没有可能提供 {wanted} 的节点：尚未配置任何节点",
         "no node answers that may have {wanted}: {faults}": "可能提供 {wanted} 的节点都没有响应：{faults}",
         "no node can answer with {model} now": "目前没有节点能用 {model} 回答",
@@ -277,23 +354,98 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "no node has {wanted}: pull it on one of {there}": "没有节点安装了 {wanted}：请在其中一个节点上拉取：{there}",
         "no node has {wanted}: pull it on one of {there}; no answer from {faults}": "没有节点安装了 {wanted}：请在其中一个节点上拉取：{there}；以下节点没有响应：{faults}",
         "no node that has {wanted} answers at the moment: {reasons}; try again in a minute": "安装了 {wanted} 的节点目前都没有响应：{reasons}；请稍后再试",
+        "no scheme that is known": "未知的协议",
         "node {node} {reason}": "节点 {node}：{reason}",
+        "not looked at yet": "尚未检查",
         "on {node}": "节点 {node}",
+        "only an Ollama can pull models": "只有 Ollama 可以拉取模型",
+        "only new versions have it": "只有新版本支持",
+        "placement={value} is unknown: the known ones are {known}": "未知的 placement={value}：可用 {known}",
+        "pynvml is not installed: pip install nvidia-ml-py": "没有安装 pynvml：pip install nvidia-ml-py",
+        "quant= needs levels, the preferred one first, such as quant=q8_0>q4_K_M, not {value!r}": "quant= 需要量化级别，首选在前，例如 quant=q8_0>q4_K_M，而不是 {value!r}",
+        "quant=auto takes no other level next to it, as in {value!r}": "quant=auto 不能与其他级别一起使用，如 {value!r}",
         "redirects to {target} (set that address instead)": "重定向到 {target}（请改用该地址）",
+        "redis-py checks OCSP only where nothing is awaited": "redis-py 只在同步代码中检查 OCSP",
         "refuses the request": "拒绝了该请求",
         "refuses the request (status {status})": "拒绝了该请求（状态码 {status}）",
+        "replicas lag behind": "副本的数据会滞后",
+        "reports no GPU": "没有报告 GPU",
+        "request {request!r} is already here": "请求 {request!r} 已经存在",
+        "row {line} ({name}) has the same address: one row for each node": "第 {line} 行（{name}）的地址相同：每个节点只写一行",
         "row {line} ({row!r}): {reason}": "第 {line} 行（{row!r}）：{reason}",
+        "row {line} already answers {alias!r} in the same case: put both rows' models into one row, in order of preference": "第 {line} 行已在相同条件下处理 {alias!r}：请将两行的模型按优先顺序合并为一行",
+        "row {line} is already called {name!r}: give it another name": "第 {line} 行已使用名称 {name!r}：请换一个名称",
         "run 'ollama pull {model}' there": "请在该节点运行 'ollama pull {model}'",
         "sends a line of more than {limit} bytes": "返回了超过 {limit} 字节的一行",
+        "sends what is no JSON, or its address cannot be used": "返回的不是 JSON，或其地址无法使用",
         "sends {count} bytes that are no JSON object: is it {engine}?": "返回了 {count} 字节，但不是 JSON 对象：它是 {engine} 吗？",
+        "sentinel_username and sentinel_password belong to redis+sentinel://": "sentinel_username 和 sentinel_password 属于 redis+sentinel://",
+        "strategy {strategy!r} is unknown: the known ones are {known}": "未知策略 {strategy!r}：可用 {known}",
+        "the Kubernetes API answered with HTTP {status}": "Kubernetes API 返回 HTTP {status}",
+        "the Kubernetes API did not answer with a list of pods": "Kubernetes API 返回的不是 pod 列表",
+        "the Kubernetes API's list of pods has no end": "Kubernetes API 的 pod 列表没有尽头",
+        "the NVIDIA driver does not answer within {seconds:g} s: does it hang?": "NVIDIA 驱动在 {seconds:g} 秒内没有响应：是否卡住？",
+        "the NVIDIA driver fails: {error}": "NVIDIA 驱动出错：{error}",
+        "the NVIDIA driver is not loaded: load it (`nvidia-smi` does), or restart the machine": "NVIDIA 驱动没有加载：请加载（`nvidia-smi` 即可），或重启机器",
+        "the NVIDIA driver lists no GPU: is one passed to this machine or container?": "NVIDIA 驱动没有列出 GPU：是否已将 GPU 分配给此机器或容器？",
+        "the NVIDIA driver refuses this user: allow it to open /dev/nvidiactl and /dev/nvidia*": "NVIDIA 驱动拒绝此用户：请允许其打开 /dev/nvidiactl 和 /dev/nvidia*",
+        "the NVIDIA driver was updated and the old one still runs: restart the machine": "NVIDIA 驱动已更新，而旧驱动仍在运行：请重启机器",
+        "the URL of Redis begins with {url}: use {schemes}": "Redis 的 URL 以 {url} 开头：请使用 {schemes}",
+        "the alias before `=` is missing": "`=` 之前缺少别名",
+        "the alias leads back to itself: {way}": "别名指回自身：{way}",
         "the answer was shared with another request, whose generation broke off: regenerate it": "此回答与另一请求共享，而其生成已中断：请重新生成",
+        "the database": "数据库",
+        "the gpu_agent at {url}: {reason}": "{url} 的 gpu_agent：{reason}",
+        "the model was asked through Open WebUI and gave the error {status}": "通过 Open WebUI 询问了该模型，返回错误 {status}",
+        "the pack has time limits and connections of its own": "插件包有自己的时间限制和连接",
+        "the pack sets it": "由插件包设置",
+        "the pod's service account may not list pods in {namespace} (HTTP {status}): give it a Role with the verb list on pods": "该 pod 的服务账号不能列出 {namespace} 中的 pod（HTTP {status}）：请给它一个允许对 pod 执行 list 的 Role",
+        "the request cannot be written as JSON": "该请求无法写成 JSON",
+        "the star in {name!r} has no star in the alias to take its text from": "{name!r} 中的星号在别名中没有对应的星号",
+        "the {scheme}:// URL of Redis cannot be used: the port and the database are numbers, and {how}": "Redis 的 {scheme}:// URL 无法使用：端口和数据库应为数字，{how}",
+        "the {scheme}:// URL of Redis cannot be used: {error}": "Redis 的 {scheme}:// URL 无法使用：{error}",
+        "there is no node {name!r}: the nodes are {known}": "没有节点 {name!r}：节点有 {known}",
+        "this process does not run in Kubernetes: KUBERNETES_SERVICE_HOST is not set": "此进程不在 Kubernetes 中运行：没有设置 KUBERNETES_SERVICE_HOST",
+        "this version of redis-py does not know one of the ssl_ options": "此版本的 redis-py 不支持其中一个 ssl_ 选项",
+        "true or false": "true 或 false",
+        "unknown condition {written!r}: the known ones are {known}": "未知条件 {written!r}：已知条件有 {known}",
+        "unknown setting {name!r}: the known ones are {known}": "未知设置 {name!r}：已知设置有 {known}",
+        "unknown setting {word!r}: the known ones are {known}": "未知设置 {word!r}：已知设置有 {known}",
         "waited {time} for an answer": "已等待回答 {time}",
         "waiting for a GPU": "正在等待空闲的 GPU",
+        "weight= needs a number from 0 to {most:g}, not {value!r}": "weight= 需要 0 到 {most:g} 的数字，而不是 {value!r}",
+        "write it as `alias = model, model [condition, condition]`": "请写成 `alias = model, model [condition, condition]`",
+        "write it as `gpu0 http://gpu0:11434 slots=2`: a name, an address, settings": "请写成 `gpu0 http://gpu0:11434 slots=2`：名称、地址、设置",
+        "write it as `llama3:8b = Mon-Fri 07:30-17:00`: a model, an equals sign, hours": "请写成 `llama3:8b = Mon-Fri 07:30-17:00`：模型、等号、时段",
         "you are next": "下一个就是您",
         "you may not use {model}": "您无权使用 {model}",
+        "zone={name} is unknown: write it as Europe/Berlin or Asia/Shanghai": "未知的 zone={name}：请写成 Europe/Berlin 或 Asia/Shanghai",
+        "{alias!r} is more than one name: give each alias a row of its own": "{alias!r} 不止一个名称：请为每个别名单独写一行",
+        "{beginning!r}… has {count} characters, and a model id has at most {limit}": "{beginning!r}… 有 {count} 个字符，而模型 ID 最多 {limit} 个",
+        "{condition!r} is the second condition of its kind: put both into one": "{condition!r} 是同类的第二个条件：请合并为一个",
+        "{count} models are named, and at most {limit} are tried": "写了 {count} 个模型，而最多尝试 {limit} 个",
+        "{count} of its models are passed over: {base}/models gives them no id": "略过了它的 {count} 个模型：{base}/models 没有给出它们的 id",
+        "{day!r} is no day: write Mon, Tue, Wed, Thu, Fri, Sat, Sun or two with a dash": "{day!r} 不是星期：请写 Mon、Tue、Wed、Thu、Fri、Sat、Sun，或用连字符连接其中两个",
+        "{depth} levels and {count} parts and values": "{depth} 层以及 {count} 个部分和值",
         "{field} {reason}": "{field} {reason}",
         "{minutes} min": "{minutes} 分钟",
+        "{model} has a row already: put all its hours into that one, with commas": "{model} 已有一行：请将它的所有时段写进那一行，用逗号分隔",
         "{model} is not installed": "未安装 {model}",
+        "{name!r} cannot be a name: use up to 64 letters, digits, dots, dashes, underscores": "{name!r} 不能作为名称：请使用最多 64 个字母、数字、点、连字符和下划线",
+        "{name!r} has a space in it: separate models with commas, conditions go in [ ]": "{name!r} 中有空格：模型之间用逗号分隔，条件写在 [ ] 中",
+        "{name!r} has an invisible character in it: type the name again": "{name!r} 中有不可见字符：请重新输入该名称",
+        "{name!r} has two stars: one can stand for the text of the alias's first star": "{name!r} 有两个星号：只能用一个代表别名第一个星号的文本",
+        "{name} has no effect here: {why}. Leave it out": "{name} 在这里不起作用：{why}。请去掉",
+        "{name} is empty: leave it out": "{name} 为空：请去掉",
+        "{name} is not known to this version of redis-py for a cluster: leave it out": "此版本的 redis-py 在集群中不支持 {name}：请去掉",
+        "{name} is set twice": "{name} 设置了两次",
+        "{name} is {fixed} here, and nothing else: leave it out": "{name} 在这里只能是 {fixed}：请去掉",
+        "{name} needs 1.2 or 1.3": "{name} 需要 1.2 或 1.3",
+        "{name} needs a whole number": "{name} 需要整数",
+        "{name} needs none, optional or required": "{name} 需要 none、optional 或 required",
+        "{name} needs true or false": "{name} 需要 true 或 false",
+        "{name}= is set twice": "{name}= 设置了两次",
+        "{needs_tls} is for TLS: begin the URL with rediss{value}{kind}://": "{needs_tls} 用于 TLS：URL 请以 rediss{value}{kind}:// 开头",
         "{nodes} failed in the same way ({why}): change this request, as it is the likely reason": "{nodes} 以同样的方式出错（{why}）：很可能是请求本身的问题，请修改请求",
         "{node} ({fault})": "{node}（{fault}）",
         "{node} failed": "节点 {node} 出错",
@@ -304,9 +456,18 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "{node} passes this on to {model}": "节点 {node} 将请求转给 {model}",
         "{number} ahead of you": "前面还有 {number} 个请求",
         "{percent} % of the prompt is cached there": "提示词的 {percent}% 已在该节点缓存",
+        "{plain} (its connection signs in by {auth}, with a token of the user who asks: let the gateway list models without one, or use bearer)": "{plain}（其连接以 {auth} 登录，使用提问用户的令牌：请让网关无需令牌即可列出模型，或使用 bearer）",
         "{reason}: {said}": "{reason}：{said}",
         "{seconds} s": "{seconds} 秒",
+        "{setting} is for OpenAI-compatible servers: add kind=openai, or leave it out": "{setting} 用于 OpenAI 兼容服务器：请添加 kind=openai，或去掉",
+        "{setting}= needs a whole number from {least} to {most}, not {value!r}": "{setting}= 需要 {least} 到 {most} 的整数，而不是 {value!r}",
         "{time} of about {usual}": "已用 {time}，共约 {usual}",
+        "{value!r} does not select pods: write it as k8s://NAMESPACE/app=ollama:11434": "{value!r} 没有选择 pod：请写成 k8s://NAMESPACE/app=ollama:11434",
+        "{value!r} has something after the path: write it as http://gpu0:11434": "{value!r} 在路径之后还有内容：请写成 http://gpu0:11434",
+        "{value!r} is no address: write it as http://gpu0:11434": "{value!r} 不是地址：请写成 http://gpu0:11434",
+        "{value!r} is no name of a service: write it as dns+srv://_ollama._tcp.example.org": "{value!r} 不是服务名称：请写成 dns+srv://_ollama._tcp.example.org",
+        "{written!r} cannot be read: write hours as Mon-Fri 07:30-17:00, or 07:30-17:00": "无法读取 {written!r}：时段请写成 Mon-Fri 07:30-17:00 或 07:30-17:00",
+        "{written!r} is no time: write it as 07:30, at most 24:00": "{written!r} 不是时间：请写成 07:30，最大 24:00",
     },
 }
 
@@ -340,6 +501,11 @@ class Message(str):
         made.template = template or text
         made.values = values or {}
         return made
+
+    def with_values(self, values: Mapping[str, object]) -> "Message":
+        """The same sentence with other values in some places."""
+        merged = {**self.values, **values}
+        return Message(_filled(self.template, merged, ENGLISH), self.template, merged)
 
     def translated(self, language: str) -> str:
         """The sentence in a language, for code of another plugin: each has only the words of its own."""
@@ -703,7 +869,7 @@ def object_in(value: object, field: str) -> Mapping[str, Any]:
         return {}
     if isinstance(value, Mapping):
         return value
-    raise _unfit(value, field, "an object")
+    raise _unfit(value, field, message("an object"))
 
 
 def object_at(value: object, *path: str) -> Mapping[str, Any]:
@@ -722,7 +888,7 @@ def objects_in(value: object, field: str) -> list[Mapping[str, Any]]:
     items = list_in(value, field)
     for number, item in enumerate(items):
         if not isinstance(item, Mapping):
-            raise _unfit(item, f"{field}[{number}]", "an object")
+            raise _unfit(item, f"{field}[{number}]", message("an object"))
     return items
 
 
@@ -765,7 +931,7 @@ def whole_in(value: object, field: str) -> int:
     Raises:
         ChatBodyError: it is something else.
     """
-    number = _finite(value, field, "a whole number")
+    number = _finite(value, field, message("a whole number"))
     return value if isinstance(value, int) else int(number)
 
 
@@ -779,7 +945,7 @@ def switch_in(value: object, field: str) -> bool:
     meant = words.get(value.strip().lower()) if isinstance(value, str) else value
     if isinstance(meant, bool):
         return meant
-    raise _unfit(value, field, "true or false")
+    raise _unfit(value, field, message("true or false"))
 
 
 def json_in(text: str | bytes) -> Any:
@@ -803,14 +969,18 @@ def _finite(value: object, field: str, kind: str) -> float:
 
 
 def _unfit(value: object, field: str, wanted: str) -> ChatBodyError:
-    return ChatBodyError(field, f"must be {wanted}, not {_outline(value)}")
+    return ChatBodyError(
+        field, message("must be {wanted}, not {value}", wanted=wanted, value=_outline(value))
+    )
 
 
 def _outline(value: object) -> str:
     """A value for a message: only scalars are shown, the rest may be somebody's conversation."""
     if isinstance(value, str | bool | float) or value is None:
         return repr(value if not isinstance(value, str) else value[:SHOWN_CHARACTERS])
-    return {"dict": "an object", "list": "a list", "int": "a number"}.get(type(value).__name__, "that")
+    return {"dict": message("an object"), "list": message("a list"), "int": message("a number")}.get(
+        type(value).__name__, "that"
+    )
 
 
 # --- ollama_pack.engines.content ---
@@ -1096,9 +1266,13 @@ def parse_table(text: str) -> AliasTable:
             try:
                 rows.append(_parse_row(line, written))
             except ValueError as fault:
-                raise AliasTableError(line, written, str(fault)) from None
+                raise AliasTableError(line, written, said_by(fault)) from None
             if len(rows) > MAX_ROWS:
-                raise AliasTableError(line, written, f"a table has at most {MAX_ROWS} rows: use wildcards")
+                raise AliasTableError(
+                    line,
+                    written,
+                    message("a table has at most {limit} rows: use wildcards", limit=MAX_ROWS),
+                )
     return AliasTable(tuple(rows))
 
 
@@ -1106,7 +1280,7 @@ def _parse_row(line: int, written: str) -> AliasRow:
     """Read a row; here and below a ValueError says what is wrong with it."""
     found = _ROW.fullmatch(written)
     if found is None:
-        raise ValueError("write it as `alias = model, model [condition, condition]`")
+        raise ValueError(message("write it as `alias = model, model [condition, condition]`"))
     alias = found["alias"].strip()
     candidates = tuple(name.strip() for name in found["candidates"].split(","))
     _check_alias(alias)
@@ -1120,7 +1294,12 @@ def _conditions(written: str) -> dict[str, Any]:
     for condition in filter(None, map(str.strip, written.split(","))):
         name, value = _condition(condition)
         if name in fields:
-            raise ValueError(f"{condition!r} is the second condition of its kind: put both into one")
+            raise ValueError(
+                message(
+                    "{condition!r} is the second condition of its kind: put both into one",
+                    condition=condition,
+                )
+            )
         fields[name] = value
     return fields
 
@@ -1139,14 +1318,23 @@ def _condition(written: str) -> tuple[str, Any]:
             return "groups", frozenset(_groups(value))
         case "quant" | "quantization", "=", _:
             return "quantizations", _levels(value)
-    raise ValueError(f"unknown condition {written!r}: the known ones are {_KNOWN_CONDITIONS}")
+    raise ValueError(
+        message(
+            "unknown condition {written!r}: the known ones are {known}",
+            written=written,
+            known=_KNOWN_CONDITIONS,
+        )
+    )
 
 
 def _tokens(value: str) -> int:
     if found := _TOKENS.fullmatch(value):
         return int(found["count"]) * (_KILO if found["kilo"] else 1)
     raise ValueError(
-        f"context>= needs a number of tokens, such as context>=8192 or context>=8k, not {value!r}"
+        message(
+            "context>= needs a number of tokens, such as context>=8192 or context>=8k, not {value!r}",
+            value=value,
+        )
     )
 
 
@@ -1155,52 +1343,83 @@ def _groups(value: str) -> list[str]:
     if all(groups):
         return groups
     raise ValueError(
-        f"group= needs names of groups, such as group=staff or group=staff|teachers, not {value!r}"
+        message(
+            "group= needs names of groups, such as group=staff or group=staff|teachers, not {value!r}",
+            value=value,
+        )
     )
 
 
 def _levels(value: str) -> tuple[str, ...]:
     levels = tuple(level.strip() for level in value.split(">"))
     if len(levels) > 1 and AUTO in map(str.lower, levels):
-        raise ValueError(f"quant=auto takes no other level next to it, as in {value!r}")
+        raise ValueError(message("quant=auto takes no other level next to it, as in {value!r}", value=value))
     if all(map(_LEVEL.fullmatch, levels)):
         return (AUTO,) if levels[0].lower() == AUTO else levels
     raise ValueError(
-        f"quant= needs levels, the preferred one first, such as quant=q8_0>q4_K_M, not {value!r}"
+        message(
+            "quant= needs levels, the preferred one first, such as quant=q8_0>q4_K_M, not {value!r}",
+            value=value,
+        )
     )
 
 
 def _check_alias(alias: str) -> None:
     if not alias:
-        raise ValueError("the alias before `=` is missing")
+        raise ValueError(message("the alias before `=` is missing"))
     if re.search(r"[\s,]", alias):
-        raise ValueError(f"{alias!r} is more than one name: give each alias a row of its own")
+        raise ValueError(
+            message("{alias!r} is more than one name: give each alias a row of its own", alias=alias)
+        )
     _check_name(alias)
 
 
 def _check_candidates(candidates: tuple[str, ...], alias: str) -> None:
     for name in candidates:
         if not name:
-            raise ValueError("a model is missing: after `=` stand model names with commas between them")
+            raise ValueError(
+                message("a model is missing: after `=` stand model names with commas between them")
+            )
         if len(name.split()) > 1:
-            raise ValueError(f"{name!r} has a space in it: separate models with commas, conditions go in [ ]")
+            raise ValueError(
+                message(
+                    "{name!r} has a space in it: separate models with commas, conditions go in [ ]", name=name
+                )
+            )
         if "*" in name and "*" not in alias:
-            raise ValueError(f"the star in {name!r} has no star in the alias to take its text from")
+            raise ValueError(
+                message("the star in {name!r} has no star in the alias to take its text from", name=name)
+            )
         if name.count("*") > 1:
-            raise ValueError(f"{name!r} has two stars: one can stand for the text of the alias's first star")
+            raise ValueError(
+                message(
+                    "{name!r} has two stars: one can stand for the text of the alias's first star", name=name
+                )
+            )
         _check_name(name)
     if len(candidates) > MAX_CANDIDATES:
-        raise ValueError(f"{len(candidates)} models are named, and at most {MAX_CANDIDATES} are tried")
+        raise ValueError(
+            message(
+                "{count} models are named, and at most {limit} are tried",
+                count=len(candidates),
+                limit=MAX_CANDIDATES,
+            )
+        )
     if len(set(candidates)) < len(candidates):
-        raise ValueError("a model is named twice")
+        raise ValueError(message("a model is named twice"))
 
 
 def _check_name(name: str) -> None:
     if not name.isprintable():  # comes with text that is copied from a web page
-        raise ValueError(f"{name!r} has an invisible character in it: type the name anew")
+        raise ValueError(message("{name!r} has an invisible character in it: type the name again", name=name))
     if len(name) > MAX_NAME_LENGTH:
         raise ValueError(
-            f"{name[:40]!r}… has {len(name)} characters, and a model id has at most {MAX_NAME_LENGTH}"
+            message(
+                "{beginning!r}… has {count} characters, and a model id has at most {limit}",
+                beginning=name[:40],
+                count=len(name),
+                limit=MAX_NAME_LENGTH,
+            )
         )
 
 
@@ -1228,8 +1447,12 @@ def _refuse_duplicates(rows: tuple[AliasRow, ...]) -> None:
             raise AliasTableError(
                 row.line,
                 row.text,
-                f"row {seen[case].line} already answers {row.alias!r} in the same case: "
-                "put both rows' models into one row, in order of preference",
+                message(
+                    "row {line} already answers {alias!r} in the same case: put both rows' models into "
+                    "one row, in order of preference",
+                    line=seen[case].line,
+                    alias=row.alias,
+                ),
             )
         seen[case] = row
 
@@ -1245,14 +1468,18 @@ def _refuse_cycles(rows: tuple[AliasRow, ...]) -> None:
     except CycleError as error:
         way = tuple(reversed(error.args[1]))
         row = next(row for row in exact if row.alias == way[0] and way[1] in row.candidates)
-        reason = f"the alias leads back to itself: {' → '.join(way)}"
+        reason = message("the alias leads back to itself: {way}", way=" → ".join(way))
         raise AliasTableError(row.line, row.text, reason) from error
     depth = dict.fromkeys(order, 0)
     for alias in order:
         depth[alias] = max((depth[name] + 1 for name in leads_to.get(alias, ())), default=0)
     for row in exact:
         if depth[row.alias] > MAX_CHAIN:
-            reason = f"aliases of aliases, {depth[row.alias]} deep: {MAX_CHAIN} is the limit"
+            reason = message(
+                "aliases of aliases, {depth} deep: {limit} is the limit",
+                depth=depth[row.alias],
+                limit=MAX_CHAIN,
+            )
             raise AliasTableError(row.line, row.text, reason)
 
 
@@ -2052,8 +2279,10 @@ _SENTINEL_PORT, _REDIS_PORT = 26379, 6379
 # Limits are set around each call, by whoever calls. A socket timeout of redis-py costs a task for each write.
 _NO_LIMIT: dict[str, Any] = {"socket_timeout": None, "socket_connect_timeout": None}
 _REDIS_SCHEMES = "redis://, rediss://, unix://, redis+sentinel:// or redis+cluster://"
-_HOW_WRITTEN = "in a password, @ is written as %40, : as %3A, / as %2F, ? as %3F, # as %23, and % as %25"
-_OWN_LIMITS = "the pack has time limits and connections of its own"
+_HOW_WRITTEN = message(
+    "in a password, @ is written as %40, : as %3A, / as %2F, ? as %3F, # as %23, and % as %25"
+)
+_OWN_LIMITS = message("the pack has time limits and connections of its own")
 
 
 class RedisClient(Protocol):
@@ -2158,15 +2387,27 @@ def redis_client(url: str) -> RedisClient:
     scheme = url.partition("://")[0] if "://" in url else ""
     make = _REDIS_CLIENTS.get(scheme)
     if make is None:
-        raise SettingError(f"the URL of Redis begins with {_shown_beginning(url)}: use {_REDIS_SCHEMES}")
+        raise SettingError(
+            message(
+                "the URL of Redis begins with {url}: use {schemes}",
+                url=_shown_beginning(url),
+                schemes=_REDIS_SCHEMES,
+            )
+        )
     try:
         return make(_read_url(url))
     except _UrlError as error:
-        raise SettingError(f"the {scheme}:// URL of Redis cannot be used: {error}") from None
+        raise SettingError(
+            message("the {scheme}:// URL of Redis cannot be used: {error}", scheme=scheme, error=error)
+        ) from None
     except (ValueError, TypeError):  # their words may have a piece of the password in them
         raise SettingError(
-            f"the {scheme}:// URL of Redis cannot be used: the port and the database are numbers, and "
-            + _HOW_WRITTEN
+            message(
+                "the {scheme}:// URL of Redis cannot be used: the port and the database are numbers, and "
+                "{how}",
+                scheme=scheme,
+                how=_HOW_WRITTEN,
+            )
         ) from None
 
 
@@ -2179,7 +2420,7 @@ def _shown_beginning(url: str) -> str:
     """What a URL begins with, where that is a scheme or a host with its port, and no password for sure."""
     beginning = url.partition("://")[0]
     is_shown = re.fullmatch(r"[a-z][a-z.+-]{0,19}|[a-z][a-z.-]*:[0-9]{1,5}", beginning)
-    return repr(beginning) if is_shown else "no scheme that is known"
+    return repr(beginning) if is_shown else message("no scheme that is known")
 
 
 # --- reading ---
@@ -2210,26 +2451,38 @@ class _RedisUrl:
 
 def _read_url(url: str) -> _RedisUrl:
     if not url.isprintable() or " " in url:
-        raise _UrlError("it holds a space or a character that cannot be printed")
+        raise _UrlError(message("it holds a space or a character that cannot be printed"))
     rest = url.partition("://")[2]
     # A raw character in a password moves what follows it to where a host, a path or an option is expected.
     if "#" in rest or rest.count("@") > 1 or "@" in re.sub(r"^[^/?]*", "", rest):
-        raise _UrlError(f"it has an @ or a # too many, perhaps in the password: {_HOW_WRITTEN}")
+        raise _UrlError(
+            message(
+                "it has an @ or a # too many, perhaps in the password: {how}",
+                how=_HOW_WRITTEN,
+            )
+        )
     parts = urlsplit(url)
     scheme, _, kind = parts.scheme.partition("+")
     tls = scheme == "rediss"
     given = _options_in(parts.query)
     sentinel = {name: given.pop(f"sentinel_{name}", None) for name in ("username", "password")}
     if kind != "sentinel" and any(sentinel.values()):
-        raise _UrlError("sentinel_username and sentinel_password belong to redis+sentinel://")
+        raise _UrlError(message("sentinel_username and sentinel_password belong to redis+sentinel://"))
     login = {
         "username": unquote(parts.username or "") or given.pop("username", None),
         "password": unquote(parts.password or "") or given.pop("password", None),
     }
     if given.keys() & login.keys():
-        raise _UrlError("it has a user or a password twice: before the host and as an option")
+        raise _UrlError(message("it has a user or a password twice: before the host and as an option"))
     if not tls and (needs_tls := sorted(name for name in given if name.startswith("ssl_"))):
-        raise _UrlError(f"{needs_tls[0]} is for TLS: begin the URL with rediss{'+' * bool(kind)}{kind}://")
+        raise _UrlError(
+            message(
+                "{needs_tls} is for TLS: begin the URL with rediss{value}{kind}://",
+                needs_tls=needs_tls[0],
+                value="+" * bool(kind),
+                kind=kind,
+            )
+        )
     hosts = [] if scheme == "unix" else _hosts(parts.netloc)
     db = given.pop("db", None)
     return _RedisUrl(
@@ -2248,39 +2501,48 @@ def _options_in(query: str) -> dict[str, Any]:
     for option in filter(None, query.split("&")):
         name, _, value = option.partition("=")
         if name in _REFUSED_OPTIONS:
-            raise _UrlError(f"{name} has no effect here: {_REFUSED_OPTIONS[name]}. Leave it out")
+            raise _UrlError(
+                message(
+                    "{name} has no effect here: {why}. Leave it out",
+                    name=name,
+                    why=_REFUSED_OPTIONS[name],
+                )
+            )
         if name not in _URL_OPTIONS:
             raise _UrlError(
-                f"it has an option that is not known. The known ones are {', '.join(_URL_OPTIONS)}"
+                message(
+                    "it has an option that is not known. The known ones are {known}",
+                    known=", ".join(_URL_OPTIONS),
+                )
             )
         if name in found:
-            raise _UrlError(f"{name} is set twice")
+            raise _UrlError(message("{name} is set twice", name=name))
         found[name] = _URL_OPTIONS[name](name, unquote(value))
     return {name: value for name, value in found.items() if value is not None}
 
 
 def _url_text(name: str, value: str) -> str:
     if not value:
-        raise _UrlError(f"{name} is empty: leave it out")
+        raise _UrlError(message("{name} is empty: leave it out", name=name))
     return value
 
 
 def _url_number(name: str, value: str) -> int:
     if not re.fullmatch(r"[0-9]{1,9}", value):
-        raise _UrlError(f"{name} needs a whole number")
+        raise _UrlError(message("{name} needs a whole number", name=name))
     return int(value)
 
 
 def _url_switch(name: str, value: str) -> bool:
     said = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
     if value.lower() not in said:
-        raise _UrlError(f"{name} needs true or false")
+        raise _UrlError(message("{name} needs true or false", name=name))
     return said[value.lower()]
 
 
 def _url_checks(name: str, value: str) -> str:
     if value not in ("none", "optional", "required"):
-        raise _UrlError(f"{name} needs none, optional or required")
+        raise _UrlError(message("{name} needs none, optional or required", name=name))
     return value
 
 
@@ -2288,7 +2550,7 @@ def _url_tls_version(name: str, value: str) -> ssl.TLSVersion:
     versions = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
     found = {**versions, **{str(int(version)): version for version in versions.values()}}.get(value)
     if found is None:
-        raise _UrlError(f"{name} needs 1.2 or 1.3")
+        raise _UrlError(message("{name} needs 1.2 or 1.3", name=name))
     return found
 
 
@@ -2297,7 +2559,9 @@ def _fixed_as(*fixed: str) -> Callable[[str, str], None]:
 
     def read(name: str, value: str) -> None:
         if value.lower() not in fixed:
-            raise _UrlError(f"{name} is {fixed[0]} here, and nothing else: leave it out")
+            raise _UrlError(
+                message("{name} is {fixed} here, and nothing else: leave it out", name=name, fixed=fixed[0])
+            )
 
     return read
 
@@ -2329,17 +2593,19 @@ _REFUSED_OPTIONS: Mapping[str, str] = {
     **dict.fromkeys(("socket_timeout", "socket_connect_timeout", "timeout", "max_connections"), _OWN_LIMITS),
     **dict.fromkeys(("retry", "retry_on_timeout", "retry_on_error", "retry_on_connect"), _OWN_LIMITS),
     **dict.fromkeys(("health_check_interval", "socket_read_size", "single_connection_client"), _OWN_LIMITS),
-    **dict.fromkeys(("lib_name", "lib_version", "legacy_responses"), "the pack sets it"),
-    **dict.fromkeys(("host", "port", "path", "unix_socket_path"), "it belongs before the ?"),
-    **dict.fromkeys(("ssl", "ssl_context"), "a URL that begins with rediss has TLS"),
+    **dict.fromkeys(("lib_name", "lib_version", "legacy_responses"), message("the pack sets it")),
+    **dict.fromkeys(("host", "port", "path", "unix_socket_path"), message("it belongs before the ?")),
+    **dict.fromkeys(("ssl", "ssl_context"), message("a URL that begins with rediss has TLS")),
     **dict.fromkeys(
         ("ssl_validate_ocsp", "ssl_validate_ocsp_stapled", "ssl_ocsp_context", "ssl_ocsp_expected_cert"),
-        "redis-py checks OCSP only where nothing is awaited",
+        message("redis-py checks OCSP only where nothing is awaited"),
     ),
-    **dict.fromkeys(("ssl_include_verify_flags", "ssl_exclude_verify_flags"), "only new versions have it"),
-    **dict.fromkeys(("read_from_replicas", "load_balancing_strategy"), "replicas lag behind"),
-    **dict.fromkeys(("require_full_coverage", "dynamic_startup_nodes"), "the pack sets it"),
-    **dict.fromkeys(("reinitialize_steps", "cluster_error_retry_attempts"), "the pack sets it"),
+    **dict.fromkeys(
+        ("ssl_include_verify_flags", "ssl_exclude_verify_flags"), message("only new versions have it")
+    ),
+    **dict.fromkeys(("read_from_replicas", "load_balancing_strategy"), message("replicas lag behind")),
+    **dict.fromkeys(("require_full_coverage", "dynamic_startup_nodes"), message("the pack sets it")),
+    **dict.fromkeys(("reinitialize_steps", "cluster_error_retry_attempts"), message("the pack sets it")),
 }
 
 
@@ -2349,7 +2615,7 @@ def _hosts(netloc: str) -> list[tuple[str, int]]:
     for place in netloc.rpartition("@")[2].split(","):
         parts = urlsplit(f"//{place}")
         if not parts.hostname:
-            raise _UrlError("it names no host")
+            raise _UrlError(message("it names no host"))
         found.append((parts.hostname, parts.port or 0))
     return found
 
@@ -2374,10 +2640,10 @@ def _server_client(url: _RedisUrl) -> RedisClient:
     if url.hosts:
         (host, port), *others = url.hosts
         if others:
-            raise _UrlError("it names several hosts: use redis+sentinel:// or redis+cluster://")
+            raise _UrlError(message("it names several hosts: use redis+sentinel:// or redis+cluster://"))
         place, path = {"host": host, "port": port or _REDIS_PORT, "ssl": url.tls}, url.path
     elif not url.path:
-        raise _UrlError("it needs the path of the socket, as in unix:///run/redis.sock")
+        raise _UrlError(message("it needs the path of the socket, as in unix:///run/redis.sock"))
     client = Redis(
         **place,
         db=_database(url, path.strip("/")),
@@ -2393,7 +2659,9 @@ def _sentinel_client(url: _RedisUrl) -> RedisClient:
 
     service, _, db = url.path.strip("/").partition("/")
     if not service:
-        raise _UrlError("it needs the name of the service, as in redis+sentinel://host:26379/mymaster")
+        raise _UrlError(
+            message("it needs the name of the service, as in redis+sentinel://host:26379/mymaster")
+        )
     hosts = [(host, port or _SENTINEL_PORT) for host, port in url.hosts]
     secured: dict[str, Any] = {"ssl": url.tls, **url.options}
     sentinel = Sentinel(hosts, sentinel_kwargs={**secured, **url.sentinel}, **_NO_LIMIT)  # type: ignore[no-untyped-call] # it has no types
@@ -2408,10 +2676,14 @@ def _cluster_client(url: _RedisUrl) -> RedisClient:
     from redis.asyncio.cluster import ClusterNode  # noqa: PLC0415 - see the top
 
     if _database(url, url.path.strip("/")):
-        raise _UrlError("a cluster has no db but 0: leave the number out")
+        raise _UrlError(message("a cluster has no db but 0: leave the number out"))
     for name in url.options:
         if name not in signature(RedisCluster.__init__).parameters:
-            raise _UrlError(f"{name} is not known to this version of redis-py for a cluster: leave it out")
+            raise _UrlError(
+                message(
+                    "{name} is not known to this version of redis-py for a cluster: leave it out", name=name
+                )
+            )
     given: dict[str, Any] = {**url.login, **url.options, **_NO_LIMIT}
     nodes = [ClusterNode(host, port or _REDIS_PORT) for host, port in url.hosts]
     return RedisCluster(startup_nodes=nodes, protocol=2, ssl=url.tls, retry=_once_more(), **given)
@@ -2419,8 +2691,8 @@ def _cluster_client(url: _RedisUrl) -> RedisClient:
 
 def _database(url: _RedisUrl, written: str) -> int:
     if written and url.db is not None:
-        raise _UrlError("it has the database twice: in the path and as an option")
-    return _url_number("the database", written) if written else url.db or 0
+        raise _UrlError(message("it has the database twice: in the path and as an option"))
+    return _url_number(message("the database"), written) if written else url.db or 0
 
 
 def _checked_client(client: RedisClient) -> RedisClient:
@@ -2430,7 +2702,7 @@ def _checked_client(client: RedisClient) -> RedisClient:
     try:
         connection_pool_of(client).make_connection()
     except (TypeError, RedisError) as error:
-        raise _UrlError("this version of redis-py does not know one of the ssl_ options") from error
+        raise _UrlError(message("this version of redis-py does not know one of the ssl_ options")) from error
     return client
 
 
@@ -2456,6 +2728,8 @@ class SingleFlight(Generic[_Shared]):
         ask: Callable[[], Awaitable[_Shared]],
         seconds: float,
         clock: Callable[[], float] = time.monotonic,
+        *,
+        ahead: bool = False,
     ) -> None:
         """Nothing is asked before `get` or `renew`.
 
@@ -2463,9 +2737,11 @@ class SingleFlight(Generic[_Shared]):
             ask: gives the answer; what it raises reaches those who wait, and is not kept.
             seconds: how old an answer may be when `get` returns it, counted from when it was asked for.
             clock: monotonic seconds.
+            ahead: `get` asks anew at half of that age, so that hardly anybody waits.
         """
         self._ask = ask
         self._seconds = seconds
+        self._ahead = seconds / 2 if ahead else seconds
         self._clock = clock
         self._kept: _Shared | None = None
         self._asked_at = -math.inf
@@ -2483,7 +2759,10 @@ class SingleFlight(Generic[_Shared]):
 
     async def get(self) -> _Shared:
         """The kept answer, or a new one when it is too old."""
-        if self.age <= self._seconds:
+        age = self.age
+        if age <= self._seconds:
+            if age > self._ahead:
+                self.renew()
             kept: Any = self._kept
             return kept  # type: ignore[no-any-return] # None may be an answer, too
         return await asyncio.shield(self.renew())  # one who gives up takes nothing from the others
@@ -2530,6 +2809,7 @@ class Remembered(Generic[_Key, _Shared]):
         """
         self._seconds, self._limit, self._clock = seconds, limit, clock
         self._kept: dict[_Key, tuple[float, _Shared]] = {}
+        self._renewing: dict[_Key, asyncio.Task[_Shared]] = {}
 
     def find(self, key: _Key) -> _Shared | None:
         """The answer that is kept; None: there is none, or it is too old."""
@@ -2541,12 +2821,22 @@ class Remembered(Generic[_Key, _Shared]):
         self._keep(key, answer, self._clock())
 
     async def get(self, key: _Key, ask: Callable[[], Awaitable[_Shared]]) -> _Shared:
-        """The kept answer, or a new one. What `ask` raises is not kept."""
+        """The kept answer, or a new one. What `ask` raises is not kept.
+
+        At half of the age that it may have an answer is asked for anew, so that hardly anybody waits.
+        """
         kept = self._kept.get(key)
-        began = self._clock()
-        if kept is not None and began - kept[0] <= self._seconds:
-            return kept[1]
-        before = self._kept
+        age = math.inf if kept is None else self._clock() - kept[0]
+        if kept is None or age > self._seconds:
+            return await self._ask(key, ask)
+        if age > self._seconds / 2 and key not in self._renewing:
+            task = asyncio.get_running_loop().create_task(self._ask(key, ask))
+            self._renewing[key] = task
+            task.add_done_callback(partial(self._renewed, key))
+        return kept[1]
+
+    async def _ask(self, key: _Key, ask: Callable[[], Awaitable[_Shared]]) -> _Shared:
+        before, began = self._kept, self._clock()
         answer = await ask()
         if before is self._kept:  # else something has changed meanwhile, and the answer may be of before
             self._keep(key, answer, began)
@@ -2555,6 +2845,11 @@ class Remembered(Generic[_Key, _Shared]):
     def forget(self) -> None:
         """Keep nothing, nor what is being asked for now: something has changed."""
         self._kept = {}
+
+    def _renewed(self, key: _Key, task: asyncio.Task[_Shared]) -> None:
+        del self._renewing[key]
+        if task.cancelled() or task.exception() is not None:
+            self._kept.pop(key, None)  # the next to ask gets the error himself
 
     def _keep(self, key: _Key, answer: _Shared, at: float) -> None:
         self._kept.pop(key, None)
@@ -2579,7 +2874,7 @@ def _stop_in(value: object, field: str) -> list[str]:
         return [value]
     if isinstance(value, list):
         return [text_in(item, f"{field}[{number}]") for number, item in enumerate(value)]
-    raise ChatBodyError(field, "must be text or a list of texts")
+    raise ChatBodyError(field, message("must be text or a list of texts"))
 
 
 _WHOLE_OPTIONS = (
@@ -2712,9 +3007,11 @@ def ollama_options(body: Mapping[str, Any]) -> dict[str, Any]:
 def _check_ranges(options: Mapping[str, Any]) -> None:
     for name, (least, most) in OPTION_RANGES.items():
         if name in options and not least <= options[name] <= most:
-            raise ChatBodyError(name, f"must be from {least:.16g} to {most:.16g}")
+            raise ChatBodyError(
+                name, message("must be from {least:.16g} to {most:.16g}", least=least, most=most)
+            )
     if options.get("repeat_penalty") == 0:
-        raise ChatBodyError("repeat_penalty", "must not be 0: 1 means no penalty")
+        raise ChatBodyError("repeat_penalty", message("must not be 0: 1 means no penalty"))
 
 
 # --- ollama_pack.engines.ollama.to_openai ---
@@ -2856,7 +3153,7 @@ _CHOICE_MODES: dict[object, ChoiceMode] = {
     False: "none",
 }
 _NAMED_TYPES = frozenset({"function", "tool", "custom"})
-_UNKNOWN_CHOICE = 'must be "auto", "none", "required" or the name of one of the tools'
+_UNKNOWN_CHOICE = message('must be "auto", "none", "required" or the name of one of the tools')
 
 
 @dataclass(frozen=True, slots=True)
@@ -2890,7 +3187,7 @@ def offered_tools(body: Mapping[str, Any]) -> OfferedTools:
         return OfferedTools(tools, mode if tools else None)
     chosen = [tool for tool in tools if _declared_name(tool) in names]
     if not chosen:
-        raise ChatBodyError("tool_choice", "names a function that is not among the tools")
+        raise ChatBodyError("tool_choice", message("names a function that is not among the tools"))
     return OfferedTools(chosen, mode, next(iter(names)) if mode == "required" and len(names) == 1 else "")
 
 
@@ -3063,7 +3360,7 @@ def _engine_format(settings: Mapping[str, Any]) -> dict[str, Any]:
         try:
             wanted = json_in(wanted)
         except ValueError as error:
-            raise ChatBodyError("format", "is neither json nor a JSON schema") from error
+            raise ChatBodyError("format", message("is neither json nor a JSON schema")) from error
     schema = {"name": "answer", "schema": object_in(wanted, "format")}
     return {"response_format": {"type": "json_schema", "json_schema": schema}}
 
@@ -3092,16 +3389,16 @@ def _engine_tools(body: Mapping[str, Any]) -> dict[str, Any]:
 
 def _engine_messages(value: object) -> Iterator[dict[str, Any]]:
     """The conversation, in what all chat templates know."""
-    for number, message in enumerate(objects_in(value, "messages")):
+    for number, turn in enumerate(objects_in(value, "messages")):
         field = f"messages[{number}]"
-        role = text_in(message.get("role"), f"{field}.role")
-        made = {**message, "role": "system" if role == "developer" else role}
+        role = text_in(turn.get("role"), f"{field}.role")
+        made = {**turn, "role": "system" if role == "developer" else role}
         if role == "tool":
-            made["content"] = _tool_text(message.get("content"), f"{field}.content")
-        elif isinstance(message.get("content"), list):
-            made["content"] = [part for _, part in message_parts(message, field)] or ""
-        if "tool_calls" in message:
-            calls = objects_in(message["tool_calls"], f"{field}.tool_calls")
+            made["content"] = _tool_text(turn.get("content"), f"{field}.content")
+        elif isinstance(turn.get("content"), list):
+            made["content"] = [part for _, part in message_parts(turn, field)] or ""
+        if "tool_calls" in turn:
+            calls = objects_in(turn["tool_calls"], f"{field}.tool_calls")
             made["tool_calls"] = [
                 _engine_call(call, f"{field}.tool_calls[{place}]") for place, call in enumerate(calls)
             ]
@@ -3230,7 +3527,7 @@ def vectors_in(node: str, found: object, tokens: object, wanted: int) -> Vectors
     """
     vectors = found if isinstance(found, list) else []
     if len(vectors) != wanted or not all(isinstance(vector, list) and vector for vector in vectors):
-        raise NodeFaultError(node, "gives no vector for some of the texts")
+        raise NodeFaultError(node, message("gives no vector for some of the texts"))
     return Vectors(tuple(vectors), tokens if isinstance(tokens, int) else 0)
 
 
@@ -3888,7 +4185,7 @@ class WarmTableError(PackError, ValueError):
     """
 
     def __init__(self, line: int, row: str, reason: str) -> None:
-        super().__init__(f"row {line} ({row!r}): {reason}")
+        super().__init__(message("row {line} ({row!r}): {reason}", line=line, row=row, reason=reason))
         self.line = line
         self.row = row
         self.reason = reason
@@ -5125,25 +5422,25 @@ def ollama_messages(value: object) -> list[dict[str, Any]]:
     """
     tools: dict[str, str] = {}  # id of a call → name of the tool; an id that comes again means the later call
     converted = []
-    for number, message in enumerate(objects_in(value, "messages")):
-        converted.append(_ollama_message(message, f"messages[{number}]", tools))
+    for number, one in enumerate(objects_in(value, "messages")):
+        converted.append(_ollama_message(one, f"messages[{number}]", tools))
         for call in converted[-1].get("tool_calls", ()):
             tools[call.get("id", "")] = call["function"]["name"]
     return converted
 
 
-def _ollama_message(message: Mapping[str, Any], field: str, tools: Mapping[str, str]) -> dict[str, Any]:
-    role = text_in(message.get("role"), f"{field}.role")
-    parts = [_content_part(part, place) for place, part in message_parts(message, field)]
-    parts += [("image", image) for image in _own_images(message, field)]
+def _ollama_message(turn: Mapping[str, Any], field: str, tools: Mapping[str, str]) -> dict[str, Any]:
+    role = text_in(turn.get("role"), f"{field}.role")
+    parts = [_content_part(part, place) for place, part in message_parts(turn, field)]
+    parts += [("image", image) for image in _own_images(turn, field)]
     texts, images = ([value for kind, value in parts if kind == wanted] for wanted in ("text", "image"))
     return {
         "role": _ROLES.get(role, role),
         "content": "".join(texts),
-        **_thinking(message),
+        **_thinking(turn),
         **({"images": images} if images else {}),
-        **_tool_calls(message, field),
-        **(_tool_result(message, field, tools) if _ROLES.get(role, role) == "tool" else {}),
+        **_tool_calls(turn, field),
+        **(_tool_result(turn, field, tools) if _ROLES.get(role, role) == "tool" else {}),
     }
 
 
@@ -5153,14 +5450,16 @@ def _content_part(part: Mapping[str, Any], field: str) -> tuple[str, str]:
         return "text", part["text"]
     if part["type"] == "image_url":
         return "image", _image(part["image_url"]["url"], f"{field}.image_url")
-    raise ChatBodyError(field, f"is of the type {part['type'][:40]!r}: Ollama takes text and images only")
+    raise ChatBodyError(
+        field, message("is of the type {kind!r}: Ollama takes text and images only", kind=part["type"][:40])
+    )
 
 
-def _own_images(message: Mapping[str, Any], field: str) -> Iterator[str]:
+def _own_images(turn: Mapping[str, Any], field: str) -> Iterator[str]:
     """The images of a message that already has Ollama's own field for them."""
-    images = message.get("images")
+    images = turn.get("images")
     if images is not None and not isinstance(images, list):
-        raise ChatBodyError(f"{field}.images", "must be a list of images in base64")
+        raise ChatBodyError(f"{field}.images", message("must be a list of images in base64"))
     for number, image in enumerate(images or ()):
         yield _image(text_in(image, f"{field}.images[{number}]"), f"{field}.images[{number}]")
 
@@ -5169,28 +5468,32 @@ def _image(address: str, field: str) -> str:
     """The base64 of a data URL, or of what is base64 already."""
     scheme = address[:8].lower()
     if scheme.startswith(("http://", "https://")):
-        raise ChatBodyError(field, "is a link: Ollama fetches none, so send the image itself as a data URL")
+        raise ChatBodyError(
+            field, message("is a link: Ollama fetches none, so send the image itself as a data URL")
+        )
     head, comma, data = address.partition(",") if scheme.startswith("data:") else ("", "", address)
     if comma and not head.lower().endswith(";base64"):
-        raise ChatBodyError(field, "is a data URL without base64: encode it as data:image/…;base64,…")
+        raise ChatBodyError(
+            field, message("is a data URL without base64: encode it as data:image/…;base64,…")
+        )
     data = "".join(data.split())
     try:
         decoded = base64.b64decode(data, validate=True)
     except ValueError:  # binascii.Error, and characters that are not ASCII
-        raise ChatBodyError(field, "is not base64: send the image as a data URL") from None
+        raise ChatBodyError(field, message("is not base64: send the image as a data URL")) from None
     if not decoded:
-        raise ChatBodyError(field, "is empty")
+        raise ChatBodyError(field, message("is empty"))
     return data
 
 
-def _thinking(message: Mapping[str, Any]) -> dict[str, str]:
-    given = (message.get(name) for name in _THINKING_FIELDS)
+def _thinking(turn: Mapping[str, Any]) -> dict[str, str]:
+    given = (turn.get(name) for name in _THINKING_FIELDS)
     thought = next((text for text in given if isinstance(text, str) and text), "")
     return {"thinking": thought} if thought else {}
 
 
-def _tool_calls(message: Mapping[str, Any], field: str) -> dict[str, list[dict[str, Any]]]:
-    calls = objects_in(message.get("tool_calls"), f"{field}.tool_calls")
+def _tool_calls(turn: Mapping[str, Any], field: str) -> dict[str, list[dict[str, Any]]]:
+    calls = objects_in(turn.get("tool_calls"), f"{field}.tool_calls")
     converted = [
         _ollama_call(call, number, f"{field}.tool_calls[{number}]") for number, call in enumerate(calls)
     ]
@@ -5217,14 +5520,16 @@ def _arguments(given: object, field: str) -> Mapping[str, Any]:
         try:
             given = json_in(given) if given.strip() else {}
         except ValueError as error:
-            raise ChatBodyError(field, "is not JSON: an earlier answer was cut off or made up") from error
+            raise ChatBodyError(
+                field, message("is not JSON: an earlier answer was cut off or made up")
+            ) from error
     return object_in(given, field)
 
 
-def _tool_result(message: Mapping[str, Any], field: str, tools: Mapping[str, str]) -> dict[str, str]:
-    identity = message.get("tool_call_id")
-    named = message.get("tool_name") or (tools.get(identity) if isinstance(identity, str) else None)
-    found = {"tool_name": named or message.get("name"), "tool_call_id": identity}
+def _tool_result(turn: Mapping[str, Any], field: str, tools: Mapping[str, str]) -> dict[str, str]:
+    identity = turn.get("tool_call_id")
+    named = turn.get("tool_name") or (tools.get(identity) if isinstance(identity, str) else None)
+    found = {"tool_name": named or turn.get("name"), "tool_call_id": identity}
     return {name: text_in(value, f"{field}.{name}") for name, value in found.items() if value}
 
 
@@ -5263,12 +5568,18 @@ def check_schema(schema: Mapping[str, Any], field: str) -> None:
         if isinstance(part, bool):
             continue
         if not isinstance(part, Mapping):
-            raise ChatBodyError(where, "must be a JSON schema: an object, true or false")
+            raise ChatBodyError(where, message("must be a JSON schema: an object, true or false"))
         values = part.get("enum")
         parts += 1 + (len(values) if isinstance(values, list) else 0)
         if depth > MAX_DEPTH or parts > MAX_PARTS:
-            limits = f"{MAX_DEPTH} levels and {MAX_PARTS} parts and values"
-            raise ChatBodyError(field, f"is too large a JSON schema: at most {limits} are possible")
+            limits = message(
+                "{depth} levels and {count} parts and values",
+                depth=MAX_DEPTH,
+                count=MAX_PARTS,
+            )
+            raise ChatBodyError(
+                field, message("is too large a JSON schema: at most {limits} are possible", limits=limits)
+            )
         _check_part(part, where, schema)
         waiting += [(inner, f"{where}.{name}", depth + 1) for name, inner in _inner(part, where)]
 
@@ -5278,12 +5589,12 @@ def _inner(part: Mapping[str, Any], where: str) -> Iterator[tuple[str, Any]]:
     for key in _SCHEMAS_BY_NAME:
         if key in part:
             if not isinstance(part[key], Mapping):
-                raise ChatBodyError(f"{where}.{key}", "must be an object of JSON schemas")
+                raise ChatBodyError(f"{where}.{key}", message("must be an object of JSON schemas"))
             yield from ((f"{key}.{name}", inner) for name, inner in part[key].items())
     for key in _SCHEMA_LISTS:
         if key in part:
             if not isinstance(part[key], list) or not part[key]:
-                raise ChatBodyError(f"{where}.{key}", "must be a list of JSON schemas")
+                raise ChatBodyError(f"{where}.{key}", message("must be a list of JSON schemas"))
             yield from ((f"{key}[{number}]", inner) for number, inner in enumerate(part[key]))
     for key in _SCHEMAS:
         if key in part:
@@ -5296,29 +5607,39 @@ def _check_part(part: Mapping[str, Any], where: str, root: Mapping[str, Any]) ->
     kinds = part.get("type", [])
     for kind in kinds if isinstance(kinds, list) else [kinds]:
         if not isinstance(kind, str) or kind not in _TYPES:
-            raise ChatBodyError(f"{where}.type", f"must be one of {', '.join(sorted(_TYPES))}")
+            raise ChatBodyError(
+                f"{where}.type", message("must be one of {types}", types=", ".join(sorted(_TYPES)))
+            )
     for name in _BOUNDS:
         _check_bound(part.get(name, 0), f"{where}.{name}")
     for name in ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"):
         if not isinstance(part.get(name, 0), int | float):
-            raise ChatBodyError(f"{where}.{name}", "must be a number")
+            raise ChatBodyError(f"{where}.{name}", message("must be a number"))
     if "pattern" in part:
         _check_pattern(part["pattern"], f"{where}.pattern")
     if "$ref" in part and not _leads_somewhere(part["$ref"], root):
-        raise ChatBodyError(f"{where}.$ref", "must lead to a part of this schema, such as #/$defs/name")
+        raise ChatBodyError(
+            f"{where}.$ref", message("must lead to a part of this schema, such as #/$defs/name")
+        )
 
 
 def _check_bound(value: object, where: str) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MAX_REPETITIONS:
-        raise ChatBodyError(where, f"must be a whole number from 0 to {MAX_REPETITIONS}")
+        raise ChatBodyError(
+            where,
+            message("must be a whole number from 0 to {limit}", limit=MAX_REPETITIONS),
+        )
 
 
 def _check_pattern(pattern: object, where: str) -> None:
     if not isinstance(pattern, str) or not pattern.startswith("^") or not pattern.endswith("$"):
-        raise ChatBodyError(where, "must begin with ^ and end with $: Ollama takes no other pattern")
+        raise ChatBodyError(where, message("must begin with ^ and end with $: Ollama takes no other pattern"))
     counts = [int(count) for found in _REPEATED.findall(pattern) for count in found if count]
     if max(counts, default=0) > MAX_REPETITIONS:
-        raise ChatBodyError(where, f"may repeat something {MAX_REPETITIONS} times at most")
+        raise ChatBodyError(
+            where,
+            message("may repeat something {limit} times at most", limit=MAX_REPETITIONS),
+        )
 
 
 def _leads_somewhere(reference: object, root: Any) -> bool:
@@ -5343,8 +5664,9 @@ def _leads_somewhere(reference: object, root: Any) -> bool:
 Thinking = Literal["never", "switch", "levels"]
 
 MAX_TOP_LOGPROBS = 20
-_GO_DURATION = re.compile(r"[-+]?(?:0|(?:(?:\d+\.?\d*|\.\d+)(?:ns|us|µs|ms|s|m|h))+)")
-_KEEP_ALIVE_FORMS = 'must be seconds or a duration such as "5m"'
+# Of any length, as a client has written it: each digit is looked at once.
+_GO_DURATION = re.compile(r"[-+]?(?:0|(?:(?:\d++(?:\.\d*+)?+|\.\d++)(?:ns|us|µs|ms|s|m|h))++)")
+_KEEP_ALIVE_FORMS = message('must be seconds or a duration such as "5m"')
 # Of all models only gpt-oss has levels; with others Ollama refuses them. `details.family` tells.
 _FAMILIES_WITH_LEVELS = frozenset({"gptoss", "gpt-oss"})
 # OpenAI's efforts → Ollama's levels.
@@ -5410,7 +5732,7 @@ def _format(settings: Mapping[str, Any]) -> str | Mapping[str, Any] | None:
             return None
         case None:
             return _own_format(settings.get("format"))
-    raise ChatBodyError("response_format.type", "must be text, json_object or json_schema")
+    raise ChatBodyError("response_format.type", message("must be text, json_object or json_schema"))
 
 
 def _own_format(value: object) -> str | Mapping[str, Any] | None:
@@ -5419,10 +5741,10 @@ def _own_format(value: object) -> str | Mapping[str, Any] | None:
         try:
             value = json_in(value)
         except ValueError as error:
-            raise ChatBodyError("format", "is neither json nor a JSON schema") from error
+            raise ChatBodyError("format", message("is neither json nor a JSON schema")) from error
     if isinstance(value, str):
         if value not in {"", "json"}:
-            raise ChatBodyError("format", 'must be "json" or a JSON schema')
+            raise ChatBodyError("format", message('must be "json" or a JSON schema'))
         return value or None
     schema = object_in(value, "format")
     check_schema(schema, "format")
@@ -5450,7 +5772,9 @@ def _effort(value: object) -> str | bool | None:
         return None
     effort = text_in(value, "reasoning_effort").lower()
     if effort != "none" and effort not in _LEVELS:
-        raise ChatBodyError("reasoning_effort", f"must be one of none, {', '.join(_LEVELS)}")
+        raise ChatBodyError(
+            "reasoning_effort", message("must be one of none, {levels}", levels=", ".join(_LEVELS))
+        )
     return _LEVELS.get(effort, False)
 
 
@@ -5479,7 +5803,7 @@ def _logprobs(body: Mapping[str, Any]) -> dict[str, Any]:
     given = {"logprobs": switch_in, "top_logprobs": whole_in}
     found = {name: read(body[name], name) for name, read in given.items() if body.get(name) is not None}
     if not 0 <= found.get("top_logprobs", 0) <= MAX_TOP_LOGPROBS:
-        raise ChatBodyError("top_logprobs", f"must be from 0 to {MAX_TOP_LOGPROBS}")
+        raise ChatBodyError("top_logprobs", message("must be from 0 to {limit}", limit=MAX_TOP_LOGPROBS))
     return found
 
 
@@ -5830,7 +6154,9 @@ class NodeTransport:
         self, path: str, body: Mapping[str, Any] | None, headers: Mapping[str, str]
     ) -> aiohttp.ClientResponse:
         if not self._url.startswith(("http://", "https://")):
-            raise NodeUnreachableError(self.name, "its address does not begin with http:// or https://")
+            raise NodeUnreachableError(
+                self.name, message("its address does not begin with http:// or https://")
+            )
         method, data = ("GET", None) if body is None else ("POST", self._encoded(body))
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=self.limits.connect)
         try:
@@ -5849,7 +6175,7 @@ class NodeTransport:
         except aiohttp.ClientConnectorError as error:
             raise NodeUnreachableError(self.name, shortened(str(error))) from error
         except ValueError:  # aiohttp shows the address as it is, with its password
-            raise NodeUnreachableError(self.name, "its address or a header cannot be used") from None
+            raise NodeUnreachableError(self.name, message("its address or a header cannot be used")) from None
         except (aiohttp.ClientError, OSError) as error:
             raise NodeFaultError(
                 self.name, message("hung up before it answered, or spoke no HTTP")
@@ -5864,7 +6190,9 @@ class NodeTransport:
         try:
             return json.dumps(body, allow_nan=False).encode()
         except (TypeError, ValueError, RecursionError) as error:
-            raise RequestRefusedError(self.name, None, "the request cannot be written as JSON") from error
+            raise RequestRefusedError(
+                self.name, None, message("the request cannot be written as JSON")
+            ) from error
 
     async def _read(self, response: aiohttp.ClientResponse, limit: int, *, whole: bool = True) -> bytes:
         """The body, or its beginning where it is not needed as a whole."""
@@ -7453,7 +7781,7 @@ def entries_in(answer: Mapping[str, Any], kind: type[_Entry]) -> tuple[list[_Ent
     """
     listed = answer.get("models")
     if not isinstance(listed, list):
-        raise ValueError("`models` is not a list")  # noqa: TRY004 - of the answer, not of an argument
+        raise ValueError(message("`models` is not a list"))  # noqa: TRY004 - of the answer, not of an argument
     found: dict[str, _Entry] = {}
     unread = 0
     for entry in listed:
@@ -8026,14 +8354,14 @@ def engine_models(answer: Mapping[str, Any]) -> tuple[EngineModel, ...]:
     """
     entries = answer.get("data")
     if not isinstance(entries, list):
-        raise ValueError("`data` is not a list")  # noqa: TRY004 - of the answer, not of an argument
+        raise ValueError(message("`data` is not a list"))  # noqa: TRY004 - of the answer, not of an argument
     beside = _capabilities_beside(answer.get("models"))
     found: dict[str, EngineModel] = {}
     for entry in entries:
         if name := _name_in(entry):
             found.setdefault(name, _engine_model(entry, name, beside))
     if entries and not found:
-        raise ValueError("a model has no `id`")
+        raise ValueError(message("a model has no `id`"))
     return tuple(found.values())
 
 
@@ -8577,14 +8905,20 @@ class OpenAIClient:
             models = engine_models(answer)
         except ValueError as error:
             raise NodeFaultError(
-                self.name, f"lists models in a form that is not OpenAI's: {error}"
+                self.name, message("lists models in a form that is not OpenAI's: {error}", error=error)
             ) from error
         if bare and not models:
             raise NodeFaultError(
                 self.name, message("lists models in a form that is not OpenAI's: there are none")
             )
         if unread := nameless_models(answer):
-            self._node.note(f"{unread} of its models are passed over: {base}/models gives them no id")
+            self._node.note(
+                message(
+                    "{count} of its models are passed over: {base}/models gives them no id",
+                    count=unread,
+                    base=base,
+                )
+            )
         self._bases = (base,)
         return models
 
@@ -8603,7 +8937,7 @@ class OpenAIClient:
 
     def _not_served(self, model: str) -> ModelNotFoundError:
         listed = ", ".join(sorted(self._served)[:5])
-        said = f"it serves {listed}" if listed else "it serves nothing"
+        said = message("it serves {listed}", listed=listed) if listed else message("it serves nothing")
         return ModelNotFoundError(self.name, model, said, SERVE_IT)
 
 
@@ -8653,7 +8987,6 @@ _NODE_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,63}")
 _NODE_PODS = re.compile(r"k8s://[a-z0-9-]{1,63}/[A-Za-z0-9_./=!,-]{1,500}:[1-9][0-9]{0,4}")
 _NODE_SRV = re.compile(r"dns\+srv://(?:[0-9.]+(?::[0-9]{1,5})?/)?(?:[\w-]{1,63}\.)+[\w-]{1,63}\.?")
 _NODE_SECRET = re.compile(r"(//(?=.*@)|\?)(?:.*@|\S+)")  # of an address: its login, or what follows a ?
-_QUOTED = re.compile(r"""(['"])(.*?)\1""")
 _NODE_WORD = re.compile(r'header="[^"]*"|\S+')
 _NODE_HEADER = re.compile(r"([!#$%&'*+.^_`|~\w-]+):[ \t]*(.*?)[ \t]*", re.ASCII)
 _NODE_SETTINGS = "kind, weight, tier, slots, memory, agent, key, header, placement, models"
@@ -8746,27 +9079,34 @@ def parse_nodes(text: str) -> tuple[NodeRow, ...]:
                 rows.append(_parse_node(line, written))
                 _refuse_repeated(rows)
             except ValueError as fault:
-                raise NodeTableError(line, *_without_secrets(written, str(fault))) from None
+                raise NodeTableError(line, *_without_secrets(written, said_by(fault))) from None
     return tuple(rows)
 
 
-def _without_secrets(written: str, fault: str) -> tuple[str, str]:
+def _without_secrets(written: str, fault: Message) -> tuple[str, Message]:
     """A row and what is wrong with it, without passwords, keys and headers, also with a space in them."""
     address, *secret = re.split(r"(\b(?:key|header)=)", _NODE_SECRET.sub(r"\1…", written), maxsplit=1)
     after = secret[1].split() if secret else []
     settings = [word if word.partition("=")[0] in _SHOWN_SETTINGS else "…" for word in after]
     row = f"{address}{''.join(secret[:1])}{' '.join(settings)}"
-    return row, _QUOTED.sub(lambda found: found[0] if found[2] in row else "'…'", fault)
+    quoted = {name for name in fault.values if f"{{{name}!r}}" in fault.template}
+    hidden = {name: "…" for name in quoted if str(fault.values[name]) not in row}
+    return row, fault.with_values(hidden)
 
 
 def _parse_node(line: int, written: str) -> NodeRow:
     """Read a row; here and below a ValueError says what is wrong with it."""
     name, *rest = _NODE_WORD.findall(written)
     if not rest or "://" not in rest[0]:
-        raise ValueError("write it as `gpu0 http://gpu0:11434 slots=2`: a name, an address, settings")
+        raise ValueError(
+            message("write it as `gpu0 http://gpu0:11434 slots=2`: a name, an address, settings")
+        )
     if not _NODE_NAME.fullmatch(name):
         raise ValueError(
-            f"{name!r} cannot be a name: use up to 64 letters, digits, dots, dashes, underscores"
+            message(
+                "{name!r} cannot be a name: use up to 64 letters, digits, dots, dashes, underscores",
+                name=name,
+            )
         )
     address, *settings = rest
     if address.startswith(DISCOVERED):
@@ -8775,10 +9115,15 @@ def _parse_node(line: int, written: str) -> NodeRow:
         url, login = split_login(_address(address))
     row = NodeRow(name, url, line=line, login=login, **_settings(settings))
     if row.login and row.key:
-        raise ValueError("it has a password in its address and a key=…: take one of them out")
+        raise ValueError(message("it has a password in its address and a key=…: take one of them out"))
     if row.kind != "openai" and (row.placement == "own" or row.models):
         setting = "models=" if row.models else "placement=own"
-        raise ValueError(f"{setting} is for OpenAI-compatible servers: add kind=openai, or leave it out")
+        raise ValueError(
+            message(
+                "{setting} is for OpenAI-compatible servers: add kind=openai, or leave it out",
+                setting=setting,
+            )
+        )
     return replace(row, slots=MAX_DECLARED_SLOTS) if row.placement == "own" and row.slots is None else row
 
 
@@ -8787,12 +9132,18 @@ def _settings(written: list[str]) -> dict[str, Any]:
     for setting in written:
         name, equals, value = setting.partition("=")
         if not equals or name not in _READERS:
-            raise ValueError(f"unknown setting {name!r}: the known ones are {_NODE_SETTINGS}")
+            raise ValueError(
+                message(
+                    "unknown setting {name!r}: the known ones are {known}",
+                    name=name,
+                    known=_NODE_SETTINGS,
+                )
+            )
         if name == "header":
             found["headers"] = (*found.get("headers", ()), _header(value))
             continue
         if name in found:
-            raise ValueError(f"{name}= is set twice")
+            raise ValueError(message("{name}= is set twice", name=name))
         found[name] = _READERS[name](value)
     return found
 
@@ -8800,7 +9151,7 @@ def _settings(written: list[str]) -> dict[str, Any]:
 def _header(value: str) -> Header:
     found = _NODE_HEADER.fullmatch(value.strip('"'))
     if found is None or not found[2].isprintable():
-        raise ValueError('header= needs a name and a value, as in header="X-Team: blue"')
+        raise ValueError(message('header= needs a name and a value, as in header="X-Team: blue"'))
     return found[1], found[2]
 
 
@@ -8811,17 +9162,28 @@ def _address(value: str) -> str:
     except ValueError:
         usable = False
     if not usable or not value.isprintable():
-        raise ValueError(f"{value!r} is no address: write it as http://gpu0:11434")
+        raise ValueError(message("{value!r} is no address: write it as http://gpu0:11434", value=value))
     if parts.query or parts.fragment:
-        raise ValueError(f"{value!r} has something after the path: write it as http://gpu0:11434")
+        raise ValueError(
+            message("{value!r} has something after the path: write it as http://gpu0:11434", value=value)
+        )
     return value.rstrip("/")
 
 
 def _several(value: str) -> str:
     if value.startswith(SRV) and not _NODE_SRV.fullmatch(value):
-        raise ValueError(f"{value!r} is no name of a service: write it as dns+srv://_ollama._tcp.example.org")
+        raise ValueError(
+            message(
+                "{value!r} is no name of a service: write it as dns+srv://_ollama._tcp.example.org",
+                value=value,
+            )
+        )
     if value.startswith(PODS) and not _NODE_PODS.fullmatch(value):
-        raise ValueError(f"{value!r} does not select pods: write it as k8s://NAMESPACE/app=ollama:11434")
+        raise ValueError(
+            message(
+                "{value!r} does not select pods: write it as k8s://NAMESPACE/app=ollama:11434", value=value
+            )
+        )
     return value
 
 
@@ -8829,20 +9191,32 @@ def _kind(value: str) -> NodeKind:
     for kind in get_args(NodeKind):
         if value == kind:
             return kind  # type: ignore[no-any-return] # get_args tells no types
-    raise ValueError(f"kind={value} is unknown: the known ones are {', '.join(get_args(NodeKind))}")
+    raise ValueError(
+        message(
+            "kind={value} is unknown: the known ones are {known}",
+            value=value,
+            known=", ".join(get_args(NodeKind)),
+        )
+    )
 
 
 def _placement(value: str) -> PlacedBy:
     for placement in get_args(PlacedBy):
         if value == placement:
             return placement  # type: ignore[no-any-return] # get_args has no types
-    raise ValueError(f"placement={value} is unknown: the known ones are {', '.join(get_args(PlacedBy))}")
+    raise ValueError(
+        message(
+            "placement={value} is unknown: the known ones are {known}",
+            value=value,
+            known=", ".join(get_args(PlacedBy)),
+        )
+    )
 
 
 def _nodes__models(value: str) -> tuple[str, ...]:
     names = tuple(value.split(","))
     if not all(names) or not value.isprintable():
-        raise ValueError(f"models= needs names separated by commas, not {value!r}")
+        raise ValueError(message("models= needs names separated by commas, not {value!r}", value=value))
     return names
 
 
@@ -8852,7 +9226,13 @@ def _weight(value: str) -> float:
     except ValueError:
         weight = math.nan
     if not 0 <= weight <= MAX_WEIGHT:
-        raise ValueError(f"weight= needs a number from 0 to {MAX_WEIGHT:g}, not {value!r}")
+        raise ValueError(
+            message(
+                "weight= needs a number from 0 to {most:g}, not {value!r}",
+                most=MAX_WEIGHT,
+                value=value,
+            )
+        )
     return weight
 
 
@@ -8862,7 +9242,7 @@ def _memory(value: str) -> int:
     scale = _BYTES.get(unit) or _BYTES.get(f"{unit}B", 0)
     size = round(float(found[1]) * scale) if found else 0
     if not 10**8 <= size <= MAX_MEMORY:
-        raise ValueError(f"memory= needs a size such as 24GB or 80GiB, not {value!r}")
+        raise ValueError(message("memory= needs a size such as 24GB or 80GiB, not {value!r}", value=value))
     return size
 
 
@@ -8870,14 +9250,22 @@ def _whole_number(setting: str, least: int, most: int) -> Callable[[str], int]:
     def read(value: str) -> int:
         if re.fullmatch(r"[0-9]{1,6}", value) and least <= int(value) <= most:
             return int(value)
-        raise ValueError(f"{setting}= needs a whole number from {least} to {most}, not {value!r}")
+        raise ValueError(
+            message(
+                "{setting}= needs a whole number from {least} to {most}, not {value!r}",
+                setting=setting,
+                least=least,
+                most=most,
+                value=value,
+            )
+        )
 
     return read
 
 
 def _secret(value: str) -> str:
     if not value:
-        raise ValueError("key= is empty: leave it out, or write the token after it")
+        raise ValueError(message("key= is empty: leave it out, or write the token after it"))
     return value
 
 
@@ -8902,11 +9290,23 @@ def _refuse_repeated(rows: list[NodeRow]) -> None:
     *before, row = rows
     for other in before:
         if row.name == other.name:
-            raise ValueError(f"row {other.line} is already called {row.name!r}: give it another name")
+            raise ValueError(
+                message(
+                    "row {line} is already called {name!r}: give it another name",
+                    line=other.line,
+                    name=row.name,
+                )
+            )
         if row.url == other.url:
-            raise ValueError(f"row {other.line} ({other.name}) has the same address: one row for each node")
+            raise ValueError(
+                message(
+                    "row {line} ({name}) has the same address: one row for each node",
+                    line=other.line,
+                    name=other.name,
+                )
+            )
     if len(rows) > MAX_NODES:
-        raise ValueError(f"at most {MAX_NODES} nodes can be configured")
+        raise ValueError(message("at most {limit} nodes can be configured", limit=MAX_NODES))
 
 
 # --- ollama_pack.routing.probe.catalogue ---
@@ -9103,7 +9503,7 @@ def report_in(answer: Any) -> GpuReport:
     node = nodes[0] if isinstance(nodes, list) and nodes else None
     listed = node.get("gpus") if isinstance(node, dict) else None
     if not isinstance(node, dict) or not isinstance(listed, list):
-        return GpuReport(reason="answers in a form that is not gpu_agent's: is it one?")
+        return GpuReport(reason=message("answers in a form that is not gpu_agent's: is it one?"))
     gpus: dict[int, Gpu] = {}
     for number, value in enumerate(listed[:MAX_GPUS]):
         if isinstance(value, dict):
@@ -9111,7 +9511,7 @@ def report_in(answer: Any) -> GpuReport:
             gpus.setdefault(gpu.index, gpu)
     if gpus:
         return GpuReport(tuple(gpus[index] for index in sorted(gpus)))
-    return GpuReport(reason=_gpu_text(node.get("reason")) or "tells of no GPU")
+    return GpuReport(reason=_gpu_text(node.get("reason")) or message("reports no GPU"))
 
 
 async def read_agent(
@@ -9129,26 +9529,30 @@ async def read_agent(
         async with asyncio.timeout(seconds):
             report = await _ask_agent(url.rstrip("/") + LOAD_PATH, session, headers or {})
     except TimeoutError:
-        report = GpuReport(reason=f"does not answer within {seconds:g} s")
+        report = GpuReport(reason=message("does not answer within {seconds:g} s", seconds=seconds))
     except (aiohttp.ClientError, OSError) as error:
-        report = GpuReport(reason=f"cannot be reached ({type(error).__name__}): is it started?")
+        report = GpuReport(
+            reason=message("cannot be reached ({kind}): is it started?", kind=type(error).__name__)
+        )
     except ValueError:  # an address that cannot be used, an answer that is no JSON
-        report = GpuReport(reason="sends what is no JSON, or its address cannot be used")
+        report = GpuReport(reason=message("sends what is no JSON, or its address cannot be used"))
     if report.gpus:
         return report
-    return GpuReport(reason=f"the gpu_agent at {node_name(url)}: {report.reason}")
+    return GpuReport(
+        reason=message("the gpu_agent at {url}: {reason}", url=node_name(url), reason=report.reason)
+    )
 
 
 async def _ask_agent(url: str, session: aiohttp.ClientSession, headers: Mapping[str, str]) -> GpuReport:
     whole_time = aiohttp.ClientTimeout(total=None)
     async with session.get(url, headers=headers, timeout=whole_time, allow_redirects=False) as response:
         if response.status != _AGENT_OK:
-            return GpuReport(reason=f"answers with status {response.status}")
+            return GpuReport(reason=message("answers with status {status}", status=response.status))
         body = b""
         while len(body) <= AGENT_BYTES and (data := await response.content.readany()):
             body += data
     if len(body) > AGENT_BYTES:
-        return GpuReport(reason=f"answers with more than {AGENT_BYTES} bytes")
+        return GpuReport(reason=message("answers with more than {limit} bytes", limit=AGENT_BYTES))
     return report_in(json_in(body.decode()))
 
 
@@ -9174,14 +9578,14 @@ NVML_SECONDS = 2.0  # a healthy driver takes milliseconds; the first call may wa
 
 _Done = TypeVar("_Done")
 
-_NO_BINDINGS = "pynvml is not installed: pip install nvidia-ml-py"
-_NO_GPU = "the NVIDIA driver lists no GPU: is one passed to this machine or container?"
+_NO_BINDINGS = message("pynvml is not installed: pip install nvidia-ml-py")
+_NO_GPU = message("the NVIDIA driver lists no GPU: is one passed to this machine or container?")
 # By NVML's return codes, which nvml.h promises not to change.
 _NVML_REASONS = {
-    4: "the NVIDIA driver refuses this user: allow it to open /dev/nvidiactl and /dev/nvidia*",
-    9: "the NVIDIA driver is not loaded: load it (`nvidia-smi` does), or restart the machine",
-    12: "no NVIDIA driver (no NVML library): install it, or start the container with --gpus all",
-    18: "the NVIDIA driver was updated and the old one still runs: restart the machine",
+    4: message("the NVIDIA driver refuses this user: allow it to open /dev/nvidiactl and /dev/nvidia*"),
+    9: message("the NVIDIA driver is not loaded: load it (`nvidia-smi` does), or restart the machine"),
+    12: message("no NVIDIA driver (no NVML library): install it, or start the container with --gpus all"),
+    18: message("the NVIDIA driver was updated and the old one still runs: restart the machine"),
 }
 # Not supported, no permission, function not found, no data: a figure that this GPU or driver does not give.
 _NVML_UNTOLD = frozenset({3, 4, 13, 21})
@@ -9242,7 +9646,9 @@ class GpuReader:
             async with asyncio.timeout(left):
                 return await asyncio.wrap_future(reading)
         return GpuReport(
-            reason=f"the NVIDIA driver does not answer within {self._seconds:g} s: does it hang?"
+            reason=message(
+                "the NVIDIA driver does not answer within {seconds:g} s: does it hang?", seconds=self._seconds
+            )
         )
 
     async def close(self) -> None:
@@ -9341,7 +9747,7 @@ def _nvml_gpu(nvml: Any, index: int) -> Gpu:
 
 
 def _nvml_reason(error: Any) -> str:
-    return _NVML_REASONS.get(error.value, f"the NVIDIA driver fails: {error}")
+    return _NVML_REASONS.get(error.value, message("the NVIDIA driver fails: {error}", error=error))
 
 
 def _in_daemon_thread(job: Callable[[], _Done]) -> Future[_Done]:
@@ -10326,6 +10732,7 @@ class NodeState:
 # Looking at one node: what it has, and what is in its memory.
 
 SHOWN_AT_ONCE = 8  # models that one node is asked about at the same time
+SHOW_SECONDS = 1.0  # that a look waits for what a node tells of its models, which may be hundreds
 LOOK_APART_SECONDS = 0.2  # two looks in less time show no movement
 MOST_PARAMETERS = 10**11  # of a vision encoder
 SAME_PACE = 0.3  # by how much two times that pass may differ and still be the same
@@ -10341,11 +10748,13 @@ class NodeLook:
         models: what it can chat with.
         residents: what is in its memory; None: it does not tell.
         others: models that do not chat, such as embedders.
+        is_whole: no model is known by its name alone because the node has not told more of it yet.
     """
 
     models: tuple[NodeModel, ...]
     residents: tuple[ResidentModel, ...] | None
     others: tuple[NodeModel, ...] = ()
+    is_whole: bool = True
 
     @property
     def installed(self) -> dict[str, InstalledModel]:
@@ -10360,6 +10769,8 @@ class NodeProbe:
         self._client = client
         self._fixed = fixed
         self._shown: dict[tuple[str, str], ShownModel] = {}
+        self._asking: dict[tuple[str, str], asyncio.Task[None]] = {}
+        self._at_once = asyncio.Semaphore(SHOWN_AT_ONCE)
         self._shapes: dict[tuple[str, str], ModelShape] = {}
         self._seen_ahead: set[str] = set()
         self._expiries: dict[str, tuple[float, float, bool]] = {}  # name → seen at, unloaded at, loading
@@ -10371,20 +10782,26 @@ class NodeProbe:
             NodeError: it does not answer as it should.
         """
         listed, loaded = await asyncio.gather(self._client.tags(), self._client.ps())
-        await self._show(listed)
+        is_whole = await self._show(listed)
         self._shown = {key: self._shown[key] for key in map(_shown_key, listed) if key in self._shown}
         self._shapes = {key: shape for key, shape in self._shapes.items() if key in self._shown}
         shown = [(model, self._shown.get(_shown_key(model))) for model in listed]
         models = tuple(self._model(model, about) for model, about in shown if _can_chat(about))
         others = tuple(self._model(model, about) for model, about in shown if not _can_chat(about))
         if loaded is None:
-            return NodeLook(models, None, others)
+            return NodeLook(models, None, others, is_whole)
         self._seen_ahead &= {model.name for model in loaded}
         self._expiries = {
             model.name: self._expiries[model.name] for model in loaded if model.name in self._expiries
         }
         residents = tuple(self._resident(model, datetime.now(UTC)) for model in loaded)
-        return NodeLook(models, residents, others)
+        return NodeLook(models, residents, others, is_whole)
+
+    def stop(self) -> None:
+        """Ask about no more models."""
+        for task in self._asking.values():
+            task.cancel()
+        self._asking.clear()  # they are asked about again when somebody looks again
 
     def _resident(self, loaded: LoadedModel, now: datetime) -> ResidentModel:
         """A model in memory. It is busy when the moment of its unloading has passed and it is still listed.
@@ -10418,25 +10835,37 @@ class NodeProbe:
             self._expiries[name] = now, expires, loading
         return loading
 
-    async def _show(self, listed: Iterable[ListedModel]) -> None:
-        """Ask about the models that are new. One that cannot be shown is known by its name alone."""
-        at_once = asyncio.Semaphore(SHOWN_AT_ONCE)
+    async def _show(self, listed: Iterable[ListedModel]) -> bool:
+        """Ask about the models that are new. One that cannot be shown is known by its name alone.
 
-        async def show(model: ListedModel) -> None:
-            async with at_once:
-                try:
-                    shown = await self._client.show(model.name)
-                    if shown.model_info:
-                        shape = shape_of(shown.model_info, shown.tensors, model.size)
-                        self._shapes[_shown_key(model)] = replace(shape, projector=_projector(shape, shown))
-                    self._shown[_shown_key(model)] = shown.model_copy(update={"tensors": ()})  # hundreds
-                except RetryableNodeError as error:  # asked again at the next look, where that may help
-                    if error.status in _NOT_THERE:
-                        self._shown[_shown_key(model)] = ShownModel()
-                except NodeError:
+        Returns:
+            False: not all answers are there yet; the next look has them.
+        """
+        loop = asyncio.get_running_loop()
+        for model in listed:
+            key = _shown_key(model)
+            if key not in self._shown and key not in self._asking:
+                self._asking[key] = loop.create_task(self._ask_about(model))
+        if self._asking:
+            await asyncio.wait(self._asking.values(), timeout=SHOW_SECONDS)
+        ended = [key for key, task in self._asking.items() if task.done()]
+        for task in [self._asking.pop(key) for key in ended]:
+            task.result()
+        return not self._asking
+
+    async def _ask_about(self, model: ListedModel) -> None:
+        async with self._at_once:
+            try:
+                shown = await self._client.show(model.name)
+                if shown.model_info:
+                    shape = shape_of(shown.model_info, shown.tensors, model.size)
+                    self._shapes[_shown_key(model)] = replace(shape, projector=_projector(shape, shown))
+                self._shown[_shown_key(model)] = shown.model_copy(update={"tensors": ()})  # hundreds
+            except RetryableNodeError as error:  # asked again at the next look, where that may help
+                if error.status in _NOT_THERE:
                     self._shown[_shown_key(model)] = ShownModel()
-
-        await asyncio.gather(*(show(model) for model in listed if _shown_key(model) not in self._shown))
+            except NodeError:
+                self._shown[_shown_key(model)] = ShownModel()
 
     def _model(self, listed: ListedModel, shown: ShownModel | None) -> NodeModel:
         blob = (shown.blob if shown else "") or listed.digest or listed.name
@@ -10526,9 +10955,10 @@ class NodeWatch:
         self.row = row
         self.client = client
         self.known = WatchedNode()
-        self.gpus = GpuReport(reason="not looked at yet")
+        self.gpus = GpuReport(reason=message("not looked at yet"))
         self.looked = asyncio.Event()  # at least once, with or without an answer
         self.hurry = asyncio.Event()  # look again now
+        self.is_whole = False  # it has told of all its models once
         self.leaving = False  # it gets no new requests, and is gone once it has answered those that it has
         self.seen_at = -math.inf  # when what is known of its memory was asked for
         self._probe = NodeProbe(client, fixed=row.kind != "ollama")
@@ -10548,6 +10978,9 @@ class NodeWatch:
         finally:
             self.looked.set()
         self._missed = 0
+        self.is_whole = self.is_whole or look.is_whole
+        if not self.is_whole:
+            self.hurry.set()
         self.known = WatchedNode(look.models, self._clock(), others=look.others)
         self.seen_at = asked_at
         blobs = {fold_name(model.name): model.installed.blob for model in look.models}
@@ -10585,15 +11018,17 @@ class NodeWatch:
         elif self.is_here:
             self.gpus = await here.read()
         else:
-            self.gpus = GpuReport(reason="another machine: start gpu_agent.py there and add agent=…")
+            self.gpus = GpuReport(reason=message("another machine: start gpu_agent.py there and add agent=…"))
 
     def _fault(self, error: NodeError) -> str:
         """What is wrong, and why it is where the connection signs in with a token that no look has."""
         if error.status not in _NOT_SIGNED_IN or not self.row.way_in.needs_user:
             return error.plain
-        return (
-            f"{error.plain} (its connection signs in by {self.row.auth}, with a token of the user who asks: "
-            "let the gateway list models without one, or use bearer)"
+        return message(
+            "{plain} (its connection signs in by {auth}, with a token of the user who asks: let "
+            "the gateway list models without one, or use bearer)",
+            plain=error.plain,
+            auth=self.row.auth,
         )
 
     @property
@@ -10644,6 +11079,10 @@ class NodeWatch:
         """The names by which the node lists these weights, such as those that `ollama cp` has made."""
         blobs = {known.name: known.installed.blob for known in self.known.models}
         return frozenset(name for name, blob in blobs.items() if blob == blobs.get(model))
+
+    def stop(self) -> None:
+        """Ask it nothing more."""
+        self._probe.stop()
 
     async def rest(self, seconds: float) -> None:
         """Wait until it is time for the next look, or somebody is in a hurry."""
@@ -12817,7 +13256,13 @@ class Scheduler:
             ValueError: the strategy is unknown.
         """
         if strategy not in STRATEGIES:
-            raise ValueError(f"strategy {strategy!r} is unknown: the known ones are {', '.join(STRATEGIES)}")
+            raise ValueError(
+                message(
+                    "strategy {strategy!r} is unknown: the known ones are {known}",
+                    strategy=strategy,
+                    known=", ".join(STRATEGIES),
+                )
+            )
         self.policy = policy = policy or RoutingPolicy()
         self.cluster = Cluster(rows, clock, policy, priors)
         self.wake_at: float | None = None
@@ -12876,7 +13321,7 @@ class Scheduler:
             ValueError: a request of this id is waiting or running.
         """
         if request.id in self._queue or request.id in self._running:
-            raise ValueError(f"request {request.id!r} is already here")
+            raise ValueError(message("request {request!r} is already here", request=request.id))
         now = self._clock()
         for name in filter(is_auto, request.models):
             self.cluster.offer_variants(name)
@@ -13343,22 +13788,28 @@ def parse_warm(text: str) -> tuple[WarmRow, ...]:
                 rows.append(_warm_row(line, written))
                 _refuse_more(rows)
             except ValueError as fault:
-                raise WarmTableError(line, written, str(fault)) from None
+                raise WarmTableError(line, written, said_by(fault)) from None
     return tuple(rows)
 
 
 def _refuse_more(rows: list[WarmRow]) -> None:
     *before, row = rows
     if any(row.model == other.model for other in before):
-        raise ValueError(f"{row.model} has a row already: put all its hours into that one, with commas")
+        raise ValueError(
+            message(
+                "{model} has a row already: put all its hours into that one, with commas", model=row.model
+            )
+        )
     if len(rows) > MAX_WARM_ROWS:
-        raise ValueError(f"at most {MAX_WARM_ROWS} models can be kept in memory")
+        raise ValueError(message("at most {limit} models can be kept in memory", limit=MAX_WARM_ROWS))
 
 
 def _warm_row(line: int, written: str) -> WarmRow:
     model, equals, rest = map(str.strip, written.partition("="))
     if not equals or not model or re.search(r"[\s,]", model):
-        raise ValueError("write it as `llama3:8b = Mon-Fri 07:30-17:00`: a model, an equals sign, hours")
+        raise ValueError(
+            message("write it as `llama3:8b = Mon-Fri 07:30-17:00`: a model, an equals sign, hours")
+        )
     hours, copies, zone = [], 1, ""
     for word in rest.split():
         name, has_value, value = word.partition("=")
@@ -13369,17 +13820,28 @@ def _warm_row(line: int, written: str) -> WarmRow:
         elif name == "zone":
             zone = _zone(value)
         else:
-            raise ValueError(f"unknown setting {word!r}: the known ones are {_WARM_SETTINGS}")
+            raise ValueError(
+                message(
+                    "unknown setting {word!r}: the known ones are {known}",
+                    word=word,
+                    known=_WARM_SETTINGS,
+                )
+            )
     spans = tuple(_span(part.strip()) for part in " ".join(hours).split(",") if part.strip())
     if not spans:
-        raise ValueError("hours are missing: write them as Mon-Fri 07:30-17:00, several with commas")
+        raise ValueError(message("hours are missing: write them as Mon-Fri 07:30-17:00, several with commas"))
     return WarmRow(model, spans, copies, zone, line)
 
 
 def _span(written: str) -> Span:
     found = _SPAN.fullmatch(written.lower())
     if found is None:
-        raise ValueError(f"{written!r} cannot be read: write hours as Mon-Fri 07:30-17:00, or 07:30-17:00")
+        raise ValueError(
+            message(
+                "{written!r} cannot be read: write hours as Mon-Fri 07:30-17:00, or 07:30-17:00",
+                written=written,
+            )
+        )
     return Span(_days(found["days"] or "mon-sun"), _minutes(found["begins"]), _minutes(found["ends"]))
 
 
@@ -13387,7 +13849,11 @@ def _days(written: str) -> frozenset[int]:
     first, _, last = written.partition("-")
     for day in (first, last or first):
         if day not in _DAYS:
-            raise ValueError(f"{day!r} is no day: write Mon, Tue, Wed, Thu, Fri, Sat, Sun or two with a dash")
+            raise ValueError(
+                message(
+                    "{day!r} is no day: write Mon, Tue, Wed, Thu, Fri, Sat, Sun or two with a dash", day=day
+                )
+            )
     begin, end = _DAYS.index(first), _DAYS.index(last or first)
     return frozenset((begin + offset) % 7 for offset in range((end - begin) % 7 + 1))
 
@@ -13395,7 +13861,7 @@ def _days(written: str) -> frozenset[int]:
 def _minutes(written: str) -> int:
     hour, minute = map(int, written.split(":"))
     if hour > 24 or minute > 59 or (hour == 24 and minute):  # noqa: PLR2004 - a clock's
-        raise ValueError(f"{written!r} is no time: write it as 07:30, at most 24:00")
+        raise ValueError(message("{written!r} is no time: write it as 07:30, at most 24:00", written=written))
     return (60 * hour + minute) % _MINUTES_A_DAY
 
 
@@ -13403,7 +13869,9 @@ def _zone(name: str) -> str:
     try:
         ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, OSError):
-        raise ValueError(f"zone={name} is unknown: write it as Europe/Berlin or Asia/Shanghai") from None
+        raise ValueError(
+            message("zone={name} is unknown: write it as Europe/Berlin or Asia/Shanghai", name=name)
+        ) from None
     return name
 
 
@@ -13552,12 +14020,18 @@ class Upkeep:
             ValueError: a pull is under way, or a node is unknown.
         """
         if self._pull is not None and not self._pull.done():
-            raise ValueError("a pull is under way: wait until it is done")
+            raise ValueError(message("a pull is under way: wait until it is done"))
         watches = self._fleet.nodes
         wanted = list(nodes) or [name for name, watch in watches.items() if watch.row.kind == "ollama"]
         for name in wanted:
             if name not in watches:
-                raise ValueError(f"there is no node {name!r}: the nodes are {', '.join(watches)}")
+                raise ValueError(
+                    message(
+                        "there is no node {name!r}: the nodes are {known}",
+                        name=name,
+                        known=", ".join(watches),
+                    )
+                )
         states = [PullState(name, model) for name in wanted]
         self.pulls = [*self.pulls, *states][-MAX_PULLS:]
         self._pull = asyncio.get_running_loop().create_task(self._pull_all(states), name=f"pull {model}")
@@ -13567,7 +14041,9 @@ class Upkeep:
             watch = self._fleet.nodes.get(state.node)  # nodes may go while others pull
             ask = getattr(watch.client, "pull", None) if watch else None
             if watch is None or ask is None:
-                fault = "only an Ollama can pull models" if watch else "it is no node any more"
+                fault = (
+                    message("only an Ollama can pull models") if watch else message("it is no node any more")
+                )
                 state.state, state.fault = "failed", fault
                 continue
             try:
@@ -14140,8 +14616,9 @@ class NodePoller:
 
     @property
     def is_complete(self) -> bool:
-        """Whether every node has been looked at once."""
-        return all(watch.looked.is_set() for watch in self._nodes.values())
+        """Whether every node has been looked at once, and those that answer have told of all their models."""
+        watches = self._nodes.values()
+        return all(watch.looked.is_set() and (watch.is_whole or watch.known.fault) for watch in watches)
 
     async def ready(self, seconds: float = FIRST_LOOK_SECONDS) -> None:
         """Wait until every node has been looked at once, but no longer than this."""
@@ -14167,12 +14644,15 @@ class NodePoller:
             task.cancel()
 
     async def _watch(self, watch: NodeWatch) -> None:
-        while self._loop.time() - self._used_at < IDLE_SECONDS:
-            try:
-                await self._look(watch)
-            except Exception:
-                log.exception("Node %s could not be looked at", watch.row.name)
-            await watch.rest(self._seconds)
+        try:
+            while self._loop.time() - self._used_at < IDLE_SECONDS:
+                try:
+                    await self._look(watch)
+                except Exception:
+                    log.exception("Node %s could not be looked at", watch.row.name)
+                await watch.rest(self._seconds)
+        finally:
+            watch.stop()
 
     async def _look(self, watch: NodeWatch) -> None:
         """What the node has, what its engine does, what its GPUs do: each is told as soon as it is there."""
@@ -14964,7 +15444,11 @@ class ModelRefusedError(PackError):
     """
 
     def __init__(self, refusal: Refusal) -> None:
-        super().__init__(f"the model was asked through Open WebUI and gave the error {refusal.status}")
+        super().__init__(
+            message(
+                "the model was asked through Open WebUI and gave the error {status}", status=refusal.status
+            )
+        )
         self.refusal = refusal
 
 
@@ -15197,6 +15681,11 @@ class ExistingRow:
         return self.mark.get("kind") == "alias"
 
     @property
+    def only_hides(self) -> bool:
+        """Whether the pack made it to hide a model from the picker, and no admin has changed its access."""
+        return self.mark.get("kind") == "hidden" and self.active and self.grants == self.given
+
+    @property
     def given(self) -> Grants:
         """The grants that the events function gave last."""
         return grants_in(self.mark.get("grants"))
@@ -15330,7 +15819,7 @@ class CheckedModel:
 def own_rows(model: CheckedModel, rows: Mapping[str, ExistingRow]) -> list[ExistingRow]:
     """The rows that are a model's own. Those that are based on another model may be a plain user's."""
     found = (rows[model_id] for model_id in model.ids if model_id in rows)
-    return [row for row in found if row.base is None and not row.is_alias]
+    return [row for row in found if row.base is None and not row.is_alias and not row.only_hides]
 
 
 async def usable_models(
@@ -15726,7 +16215,7 @@ async def resolve_pods(address: str, account: Path = ACCOUNT) -> Servers:
     namespace, _, selector = selected.partition("/")
     host = os.environ.get("KUBERNETES_SERVICE_HOST", "")
     if not host:
-        raise OSError("this process does not run in Kubernetes: KUBERNETES_SERVICE_HOST is not set")
+        raise OSError(message("this process does not run in Kubernetes: KUBERNETES_SERVICE_HOST is not set"))
     api = f"https://{_in_url(host)}:{os.environ.get('KUBERNETES_SERVICE_PORT', '443')}"
     token = (account / "token").read_text().strip()  # Kubernetes replaces it within the hour
     async with (
@@ -15741,16 +16230,20 @@ async def resolve_pods(address: str, account: Path = ACCOUNT) -> Servers:
     ):
         if answer.status in {401, 403}:
             raise PermissionError(
-                f"the pod's service account may not list pods in {namespace} (HTTP {answer.status}): "
-                "give it a Role with the verb list on pods"
+                message(
+                    "the pod's service account may not list pods in {namespace} (HTTP {status}): give it "
+                    "a Role with the verb list on pods",
+                    namespace=namespace,
+                    status=answer.status,
+                )
             )
         if answer.status != 200:  # noqa: PLR2004 - OK
-            raise OSError(f"the Kubernetes API answered with HTTP {answer.status}")
+            raise OSError(message("the Kubernetes API answered with HTTP {status}", status=answer.status))
         octets = bytearray()
         async for piece in answer.content.iter_any():
             octets += piece
             if len(octets) > _LIST_OCTETS:
-                raise ValueError("the Kubernetes API's list of pods has no end")
+                raise ValueError(message("the Kubernetes API's list of pods has no end"))
     return ready_pods(orjson.loads(octets), int(port))
 
 
@@ -15762,7 +16255,7 @@ def ready_pods(listed: Any, port: int) -> Servers:
     """
     pods = listed.get("items") if isinstance(listed, dict) else None
     if not isinstance(pods, list):
-        raise ValueError("the Kubernetes API did not answer with a list of pods")  # noqa: TRY004 - not our caller's type
+        raise ValueError(message("the Kubernetes API did not answer with a list of pods"))  # noqa: TRY004 - not our caller's type
     found = [
         Server(str(pod["status"]["podIP"]), port, str(pod["metadata"]["name"]))
         for pod in pods
@@ -15974,10 +16467,11 @@ def _plugin_of(valves: type[BaseModel]) -> str:
 def _refused_valves__said(problem: Any) -> Message:
     """One of pydantic's errors as `valve: reason`."""
     valve = ".".join(map(str, problem["loc"]))
-    return joined([valve, _reason(problem)], message(": "))
+    return joined([valve, refusal(problem)], message(": "))
 
 
-def _reason(problem: Any) -> Message:  # noqa: PLR0911 - a line for each kind
+def refusal(problem: Any) -> Message:  # noqa: PLR0911 - a line for each kind
+    """What one of pydantic's errors says, in words for people."""
     context = problem.get("ctx") or {}
     match problem["type"]:
         case "value_error" if isinstance(context.get("error"), Exception):
@@ -16535,8 +17029,10 @@ class RouterValves(PackValves):
     @classmethod
     def _aliases_readable(cls, text: str) -> str:
         if parse_table(cls.lines(text)).uses_groups and not cls.knows_groups:
-            message = "group= is not known on the Pipelines server: use the gpu_router function for it"
-            raise ValueError(message)
+            reason = message(
+                "group= is not known on the Pipelines server: use the gpu_router function for it"
+            )
+            raise ValueError(reason)
         return text
 
     @classmethod
@@ -17411,7 +17907,7 @@ def reader_language(metadata: Mapping[str, Any], request: Any) -> str:
 
 def accepted_language(request: Any) -> str:
     """A request's `Accept-Language`."""
-    return str(request.headers.get("accept-language") or ENGLISH)
+    return str(request.headers.get("accept-language") or ENGLISH) if request else ENGLISH
 
 
 # --- ollama_pack.webui.server ---
@@ -17754,7 +18250,7 @@ class Pipe:
         name = str(body["model"]).removeprefix(ROUTER)
         with self._refusing(for_admin=admin):
             router = await self._ready()
-            models = await self._models(router, body, name, user, remembers=True)
+            models, why_model = await self._models_and_why(router, body, name, user, remembers=True)
             asked = await _asked(body, models[0], router, metadata, user, self._defaults.get)
         last, served = False, None
         if BUDGET_STATE in metadata:  # else no budget holds
@@ -17772,6 +18268,7 @@ class Pipe:
             headers=partial(node_headers, request=request, user=user, metadata=metadata),
             last=last,
             served=served,
+            why_model=why_model,
         )
 
         async def answered(head: ReplyHead) -> AsyncGenerator[Body, None]:

@@ -10,30 +10,30 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/model_alias_filter.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Filter`, line 1608, which the server calls.
+# Begin here: `class Filter`, line 1692, which the server calls.
 # The modules that it uses come first:
 #     58  base.translations        The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#     82  base.messages            Sentences for people, in English and in the languages of the catalogue.
-#    205  errors                   The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    213  aliases.errors           What goes wrong with aliases.
-#    269  engines.content          The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#    278  aliases.facts            What an alias table may ask about a request, read off an OpenAI chat body.
-#    339  aliases.table            An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#    646  engines.ollama.names     Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#    783  fit.shapes               Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#    820  fit.choose               Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#    841  aliases.resolve          Which model answers for a name: a pure function of the table, the request and the models that are there.
-#    959  engines.routed_names     How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#    965  webui.models             What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   1090  services.alias_choice    The model that answers for an alias: the first that is there and that Open WebUI lets this user use.
-#   1115  engines.refusals         What a client gets instead of an answer, in the form of each API that clients speak.
-#   1187  services.answers         An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#   1203  base.process             One object for all plugins of a process, which are files that share no code.
-#   1226  services.refused_valves  Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#   1318  services.pack_valves     What all valves of the pack have in common.
-#   1341  engines.front_route      A route in front of a server's own, which sees each answer of a chat before its client does.
-#   1436  webui.early_errors       The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#   1583  webui.reader             Who reads what the pack says, and in which language.
+#    103  base.messages            Sentences for people, in English and in the languages of the catalogue.
+#    231  errors                   The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    239  aliases.errors           What goes wrong with aliases.
+#    295  engines.content          The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#    304  aliases.facts            What an alias table may ask about a request, read off an OpenAI chat body.
+#    365  aliases.table            An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#    729  engines.ollama.names     Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#    866  fit.shapes               Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#    903  fit.choose               Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#    924  aliases.resolve          Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   1042  engines.routed_names     How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   1048  webui.models             What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   1173  services.alias_choice    The model that answers for an alias: the first that is there and that Open WebUI lets this user use.
+#   1198  engines.refusals         What a client gets instead of an answer, in the form of each API that clients speak.
+#   1270  services.answers         An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#   1286  base.process             One object for all plugins of a process, which are files that share no code.
+#   1309  services.refused_valves  Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#   1402  services.pack_valves     What all valves of the pack have in common.
+#   1425  engines.front_route      A route in front of a server's own, which sees each answer of a chat before its client does.
+#   1520  webui.early_errors       The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#   1667  webui.reader             Who reads what the pack says, and in which language.
 
 import logging
 import math
@@ -66,15 +66,36 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "No model behind the alias {alias!r} can answer: {reasons}. An admin can install one (ollama pull {first}), grant access to it, or change the alias.": "别名 {alias!r} 背后没有可用的模型：{reasons}。管理员可以安装一个（ollama pull {first}）、授予使用权限，或修改别名。",
         "No model behind this name can be used. Choose another model, or ask an admin.": "该名称对应的模型均不可用。请选择其他模型，或联系管理员。",
         "Settings of {plugin} were refused: {reason}": "{plugin} 的设置未被接受：{reason}",
+        "a model is missing: after `=` stand model names with commas between them": "缺少模型：`=` 之后是以逗号分隔的模型名称",
+        "a model is named twice": "有一个模型重复出现",
+        "a table has at most {limit} rows: use wildcards": "一张表最多 {limit} 行：请使用通配符",
+        "aliases of aliases, {depth} deep: {limit} is the limit": "别名的别名有 {depth} 层：上限为 {limit} 层",
+        "context>= needs a number of tokens, such as context>=8192 or context>=8k, not {value!r}": "context>= 需要 token 数，例如 context>=8192 或 context>=8k，而不是 {value!r}",
+        "group= needs names of groups, such as group=staff or group=staff|teachers, not {value!r}": "group= 需要分组名称，例如 group=staff 或 group=staff|teachers，而不是 {value!r}",
         "must be a number": "必须是数字",
         "must be a whole number": "必须是整数",
         "must be at least {limit}": "不能小于 {limit}",
         "must be at most {limit}": "不能大于 {limit}",
         "must be one of {choices}": "必须是以下之一：{choices}",
         "no node can answer with {model} now": "目前没有节点能用 {model} 回答",
+        "quant= needs levels, the preferred one first, such as quant=q8_0>q4_K_M, not {value!r}": "quant= 需要量化级别，首选在前，例如 quant=q8_0>q4_K_M，而不是 {value!r}",
+        "quant=auto takes no other level next to it, as in {value!r}": "quant=auto 不能与其他级别一起使用，如 {value!r}",
         "row {line} ({row!r}): {reason}": "第 {line} 行（{row!r}）：{reason}",
+        "row {line} already answers {alias!r} in the same case: put both rows' models into one row, in order of preference": "第 {line} 行已在相同条件下处理 {alias!r}：请将两行的模型按优先顺序合并为一行",
+        "the alias before `=` is missing": "`=` 之前缺少别名",
+        "the alias leads back to itself: {way}": "别名指回自身：{way}",
+        "the star in {name!r} has no star in the alias to take its text from": "{name!r} 中的星号在别名中没有对应的星号",
+        "unknown condition {written!r}: the known ones are {known}": "未知条件 {written!r}：已知条件有 {known}",
+        "write it as `alias = model, model [condition, condition]`": "请写成 `alias = model, model [condition, condition]`",
         "you may not use {model}": "您无权使用 {model}",
+        "{alias!r} is more than one name: give each alias a row of its own": "{alias!r} 不止一个名称：请为每个别名单独写一行",
+        "{beginning!r}… has {count} characters, and a model id has at most {limit}": "{beginning!r}… 有 {count} 个字符，而模型 ID 最多 {limit} 个",
+        "{condition!r} is the second condition of its kind: put both into one": "{condition!r} 是同类的第二个条件：请合并为一个",
+        "{count} models are named, and at most {limit} are tried": "写了 {count} 个模型，而最多尝试 {limit} 个",
         "{model} is not installed": "未安装 {model}",
+        "{name!r} has a space in it: separate models with commas, conditions go in [ ]": "{name!r} 中有空格：模型之间用逗号分隔，条件写在 [ ] 中",
+        "{name!r} has an invisible character in it: type the name again": "{name!r} 中有不可见字符：请重新输入该名称",
+        "{name!r} has two stars: one can stand for the text of the alias's first star": "{name!r} 有两个星号：只能用一个代表别名第一个星号的文本",
     },
 }
 
@@ -108,6 +129,11 @@ class Message(str):
         made.template = template or text
         made.values = values or {}
         return made
+
+    def with_values(self, values: Mapping[str, object]) -> "Message":
+        """The same sentence with other values in some places."""
+        merged = {**self.values, **values}
+        return Message(_filled(self.template, merged, ENGLISH), self.template, merged)
 
     def translated(self, language: str) -> str:
         """The sentence in a language, for code of another plugin: each has only the words of its own."""
@@ -483,9 +509,13 @@ def parse_table(text: str) -> AliasTable:
             try:
                 rows.append(_parse_row(line, written))
             except ValueError as fault:
-                raise AliasTableError(line, written, str(fault)) from None
+                raise AliasTableError(line, written, said_by(fault)) from None
             if len(rows) > MAX_ROWS:
-                raise AliasTableError(line, written, f"a table has at most {MAX_ROWS} rows: use wildcards")
+                raise AliasTableError(
+                    line,
+                    written,
+                    message("a table has at most {limit} rows: use wildcards", limit=MAX_ROWS),
+                )
     return AliasTable(tuple(rows))
 
 
@@ -493,7 +523,7 @@ def _parse_row(line: int, written: str) -> AliasRow:
     """Read a row; here and below a ValueError says what is wrong with it."""
     found = _ROW.fullmatch(written)
     if found is None:
-        raise ValueError("write it as `alias = model, model [condition, condition]`")
+        raise ValueError(message("write it as `alias = model, model [condition, condition]`"))
     alias = found["alias"].strip()
     candidates = tuple(name.strip() for name in found["candidates"].split(","))
     _check_alias(alias)
@@ -507,7 +537,12 @@ def _conditions(written: str) -> dict[str, Any]:
     for condition in filter(None, map(str.strip, written.split(","))):
         name, value = _condition(condition)
         if name in fields:
-            raise ValueError(f"{condition!r} is the second condition of its kind: put both into one")
+            raise ValueError(
+                message(
+                    "{condition!r} is the second condition of its kind: put both into one",
+                    condition=condition,
+                )
+            )
         fields[name] = value
     return fields
 
@@ -526,14 +561,23 @@ def _condition(written: str) -> tuple[str, Any]:
             return "groups", frozenset(_groups(value))
         case "quant" | "quantization", "=", _:
             return "quantizations", _levels(value)
-    raise ValueError(f"unknown condition {written!r}: the known ones are {_KNOWN_CONDITIONS}")
+    raise ValueError(
+        message(
+            "unknown condition {written!r}: the known ones are {known}",
+            written=written,
+            known=_KNOWN_CONDITIONS,
+        )
+    )
 
 
 def _tokens(value: str) -> int:
     if found := _TOKENS.fullmatch(value):
         return int(found["count"]) * (_KILO if found["kilo"] else 1)
     raise ValueError(
-        f"context>= needs a number of tokens, such as context>=8192 or context>=8k, not {value!r}"
+        message(
+            "context>= needs a number of tokens, such as context>=8192 or context>=8k, not {value!r}",
+            value=value,
+        )
     )
 
 
@@ -542,52 +586,83 @@ def _groups(value: str) -> list[str]:
     if all(groups):
         return groups
     raise ValueError(
-        f"group= needs names of groups, such as group=staff or group=staff|teachers, not {value!r}"
+        message(
+            "group= needs names of groups, such as group=staff or group=staff|teachers, not {value!r}",
+            value=value,
+        )
     )
 
 
 def _levels(value: str) -> tuple[str, ...]:
     levels = tuple(level.strip() for level in value.split(">"))
     if len(levels) > 1 and AUTO in map(str.lower, levels):
-        raise ValueError(f"quant=auto takes no other level next to it, as in {value!r}")
+        raise ValueError(message("quant=auto takes no other level next to it, as in {value!r}", value=value))
     if all(map(_LEVEL.fullmatch, levels)):
         return (AUTO,) if levels[0].lower() == AUTO else levels
     raise ValueError(
-        f"quant= needs levels, the preferred one first, such as quant=q8_0>q4_K_M, not {value!r}"
+        message(
+            "quant= needs levels, the preferred one first, such as quant=q8_0>q4_K_M, not {value!r}",
+            value=value,
+        )
     )
 
 
 def _check_alias(alias: str) -> None:
     if not alias:
-        raise ValueError("the alias before `=` is missing")
+        raise ValueError(message("the alias before `=` is missing"))
     if re.search(r"[\s,]", alias):
-        raise ValueError(f"{alias!r} is more than one name: give each alias a row of its own")
+        raise ValueError(
+            message("{alias!r} is more than one name: give each alias a row of its own", alias=alias)
+        )
     _check_name(alias)
 
 
 def _check_candidates(candidates: tuple[str, ...], alias: str) -> None:
     for name in candidates:
         if not name:
-            raise ValueError("a model is missing: after `=` stand model names with commas between them")
+            raise ValueError(
+                message("a model is missing: after `=` stand model names with commas between them")
+            )
         if len(name.split()) > 1:
-            raise ValueError(f"{name!r} has a space in it: separate models with commas, conditions go in [ ]")
+            raise ValueError(
+                message(
+                    "{name!r} has a space in it: separate models with commas, conditions go in [ ]", name=name
+                )
+            )
         if "*" in name and "*" not in alias:
-            raise ValueError(f"the star in {name!r} has no star in the alias to take its text from")
+            raise ValueError(
+                message("the star in {name!r} has no star in the alias to take its text from", name=name)
+            )
         if name.count("*") > 1:
-            raise ValueError(f"{name!r} has two stars: one can stand for the text of the alias's first star")
+            raise ValueError(
+                message(
+                    "{name!r} has two stars: one can stand for the text of the alias's first star", name=name
+                )
+            )
         _check_name(name)
     if len(candidates) > MAX_CANDIDATES:
-        raise ValueError(f"{len(candidates)} models are named, and at most {MAX_CANDIDATES} are tried")
+        raise ValueError(
+            message(
+                "{count} models are named, and at most {limit} are tried",
+                count=len(candidates),
+                limit=MAX_CANDIDATES,
+            )
+        )
     if len(set(candidates)) < len(candidates):
-        raise ValueError("a model is named twice")
+        raise ValueError(message("a model is named twice"))
 
 
 def _check_name(name: str) -> None:
     if not name.isprintable():  # comes with text that is copied from a web page
-        raise ValueError(f"{name!r} has an invisible character in it: type the name anew")
+        raise ValueError(message("{name!r} has an invisible character in it: type the name again", name=name))
     if len(name) > MAX_NAME_LENGTH:
         raise ValueError(
-            f"{name[:40]!r}… has {len(name)} characters, and a model id has at most {MAX_NAME_LENGTH}"
+            message(
+                "{beginning!r}… has {count} characters, and a model id has at most {limit}",
+                beginning=name[:40],
+                count=len(name),
+                limit=MAX_NAME_LENGTH,
+            )
         )
 
 
@@ -615,8 +690,12 @@ def _refuse_duplicates(rows: tuple[AliasRow, ...]) -> None:
             raise AliasTableError(
                 row.line,
                 row.text,
-                f"row {seen[case].line} already answers {row.alias!r} in the same case: "
-                "put both rows' models into one row, in order of preference",
+                message(
+                    "row {line} already answers {alias!r} in the same case: put both rows' models into "
+                    "one row, in order of preference",
+                    line=seen[case].line,
+                    alias=row.alias,
+                ),
             )
         seen[case] = row
 
@@ -632,14 +711,18 @@ def _refuse_cycles(rows: tuple[AliasRow, ...]) -> None:
     except CycleError as error:
         way = tuple(reversed(error.args[1]))
         row = next(row for row in exact if row.alias == way[0] and way[1] in row.candidates)
-        reason = f"the alias leads back to itself: {' → '.join(way)}"
+        reason = message("the alias leads back to itself: {way}", way=" → ".join(way))
         raise AliasTableError(row.line, row.text, reason) from error
     depth = dict.fromkeys(order, 0)
     for alias in order:
         depth[alias] = max((depth[name] + 1 for name in leads_to.get(alias, ())), default=0)
     for row in exact:
         if depth[row.alias] > MAX_CHAIN:
-            reason = f"aliases of aliases, {depth[row.alias]} deep: {MAX_CHAIN} is the limit"
+            reason = message(
+                "aliases of aliases, {depth} deep: {limit} is the limit",
+                depth=depth[row.alias],
+                limit=MAX_CHAIN,
+            )
             raise AliasTableError(row.line, row.text, reason)
 
 
@@ -1294,10 +1377,11 @@ def _plugin_of(valves: type[BaseModel]) -> str:
 def _said(problem: Any) -> Message:
     """One of pydantic's errors as `valve: reason`."""
     valve = ".".join(map(str, problem["loc"]))
-    return joined([valve, _reason(problem)], message(": "))
+    return joined([valve, refusal(problem)], message(": "))
 
 
-def _reason(problem: Any) -> Message:  # noqa: PLR0911 - a line for each kind
+def refusal(problem: Any) -> Message:  # noqa: PLR0911 - a line for each kind
+    """What one of pydantic's errors says, in words for people."""
     context = problem.get("ctx") or {}
     match problem["type"]:
         case "value_error" if isinstance(context.get("error"), Exception):
@@ -1592,7 +1676,7 @@ def reader_language(metadata: Mapping[str, Any], request: Any) -> str:
 
 def accepted_language(request: Any) -> str:
     """A request's `Accept-Language`."""
-    return str(request.headers.get("accept-language") or ENGLISH)
+    return str(request.headers.get("accept-language") or ENGLISH) if request else ENGLISH
 
 
 # --- ollama_pack.plugins.functions.model_alias_filter ---

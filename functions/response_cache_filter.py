@@ -10,76 +10,77 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/response_cache_filter.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Filter`, line 8230, which the server calls.
+# Begin here: `class Filter`, line 8698, which the server calls.
 # The modules that it uses come first:
-#    140  base.translations         The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    165  base.messages             Sentences for people, in English and in the languages of the catalogue.
-#    288  base.single_flight        Many who ask the same at the same time ask once.
-#    475  base.breaker              A breaker: after failures nothing is sent for a while, then one request tries.
-#    556  errors                    The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    576  cache.errors              What goes wrong with the cache.
-#    612  cache.canonical           JSON values as bytes: the same value gives the same bytes, and no two values share them.
-#    728  cache.keyring             Everything that is derived from the admin's secret: names in the store, and ciphers.
-#    897  cache.key                 What makes two requests the same: the key of a cached answer.
-#   1134  cache.store               What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
-#   1334  cache.guard               A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
-#   1488  cache.entry               An answer as it is kept.
-#   1557  cache.bound               How often answers to similar questions are wrong, at most: the bound that a threshold must pass.
-#   1663  cache.judge               The judge of similar answers: what it is asked, and when its word counts as a yes.
-#   1756  cache.semantic            The semantic tier: answers to questions that mean the same, once it is known how often that is wrong.
-#   2053  cache.normal_words        The words of the normal form, in English: which say the same, which say nothing, and whose case matters.
-#   2240  cache.normal_zh           The normal form of a question in Chinese: see `normal_form`.
-#   2378  cache.normal_form         The normal form of a question: two texts with the same form are one question in other words.
-#   2901  cache.similar             The normalised tier: a second key, by the normal form of the last message, that leads to an answer.
-#   3026  cache.outcome             What a request asks of the cache, and what the cache makes of it.
-#   3118  engines.body              Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#   3129  engines.ollama.installed  Which models some Ollama nodes have, and which weights, by `GET /api/tags`. One event loop at a time.
-#   3254  engines.routed_names      How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   3260  services.cache_state      What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
-#   3269  base.redis                A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#   3677  base.process              One object for all plugins of a process, which are files that share no code.
-#   3698  services.refused_valves   Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#   3760  services.pack_valves      What all valves of the pack have in common.
-#   3783  services.cache_valves     The valves of the response cache, wherever it runs.
-#   3885  cache.scope               Who may share an answer. The scope is part of an entry's key and of its encryption.
-#   3960  services.cacheable        Which requests the cache is for, whose answers they share, and what it is asked.
-#   4079  cache.collect             From the chunks of a generation to what may be kept of it.
-#   4234  cache.counters            What the cache did, in figures without any text: of this process, and to be added up over all of them.
-#   4288  cache.live                An answer while it is being generated: any number of listeners get it from the start.
-#   4392  cache.generation          One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
-#   4720  cache.follow              One generation for many: the followers' side, in every process but the leader's.
-#   4823  cache.guards              What two questions must have in common before the similarity of their meanings counts at all.
-#   4908  engines.ollama.to_openai  What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   4933  engines.ollama.stream     A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   4966  cache.replay              A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
-#   5112  cache.cache               The response cache: look an answer up, follow one that is being generated, or lead.
-#   5720  cache.redis_scripts       What happens in one step inside of Redis: the scripts, and the names of the keys.
-#   6063  cache.store_redis         The cache in Redis or Valkey, for any number of processes and hosts.
-#   6307  cache.sqlite_cache        The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
-#   6634  cache.store_sqlite        The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
-#   6840  services.activity         What chats did in this process, until somebody writes it into the history.
-#   6866  engines.refusals          What a client gets instead of an answer, in the form of each API that clients speak.
-#   6938  engines.sse               Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   7032  webui.errors              What goes wrong between the pack and Open WebUI.
-#   7048  services.answers          An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#   7059  services.caching          The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
-#   7315  webui.chats               Chats of the running Open WebUI. Imports `open_webui` when called, not before.
-#   7354  engines.way_in            What a node is asked with besides the request: its login, its key, its headers.
-#   7419  webui.connections         Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-#   7476  webui.functions           Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   7534  webui.calling             Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#   7680  webui.embedding           Vectors and model facts over Open WebUI's own connections. Imports `open_webui` when called, not before.
-#   7711  webui.meaning             What the running Open WebUI lends the cache to compare meanings. Imports `open_webui` when called.
-#   7846  webui.models              What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   7902  webui.presets             What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
-#   7961  webui.reader              Who reads what the pack says, and in which language.
-#   7976  webui.audience            Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#   7990  webui.replay_row          The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
-#   8024  webui.rows                Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
-#   8048  webui.replay_model        Whether chats can be sent through `response_cache_replay`. Imports `open_webui` when called, not before.
-#   8101  webui.router_digest       What the running `gpu_router` says of the weights behind a name. Imports `open_webui` when called.
-#   8129  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#   8181  webui.tracing             Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#    141  base.translations         The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#    221  base.messages             Sentences for people, in English and in the languages of the catalogue.
+#    349  base.single_flight        Many who ask the same at the same time ask once.
+#    559  base.breaker              A breaker: after failures nothing is sent for a while, then one request tries.
+#    640  errors                    The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    660  cache.errors              What goes wrong with the cache.
+#    696  cache.canonical           JSON values as bytes: the same value gives the same bytes, and no two values share them.
+#    812  cache.keyring             Everything that is derived from the admin's secret: names in the store, and ciphers.
+#    985  cache.key                 What makes two requests the same: the key of a cached answer.
+#   1222  cache.store               What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
+#   1422  cache.guard               A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
+#   1576  cache.entry               An answer as it is kept.
+#   1645  cache.bound               How often answers to similar questions are wrong, at most: the bound that a threshold must pass.
+#   1751  cache.judge               The judge of similar answers: what it is asked, and when its word counts as a yes.
+#   1844  cache.pool                Evidence of other sites: counts that were added up over several deployments, with noise.
+#   2057  cache.semantic            The semantic tier: answers to questions that mean the same, once it is known how often that is wrong.
+#   2422  cache.normal_words        The words of the normal form, in English: which say the same, which say nothing, and whose case matters.
+#   2609  cache.normal_zh           The normal form of a question in Chinese: see `normal_form`.
+#   2747  cache.normal_form         The normal form of a question: two texts with the same form are one question in other words.
+#   3270  cache.similar             The normalised tier: a second key, by the normal form of the last message, that leads to an answer.
+#   3395  cache.outcome             What a request asks of the cache, and what the cache makes of it.
+#   3487  engines.body              Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#   3498  engines.ollama.installed  Which models some Ollama nodes have, and which weights, by `GET /api/tags`. One event loop at a time.
+#   3623  engines.routed_names      How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   3629  services.cache_state      What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
+#   3638  base.redis                A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#   4091  base.process              One object for all plugins of a process, which are files that share no code.
+#   4112  services.refused_valves   Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#   4175  services.pack_valves      What all valves of the pack have in common.
+#   4198  services.cache_valves     The valves of the response cache, wherever it runs.
+#   4300  cache.scope               Who may share an answer. The scope is part of an entry's key and of its encryption.
+#   4375  services.cacheable        Which requests the cache is for, whose answers they share, and what it is asked.
+#   4494  cache.collect             From the chunks of a generation to what may be kept of it.
+#   4649  cache.counters            What the cache did, in figures without any text: of this process, and to be added up over all of them.
+#   4703  cache.live                An answer while it is being generated: any number of listeners get it from the start.
+#   4807  cache.generation          One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
+#   5135  cache.follow              One generation for many: the followers' side, in every process but the leader's.
+#   5238  cache.guards              What two questions must have in common before the similarity of their meanings counts at all.
+#   5323  engines.ollama.to_openai  What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   5348  engines.ollama.stream     A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   5381  cache.replay              A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
+#   5527  cache.cache               The response cache: look an answer up, follow one that is being generated, or lead.
+#   6149  cache.redis_scripts       What happens in one step inside of Redis: the scripts, and the names of the keys.
+#   6492  cache.store_redis         The cache in Redis or Valkey, for any number of processes and hosts.
+#   6736  cache.sqlite_cache        The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
+#   7063  cache.store_sqlite        The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
+#   7273  services.activity         What chats did in this process, until somebody writes it into the history.
+#   7299  engines.refusals          What a client gets instead of an answer, in the form of each API that clients speak.
+#   7371  engines.sse               Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   7465  webui.errors              What goes wrong between the pack and Open WebUI.
+#   7485  services.answers          An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#   7496  services.caching          The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
+#   7752  webui.chats               Chats of the running Open WebUI. Imports `open_webui` when called, not before.
+#   7791  engines.way_in            What a node is asked with besides the request: its login, its key, its headers.
+#   7856  webui.connections         Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#   7913  webui.functions           Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   7971  webui.calling             Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#   8119  webui.embedding           Vectors and model facts over Open WebUI's own connections. Imports `open_webui` when called, not before.
+#   8152  webui.meaning             What the running Open WebUI lends the cache to compare meanings. Imports `open_webui` when called.
+#   8287  webui.models              What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   8343  webui.presets             What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
+#   8402  webui.reader              Who reads what the pack says, and in which language.
+#   8417  webui.audience            Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#   8431  webui.replay_row          The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
+#   8465  webui.rows                Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
+#   8489  webui.replay_model        Whether chats can be sent through `response_cache_replay`. Imports `open_webui` when called, not before.
+#   8569  webui.router_digest       What the running `gpu_router` says of the weights behind a name. Imports `open_webui` when called.
+#   8597  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   8649  webui.tracing             Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
 
 import asyncio
 import base64
@@ -144,19 +145,74 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
     "zh-CN": {
         ": ": "：",
         "; ": "；",
+        "Redis answered {found!r} to a lookup": "Redis 对查询返回了 {found!r}",
+        "Redis failed: {error}": "Redis 出错：{error}",
+        "Redis is at its maxmemory": "Redis 已达到 maxmemory",
+        "SQLite failed at {file}: {error}": "SQLite 出错（{file}）：{error}",
+        "SQLite failed: {error}": "SQLite 出错：{error}",
+        "The model gave no vector for some of the texts.": "模型没有为其中一些文本返回向量。",
+        "The model gave the error {status}.": "模型返回错误 {status}。",
+        "The model sends a stream, though none was asked for.": "模型返回了流，而请求并未要求流式输出。",
+        "The response cache does nothing for some users: an admin has taken the access to the model {model} from them. Share it with everybody (Admin Panel → Settings → Models): it shows nothing of others.": "回答缓存对部分用户不起作用：管理员收回了他们对模型 {model} 的访问权。请将它分享给所有人（管理员面板 → 设置 → 模型）：它不会显示他人的内容。",
+        "The response cache does nothing: the function {model} is not installed, or switched off. Install it next to response_cache_filter and switch it on (Admin Panel → Functions).": "回答缓存不起作用：函数 {model} 没有安装或已关闭。请将它与 response_cache_filter 一起安装并启用（管理员面板 → 函数）。",
+        "a URL that begins with rediss has TLS": "以 rediss 开头的 URL 使用 TLS",
+        "a cluster has no db but 0: leave the number out": "集群只有数据库 0：请去掉编号",
         "answered from a similar question · regenerate for a new answer": "来自相似问题的回答 · 点击“重新生成”可获得新回答",
         "answered from a similar question: *{question}* · regenerate for a new answer": "来自相似问题的回答：*{question}* · 点击“重新生成”可获得新回答",
         "cached · {age} ago · regenerate for a new answer": "来自缓存 · {age}前生成 · 点击“重新生成”可获得新回答",
+        "in a password, @ is written as %40, : as %3A, / as %2F, ? as %3F, # as %23, and % as %25": "密码中 @ 写成 %40，`:` 写成 %3A，/ 写成 %2F，`?` 写成 %3F，# 写成 %23，% 写成 %25",
+        "it belongs before the ?": "应写在 `?` 之前",
+        "it does not answer within {seconds:g} s": "在 {seconds:g} 秒内没有响应",
+        "it has a user or a password twice: before the host and as an option": "用户或密码出现两次：主机之前和选项中",
+        "it has an @ or a # too many, perhaps in the password: {how}": "多了 @ 或 #，可能在密码中：{how}",
+        "it has an option that is not known. The known ones are {known}": "有未知的选项。已知选项：{known}",
+        "it has the database twice: in the path and as an option": "数据库出现两次：路径中和选项中",
+        "it holds a space or a character that cannot be printed": "含有空格或不可打印的字符",
+        "it names no host": "没有写主机",
+        "it names several hosts: use redis+sentinel:// or redis+cluster://": "写了多个主机：请使用 redis+sentinel:// 或 redis+cluster://",
+        "it needs the name of the service, as in redis+sentinel://host:26379/mymaster": "需要服务名称，例如 redis+sentinel://host:26379/mymaster",
+        "it needs the path of the socket, as in unix:///run/redis.sock": "需要套接字路径，例如 unix:///run/redis.sock",
         "must be a number": "必须是数字",
         "must be a whole number": "必须是整数",
         "must be at least {limit}": "不能小于 {limit}",
         "must be at most {limit}": "不能大于 {limit}",
         "must be one of {choices}": "必须是以下之一：{choices}",
+        "no scheme that is known": "未知的协议",
+        "only new versions have it": "只有新版本支持",
+        "redis-py checks OCSP only where nothing is awaited": "redis-py 只在同步代码中检查 OCSP",
+        "replicas lag behind": "副本的数据会滞后",
+        "sentinel_username and sentinel_password belong to redis+sentinel://": "sentinel_username 和 sentinel_password 属于 redis+sentinel://",
         "shared · being generated for the same question · regenerate for a new answer": "共享回答 · 正在为相同的问题生成 · 点击“重新生成”可获得新回答",
+        "the URL of Redis begins with {url}: use {schemes}": "Redis 的 URL 以 {url} 开头：请使用 {schemes}",
         "the answer was shared with another request, whose generation broke off: regenerate it": "此回答与另一请求共享，而其生成已中断：请重新生成",
+        "the cache's secret has {count} characters and needs {least} or more: `openssl rand -hex 32` makes one": "缓存的密钥有 {count} 个字符，需要 {least} 个或更多：可用 `openssl rand -hex 32` 生成",
+        "the database": "数据库",
+        "the disk of {file} is full": "{file} 所在的磁盘已满",
+        "the model was asked through Open WebUI and gave the error {status}": "通过 Open WebUI 询问了该模型，返回错误 {status}",
+        "the pack has time limits and connections of its own": "插件包有自己的时间限制和连接",
+        "the pack sets it": "由插件包设置",
+        "the store is down": "存储没有响应",
+        "the store is full": "存储已满",
+        "the store is left alone for a while": "暂时不访问存储",
+        "the store is slow": "存储响应缓慢",
+        "the {scheme}:// URL of Redis cannot be used: the port and the database are numbers, and {how}": "Redis 的 {scheme}:// URL 无法使用：端口和数据库应为数字，{how}",
+        "the {scheme}:// URL of Redis cannot be used: {error}": "Redis 的 {scheme}:// URL 无法使用：{error}",
+        "this cache is closed, as its valves or its code have changed": "此缓存已关闭，因为其配置项或代码已更改",
+        "this version of redis-py does not know one of the ssl_ options": "此版本的 redis-py 不支持其中一个 ssl_ 选项",
         "{days} d": "{days} 天",
+        "{file} cannot be used: {error}": "{file} 无法使用：{error}",
         "{hours} h": "{hours} 小时",
         "{minutes} min": "{minutes} 分钟",
+        "{name} has no effect here: {why}. Leave it out": "{name} 在这里不起作用：{why}。请去掉",
+        "{name} is empty: leave it out": "{name} 为空：请去掉",
+        "{name} is not known to this version of redis-py for a cluster: leave it out": "此版本的 redis-py 在集群中不支持 {name}：请去掉",
+        "{name} is set twice": "{name} 设置了两次",
+        "{name} is {fixed} here, and nothing else: leave it out": "{name} 在这里只能是 {fixed}：请去掉",
+        "{name} needs 1.2 or 1.3": "{name} 需要 1.2 或 1.3",
+        "{name} needs a whole number": "{name} 需要整数",
+        "{name} needs none, optional or required": "{name} 需要 none、optional 或 required",
+        "{name} needs true or false": "{name} 需要 true 或 false",
+        "{needs_tls} is for TLS: begin the URL with rediss{value}{kind}://": "{needs_tls} 用于 TLS：URL 请以 rediss{value}{kind}:// 开头",
         "{seconds} s": "{seconds} 秒",
     },
 }
@@ -191,6 +247,11 @@ class Message(str):
         made.template = template or text
         made.values = values or {}
         return made
+
+    def with_values(self, values: Mapping[str, object]) -> "Message":
+        """The same sentence with other values in some places."""
+        merged = {**self.values, **values}
+        return Message(_filled(self.template, merged, ENGLISH), self.template, merged)
 
     def translated(self, language: str) -> str:
         """The sentence in a language, for code of another plugin: each has only the words of its own."""
@@ -300,6 +361,8 @@ class SingleFlight(Generic[_Shared]):
         ask: Callable[[], Awaitable[_Shared]],
         seconds: float,
         clock: Callable[[], float] = time.monotonic,
+        *,
+        ahead: bool = False,
     ) -> None:
         """Nothing is asked before `get` or `renew`.
 
@@ -307,9 +370,11 @@ class SingleFlight(Generic[_Shared]):
             ask: gives the answer; what it raises reaches those who wait, and is not kept.
             seconds: how old an answer may be when `get` returns it, counted from when it was asked for.
             clock: monotonic seconds.
+            ahead: `get` asks anew at half of that age, so that hardly anybody waits.
         """
         self._ask = ask
         self._seconds = seconds
+        self._ahead = seconds / 2 if ahead else seconds
         self._clock = clock
         self._kept: _Shared | None = None
         self._asked_at = -math.inf
@@ -327,7 +392,10 @@ class SingleFlight(Generic[_Shared]):
 
     async def get(self) -> _Shared:
         """The kept answer, or a new one when it is too old."""
-        if self.age <= self._seconds:
+        age = self.age
+        if age <= self._seconds:
+            if age > self._ahead:
+                self.renew()
             kept: Any = self._kept
             return kept  # type: ignore[no-any-return] # None may be an answer, too
         return await asyncio.shield(self.renew())  # one who gives up takes nothing from the others
@@ -374,6 +442,7 @@ class Remembered(Generic[_Key, _Shared]):
         """
         self._seconds, self._limit, self._clock = seconds, limit, clock
         self._kept: dict[_Key, tuple[float, _Shared]] = {}
+        self._renewing: dict[_Key, asyncio.Task[_Shared]] = {}
 
     def find(self, key: _Key) -> _Shared | None:
         """The answer that is kept; None: there is none, or it is too old."""
@@ -385,12 +454,22 @@ class Remembered(Generic[_Key, _Shared]):
         self._keep(key, answer, self._clock())
 
     async def get(self, key: _Key, ask: Callable[[], Awaitable[_Shared]]) -> _Shared:
-        """The kept answer, or a new one. What `ask` raises is not kept."""
+        """The kept answer, or a new one. What `ask` raises is not kept.
+
+        At half of the age that it may have an answer is asked for anew, so that hardly anybody waits.
+        """
         kept = self._kept.get(key)
-        began = self._clock()
-        if kept is not None and began - kept[0] <= self._seconds:
-            return kept[1]
-        before = self._kept
+        age = math.inf if kept is None else self._clock() - kept[0]
+        if kept is None or age > self._seconds:
+            return await self._ask(key, ask)
+        if age > self._seconds / 2 and key not in self._renewing:
+            task = asyncio.get_running_loop().create_task(self._ask(key, ask))
+            self._renewing[key] = task
+            task.add_done_callback(partial(self._renewed, key))
+        return kept[1]
+
+    async def _ask(self, key: _Key, ask: Callable[[], Awaitable[_Shared]]) -> _Shared:
+        before, began = self._kept, self._clock()
         answer = await ask()
         if before is self._kept:  # else something has changed meanwhile, and the answer may be of before
             self._keep(key, answer, began)
@@ -399,6 +478,11 @@ class Remembered(Generic[_Key, _Shared]):
     def forget(self) -> None:
         """Keep nothing, nor what is being asked for now: something has changed."""
         self._kept = {}
+
+    def _renewed(self, key: _Key, task: asyncio.Task[_Shared]) -> None:
+        del self._renewing[key]
+        if task.cancelled() or task.exception() is not None:
+            self._kept.pop(key, None)  # the next to ask gets the error himself
 
     def _keep(self, key: _Key, answer: _Shared, at: float) -> None:
         self._kept.pop(key, None)
@@ -786,8 +870,12 @@ def check_secret(secret: str) -> str:
 def _refuse_short(secret: str) -> None:
     if len(secret) < SECRET_CHARACTERS:
         raise SettingError(
-            f"the cache's secret has {len(secret)} characters and needs {SECRET_CHARACTERS} or more: "
-            "`openssl rand -hex 32` makes one"
+            message(
+                "the cache's secret has {count} characters and needs {least} or more: "
+                "`openssl rand -hex 32` makes one",
+                count=len(secret),
+                least=SECRET_CHARACTERS,
+            )
         )
 
 
@@ -1421,13 +1509,13 @@ class StoreGuard:
         except TimeoutError:
             if self._clock() - began > seconds + _LATE_SECONDS:
                 return StoreTrouble("slow")  # this process was held up, which tells nothing of the store
-            return self._failed("slow", f"it does not answer within {seconds:g} s")
+            return self._failed("slow", message("it does not answer within {seconds:g} s", seconds=seconds))
         except StoreFullError as error:
             self._succeeded()  # it answers, and what it has can be read
             self._log_full(str(error))
             return StoreTrouble("full")
         except StoreError as error:
-            return self._failed("down", str(error))
+            return self._failed("down", said_by(error))
         self._succeeded()
         self.fault = ""
         return answer
@@ -1478,7 +1566,7 @@ class StoreGuard:
             async with asyncio.timeout(self._rule.probe_limit):
                 await self._store.ping()
         except (TimeoutError, StoreError) as error:
-            self.fault = str(error) or self.fault
+            self.fault = said_by(error) or self.fault
             self._breaker.failed(self._clock())
         else:
             self._breaker.succeeded()
@@ -1753,6 +1841,219 @@ async def judged_same(one: Answered, other: Answered, ask: Ask) -> bool:
     return True
 
 
+# --- ollama_pack.cache.pool ---
+# Evidence of other sites: counts that were added up over several deployments, with noise.
+#
+# What arrives is, for each similarity, how many pairs the other sites judged right and wrong, plus noise of a
+# known size (see `scripts/federation`). The bound takes the noise as it is: the likelihood of a noisy count is
+# that of all true counts that it may stand for, each by the chance of the noise that it takes.
+#
+# A threshold passes when the likelihood ratio of everything seen, own and others', under a mixture of rates
+# below the allowed error, over that at the allowed error itself, reaches 1/a. Under any rate above the error
+# that ever happens, at whichever look and after whichever round, with a chance of at most a (Ville's
+# inequality). It holds as far as the other sites' pairs are wrong as often as this site's: the assumption.
+
+MOST_ROUNDS = 100  # that are kept
+EPSILONS = (0.5, 10.0)  # from the least to the most
+MOST_SHARES = 2  # whatever the number of sites: each adds one part of half as many
+MOST_PAIRS = 1_000_000  # in a count
+# Rates that the mixture has, as shares of the allowed error, and their weights.
+_MIXTURE = ((0.01, 0.7), (0.1, 0.12), (0.2, 0.08), (0.35, 0.06), (0.5, 0.04))
+_pool__ALPHA = (1 - CONFIDENCE) / len(THRESHOLDS)
+_FOR_COUNTS = 0.05  # the part of it that is for noise in how many pairs there were
+_CUT = 1e-12  # chances of noise below it are left out, and counted against the threshold
+_pool__STEPS = 30  # of halving an interval
+
+
+POOL = "pool/"  # begins the names of the counts of what other sites gave
+APART = "apart/"  # of keys that count on their own evidence alone, as it contradicted the others'
+
+
+@dataclass(frozen=True, slots=True)
+class PooledRound:
+    """What the other sites gave in a round.
+
+    Attributes:
+        judged: their pairs, added up; with noise, so that a count may be below 0.
+        epsilon: of the noise.
+        shares: how many whole draws of noise are in each count: two thirds of a draw from each of three
+            sites are two.
+        number: of the round, from 1 on.
+    """
+
+    judged: Judged
+    epsilon: float
+    shares: float
+    number: int = 1
+
+
+def pooled_threshold(own: Judged, rounds: tuple[PooledRound, ...], error: float) -> int | None:
+    """The place of the lowest threshold that own and others' evidence allow; None: there is none yet."""
+    usable = [place for place in range(len(THRESHOLDS)) if _passes(own, rounds, place, error)]
+    return max(usable, default=None)
+
+
+def pooled_bound(own: Judged, rounds: tuple[PooledRound, ...], place: int, error: float) -> float:
+    """The rate of wrong ones is below it, with the confidence of a threshold, if sites are alike."""
+    need = -math.log(_pool__ALPHA * (1 - _FOR_COUNTS))
+    low, high = error * _MIXTURE[-1][0], 1.0
+    for _ in range(_pool__STEPS):
+        middle = (low + high) / 2
+        low, high = (low, middle) if _evidence(own, rounds, place, error, middle) >= need else (middle, high)
+    return high
+
+
+def _passes(own: Judged, rounds: tuple[PooledRound, ...], place: int, error: float) -> bool:
+    if has_drifted(*own.above(place), error):
+        return False  # what happened here counts more than what happened elsewhere
+    return _evidence(own, rounds, place, error, error) >= -math.log(_pool__ALPHA * (1 - _FOR_COUNTS))
+
+
+def _evidence(
+    own: Judged, rounds: tuple[PooledRound, ...], place: int, error: float, against: float
+) -> float:
+    """The logarithm of the likelihood ratio against a rate."""
+    wrong, every = own.above(place)
+    against_all = _log_chance(wrong, every, against) + sum(
+        math.log(_likelihood(each, place, against) + 2 * _CUT) for each in rounds
+    )
+    parts = []
+    for share, weight in _MIXTURE:
+        rate = share * error
+        found = [_likelihood(each, place, rate) for each in rounds]
+        if min(found, default=1.0) > 0:
+            parts.append(math.log(weight) + _log_chance(wrong, every, rate) + sum(map(math.log, found)))
+    if not parts:
+        return -math.inf
+    largest = max(parts)
+    return largest + math.log(sum(math.exp(part - largest) for part in parts)) - against_all
+
+
+@lru_cache(maxsize=8192)
+def _likelihood(one: PooledRound, place: int, rate: float) -> float:
+    """The chance of the noisy count of wrong ones at or above a threshold, when each is wrong at a rate.
+
+    As for how many pairs there were, the fewest are taken that the noisy count may stand for: fewer pairs
+    never speak for a threshold.
+    """
+    wrong, every = one.judged.above(place)
+    draws = one.shares * (place + 1)
+    chance = _pool__ALPHA * _FOR_COUNTS / (one.number * (one.number + 1))
+    fewest = max(0, every - wrong - _most_noise(draws, one.epsilon, chance))
+    found = 0.0
+    for noise, part in _noise(draws, one.epsilon).items():
+        if 0 <= wrong - noise <= fewest:
+            found += part * math.exp(
+                _log_ways(wrong - noise, fewest) + _log_chance(wrong - noise, fewest, rate)
+            )
+    return found
+
+
+def _log_chance(wrong: int, every: int, rate: float) -> float:
+    return wrong * math.log(rate) + (every - wrong) * math.log1p(-rate) if rate < 1 else -math.inf
+
+
+def _log_ways(some: int, every: int) -> float:
+    return math.lgamma(every + 1) - math.lgamma(some + 1) - math.lgamma(every - some + 1)
+
+
+@lru_cache(maxsize=256)
+def _noise(draws: float, epsilon: float) -> dict[int, float]:
+    """How likely each sum of so many draws is: the difference of two negative binomial counts."""
+    if draws <= 0:
+        return {0: 1.0}
+    half: list[float] = []
+    while not half or 1 - sum(half) > _CUT / 2:
+        count = len(half)
+        ways = math.lgamma(count + draws) - math.lgamma(draws) - math.lgamma(count + 1)
+        half.append(math.exp(ways + draws * math.log(-math.expm1(-epsilon)) - epsilon * count))
+        if half[-1] < _CUT * _CUT:
+            break
+    found: dict[int, float] = {}
+    for more, chance in enumerate(half):
+        for less, other in enumerate(half):
+            found[more - less] = found.get(more - less, 0.0) + chance * other
+    return found
+
+
+@lru_cache(maxsize=1024)
+def _most_noise(draws: float, epsilon: float, chance: float) -> int:
+    """The noise is above it with a chance of at most so much."""
+    above = _CUT
+    for noise, part in sorted(_noise(draws, epsilon).items(), reverse=True):
+        above += part
+        if above > chance:
+            return noise
+    return 0
+
+
+def round_counts(key: str, one: PooledRound) -> dict[str, float]:
+    """A round as counts by name, which all processes share."""
+    begin = f"{POOL}{key}/{one.number}"
+    found = {f"{begin}/noise/epsilon": one.epsilon, f"{begin}/noise/shares": one.shares}
+    for place in range(len(THRESHOLDS)):
+        found |= {f"{begin}/{place}/right": float(one.judged.right[place])}
+        found |= {f"{begin}/{place}/wrong": float(one.judged.wrong[place])}
+    return found
+
+
+def rounds_in(counts: Mapping[str, float]) -> dict[str, tuple[PooledRound, ...]]:
+    """The rounds of each key again."""
+    found: dict[tuple[str, int], dict[str, float]] = {}
+    for name, value in counts.items():
+        if name.startswith(POOL):
+            key, at, what, kind = name.removeprefix(POOL).rsplit("/", 3)
+            found.setdefault((key, int(at)), {})[f"{what}/{kind}"] = value
+    rounds: dict[str, list[PooledRound]] = {}
+    for (key, number), values in sorted(found.items()):
+        if values.get("noise/epsilon", 0) <= 0:
+            continue  # it was forgotten
+        right, wrong = (
+            tuple(round(values.get(f"{place}/{verdict}", 0)) for place in range(len(THRESHOLDS)))
+            for verdict in ("right", "wrong")
+        )
+        one = PooledRound(Judged(right, wrong), values["noise/epsilon"], values["noise/shares"], number)
+        rounds.setdefault(key, []).append(one)
+    return {key: tuple(each[-MOST_ROUNDS:]) for key, each in rounds.items()}
+
+
+def read_rounds(given: Mapping[str, Any]) -> dict[str, PooledRound]:
+    """A round as `scripts/federate.py` hands it over, by key.
+
+    Raises:
+        ValueError: it is none, and why.
+    """
+    number, epsilon, shares = given.get("round"), given.get("epsilon"), given.get("shares")
+    if not isinstance(number, int) or not 1 <= number <= MOST_PAIRS:
+        raise ValueError(f"`round` must be a number from 1 on, not {number!r}")
+    if not isinstance(epsilon, int | float) or not EPSILONS[0] <= epsilon <= EPSILONS[1]:
+        raise ValueError(f"`epsilon` must be from {EPSILONS[0]:g} to {EPSILONS[1]:g}, not {epsilon!r}")
+    if not isinstance(shares, int | float) or not 0 < shares <= MOST_SHARES:
+        raise ValueError(f"`shares` must be above 0 and at most {MOST_SHARES}, not {shares!r}")
+    labels = given.get("labels")
+    if not isinstance(labels, Mapping):
+        raise ValueError("`labels` must be an object: for each key `right` and `wrong`")  # noqa: TRY004 - of JSON
+    return {
+        str(key): PooledRound(Judged(*_two_rows(key, row)), float(epsilon), float(shares), number)
+        for key, row in labels.items()
+    }
+
+
+def _two_rows(key: str, row: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    rows: list[Any] = [row.get(verdict) for verdict in ("right", "wrong")] if isinstance(row, Mapping) else []
+    for each in rows:
+        if not isinstance(each, list) or len(each) != len(THRESHOLDS):
+            break
+        if not all(isinstance(count, int) and abs(count) <= MOST_PAIRS for count in each):
+            break
+    else:
+        if rows and key.count("|") >= 3:  # noqa: PLR2004 - see `label_key`
+            return tuple(rows[0]), tuple(rows[1])
+    raise ValueError(
+        f"`labels` of {key!r} must be {len(THRESHOLDS)} whole numbers `right`, and as many `wrong`"
+    )
+
+
 # --- ollama_pack.cache.semantic ---
 # The semantic tier: answers to questions that mean the same, once it is known how often that is wrong.
 #
@@ -1775,6 +2076,7 @@ RECENT = 100  # labels of a page of the window in which a change is looked for; 
 _VERSION = 1
 _PATIENT_TRIES = 60
 _BEGIN, _ERA = "judged/", "era/begun"
+_EVER = "labels/"  # the same labels, never taken back: what a site may give to others
 
 
 @dataclass(frozen=True, slots=True)
@@ -1801,12 +2103,18 @@ class Lent:
     is_busy: Callable[[], Awaitable[bool]] | None = None
 
 
-def label_key(model: str, embedder: str, scope: str) -> str:
-    """What labels are counted by: the model, what makes the vectors, and the kind of the scope.
+def label_key(model: str, embedder: str, scope: str, asked: str = "") -> str:
+    """What labels are counted by: the model, what makes the vectors, the kind of the scope, the language.
 
-    Of another maker of vectors the same similarity means something else, so its evidence is its own.
+    Of another maker of vectors, or in another language, the same similarity means something else, so its
+    evidence is its own.
     """
-    return f"{model}|{digest_of(embedder.encode())[:8]}|{scope.partition(':')[0]}"
+    return f"{model}|{digest_of(embedder.encode())[:8]}|{scope.partition(':')[0]}|{language_of(asked)}"
+
+
+def language_of(asked: str) -> str:
+    """`zh` for a question with Chinese characters, `en` for all others."""
+    return "zh" if any("\u3400" <= each <= "\u9fff" for each in asked) else "en"
 
 
 class Neighbour(NamedTuple):
@@ -1870,10 +2178,12 @@ class Calibration:
     def __init__(self, dice: random.Random | None = None) -> None:
         self._dice = dice or random.Random()  # noqa: S311 - draws a share of requests, no secret
         self._counts: dict[str, float] = {}
+        self._rounds: dict[str, tuple[PooledRound, ...]] = {}
 
     def learn(self, counts: Mapping[str, float]) -> None:
         """Take the counts of all processes."""
-        self._counts = {name: value for name, value in counts.items() if name.startswith(_BEGIN)}
+        self._counts = {name: value for name, value in counts.items() if name.startswith((_BEGIN, APART))}
+        self._rounds = rounds_in(counts)
 
     def judged(self, key: str) -> Judged:
         era = self._era(key)
@@ -1888,8 +2198,18 @@ class Calibration:
 
     def threshold(self, key: str, error: float) -> float | None:
         """From which similarity on answers may be given; None: from none."""
-        place = usable_threshold(self.judged(key), error)
+        place = self._usable(key, error)
         return None if place is None else THRESHOLDS[place]
+
+    def pooled(self, key: str) -> tuple[PooledRound, ...]:
+        """The other sites' evidence, where it counts here."""
+        return () if self._counts.get(f"{APART}{key}", 0) > 0 else self._rounds.get(key, ())
+
+    def _usable(self, key: str, error: float) -> int | None:
+        judged = self.judged(key)
+        if rounds := self.pooled(key):
+            return pooled_threshold(judged, rounds, error)
+        return usable_threshold(judged, error)
 
     def asks_anyway(self) -> bool:
         """Whether the model is to answer one that could be served."""
@@ -1906,20 +2226,25 @@ class Calibration:
             return {}
         era = self._era(key)
         added = {f"{_BEGIN}{key}/{place}{era}/{'right' if right else 'wrong'}": 1.0}
-        used = usable_threshold(self.judged(key), error)
+        used = self._usable(key, error)
         if used is not None and place <= used:
             added |= self._recent(key, right=right)
         self._add(added)
         if has_drifted(*self._newest(key), error):
             gone = {f"{_BEGIN}{key}/{_ERA}": 1.0}
+            if self.pooled(key):  # from now on it counts on its own evidence alone
+                gone[f"{APART}{key}"] = 1.0 - self._counts.get(f"{APART}{key}", 0)
             self._add(gone)
             added |= gone
-        return added
+        return added | {f"{_EVER}{key}/{place}/{'right' if right else 'wrong'}": 1.0}
 
     def keys(self) -> set[str]:
         """Of which there are labels; those that were taken back make room for others."""
-        names = [name for name, value in self._counts.items() if value > 0 and not name.endswith(_ERA)]
-        found = {name.removeprefix(_BEGIN).rsplit("/", 2)[0] for name in names}
+        found = {
+            name.removeprefix(_BEGIN).rsplit("/", 2)[0]
+            for name, value in self._counts.items()
+            if value > 0 and name.startswith(_BEGIN) and not name.endswith(_ERA)
+        }
         return {key for key in found if any(self.judged(key).above(len(THRESHOLDS) - 1))}
 
     def _era(self, key: str) -> str:
@@ -1934,21 +2259,23 @@ class Calibration:
     def report(self, error: float) -> list[dict[str, Any]]:
         """For the dashboard: of each model and kind of scope, the labels, the threshold and its bound."""
         rows = []
-        for key in sorted(self.keys()):
-            judged = self.judged(key)
-            place = usable_threshold(judged, error)
+        for key in sorted(self.keys() | self._rounds.keys()):
+            judged, rounds = self.judged(key), self.pooled(key)
+            place = self._usable(key, error)
             shown = len(THRESHOLDS) - 1 if place is None else place
             wrong, every = judged.above(shown)
-            model, _, kind = key.rpartition("|")
-            model = model.rpartition("|")[0] or model  # without what makes the vectors
+            bound = pooled_bound(judged, rounds, shown, error) if rounds else upper_bound(wrong, every, error)
+            model, _, kind, language = key.rsplit("|", 3)
             rows.append(
                 {
                     "model": model,
                     "scope": kind,
+                    "language": language,
                     "judged": every,
                     "wrong": wrong,
+                    "pooled": sum(one.judged.above(shown)[1] for one in rounds),
                     "threshold": None if place is None else THRESHOLDS[place],
-                    "bound": round(upper_bound(wrong, every, error), 4),
+                    "bound": round(bound, 4),
                     "error": error,
                 }
             )
@@ -1976,6 +2303,48 @@ class Calibration:
     def _add(self, counts: Mapping[str, float]) -> None:
         for name, value in counts.items():
             self._counts[name] = self._counts.get(name, 0) + value
+
+
+def calibration_report(counts: Mapping[str, float]) -> dict[str, Any]:
+    """What a site may give to others, and what it has from them: plain counts, by key and similarity."""
+    labels: dict[str, dict[str, list[int]]] = {}
+    for name, value in counts.items():
+        if name.startswith(_EVER):
+            key, place, verdict = name.removeprefix(_EVER).rsplit("/", 2)
+            row = labels.setdefault(key, {each: [0] * len(THRESHOLDS) for each in ("right", "wrong")})
+            row[verdict][int(place)] = round(value)
+    pooled = {
+        key: [
+            {
+                "round": one.number,
+                "right": one.judged.right,
+                "wrong": one.judged.wrong,
+                "epsilon": one.epsilon,
+                "shares": one.shares,
+            }
+            for one in rounds
+        ]
+        for key, rounds in rounds_in(counts).items()
+    }
+    apart = sorted(
+        name.removeprefix(APART) for name, value in counts.items() if name.startswith(APART) and value > 0
+    )
+    return {"thresholds": THRESHOLDS, "labels": labels, "pooled": pooled, "apart": apart}
+
+
+def as_set(rounds: Mapping[str, PooledRound], counts: Mapping[str, float]) -> dict[str, float]:
+    """What to add to the counts so that they say what a round gave, however often it is handed over."""
+    return {
+        name: more
+        for key, one in rounds.items()
+        for name, value in round_counts(key, one).items()
+        if (more := value - counts.get(name, 0))
+    }
+
+
+def as_forgotten(counts: Mapping[str, float]) -> dict[str, float]:
+    """What to add to the counts so that nothing is left of what others gave."""
+    return {name: -value for name, value in counts.items() if name.startswith((POOL, APART)) and value}
 
 
 class IdleWork(NamedTuple):
@@ -3285,8 +3654,10 @@ _SENTINEL_PORT, _REDIS_PORT = 26379, 6379
 # Limits are set around each call, by whoever calls. A socket timeout of redis-py costs a task for each write.
 _NO_LIMIT: dict[str, Any] = {"socket_timeout": None, "socket_connect_timeout": None}
 _REDIS_SCHEMES = "redis://, rediss://, unix://, redis+sentinel:// or redis+cluster://"
-_HOW_WRITTEN = "in a password, @ is written as %40, : as %3A, / as %2F, ? as %3F, # as %23, and % as %25"
-_OWN_LIMITS = "the pack has time limits and connections of its own"
+_HOW_WRITTEN = message(
+    "in a password, @ is written as %40, : as %3A, / as %2F, ? as %3F, # as %23, and % as %25"
+)
+_OWN_LIMITS = message("the pack has time limits and connections of its own")
 
 
 class RedisClient(Protocol):
@@ -3391,15 +3762,27 @@ def redis_client(url: str) -> RedisClient:
     scheme = url.partition("://")[0] if "://" in url else ""
     make = _REDIS_CLIENTS.get(scheme)
     if make is None:
-        raise SettingError(f"the URL of Redis begins with {_shown_beginning(url)}: use {_REDIS_SCHEMES}")
+        raise SettingError(
+            message(
+                "the URL of Redis begins with {url}: use {schemes}",
+                url=_shown_beginning(url),
+                schemes=_REDIS_SCHEMES,
+            )
+        )
     try:
         return make(_read_url(url))
     except _UrlError as error:
-        raise SettingError(f"the {scheme}:// URL of Redis cannot be used: {error}") from None
+        raise SettingError(
+            message("the {scheme}:// URL of Redis cannot be used: {error}", scheme=scheme, error=error)
+        ) from None
     except (ValueError, TypeError):  # their words may have a piece of the password in them
         raise SettingError(
-            f"the {scheme}:// URL of Redis cannot be used: the port and the database are numbers, and "
-            + _HOW_WRITTEN
+            message(
+                "the {scheme}:// URL of Redis cannot be used: the port and the database are numbers, and "
+                "{how}",
+                scheme=scheme,
+                how=_HOW_WRITTEN,
+            )
         ) from None
 
 
@@ -3412,7 +3795,7 @@ def _shown_beginning(url: str) -> str:
     """What a URL begins with, where that is a scheme or a host with its port, and no password for sure."""
     beginning = url.partition("://")[0]
     is_shown = re.fullmatch(r"[a-z][a-z.+-]{0,19}|[a-z][a-z.-]*:[0-9]{1,5}", beginning)
-    return repr(beginning) if is_shown else "no scheme that is known"
+    return repr(beginning) if is_shown else message("no scheme that is known")
 
 
 # --- reading ---
@@ -3443,26 +3826,38 @@ class _RedisUrl:
 
 def _read_url(url: str) -> _RedisUrl:
     if not url.isprintable() or " " in url:
-        raise _UrlError("it holds a space or a character that cannot be printed")
+        raise _UrlError(message("it holds a space or a character that cannot be printed"))
     rest = url.partition("://")[2]
     # A raw character in a password moves what follows it to where a host, a path or an option is expected.
     if "#" in rest or rest.count("@") > 1 or "@" in re.sub(r"^[^/?]*", "", rest):
-        raise _UrlError(f"it has an @ or a # too many, perhaps in the password: {_HOW_WRITTEN}")
+        raise _UrlError(
+            message(
+                "it has an @ or a # too many, perhaps in the password: {how}",
+                how=_HOW_WRITTEN,
+            )
+        )
     parts = urlsplit(url)
     scheme, _, kind = parts.scheme.partition("+")
     tls = scheme == "rediss"
     given = _options_in(parts.query)
     sentinel = {name: given.pop(f"sentinel_{name}", None) for name in ("username", "password")}
     if kind != "sentinel" and any(sentinel.values()):
-        raise _UrlError("sentinel_username and sentinel_password belong to redis+sentinel://")
+        raise _UrlError(message("sentinel_username and sentinel_password belong to redis+sentinel://"))
     login = {
         "username": unquote(parts.username or "") or given.pop("username", None),
         "password": unquote(parts.password or "") or given.pop("password", None),
     }
     if given.keys() & login.keys():
-        raise _UrlError("it has a user or a password twice: before the host and as an option")
+        raise _UrlError(message("it has a user or a password twice: before the host and as an option"))
     if not tls and (needs_tls := sorted(name for name in given if name.startswith("ssl_"))):
-        raise _UrlError(f"{needs_tls[0]} is for TLS: begin the URL with rediss{'+' * bool(kind)}{kind}://")
+        raise _UrlError(
+            message(
+                "{needs_tls} is for TLS: begin the URL with rediss{value}{kind}://",
+                needs_tls=needs_tls[0],
+                value="+" * bool(kind),
+                kind=kind,
+            )
+        )
     hosts = [] if scheme == "unix" else _hosts(parts.netloc)
     db = given.pop("db", None)
     return _RedisUrl(
@@ -3481,39 +3876,48 @@ def _options_in(query: str) -> dict[str, Any]:
     for option in filter(None, query.split("&")):
         name, _, value = option.partition("=")
         if name in _REFUSED_OPTIONS:
-            raise _UrlError(f"{name} has no effect here: {_REFUSED_OPTIONS[name]}. Leave it out")
+            raise _UrlError(
+                message(
+                    "{name} has no effect here: {why}. Leave it out",
+                    name=name,
+                    why=_REFUSED_OPTIONS[name],
+                )
+            )
         if name not in _URL_OPTIONS:
             raise _UrlError(
-                f"it has an option that is not known. The known ones are {', '.join(_URL_OPTIONS)}"
+                message(
+                    "it has an option that is not known. The known ones are {known}",
+                    known=", ".join(_URL_OPTIONS),
+                )
             )
         if name in found:
-            raise _UrlError(f"{name} is set twice")
+            raise _UrlError(message("{name} is set twice", name=name))
         found[name] = _URL_OPTIONS[name](name, unquote(value))
     return {name: value for name, value in found.items() if value is not None}
 
 
 def _url_text(name: str, value: str) -> str:
     if not value:
-        raise _UrlError(f"{name} is empty: leave it out")
+        raise _UrlError(message("{name} is empty: leave it out", name=name))
     return value
 
 
 def _url_number(name: str, value: str) -> int:
     if not re.fullmatch(r"[0-9]{1,9}", value):
-        raise _UrlError(f"{name} needs a whole number")
+        raise _UrlError(message("{name} needs a whole number", name=name))
     return int(value)
 
 
 def _url_switch(name: str, value: str) -> bool:
     said = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
     if value.lower() not in said:
-        raise _UrlError(f"{name} needs true or false")
+        raise _UrlError(message("{name} needs true or false", name=name))
     return said[value.lower()]
 
 
 def _url_checks(name: str, value: str) -> str:
     if value not in ("none", "optional", "required"):
-        raise _UrlError(f"{name} needs none, optional or required")
+        raise _UrlError(message("{name} needs none, optional or required", name=name))
     return value
 
 
@@ -3521,7 +3925,7 @@ def _url_tls_version(name: str, value: str) -> ssl.TLSVersion:
     versions = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
     found = {**versions, **{str(int(version)): version for version in versions.values()}}.get(value)
     if found is None:
-        raise _UrlError(f"{name} needs 1.2 or 1.3")
+        raise _UrlError(message("{name} needs 1.2 or 1.3", name=name))
     return found
 
 
@@ -3530,7 +3934,9 @@ def _fixed_as(*fixed: str) -> Callable[[str, str], None]:
 
     def read(name: str, value: str) -> None:
         if value.lower() not in fixed:
-            raise _UrlError(f"{name} is {fixed[0]} here, and nothing else: leave it out")
+            raise _UrlError(
+                message("{name} is {fixed} here, and nothing else: leave it out", name=name, fixed=fixed[0])
+            )
 
     return read
 
@@ -3562,17 +3968,19 @@ _REFUSED_OPTIONS: Mapping[str, str] = {
     **dict.fromkeys(("socket_timeout", "socket_connect_timeout", "timeout", "max_connections"), _OWN_LIMITS),
     **dict.fromkeys(("retry", "retry_on_timeout", "retry_on_error", "retry_on_connect"), _OWN_LIMITS),
     **dict.fromkeys(("health_check_interval", "socket_read_size", "single_connection_client"), _OWN_LIMITS),
-    **dict.fromkeys(("lib_name", "lib_version", "legacy_responses"), "the pack sets it"),
-    **dict.fromkeys(("host", "port", "path", "unix_socket_path"), "it belongs before the ?"),
-    **dict.fromkeys(("ssl", "ssl_context"), "a URL that begins with rediss has TLS"),
+    **dict.fromkeys(("lib_name", "lib_version", "legacy_responses"), message("the pack sets it")),
+    **dict.fromkeys(("host", "port", "path", "unix_socket_path"), message("it belongs before the ?")),
+    **dict.fromkeys(("ssl", "ssl_context"), message("a URL that begins with rediss has TLS")),
     **dict.fromkeys(
         ("ssl_validate_ocsp", "ssl_validate_ocsp_stapled", "ssl_ocsp_context", "ssl_ocsp_expected_cert"),
-        "redis-py checks OCSP only where nothing is awaited",
+        message("redis-py checks OCSP only where nothing is awaited"),
     ),
-    **dict.fromkeys(("ssl_include_verify_flags", "ssl_exclude_verify_flags"), "only new versions have it"),
-    **dict.fromkeys(("read_from_replicas", "load_balancing_strategy"), "replicas lag behind"),
-    **dict.fromkeys(("require_full_coverage", "dynamic_startup_nodes"), "the pack sets it"),
-    **dict.fromkeys(("reinitialize_steps", "cluster_error_retry_attempts"), "the pack sets it"),
+    **dict.fromkeys(
+        ("ssl_include_verify_flags", "ssl_exclude_verify_flags"), message("only new versions have it")
+    ),
+    **dict.fromkeys(("read_from_replicas", "load_balancing_strategy"), message("replicas lag behind")),
+    **dict.fromkeys(("require_full_coverage", "dynamic_startup_nodes"), message("the pack sets it")),
+    **dict.fromkeys(("reinitialize_steps", "cluster_error_retry_attempts"), message("the pack sets it")),
 }
 
 
@@ -3582,7 +3990,7 @@ def _hosts(netloc: str) -> list[tuple[str, int]]:
     for place in netloc.rpartition("@")[2].split(","):
         parts = urlsplit(f"//{place}")
         if not parts.hostname:
-            raise _UrlError("it names no host")
+            raise _UrlError(message("it names no host"))
         found.append((parts.hostname, parts.port or 0))
     return found
 
@@ -3607,10 +4015,10 @@ def _server_client(url: _RedisUrl) -> RedisClient:
     if url.hosts:
         (host, port), *others = url.hosts
         if others:
-            raise _UrlError("it names several hosts: use redis+sentinel:// or redis+cluster://")
+            raise _UrlError(message("it names several hosts: use redis+sentinel:// or redis+cluster://"))
         place, path = {"host": host, "port": port or _REDIS_PORT, "ssl": url.tls}, url.path
     elif not url.path:
-        raise _UrlError("it needs the path of the socket, as in unix:///run/redis.sock")
+        raise _UrlError(message("it needs the path of the socket, as in unix:///run/redis.sock"))
     client = Redis(
         **place,
         db=_database(url, path.strip("/")),
@@ -3626,7 +4034,9 @@ def _sentinel_client(url: _RedisUrl) -> RedisClient:
 
     service, _, db = url.path.strip("/").partition("/")
     if not service:
-        raise _UrlError("it needs the name of the service, as in redis+sentinel://host:26379/mymaster")
+        raise _UrlError(
+            message("it needs the name of the service, as in redis+sentinel://host:26379/mymaster")
+        )
     hosts = [(host, port or _SENTINEL_PORT) for host, port in url.hosts]
     secured: dict[str, Any] = {"ssl": url.tls, **url.options}
     sentinel = Sentinel(hosts, sentinel_kwargs={**secured, **url.sentinel}, **_NO_LIMIT)  # type: ignore[no-untyped-call] # it has no types
@@ -3641,10 +4051,14 @@ def _cluster_client(url: _RedisUrl) -> RedisClient:
     from redis.asyncio.cluster import ClusterNode  # noqa: PLC0415 - see the top
 
     if _database(url, url.path.strip("/")):
-        raise _UrlError("a cluster has no db but 0: leave the number out")
+        raise _UrlError(message("a cluster has no db but 0: leave the number out"))
     for name in url.options:
         if name not in signature(RedisCluster.__init__).parameters:
-            raise _UrlError(f"{name} is not known to this version of redis-py for a cluster: leave it out")
+            raise _UrlError(
+                message(
+                    "{name} is not known to this version of redis-py for a cluster: leave it out", name=name
+                )
+            )
     given: dict[str, Any] = {**url.login, **url.options, **_NO_LIMIT}
     nodes = [ClusterNode(host, port or _REDIS_PORT) for host, port in url.hosts]
     return RedisCluster(startup_nodes=nodes, protocol=2, ssl=url.tls, retry=_once_more(), **given)
@@ -3652,8 +4066,8 @@ def _cluster_client(url: _RedisUrl) -> RedisClient:
 
 def _database(url: _RedisUrl, written: str) -> int:
     if written and url.db is not None:
-        raise _UrlError("it has the database twice: in the path and as an option")
-    return _url_number("the database", written) if written else url.db or 0
+        raise _UrlError(message("it has the database twice: in the path and as an option"))
+    return _url_number(message("the database"), written) if written else url.db or 0
 
 
 def _checked_client(client: RedisClient) -> RedisClient:
@@ -3663,7 +4077,7 @@ def _checked_client(client: RedisClient) -> RedisClient:
     try:
         connection_pool_of(client).make_connection()
     except (TypeError, RedisError) as error:
-        raise _UrlError("this version of redis-py does not know one of the ssl_ options") from error
+        raise _UrlError(message("this version of redis-py does not know one of the ssl_ options")) from error
     return client
 
 
@@ -3736,10 +4150,11 @@ def _plugin_of(valves: type[BaseModel]) -> str:
 def _said(problem: Any) -> Message:
     """One of pydantic's errors as `valve: reason`."""
     valve = ".".join(map(str, problem["loc"]))
-    return joined([valve, _reason(problem)], message(": "))
+    return joined([valve, refusal(problem)], message(": "))
 
 
-def _reason(problem: Any) -> Message:  # noqa: PLR0911 - a line for each kind
+def refusal(problem: Any) -> Message:  # noqa: PLR0911 - a line for each kind
+    """What one of pydantic's errors says, in words for people."""
     context = problem.get("ctx") or {}
     match problem["type"]:
         case "value_error" if isinstance(context.get("error"), Exception):
@@ -5294,6 +5709,20 @@ class ResponseCache:
         found: dict[str, float] | StoreTrouble = await self._ask_patiently(lambda store: store.counts())
         return found
 
+    async def change_counts(
+        self, change: Callable[[Mapping[str, float]], Mapping[str, float]]
+    ) -> StoreTrouble | None:
+        """Add to the figures of all processes what a function of them says."""
+        counts = await self.shared_counts()
+        if isinstance(counts, StoreTrouble):
+            return counts
+        if more := dict(change(counts)):
+            done = await self._ask_patiently(lambda store: store.add_counts(more))
+            if isinstance(done, StoreTrouble):
+                return done
+        await self._calibrate()
+        return None
+
     @property
     def fault(self) -> str:
         """What is wrong with the store at the moment, in words; empty: nothing that is known."""
@@ -6145,7 +6574,7 @@ class RedisStore:
                 return Running(slot, leader.decode())
             case [b"lease", fence, epoch]:
                 return Lease(slot, token, int(fence), int(epoch), shared=mode == "read")
-        raise StoreDownError(f"Redis answered {found[:1]!r} to a lookup")
+        raise StoreDownError(message("Redis answered {found!r} to a lookup", found=found[:1]))
 
     async def find(self, slot: Slot) -> Kept | None:
         names = RedisNames(slot.scope)
@@ -6277,8 +6706,8 @@ class RedisStore:
 
 def _store_error(error: Exception) -> StoreError:
     if isinstance(error, OutOfMemoryError):
-        return StoreFullError("Redis is at its maxmemory")
-    return StoreDownError(f"Redis failed: {redis_fault(error)}")
+        return StoreFullError(message("Redis is at its maxmemory"))
+    return StoreDownError(message("Redis failed: {error}", error=redis_fault(error)))
 
 
 def _lease_keys(lease: Lease) -> list[str]:
@@ -6757,7 +7186,7 @@ class SqliteStore:
         """
         while True:
             if self._closed:  # while a request was on its way here
-                raise StoreDownError("this cache is closed, as its valves or its code have changed")
+                raise StoreDownError(message("this cache is closed, as its valves or its code have changed"))
             try:
                 return await asyncio.get_running_loop().run_in_executor(self._thread, self._step, step)
             except _LockedError:
@@ -6771,14 +7200,18 @@ class SqliteStore:
             if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY:  # the rest tells where it was met
                 raise _LockedError from error
             if error.sqlite_errorcode == sqlite3.SQLITE_FULL:
-                raise StoreFullError(f"the disk of {self._file} is full") from error
-            raise StoreDownError(f"SQLite failed at {self._file}: {error}") from error
+                raise StoreFullError(message("the disk of {file} is full", file=self._file)) from error
+            raise StoreDownError(
+                message("SQLite failed at {file}: {error}", file=self._file, error=error)
+            ) from error
         except sqlite3.DatabaseError as error:
             if error.sqlite_errorcode in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
                 self._start_over()  # it is a cache: an empty one next time
-            raise StoreDownError(f"SQLite failed: {error}") from error
+            raise StoreDownError(message("SQLite failed: {error}", error=error)) from error
         except OSError as error:
-            raise StoreDownError(f"{self._file} cannot be used: {error}") from error
+            raise StoreDownError(
+                message("{file} cannot be used: {error}", file=self._file, error=error)
+            ) from error
 
     def _current(self) -> SqliteCache:
         """The cache in the newest file, which another process may have begun."""
@@ -7041,7 +7474,11 @@ class ModelRefusedError(PackError):
     """
 
     def __init__(self, refusal: Refusal) -> None:
-        super().__init__(f"the model was asked through Open WebUI and gave the error {refusal.status}")
+        super().__init__(
+            message(
+                "the model was asked through Open WebUI and gave the error {status}", status=refusal.status
+            )
+        )
         self.refusal = refusal
 
 
@@ -7602,7 +8039,7 @@ class ModelCall:
         """
         answer = await self._answer()
         if not isinstance(answer, dict):
-            sentence = "The model sends a stream, though none was asked for."
+            sentence = message("The model sends a stream, though none was asked for.")
             raise ModelRefusedError(Refusal(BAD_GATEWAY, sentence))
         return answer
 
@@ -7666,7 +8103,9 @@ def refusal_in(body: object, status: int, headers: Mapping[str, str] | None = No
     wait = str(fields.get("retry_after") or _header(headers, "retry-after"))
     return Refusal(
         status=own if isinstance(own, int) and own >= ERROR_STATUS else status,
-        message=sentence if isinstance(sentence, str) and sentence else f"The model gave the error {status}.",
+        message=sentence
+        if isinstance(sentence, str) and sentence
+        else message("The model gave the error {status}.", status=status),
         code=str(fields["code"]) if fields.get("code") else None,
         param=fields["param"] if isinstance(fields.get("param"), str) else None,
         retry_after=int(wait) if wait.isdigit() else None,
@@ -7703,7 +8142,9 @@ async def embedded(
     entries = object_at(answer).get("data")
     vectors = [object_at(entry).get("embedding") for entry in entries or ()]
     if len(vectors) != len(texts) or not all(isinstance(vector, list) for vector in vectors):
-        raise ModelRefusedError(Refusal(BAD_GATEWAY, "The model gave no vector for some of the texts."))
+        raise ModelRefusedError(
+            Refusal(BAD_GATEWAY, message("The model gave no vector for some of the texts."))
+        )
     tokens = object_at(answer, "usage").get("prompt_tokens")
     return vectors, tokens if isinstance(tokens, int) else 0  # type: ignore[return-value] # checked above
 
@@ -7970,7 +8411,7 @@ def reader_language(metadata: Mapping[str, Any], request: Any) -> str:
 
 def accepted_language(request: Any) -> str:
     """A request's `Accept-Language`."""
-    return str(request.headers.get("accept-language") or ENGLISH)
+    return str(request.headers.get("accept-language") or ENGLISH) if request else ENGLISH
 
 
 # --- ollama_pack.webui.audience ---
@@ -8050,14 +8491,41 @@ async def refresh_models(app: Any) -> None:
 
 REPLAY_SECONDS = 2.0  # between two looks
 
-NO_REPLAY = (
-    f"The response cache does nothing: the function {REPLAY} is not installed, or switched off. Install it "
-    "beside response_cache_filter and switch it on (Admin Panel → Functions)."
+NO_REPLAY = message(
+    "The response cache does nothing: the function {model} is not installed, or "
+    "switched off. Install it next to response_cache_filter and switch it on (Admin Panel "
+    "→ Functions).",
+    model=REPLAY,
 )
-NO_ACCESS = (
-    f"The response cache does nothing for some users: an admin has taken the access to the model {REPLAY} "
-    "from them. Share it with everybody (Admin Panel → Settings → Models): it shows nothing of others."
+NO_ACCESS = message(
+    "The response cache does nothing for some users: an admin has taken the access to "
+    "the model {model} from them. Share it with everybody (Admin Panel → Settings → "
+    "Models): it shows nothing of others.",
+    model=REPLAY,
 )
+
+
+def drawn_instead(metadata: Mapping[str, Any], models: Mapping[str, Any]) -> str | None:
+    """Another model of an arena that has drawn the replay model, as it draws from all that there are.
+
+    Args:
+        metadata: of the chat, as Open WebUI has it after the draw.
+        models: all that Open WebUI knows.
+
+    Returns:
+        Its id; None: no arena has drawn the replay model, or it has no other.
+    """
+    if metadata.get("selected_model_id") != REPLAY:
+        return None
+    meta = object_at(metadata, "model", "info", "meta")
+    listed = frozenset(meta.get("model_ids") or ())
+    left_out = not listed or meta.get("filter_mode") == "exclude"
+    others = [
+        str(model["id"])
+        for model in models.values()
+        if model.get("owned_by") != "arena" and model["id"] != REPLAY and (model["id"] in listed) != left_out
+    ]
+    return random.choice(others) if others else None  # noqa: S311 - no secret
 
 
 class ReplayModel:
@@ -8280,6 +8748,10 @@ class Filter:
         state["rounds"] += 1
         if body.get("model") == REPLAY and "model" in state:
             body["model"] = state["model"]  # an earlier round's, where nobody gave the model its name back
+        elif body.get("model") == REPLAY and (
+            other := drawn_instead(__metadata__, __request__.app.state.MODELS)
+        ):
+            body["model"] = __metadata__["selected_model_id"] = other
         if self._keeper.current is not None:
             self._keeper.current.saw_chat()
         try:
@@ -8374,6 +8846,31 @@ class Filter:
             "all": {} if fault else shared,
         }
 
+    async def calibration_counts(self) -> dict[str, Any]:
+        """The labels of similar answers, for `scripts/federate.py`: counts, and nothing of a conversation."""
+        cache = (await self._keeper.cache(self._settings())).cache
+        shared = await cache.shared_counts()
+        if isinstance(shared, StoreTrouble):
+            return {"fault": _fault(shared, cache.fault)}
+        return {"fault": "", "error": self.valves.similar_error} | calibration_report(shared)
+
+    async def take_round(self, given: Mapping[str, Any]) -> str:
+        """Count what other sites gave in a round; empty, or why it was not done."""
+        try:
+            rounds = read_rounds(given)
+        except ValueError as error:
+            return str(error)
+        return await self._change_counts(partial(as_set, rounds))
+
+    async def forget_rounds(self) -> str:
+        """Forget all that other sites gave; empty, or why it was not done."""
+        return await self._change_counts(as_forgotten)
+
+    async def _change_counts(self, change: Callable[[Mapping[str, float]], Mapping[str, float]]) -> str:
+        cache = (await self._keeper.cache(self._settings())).cache
+        trouble = await cache.change_counts(change)
+        return _fault(trouble, cache.fault) if trouble else ""
+
     async def flush_cache(self) -> str:
         """Make all answers unusable, in every worker; empty, or why it was not done."""
         cache = (await self._keeper.cache(self._settings())).cache
@@ -8441,7 +8938,7 @@ class Filter:
 
         def lend(scope: str) -> Lent:
             return Lent(
-                key=label_key(answering.id, embedder, scope),
+                key=label_key(answering.id, embedder, scope, last_asked(body)),
                 error=self.valves.similar_error,
                 embed=embed,
                 judge=judging(request, user, str(body["model"])),
@@ -8508,10 +9005,17 @@ async def _has_access(body: Body, user: dict[str, Any], metadata: dict[str, Any]
     return model in request.app.state.MODELS and await may_use(user, model, request)
 
 
+_response_cache_filter__STATES: dict[str, str] = {
+    "down": message("the store is down"),
+    "slow": message("the store is slow"),
+    "full": message("the store is full"),
+    "open": message("the store is left alone for a while"),
+}
+
+
 def _fault(trouble: StoreTrouble, why: str) -> str:
     """For an admin: `the store is down: Redis failed: ConnectionError: …`."""
-    state = "left alone for a while" if trouble.reason == "open" else trouble.reason
-    return f"the store is {state}" + (f": {why}" if why else "")
+    return joined([_response_cache_filter__STATES.get(trouble.reason, trouble.reason), why], message(": "))
 
 
 def _wants_cache(user: dict[str, Any]) -> bool:

@@ -10,28 +10,28 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/response_cache_replay.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipe`, line 1494, which the server calls.
+# Begin here: `class Pipe`, line 1520, which the server calls.
 # The modules that it uses come first:
 #     50  base.translations         The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    108  base.messages             Sentences for people, in English and in the languages of the catalogue.
-#    231  errors                    The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    239  engines.errors            What goes wrong with a node.
-#    372  engines.body              Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    422  engines.ollama.to_openai  What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#    447  engines.ollama.stream     A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#    464  engines.refusals          What a client gets instead of an answer, in the form of each API that clients speak.
-#    536  aliases.errors            What goes wrong with aliases.
-#    574  cache.errors              What goes wrong with the cache.
-#    594  engines.sse               Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#    703  routing.errors            What goes wrong with routing.
-#    855  webui.errors              What goes wrong between the pack and Open WebUI.
-#    883  services.answers          An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#   1037  services.cache_state      What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
-#   1046  webui.calling             Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#   1191  engines.front_route       A route in front of a server's own, which sees each answer of a chat before its client does.
-#   1286  webui.early_errors        The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#   1447  webui.reader              Who reads what the pack says, and in which language.
-#   1462  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#    117  base.messages             Sentences for people, in English and in the languages of the catalogue.
+#    245  errors                    The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    253  engines.errors            What goes wrong with a node.
+#    386  engines.body              Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    440  engines.ollama.to_openai  What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#    465  engines.ollama.stream     A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#    482  engines.refusals          What a client gets instead of an answer, in the form of each API that clients speak.
+#    554  aliases.errors            What goes wrong with aliases.
+#    592  cache.errors              What goes wrong with the cache.
+#    612  engines.sse               Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#    721  routing.errors            What goes wrong with routing.
+#    873  webui.errors              What goes wrong between the pack and Open WebUI.
+#    905  services.answers          An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#   1059  services.cache_state      What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
+#   1068  webui.calling             Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#   1215  engines.front_route       A route in front of a server's own, which sees each answer of a chat before its client does.
+#   1310  webui.early_errors        The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#   1471  webui.reader              Who reads what the pack says, and in which language.
+#   1486  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
 
 import logging
 import re
@@ -66,15 +66,20 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "The model cannot answer this request. Change it, or choose another model.": "该模型无法回答此请求。请修改请求，或选择其他模型。",
         "The model cannot answer this request: {reason}": "该模型无法回答此请求：{reason}",
         "The model fails at this request every time. Change it, or choose another model.": "该模型每次处理此请求都会失败。请修改请求，或选择其他模型。",
+        "The model gave the error {status}.": "模型返回错误 {status}。",
+        "The model sends a stream, though none was asked for.": "模型返回了流，而请求并未要求流式输出。",
         "This model did not begin to answer in time. Try again in a minute, or choose another model.": "该模型未能及时开始回答。请稍后再试，或选择其他模型。",
         "This model failed to answer. Try again in a minute, or choose another model.": "该模型回答失败。请稍后再试，或选择其他模型。",
         "This model has too much to do. Try again in a minute, or choose another model.": "该模型当前负载过高。请稍后再试，或选择其他模型。",
         "This model is not installed on any computer here. Choose another model, or ask an admin.": "所有机器上都没有安装该模型。请选择其他模型，或联系管理员。",
         "Too many questions are waiting, {own} of them yours. Try again in a minute.": "排队的请求过多，其中 {own} 个来自您。请稍后再试。",
         "Too many questions are waiting. Try again in a minute.": "排队的请求过多。请稍后再试。",
+        "a list": "列表",
+        "a number": "数字",
         "all nodes are busy and {waiting} requests wait (the limit is {limit}): try again in a minute": "所有节点都忙，已有 {waiting} 个请求在排队（上限 {limit}）：请稍后再试",
         "all nodes are busy and {waiting} requests wait, {own} of them yours (the limit is {limit}): try again in a minute": "所有节点都忙，已有 {waiting} 个请求在排队，其中 {own} 个来自您（上限 {limit}）：请稍后再试",
         "all nodes were busy for {seconds:g} s and {waiting} requests wait: try again later, or let an admin add a node or raise first_token_timeout_seconds": "所有节点已忙了 {seconds:g} 秒，有 {waiting} 个请求在排队：请稍后再试，或请管理员增加节点、调大 first_token_timeout_seconds",
+        "an object": "对象",
         "cannot be reached (does it run, is the address right?)": "无法连接（是否在运行？地址是否正确？）",
         "has no {model!r} ({remedy})": "没有 {model!r}（{remedy}）",
         "has not connected within {seconds:g} s": "{seconds:g} 秒内未能建立连接",
@@ -83,6 +88,7 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "has not sent its first byte within {seconds:g} s": "{seconds:g} 秒内没有返回任何数据",
         "has not sent its next line within {seconds:g} s": "{seconds:g} 秒内没有返回后续内容",
         "is busy (status {status})": "正忙（状态码 {status}）",
+        "must be {wanted}, not {value}": "必须是{wanted}，而不是{value}",
         "no node answers that may have {wanted}: no node is configured": "没有可能提供 {wanted} 的节点：尚未配置任何节点",
         "no node answers that may have {wanted}: {faults}": "可能提供 {wanted} 的节点都没有响应：{faults}",
         "no node can answer with {model} now": "目前没有节点能用 {model} 回答",
@@ -92,8 +98,11 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "node {node} {reason}": "节点 {node}：{reason}",
         "refuses the request": "拒绝了该请求",
         "refuses the request (status {status})": "拒绝了该请求（状态码 {status}）",
+        "response_cache_replay is not a chat model: response_cache_filter sends chats through it, to give cached answers. Choose another model.": "response_cache_replay 不是对话模型：response_cache_filter 通过它返回缓存的回答。请选择其他模型。",
         "run 'ollama pull {model}' there": "请在该节点运行 'ollama pull {model}'",
         "the answer was shared with another request, whose generation broke off: regenerate it": "此回答与另一请求共享，而其生成已中断：请重新生成",
+        "the model was asked through Open WebUI and gave the error {status}": "通过 Open WebUI 询问了该模型，返回错误 {status}",
+        "true or false": "true 或 false",
         "you may not use {model}": "您无权使用 {model}",
         "{field} {reason}": "{field} {reason}",
         "{model} is not installed": "未安装 {model}",
@@ -134,6 +143,11 @@ class Message(str):
         made.template = template or text
         made.values = values or {}
         return made
+
+    def with_values(self, values: Mapping[str, object]) -> "Message":
+        """The same sentence with other values in some places."""
+        merged = {**self.values, **values}
+        return Message(_filled(self.template, merged, ENGLISH), self.template, merged)
 
     def translated(self, language: str) -> str:
         """The sentence in a language, for code of another plugin: each has only the words of its own."""
@@ -385,7 +399,7 @@ def object_in(value: object, field: str) -> Mapping[str, Any]:
         return {}
     if isinstance(value, Mapping):
         return value
-    raise _unfit(value, field, "an object")
+    raise _unfit(value, field, message("an object"))
 
 
 def object_at(value: object, *path: str) -> Mapping[str, Any]:
@@ -405,18 +419,22 @@ def switch_in(value: object, field: str) -> bool:
     meant = words.get(value.strip().lower()) if isinstance(value, str) else value
     if isinstance(meant, bool):
         return meant
-    raise _unfit(value, field, "true or false")
+    raise _unfit(value, field, message("true or false"))
 
 
 def _unfit(value: object, field: str, wanted: str) -> ChatBodyError:
-    return ChatBodyError(field, f"must be {wanted}, not {_outline(value)}")
+    return ChatBodyError(
+        field, message("must be {wanted}, not {value}", wanted=wanted, value=_outline(value))
+    )
 
 
 def _outline(value: object) -> str:
     """A value for a message: only scalars are shown, the rest may be somebody's conversation."""
     if isinstance(value, str | bool | float) or value is None:
         return repr(value if not isinstance(value, str) else value[:SHOWN_CHARACTERS])
-    return {"dict": "an object", "list": "a list", "int": "a number"}.get(type(value).__name__, "that")
+    return {"dict": message("an object"), "list": message("a list"), "int": message("a number")}.get(
+        type(value).__name__, "that"
+    )
 
 
 # --- ollama_pack.engines.ollama.to_openai ---
@@ -864,7 +882,11 @@ class ModelRefusedError(PackError):
     """
 
     def __init__(self, refusal: Refusal) -> None:
-        super().__init__(f"the model was asked through Open WebUI and gave the error {refusal.status}")
+        super().__init__(
+            message(
+                "the model was asked through Open WebUI and gave the error {status}", status=refusal.status
+            )
+        )
         self.refusal = refusal
 
 
@@ -1113,7 +1135,7 @@ class ModelCall:
         """
         answer = await self._answer()
         if not isinstance(answer, dict):
-            sentence = "The model sends a stream, though none was asked for."
+            sentence = message("The model sends a stream, though none was asked for.")
             raise ModelRefusedError(Refusal(BAD_GATEWAY, sentence))
         return answer
 
@@ -1177,7 +1199,9 @@ def refusal_in(body: object, status: int, headers: Mapping[str, str] | None = No
     wait = str(fields.get("retry_after") or _header(headers, "retry-after"))
     return Refusal(
         status=own if isinstance(own, int) and own >= ERROR_STATUS else status,
-        message=sentence if isinstance(sentence, str) and sentence else f"The model gave the error {status}.",
+        message=sentence
+        if isinstance(sentence, str) and sentence
+        else message("The model gave the error {status}.", status=status),
         code=str(fields["code"]) if fields.get("code") else None,
         param=fields["param"] if isinstance(fields.get("param"), str) else None,
         retry_after=int(wait) if wait.isdigit() else None,
@@ -1456,7 +1480,7 @@ def reader_language(metadata: Mapping[str, Any], request: Any) -> str:
 
 def accepted_language(request: Any) -> str:
     """A request's `Accept-Language`."""
-    return str(request.headers.get("accept-language") or ENGLISH)
+    return str(request.headers.get("accept-language") or ENGLISH) if request else ENGLISH
 
 
 # --- ollama_pack.webui.server ---
@@ -1483,8 +1507,10 @@ def event_stream(
 
 NOT_A_MODEL = Refusal(
     400,
-    "response_cache_replay is not a chat model: response_cache_filter sends chats through it, to give "
-    "cached answers. Choose another model.",
+    message(
+        "response_cache_replay is not a chat model: response_cache_filter sends chats "
+        "through it, to give cached answers. Choose another model."
+    ),
     param="model",
 )
 

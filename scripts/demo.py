@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from deploy.errors import DeployError
+from deploy.shown import message
 from local.engine import EngineMissingError
 from local.processes import ServerStartError
 from local.simulation import LARGE, SMALL, SimulatedNodes, simulation
@@ -55,7 +56,7 @@ def main() -> int:
         with ExitStack() as stack:
             return _run(console, stack)
     except KeyboardInterrupt:
-        console.print("\nstopped; everything that was started is ended")
+        console.print(f"\n{message('stopped; everything that was started is ended')}")
         return 0
     except (DemoError, DeployError, EngineMissingError, ServerStartError) as error:
         console.print(f"[red]{escape(str(error))}[/]")
@@ -72,11 +73,16 @@ def _run(console: Console, stack: ExitStack) -> int:
     walk.say(models.source)
     nodes = stack.enter_context(simulation())
     walk.say(
-        f"Beside it stand two simulated nodes, {' and '.join(nodes.urls)}, with {SMALL} and {LARGE}: "
-        "they keep time as GPUs do, and their answers are made-up words."
+        message(
+            "There are two simulated nodes as well, {nodes}, with {small} and {large}: they keep "
+            "time as GPUs do, and their answers are made-up words.",
+            nodes=message(" and ").join(nodes.urls),
+            small=SMALL,
+            large=LARGE,
+        )
     )
     password = secrets.token_urlsafe(9)
-    walk.say("Open WebUI is starting; this takes half a minute …")
+    walk.say(message("Open WebUI is starting; this takes half a minute …"))
     webui = stack.enter_context(
         open_webui(
             folder / "webui",
@@ -86,13 +92,16 @@ def _run(console: Console, stack: ExitStack) -> int:
         )
     )
     student = webui.add_user("student", password)
-    walk.step("Open WebUI", lambda: f"{webui.as_admin().version} answers at {webui.url}")
+    walk.step(
+        "Open WebUI",
+        lambda: message("{version} answers at {url}", version=webui.as_admin().version, url=webui.url),
+    )
     show_aliases(walk, webui, student, _write_config(folder, models, nodes))
     show_routing(walk, webui, student, nodes)
     show_cache(walk, webui, student, nodes)
     show_voice(walk, webui, student)
-    walk.step("The dashboard", lambda: see_dashboard(webui))
-    walk.say(f"ready after {time.monotonic() - walk.started:.0f} s")
+    walk.step(message("The dashboard"), lambda: see_dashboard(webui))
+    walk.say(message("ready after {seconds:.0f} s", seconds=time.monotonic() - walk.started))
     if os.environ.get("ONCE"):
         return 1 if walk.failed else 0
     console.print(tour(webui.url, password, student.email))
@@ -105,27 +114,51 @@ def see_dashboard(webui: RunningWebUI) -> str:
     api = webui.as_admin()
     chats = api.get("/ollama-pack/chats")["chats"]
     if not chats:
-        raise DemoError("shows no chat, and there have been some")
+        raise DemoError(message("shows no chat, and there have been some"))
     answered = sum(chat["outcome"] == "answered" for chat in chats)
-    return f"{webui.url}{DASHBOARD} shows {len(chats)} chats, {answered} of them answered by a model"
+    return message(
+        "{address} shows {chats} chats, {answered} of them answered by a model",
+        address=f"{webui.url}{DASHBOARD}",
+        chats=len(chats),
+        answered=answered,
+    )
 
 
 def tour(url: str, password: str, student: str) -> str:
     """What to do now, with rich's marks."""
-    return f"""
-Open [bold]{url}[/] in a browser. {DEFAULT} is chosen already.
-  admin:      {ADMIN}   {password}
-  plain user: {student}   {password}
-The dashboard, for the admin: [bold]{url}{DASHBOARD}[/]
-
-Five things to try:
-  1. Ask {DEFAULT} something, and open the line above the answer: it says which model answered, where and why.
-  2. Ask the same again in a new chat: the answer comes from the cache at once. “Regenerate” gets a new one.
-  3. Choose gpt-4o and send a few chats side by side: the dashboard shows how they are shared out and wait.
-  4. Press the microphone next to the message field and speak: the pack writes down what you say.
-  5. Sign in as the plain user: gpt-4-staff is not in the list, as pack.yaml says.
-The plugins and their settings: {url}/admin/functions
-Ctrl-C ends it."""
+    page, dashboard = f"[bold]{url}[/]", f"[bold]{url}{DASHBOARD}[/]"
+    accounts = [(message("admin:"), ADMIN), (message("plain user:"), student)]
+    to_try = [
+        message(
+            "Ask {model} something, and open the line above the answer: it says which model answered, "
+            "where and why.",
+            model=DEFAULT,
+        ),
+        message(
+            "Ask the same again in a new chat: the answer comes from the cache at once. “Regenerate” "
+            "gets a new one."
+        ),
+        message(
+            "Choose gpt-4o and send a few chats side by side: the dashboard shows how they are shared out "
+            "and wait."
+        ),
+        message(
+            "Press the microphone next to the message field and speak: the pack writes down what you say."
+        ),
+        message("Sign in as the plain user: gpt-4-staff is not in the list, as pack.yaml says."),
+    ]
+    lines = [
+        "",
+        message("Open {page} in a browser. {model} is chosen already.", page=page, model=DEFAULT),
+        *(f"  {who:<12}{address}   {password}" for who, address in accounts),
+        message("The dashboard, for the admin: {address}", address=dashboard),
+        "",
+        message("Five things to try:"),
+        *(f"  {number}. {text}" for number, text in enumerate(to_try, 1)),
+        message("The plugins and their settings: {address}", address=f"{url}/admin/functions"),
+        message("Ctrl-C ends it."),
+    ]
+    return "\n".join(lines)
 
 
 def _write_config(folder: Path, models: Models, nodes: SimulatedNodes) -> Path:
@@ -154,15 +187,18 @@ def _port() -> int:
     """The port for the page: PORT, or 8080."""
     text = os.environ.get("PORT") or "8080"
     if not text.isdecimal() or not 0 < int(text) < 2**16:
-        raise DemoError(f"PORT={text} is no port: it is a number from 1 to 65535")
+        raise DemoError(message("PORT={text} is no port: it is a number from 1 to 65535", text=text))
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", int(text)))
         except OSError as error:
             raise DemoError(
-                f"Port {text} cannot be used ({os.strerror(error.errno or 0)}): take another one with "
-                "`make demo PORT=8090`."
+                message(
+                    "Port {text} cannot be used ({reason}): take another one with `make demo PORT=8090`.",
+                    text=text,
+                    reason=os.strerror(error.errno or 0),
+                )
             ) from error
     return int(text)
 
@@ -177,8 +213,11 @@ def _scratch_folder() -> Iterator[Path]:
 
 def _disk_sentence(error: OSError) -> str:
     if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-        return f"The disk is full: the demo needs about 200 MB below {CACHE}; make room and run it again."
-    return f"The demo cannot go on: {error.strerror} ({error.filename})."
+        return message(
+            "The disk is full: the demo needs about 200 MB below {folder}; make room and run it again.",
+            folder=CACHE,
+        )
+    return message("The demo cannot go on: {reason} ({file}).", reason=error.strerror, file=error.filename)
 
 
 if __name__ == "__main__":

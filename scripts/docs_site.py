@@ -33,6 +33,7 @@ CHAPTERS: dict[str, tuple[str, ...]] = {
         "routing",
         "routing-measured",
         "cache",
+        "federation",
         "budgets",
         "gateway",
         "fit",
@@ -100,6 +101,9 @@ def site_links(text: str, folder: Path, files: str) -> str:
         text: Markdown.
         folder: where the page is.
         files: the address below which other files can be looked at.
+
+    Raises:
+        SystemExit: a link leads to no file.
     """
 
     def link(found: re.Match[str]) -> str:
@@ -108,6 +112,8 @@ def site_links(text: str, folder: Path, files: str) -> str:
         if not path or "://" in path:
             return found[0]
         file = (folder / path).resolve()
+        if not file.exists():
+            raise SystemExit(f"site: a page links to {target}, and there is no {file.relative_to(ROOT)}")
         anchor = f"#{anchor}" if anchor else ""
         if file.parent in {ROOT / "docs", ROOT / "docs" / CHINESE} and file.suffix in {".md", ".svg"}:
             return f"{mark}[{label}]({file.name}{anchor})"

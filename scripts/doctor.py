@@ -29,9 +29,9 @@ from deploy.microphone import (
     is_ours,
     transcription_fault,
 )
-from deploy.plan import Plan
-from deploy.rows import unanswered
-from deploy.shown import SECRETS, Secrets, plain, say, shown_address
+from deploy.plan import Plan, Trouble
+from deploy.rows import listed_twice, unanswered
+from deploy.shown import SECRETS, Secrets, message, plain, say, shown_address, translated
 from deploy.voice import EVENTS, ROUTES, VOICE, microphone_valves
 from deploy.web import Answer, fetch, sends_on
 from ollama_pack.base.redis import redis_client, redis_fault
@@ -86,8 +86,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add_version(parser)
-    parser.add_argument("config", nargs="?", type=Path, default=Path("pack.yaml"), help="default: pack.yaml")
-    parser.add_argument("--json", action="store_true", help="print the findings as a JSON list")
+    parser.add_argument(
+        "config", nargs="?", type=Path, default=Path("pack.yaml"), help=message("default: pack.yaml")
+    )
+    parser.add_argument("--json", action="store_true", help=message("print the findings as a JSON list"))
     options = parser.parse_args(arguments)
     console = Console(highlight=False, soft_wrap=True, emoji=False)
     try:
@@ -96,7 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(plain(error))
     except DeployError as error:
         text = plain(error, 4000)
-        findings = [Finding("pack.yaml", "wrong", text, "correct it, then run the doctor again")]
+        findings = [Finding("pack.yaml", "wrong", text, message("correct it, then run the doctor again"))]
     if options.json:
         console.print_json(json.dumps([_shown(finding) for finding in findings], ensure_ascii=False))
     else:
@@ -121,7 +123,9 @@ def examine(config: PackConfig) -> Iterator[Finding]:
     except UsageError:
         raise
     except DeployError as error:
-        yield Finding("deployment", "wrong", str(error), "mend this first, then run the doctor again")
+        yield Finding(
+            message("deployment"), "wrong", str(error), message("mend this first, then run the doctor again")
+        )
     for node in config.nodes:
         yield _node(node)
         if node.agent:
@@ -144,6 +148,8 @@ def _deployment(config: PackConfig, stores: Stores) -> Iterator[Finding]:
             yield from _gateway(webui)
             offered = webui.models(refresh=True)
             yield from _candidates(config, {model.removeprefix(ROUTER) for model in offered})
+            if twins := listed_twice(offered):
+                yield _twins(twins)
             if ROUTER.rstrip(".") in webui.plugins("functions"):
                 yield from (_as_finding(problem) for problem in unanswered(config, offered))
 
@@ -154,8 +160,13 @@ def _broken(config: PackConfig, webui: OpenWebUI) -> Iterator[Finding]:
         try:
             webui.get(f"/api/v1/functions/id/{quote(plugin, safe='')}/valves/spec")
         except ServerError as error:
-            remedy = "its log says why; are plugins switched off (ENABLE_PLUGINS, ENABLE_FUNCTIONS)?"
-            yield Finding(plugin, "wrong", f"does not load in Open WebUI ({error.detail})", remedy)
+            remedy = message("its log says why; are plugins switched off (ENABLE_PLUGINS, ENABLE_FUNCTIONS)?")
+            yield Finding(
+                plugin,
+                "wrong",
+                message("does not load in Open WebUI ({detail})", detail=error.detail),
+                remedy,
+            )
 
 
 def _gateway(webui: OpenWebUI) -> Iterator[Finding]:
@@ -165,11 +176,16 @@ def _gateway(webui: OpenWebUI) -> Iterator[Finding]:
         return
     answer = webui.answer("GET", GATEWAY_MODELS)
     if not answer.ok:
-        text = f"{GATEWAY_MODELS} answers {answer.status}"
-        yield Finding("gateway", "wrong", text, "Open WebUI's log says why; switch the function off and on")
+        text = message("{path} answers {status}", path=GATEWAY_MODELS, status=answer.status)
+        yield Finding(
+            message("gateway"),
+            "wrong",
+            text,
+            message("Open WebUI's log says why; switch the function off and on"),
+        )
         return
     mode = webui.valves("functions", GATEWAY).get("mode") or "full"
-    yield Finding("gateway", "ok", f"answers in its mode {mode}")
+    yield Finding(message("gateway"), "ok", message("answers in its mode {mode}", mode=mode))
     passed = [
         name
         for name, function in functions.items()
@@ -177,8 +193,10 @@ def _gateway(webui: OpenWebUI) -> Iterator[Finding]:
     ]
     passed = sorted(set(passed) - IN_DIRECT)
     if mode == "direct" and passed:
-        text = f"requests of API clients pass by these filters: {', '.join(passed)}"
-        yield Finding("gateway", "look", text, "`gateway: {mode: full}` in pack.yaml has them apply")
+        text = message("requests of API clients pass by these filters: {passed}", passed=", ".join(passed))
+        yield Finding(
+            message("gateway"), "look", text, message("`gateway: {{mode: full}}` in pack.yaml has them apply")
+        )
 
 
 def _voice(webui: OpenWebUI) -> Iterator[Finding]:
@@ -187,21 +205,30 @@ def _voice(webui: OpenWebUI) -> Iterator[Finding]:
     if valves.get("engine") == "openai_http":
         yield _speech_server(str(valves.get("base_url")), str(valves.get("api_key") or ""))
     if fault := transcription_fault(webui, ROUTE_PATH):
-        yield Finding("voice", "wrong", fault, "see docs/voice.md, and Open WebUI's log")
+        yield Finding(message("voice"), "wrong", fault, message("see docs/voice.md, and Open WebUI's log"))
     else:
         engine = valves.get("engine") or "faster_whisper"
-        yield Finding("voice", "ok", f"{engine} is there, with its model")
+        yield Finding(message("voice"), "ok", message("{engine} is there, with its model", engine=engine))
     stt = webui.audio()["stt"]
     if not is_ours(stt):
         return
     if stt["OPENAI_API_KEY"] != microphone_valves(webui).get(KEY_VALVE):
-        text = f"Open WebUI shows another key than the valve {KEY_VALVE} of the function with the route"
-        yield Finding("microphone", "wrong", text, "run upload.py with `voice: {microphone: true}`")
+        text = message(
+            "Open WebUI shows another key than the valve {valve} of the function with the route",
+            valve=KEY_VALVE,
+        )
+        yield Finding(
+            message("microphone"), "wrong", text, message("run upload.py with `voice: {{microphone: true}}`")
+        )
     elif fault := transcription_fault(webui, MICROPHONE_PATH):
-        remedy = "is its address (Admin Panel → Settings → Audio) one under which Open WebUI reaches itself?"
-        yield Finding("microphone", "wrong", fault, remedy)
+        remedy = message(
+            "is its address (Admin Panel → Settings → Audio) one under which Open WebUI reaches itself?"
+        )
+        yield Finding(message("microphone"), "wrong", fault, remedy)
     else:
-        yield Finding("microphone", "ok", "Open WebUI's microphone is transcribed by the pack")
+        yield Finding(
+            message("microphone"), "ok", message("Open WebUI's microphone is transcribed by the pack")
+        )
 
 
 def _speech_server(base_url: str, key: str) -> Finding:
@@ -213,23 +240,48 @@ def _speech_server(base_url: str, key: str) -> Finding:
     try:
         answer = fetch("GET", url, key=key, seconds=TIMEOUT_SECONDS)
     except UnreachableError as error:
-        remedy = "start it, correct `voice.base_url`, or look from a machine that reaches it"
-        return Finding("speech server", "wrong", f"no answer at {shown} ({error})", remedy)
+        remedy = message("start it, correct `voice.base_url`, or look from a machine that reaches it")
+        return Finding(
+            message("speech server"),
+            "wrong",
+            message("no answer at {shown} ({error})", shown=shown, error=error),
+            remedy,
+        )
     if answer.status in {401, 403}:
-        return Finding("speech server", "wrong", "does not accept the key", "correct `voice.api_key`")
+        return Finding(
+            message("speech server"),
+            "wrong",
+            message("does not accept the key"),
+            message("correct `voice.api_key`"),
+        )
     if answer.redirection:
-        return Finding("speech server", "wrong", f"{shown} sends us on to {sends_on(answer)}", "give that")
-    return Finding("speech server", "ok", f"answers at {shown}")
+        return Finding(
+            message("speech server"),
+            "wrong",
+            message("{shown} sends us on to {address}", shown=shown, address=sends_on(answer)),
+            message("give that"),
+        )
+    return Finding(message("speech server"), "ok", message("answers at {shown}", shown=shown))
 
 
 def _version(webui: OpenWebUI) -> Finding:
     version = webui.version
     if version_numbers(version) < OLDEST_VERSION:
         oldest = ".".join(map(str, OLDEST_VERSION))
-        return Finding("Open WebUI", "wrong", f"is {version}", f"the pack needs {oldest} or later: update it")
+        return Finding(
+            "Open WebUI",
+            "wrong",
+            message("is {version}", version=version),
+            message("the pack needs {oldest} or later: update it", oldest=oldest),
+        )
     if version not in TESTED_VERSIONS:
-        return Finding("Open WebUI", "look", f"is {version}", f"tested with {' and '.join(TESTED_VERSIONS)}")
-    return Finding("Open WebUI", "ok", f"{version} answers at {webui.url}")
+        return Finding(
+            "Open WebUI",
+            "look",
+            message("is {version}", version=version),
+            message("tested with {versions}", versions=message(" and ").join(TESTED_VERSIONS)),
+        )
+    return Finding("Open WebUI", "ok", message("{version} answers at {url}", version=version, url=webui.url))
 
 
 def _clock(webui: OpenWebUI) -> Finding:
@@ -238,12 +290,44 @@ def _clock(webui: OpenWebUI) -> Finding:
     try:
         theirs = email.utils.parsedate_to_datetime(date).timestamp()
     except (ValueError, TypeError, OverflowError):
-        return Finding("clock", "look", "the server does not say what time it is", "does a proxy remove it?")
+        return Finding(
+            message("clock"),
+            "look",
+            message("the server does not say what time it is"),
+            message("does a proxy remove it?"),
+        )
     seconds = theirs - time.time()
     if abs(seconds) > CLOCK_SECONDS:
-        text = f"the server is {abs(seconds):.0f} s {'ahead of' if seconds > 0 else 'behind'} this machine"
-        return Finding("clock", "look", text, "let both machines take their time from the network (NTP)")
-    return Finding("clock", "ok", "agrees with this machine's")
+        text = (
+            message(
+                "the server is {seconds:.0f} s ahead of this machine",
+                seconds=seconds,
+            )
+            if seconds > 0
+            else message("the server is {seconds:.0f} s behind this machine", seconds=-seconds)
+        )
+        return Finding(
+            message("clock"),
+            "look",
+            text,
+            message("let both machines take their time from the network (NTP)"),
+        )
+    return Finding(message("clock"), "ok", message("agrees with this machine's"))
+
+
+def _twins(models: list[str]) -> Finding:
+    """Models that the picker shows twice."""
+    text = message(
+        "{count} models are listed twice, such as {model} and {router}",
+        count=len(models),
+        model=models[0],
+        router=ROUTER + models[0],
+    )
+    remedy = message(
+        "`router: {{hide_models: true}}` in pack.yaml hides the connections' own, or hide them under Admin "
+        "Panel → Settings → Models"
+    )
+    return Finding(message("model list"), "look", text, remedy)
 
 
 def _differences(
@@ -252,17 +336,23 @@ def _differences(
     """What an upload would change, and what it could not."""
     plan: Plan = make_plan(config, wanted_plugins(config, []), webui, pipelines)
     for step in plan.steps:
-        yield Finding("pack", "wrong", f"not as pack.yaml says: {step.what}", "run upload.py")
+        yield Finding(
+            message("pack"),
+            "wrong",
+            message("not as pack.yaml says: {what}", what=step.what),
+            message("run upload.py"),
+        )
     yield from map(_as_finding, plan.problems)
     if not plan.steps and not plan.problems:
-        yield Finding("pack", "ok", "plugins, valves, published aliases and grants are as pack.yaml says")
+        yield Finding(
+            message("pack"),
+            "ok",
+            message("plugins, valves, published aliases and grants are as pack.yaml says"),
+        )
 
 
-def _as_finding(problem: str) -> Finding:
-    """A problem of an upload's plan: who, what, and the remedy behind the last colon."""
-    subject, _, rest = problem.partition(": ")
-    text, _, remedy = rest.rpartition(": ")
-    return Finding(subject, "wrong", text, remedy)
+def _as_finding(problem: Trouble) -> Finding:
+    return Finding(problem.subject, "wrong", problem.text, problem.remedy)
 
 
 def _candidates(config: PackConfig, models: set[str]) -> Iterator[Finding]:
@@ -272,36 +362,48 @@ def _candidates(config: PackConfig, models: set[str]) -> Iterator[Finding]:
         present = [name for name in alias.local_name if name not in missing]
         if missing and present:
             pulls = ", ".join(f"`ollama pull {name}`" for name in missing)
-            text = f"{', '.join(missing)} is not there, {present[0]} answers"
-            yield Finding(alias.name, "look", text, f"{pulls}, or take it out of pack.yaml")
+            text = message(
+                "{missing} is not there, {present} answers", missing=", ".join(missing), present=present[0]
+            )
+            yield Finding(
+                alias.name, "look", text, message("{pulls}, or take it out of pack.yaml", pulls=pulls)
+            )
         elif present:
-            yield Finding(alias.name, "ok", f"{present[0]} is there")
+            yield Finding(alias.name, "ok", message("{present} is there", present=present[0]))
 
 
 def _agent(node: Endpoint) -> Finding:
     """Whether the machine's agent answers, as seen from here."""
-    name = f"agent of {node.name or shown_address(node.url)}"
+    name = message("agent of {name}", name=node.name or shown_address(node.url))
     shown = shown_address(node.agent)
     try:
         answer = fetch("GET", f"{str(node.agent).rstrip('/')}{LOAD_PATH}", seconds=TIMEOUT_SECONDS)
         report = report_in(_json(answer))
     except (UnreachableError, ValueError) as error:
-        text = f"{shown} does not answer as one ({error})"
+        text = message("{shown} does not answer as one ({error})", shown=shown, error=error)
         return Finding(
-            name, "wrong", text, "start scripts/gpu_agent.py there, or take `agent` out of pack.yaml"
+            name, "wrong", text, message("start scripts/gpu_agent.py there, or take `agent` out of pack.yaml")
         )
     if not report.gpus:
-        return Finding(name, "look", f"reports no GPU: {plain(report.reason)}", "see docs/gpu-agent.md")
-    return Finding(name, "ok", f"reports {len(report.gpus)} GPUs")
+        return Finding(
+            name,
+            "look",
+            message("reports no GPU: {reason}", reason=plain(report.reason)),
+            message("see docs/gpu-agent.md"),
+        )
+    return Finding(name, "ok", message("reports {count} GPUs", count=len(report.gpus)))
 
 
 def _node(node: Endpoint) -> Finding:
     """Whether a node answers, as seen from here, to what the router sends it."""
-    name = f"node {node.name or shown_address(node.url)}"
+    name = message("node {name}", name=node.name or shown_address(node.url))
     if node.url.startswith(DISCOVERED):
         by = "DNS" if node.url.startswith(SRV) else "Kubernetes"
         return Finding(
-            name, "look", f"is found by {by} where Open WebUI runs", "see its nodes on /ollama-pack"
+            name,
+            "look",
+            message("is found by {by} where Open WebUI runs", by=by),
+            message("see its nodes on /ollama-pack"),
         )
     (row,) = parse_nodes(node.text(0))
     path = "/api/version" if node.kind == "ollama" else "/v1/models"
@@ -310,9 +412,14 @@ def _node(node: Endpoint) -> Finding:
         found = _json(fetch("GET", url, headers=row.way_in.fixed_headers, seconds=TIMEOUT_SECONDS))
         version = _version_in(found, node.kind)
     except (UnreachableError, ValueError) as error:
-        remedy = "start it, correct its address in pack.yaml, or look from a machine that reaches it"
-        return Finding(name, "wrong", f"does not answer at {shown_address(url)} ({error})", remedy)
-    return Finding(name, "ok", f"{version} at {shown_address(node.url)}")
+        remedy = message("start it, correct its address in pack.yaml, or look from a machine that reaches it")
+        return Finding(
+            name,
+            "wrong",
+            message("does not answer at {url} ({error})", url=shown_address(url), error=error),
+            remedy,
+        )
+    return Finding(name, "ok", message("{version} at {url}", version=version, url=shown_address(node.url)))
 
 
 def _version_in(found: Any, kind: str) -> str:
@@ -324,8 +431,13 @@ def _version_in(found: Any, kind: str) -> str:
     if kind == "ollama" and fits(found, {"version": str}):
         return f"Ollama {plain(found['version'], 40)}"
     if kind != "ollama" and fits(found, {"data": [object]}):
-        return f"{len(found['data'])} models"
-    raise ValueError(f"it answers, but not as {'Ollama' if kind == 'ollama' else 'an OpenAI server'} does")
+        return message("{count} models", count=len(found["data"]))
+    raise ValueError(
+        message(
+            "it answers, but not as {what} does",
+            what="Ollama" if kind == "ollama" else message("an OpenAI server"),
+        )
+    )
 
 
 def _json(answer: Answer) -> Any:
@@ -335,22 +447,22 @@ def _json(answer: Answer) -> Any:
         ValueError: it is none, in words that may be shown.
     """
     if answer.redirection:
-        raise ValueError(f"it sends us on to {sends_on(answer)}")
+        raise ValueError(message("it sends us on to {address}", address=sends_on(answer)))
     if not answer.ok:
-        raise ValueError(f"status {answer.status}")
+        raise ValueError(message("status {status}", status=answer.status))
     try:
         return answer.json()
     except ValueError:
-        raise ValueError("its answer is not JSON") from None
+        raise ValueError(message("its answer is not JSON")) from None
 
 
 def _redis(config: PackConfig, stores: Stores) -> Iterator[Finding]:
     """Whether each Redis answers that pack.yaml names, or that an installed plugin has in its valves."""
     named: Stores = {}
     if config.cache and config.cache.url:
-        named[config.cache.url] = ("Redis", "correct cache.url in pack.yaml")
+        named[config.cache.url] = ("Redis", message("correct cache.url in pack.yaml"))
     if config.router and config.router.redis_url:
-        named.setdefault(config.router.redis_url, ("Redis", "correct router.redis_url in pack.yaml"))
+        named.setdefault(config.router.redis_url, ("Redis", message("correct router.redis_url in pack.yaml")))
     for url, (subject, remedy) in (stores | named).items():
         yield redis_finding(url, subject, remedy)
 
@@ -361,12 +473,15 @@ def _stores(webui: OpenWebUI | None, pipelines: Pipelines | None) -> Stores:
     if webui:
         for plugin, listed in sorted(webui.plugins("functions").items()):
             if plugin in available_plugins()["functions"] and listed["is_active"]:
-                where = f"correct `redis_url` of {plugin} (Admin Panel → Functions)"
+                where = message("correct `redis_url` of {plugin} (Admin Panel → Functions)", plugin=plugin)
                 found |= _redis_urls(webui.valves("functions", plugin), plugin, where)
     if pipelines:
         for plugin in sorted(pipelines.installed().keys() & available_plugins()["pipelines"]):
-            where = f"correct `redis_url` of the pipeline {plugin} (Admin Panel → Settings → Pipelines)"
-            found |= _redis_urls(pipelines.valves(plugin), f"pipeline {plugin}", where)
+            where = message(
+                "correct `redis_url` of the pipeline {plugin} (Admin Panel → Settings → Pipelines)",
+                plugin=plugin,
+            )
+            found |= _redis_urls(pipelines.valves(plugin), message("pipeline {plugin}", plugin=plugin), where)
     return found
 
 
@@ -374,25 +489,39 @@ def _redis_urls(valves: dict[str, Any], plugin: str, where: str) -> Stores:
     if valves.get("enabled") is False:
         return {}
     urls = (value for name, value in valves.items() if name.endswith("redis_url"))
-    return {url: (f"Redis of {plugin}", where) for url in urls if url and isinstance(url, str)}
+    return {
+        url: (message("Redis of {plugin}", plugin=plugin), where)
+        for url in urls
+        if url and isinstance(url, str)
+    }
 
 
 def redis_finding(
-    url: str, subject: str = "Redis", correction: str = "correct cache.url in pack.yaml"
+    url: str, subject: str = "Redis", correction: str = message("correct cache.url in pack.yaml")
 ) -> Finding:
     """Whether a store answers, as seen from here: a server, Sentinel's master, or a cluster."""
     secrets = Secrets()
     secrets.add(url)
     secrets.add_text(url)
     SECRETS.add_text(url)
-    remedy = f"start it, {correction}, or look from a machine that reaches it"
+    remedy = message("start it, {correction}, or look from a machine that reaches it", correction=correction)
     try:
         asyncio.run(_ping(url))
     except TimeoutError:
-        return Finding(subject, "wrong", f"does not answer within {REDIS_SECONDS:g} s", remedy)
+        return Finding(
+            subject,
+            "wrong",
+            message("does not answer within {seconds:g} s", seconds=REDIS_SECONDS),
+            remedy,
+        )
     except REDIS_FAULTS as error:
-        reason = str(error) if isinstance(error, SettingError) else redis_fault(error)
-        return Finding(subject, "wrong", f"does not answer ({plain(secrets.clean(reason))})", remedy)
+        reason = translated(error) if isinstance(error, SettingError) else redis_fault(error)
+        return Finding(
+            subject,
+            "wrong",
+            message("does not answer ({reason})", reason=plain(secrets.clean(reason))),
+            remedy,
+        )
     return Finding(subject, "ok", "answers")
 
 
@@ -412,7 +541,7 @@ def _print(console: Console, findings: list[Finding]) -> None:
         if finding.remedy:
             say(console, f"    → {shown['remedy']}")
     wrong = sum(finding.state == "wrong" for finding in findings)
-    say(console, f"{wrong} wrong" if wrong else "nothing is wrong")
+    say(console, message("{count} wrong", count=wrong) if wrong else message("nothing is wrong"))
 
 
 if __name__ == "__main__":

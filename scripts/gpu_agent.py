@@ -16,6 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from agent.server import Agent, ListenError, serving
+from deploy.shown import message
 from ollama_pack.routing.probe.gpu_nvml import GpuReader
 from ollama_pack.routing.probe.gpus import GpuReport, agent_load
 from package import add_version, pack_version
@@ -46,11 +47,15 @@ def _parser() -> argparse.ArgumentParser:
         "--host",
         type=_host,
         default="127.0.0.1",
-        help="address to listen on; default: 127.0.0.1, this machine only",
+        help=message("address to listen on; default: 127.0.0.1, this machine only"),
     )
-    parser.add_argument("--port", type=_port, default=9400, help="default: 9400; 0: any that is free")
     parser.add_argument(
-        "--once", action="store_true", help="print the JSON and end: with 1 when no GPU could be read"
+        "--port", type=_port, default=9400, help=message("default: 9400; 0: any that is free")
+    )
+    parser.add_argument(
+        "--once",
+        action="store_true",
+        help=message("print the JSON and end: with 1 when no GPU could be read"),
     )
     return parser
 
@@ -58,13 +63,15 @@ def _parser() -> argparse.ArgumentParser:
 def _host(value: str) -> str:
     if value:
         return value
-    raise argparse.ArgumentTypeError("is empty: write 0.0.0.0 to listen on every address")
+    raise argparse.ArgumentTypeError(message("is empty: write 0.0.0.0 to listen on every address"))
 
 
 def _port(value: str) -> int:
     if value.isdecimal() and int(value) <= MAX_PORT:
         return int(value)
-    raise argparse.ArgumentTypeError(f"{value!r} is no port: write a number from 0 to {MAX_PORT}")
+    raise argparse.ArgumentTypeError(
+        message("{value!r} is no port: write a number from 0 to {most}", value=value, most=MAX_PORT)
+    )
 
 
 async def _print_once() -> int:
@@ -103,13 +110,18 @@ def announce(report: GpuReport, addresses: list[tuple[str, int]]) -> None:
     for address, port in addresses:
         print(f"gpu_agent: {_url(address, port)}", flush=True)
     if any(not ipaddress.ip_address(address).is_loopback for address, _ in addresses):
-        note = "everyone who reaches this address can read the GPUs' names and load, and nothing else"
+        note = message(
+            "everyone who reaches this address can read the GPUs' names and load, and nothing else"
+        )
         print(f"gpu_agent: {note}", file=sys.stderr)
     for gpu in report.gpus:
         memory = f", {gpu.memory_total / 2**30:.0f} GiB" if gpu.memory_total else ""
-        print(f"gpu_agent: GPU {gpu.index}: {gpu.fault or (gpu.name or 'no name') + memory}", flush=True)
+        print(
+            f"gpu_agent: GPU {gpu.index}: {gpu.fault or (gpu.name or message('no name')) + memory}",
+            flush=True,
+        )
     if report.reason:
-        print(f"gpu_agent: no GPU to tell of: {report.reason}", file=sys.stderr)
+        print(message("gpu_agent: no GPU: {reason}", reason=report.reason), file=sys.stderr)
 
 
 def _url(address: str, port: int) -> str:

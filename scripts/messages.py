@@ -5,7 +5,8 @@
 Sentences are what the code gives to `message(…)` and the pages' scripts to `t(…)`, and the titles and
 descriptions of plugins, their valves and metrics. New ones get an empty translation: write it into
 `locale/zh_CN.po`, then run `scripts/package.py`. With `--check` nothing is written: what is missing, stale or
-wrong is listed, and so are words that readers stumble on, in sentences, in README.md and in docs/.
+wrong is listed, and so are sentences for people that do not go through `message`, and words that readers
+stumble on, in sentences, in README.md and in docs/.
 
 Exit status: 0 complete, 1 something is missing or wrong, 2 bad usage.
 """
@@ -48,6 +49,28 @@ STUMBLING = {
     "whoever": "those who",
     "whom": "a sentence of its own",
 }
+# What is given to these is shown to people, so it is in the catalogue.
+_SPOKEN = ("Error", "__init__", "Finding", "Trouble", "Refusal", "GpuReport", "SpeechNote", "say", "print")
+# Except where only programs and developers meet them.
+UNSPOKEN = {
+    "AssertionError",
+    "EntryUnreadableError",
+    "NotCoveredError",
+    "NotImplementedError",
+    "RuntimeError",
+}
+FOR_DEVELOPERS = (
+    *("scripts/bundle/", "scripts/docs", "scripts/messages.py", "scripts/release.py", "scripts/run_tests.py"),
+    *(
+        "scripts/local/without_pip/",
+        "src/ollama_pack/routing/peers/",
+        "src/ollama_pack/speech/http_answer.py",
+    ),
+    *("scripts/federate.py", "scripts/federation/", "src/ollama_pack/cache/pool.py"),  # not yet in Chinese
+)
+_SENTENCE = re.compile(r"[A-Za-z]{2,}[,:;]? [a-z]{2,}")
+# Open WebUI's own words, which its clients compare, and what is a name in the code.
+NAMES = {"Model not found", "first byte", "voice activity"}
 _STUMBLING = re.compile(rf"\b({'|'.join(STUMBLING)})\b", re.IGNORECASE)
 _QUOTED = re.compile(r"`[^`]*`|\*[^*]*\*")
 
@@ -131,6 +154,46 @@ def stumbling(text: str) -> Iterator[str]:
         yield f"{found!r}: write {STUMBLING[found.lower()]!r}"
 
 
+def unmarked(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """Sentences of errors and of what scripts print that are not in the catalogue: line and English."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and _called(node).endswith(_SPOKEN) and _called(node) not in UNSPOKEN:
+            given = [*node.args, *(keyword.value for keyword in node.keywords)]
+            yield from ((node.lineno, text) for value in given for text in _texts(value))
+
+
+def _called(node: ast.Call) -> str:
+    match node.func:
+        case ast.Name(id=name) | ast.Attribute(attr=name):
+            return name
+    return ""
+
+
+def _texts(node: ast.AST) -> Iterator[str]:
+    """The sentences in an expression, without those that are marked and those that another call gets."""
+    match node:
+        case ast.Call() if _called(node) == "message" or _called(node).endswith(_SPOKEN):
+            return
+        case ast.JoinedStr(values=values):
+            text = "".join(str(part.value) if isinstance(part, ast.Constant) else "…" for part in values)
+        case ast.Constant(value=str(text)):
+            pass
+        case _:
+            for inner in ast.iter_child_nodes(node):
+                yield from _texts(inner)
+            return
+    if _SENTENCE.search(text) and text not in NAMES:
+        yield text
+
+
+def _unmarked_places() -> Iterator[str]:
+    for path in (path for folder in SOURCES for path in sorted((ROOT / folder).rglob("*.py"))):
+        place = path.relative_to(ROOT).as_posix()
+        if not place.startswith(FOR_DEVELOPERS):
+            for line, text in unmarked(ast.parse(path.read_bytes())):
+                yield f"{place}:{line}: {text!r} is shown to people: write message({text!r}, …)"
+
+
 def _stumbling_places(found: Iterable[str]) -> Iterator[str]:
     for english in sorted(found):
         yield from (f"the sentence {english!r} has {advice}" for advice in stumbling(english))
@@ -156,7 +219,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             path.write_bytes(text)
             print(f"wrote {name}")
         wrong += [f"{name}: {problem}" for problem in problems(path)]
-    wrong += _stumbling_places(found)
+    wrong += [*_stumbling_places(found), *_unmarked_places()]
     if not options.check:
         (ROOT / DICTIONARY).write_text(module_text(translations(ROOT)), encoding="utf-8")
     elif (ROOT / DICTIONARY).read_text(encoding="utf-8") != module_text(translations(ROOT)):

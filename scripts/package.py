@@ -30,6 +30,7 @@ from bundle.rules import KINDS
 from bundle.source import PACK, SOURCE, PackagingError, Problem
 from bundle.words import LOCALE, TRANSLATIONS, module_text, translations
 from deploy.plugin import AUTHOR, plugin_of
+from deploy.shown import message
 
 ROOT = Path(__file__).resolve().parents[1]
 ZIP_DATE = (1980, 1, 1, 0, 0, 0)  # the earliest that a zip can hold
@@ -55,7 +56,9 @@ def pack_version(root: Path) -> str:
         project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
         return str(project["project"]["version"])
     except (OSError, KeyError, tomllib.TOMLDecodeError) as error:
-        raise PackagingError([Problem("pyproject.toml", 1, f"gives no project.version: {error}")]) from error
+        raise PackagingError(
+            [Problem("pyproject.toml", 1, message("gives no project.version: {error}", error=error))]
+        ) from error
 
 
 def repository(root: Path) -> str:
@@ -165,17 +168,17 @@ def write(root: Path, plugins: Sequence[Plugin]) -> Iterator[str]:
         if (root / plugin.path).exists() and not is_generated(root / plugin.path)
     ]
     if external:
-        message = "not a generated file, and in the way of one: move it elsewhere or delete it"
-        raise PackagingError(Problem(path, 1, message) for path in external)
+        reason = "not a generated file, and in the way of one: move it elsewhere or delete it"
+        raise PackagingError(Problem(path, 1, reason) for path in external)
     for name, content in outputs(plugins).items():
         path = root / name
         if not path.exists() or path.read_bytes() != content:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)
-            yield f"wrote {name}"
+            yield message("wrote {name}", name=name)
     for name in orphans(root, plugins):
         (root / name).unlink()
-        yield f"removed {name}"
+        yield message("removed {name}", name=name)
 
 
 def compile_words(root: Path, dictionary: Path, *, write: bool) -> Iterator[str]:
@@ -189,7 +192,7 @@ def compile_words(root: Path, dictionary: Path, *, write: bool) -> Iterator[str]
         name = dictionary.relative_to(root.resolve()).as_posix()
         if write:
             dictionary.write_text(text, encoding="utf-8")
-        yield f"wrote {name}" if write else f"{name}: not what {LOCALE}/ says\n"
+        yield message("wrote {name}", name=name) if write else f"{name}: not what {LOCALE}/ says\n"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -236,9 +239,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for line in changed:
         print(line)
     if stale:
-        print("".join(stale) + "\nStale: run `uv run scripts/package.py` and commit what it writes.")
+        print("".join(stale))
+        print(message("Stale: run `uv run scripts/package.py` and commit what it writes."))
         return 1
-    print(f"{len(plugins)} plugin files are {'up to date' if options.check or not changed else 'built'}.")
+    if options.check or not changed:
+        print(message("{count} plugin files are up to date.", count=len(plugins)))
+    else:
+        print(message("{count} plugin files are built.", count=len(plugins)))
     return 0
 
 

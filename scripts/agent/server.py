@@ -16,6 +16,7 @@ from aiohttp import web
 from aiohttp.http import HttpProcessingError
 
 from agent.metrics import metrics_text
+from deploy.shown import message
 from ollama_pack.routing.probe.gpus import LOAD_PATH, GpuReport, agent_load
 from ollama_pack.services.metrics_text import METRICS_TYPE
 
@@ -156,10 +157,14 @@ async def _listen(runner: web.ServerRunner, host: str, port: int) -> None:
 
 def _listen_error(error: OSError | UnicodeError, host: str, port: int) -> ListenError:
     if isinstance(error, socket.gaierror | UnicodeError) or error.errno == errno.EADDRNOTAVAIL:
-        return ListenError(f"--host {host}: this machine has no such address", is_usage=True)
+        return ListenError(
+            message("--host {host}: this machine has no such address", host=host), is_usage=True
+        )
     remedy = {
-        errno.EADDRINUSE: "is taken: stop what uses it, or choose another with --port",
-        errno.EACCES: "is not for this user: choose one from 1024 upwards with --port",
+        errno.EADDRINUSE: message("is taken: stop what uses it, or choose another with --port"),
+        errno.EACCES: message("is not for this user: choose one from 1024 upwards with --port"),
     }
-    what = remedy.get(error.errno or 0, f"cannot be listened on: {error.strerror or error}")
+    what = remedy.get(
+        error.errno or 0, message("cannot be listened on: {reason}", reason=error.strerror or error)
+    )
     return ListenError(f"port {port} of {host} {what}")

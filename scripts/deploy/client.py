@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 from urllib.parse import quote, urlsplit
 
 from deploy.errors import DeployError, ServerError, UnreachableError
-from deploy.shown import SECRETS, plain, shown_address
+from deploy.shown import SECRETS, message, plain, shown_address
 from deploy.web import Answer, fetch, sends_on
 
 Json = dict[str, Any]
@@ -65,16 +65,27 @@ class HttpApi:
         SECRETS.add_text(url)
         if not url.startswith(("http://", "https://")):
             raise DeployError(
-                f"{shown_address(url)!r} is no address of {name}: it starts with http:// or https://"
+                message(
+                    "{url!r} is no address of {name}: it starts with http:// or https://",
+                    url=shown_address(url),
+                    name=name,
+                )
             )
         if not _is_usable(url):
             raise DeployError(
-                f"the address of {name} cannot be used: write it as http://host:8080, without user name, "
-                "password, spaces, ? and #"
+                message(
+                    "the address of {name} cannot be used: write it as http://host:8080, without user "
+                    "name, password, spaces, ? and #",
+                    name=name,
+                )
             )
         if not re.fullmatch(r"[!-~]*", key):
             raise DeployError(
-                f"the token or key for {name} has a space or another character that none has: copy it anew"
+                message(
+                    "the token or key for {name} has a space or another character that none has: copy it "
+                    "again",
+                    name=name,
+                )
             )
         self.url = url.rstrip("/")
         self.key = key
@@ -104,11 +115,24 @@ class HttpApi:
         try:
             answer = fetch(method, f"{self.url}{path}", key=self.key, **request)
         except UnreachableError as error:
-            reason = f"{self.name} does not answer at {self.url} ({error})"
-            raise UnreachableError(f"{reason}: is it running, and is the address right?") from None
+            raise UnreachableError(
+                message(
+                    "{name} does not answer at {url} ({error}): is it running, and is the address right?",
+                    name=self.name,
+                    url=self.url,
+                    error=error,
+                )
+            ) from None
         if answer.redirection:  # followed, it would make a GET of a POST, or take the key to another host
             target = sends_on(answer, path)
-            raise UnreachableError(f"{self.url} sends us on to {target}: give that as {self.name}'s address")
+            raise UnreachableError(
+                message(
+                    "{url} sends us on to {target}: give that as {name}'s address",
+                    url=self.url,
+                    target=target,
+                    name=self.name,
+                )
+            )
         return answer
 
     def _ask(self, method: str, path: str, shape: Any = object, **request: Any) -> Any:
@@ -116,7 +140,14 @@ class HttpApi:
         if not answer.ok:
             detail = _detail(answer)
             raise ServerError(
-                f"{self.name} refused {method} {plain(path)}: {answer.status} {detail}",
+                message(
+                    "{name} refused {method} {path}: {status} {detail}",
+                    name=self.name,
+                    method=method,
+                    path=plain(path),
+                    status=answer.status,
+                    detail=detail,
+                ),
                 answer.status,
                 detail,
             )
@@ -130,7 +161,12 @@ class HttpApi:
 
     def _refuse_answer(self, path: str) -> NoReturn:
         raise UnreachableError(
-            f"{self.url}{plain(path)} answers, but not as {self.name} does: is the address right?"
+            message(
+                "{url}{path} answers, but not as {name} does: is the address right?",
+                url=self.url,
+                path=plain(path),
+                name=self.name,
+            )
         ) from None
 
 
@@ -175,8 +211,12 @@ class OpenWebUI(HttpApi):
             if error.status >= 500:  # noqa: PLR2004 - the server's fault, not the password's
                 raise
             raise DeployError(
-                f"{guest.url} does not accept this e-mail address ({plain(email)}) and password: "
-                f"{error.detail}"
+                message(
+                    "{url} does not accept this e-mail address ({email}) and password: {detail}",
+                    url=guest.url,
+                    email=plain(email),
+                    detail=error.detail,
+                )
             ) from error
         finally:
             guest.close()
@@ -190,13 +230,20 @@ class OpenWebUI(HttpApi):
             if error.status not in {401, 403}:
                 raise
             raise DeployError(
-                f"{self.url} does not accept the token ({error.detail}): make a new one under "
-                "Settings → Account, or set OPEN_WEBUI_EMAIL and OPEN_WEBUI_PASSWORD instead"
+                message(
+                    "{url} does not accept the token ({detail}): make a new one under Settings → "
+                    "Account, or set OPEN_WEBUI_EMAIL and OPEN_WEBUI_PASSWORD instead",
+                    url=self.url,
+                    detail=error.detail,
+                )
             ) from error
         if user["role"] != "admin":
             raise DeployError(
-                f"{plain(user['email'])} is signed in as {plain(user['role'])!r}: "
-                "uploading needs the token of an admin"
+                message(
+                    "{email} is signed in as {role!r}: uploading needs the token of an admin",
+                    email=plain(user["email"]),
+                    role=plain(user["role"]),
+                )
             )
         return user
 
@@ -260,7 +307,7 @@ class Pipelines(HttpApi):
     """A Pipelines server."""
 
     def __init__(self, url: str, key: str) -> None:
-        super().__init__(url, key, "the Pipelines server")
+        super().__init__(url, key, message("the Pipelines server"))
 
     def installed(self) -> dict[str, Json]:
         """The loaded pipelines, by id.
@@ -274,7 +321,11 @@ class Pipelines(HttpApi):
             if error.status not in {401, 403}:
                 raise
             raise DeployError(
-                f"{self.url} does not accept the API key ({error.detail}): set PIPELINES_API_KEY"
+                message(
+                    "{url} does not accept the API key ({detail}): set PIPELINES_API_KEY",
+                    url=self.url,
+                    detail=error.detail,
+                )
             ) from error
         return {pipeline["id"]: pipeline for pipeline in listed}
 
@@ -305,5 +356,5 @@ def _text(body: bytes) -> str:
     text = body.decode(errors="replace")
     if re.match(r"\s*<", text):
         title = re.search(r"<title[^>]*>([^<]*)</title>", text[:20_000], re.IGNORECASE)
-        return plain(title[1]) if title else "an HTML page"
+        return plain(title[1]) if title else message("an HTML page")
     return plain(text)

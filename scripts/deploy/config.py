@@ -19,7 +19,7 @@ from pydantic import (
 )
 
 from deploy.errors import ConfigError
-from deploy.shown import HIDDEN, SECRETS, Secrets, is_secret_name, plain, shown_address
+from deploy.shown import HIDDEN, SECRETS, Secrets, is_secret_name, message, plain, shown_address, translated
 from ollama_pack.aliases.errors import AliasTableError
 from ollama_pack.aliases.table import AliasRow, AliasTable, parse_table
 from ollama_pack.base.redis import check_redis_url
@@ -29,6 +29,7 @@ from ollama_pack.cache.keyring import check_secret
 from ollama_pack.routing.errors import NodeTableError
 from ollama_pack.routing.nodes import DISCOVERED, parse_nodes
 from ollama_pack.routing.warm import parse_warm
+from ollama_pack.services.refused_valves import refusal
 from ollama_pack.speech.language import parse_language
 from ollama_pack.webui.audience import ADMIN, GROUP, PUBLIC
 from ollama_pack.webui.routes import check_route_key
@@ -47,7 +48,9 @@ def _as_list(value: Any) -> Any:
 def _check_audience(value: str) -> str:
     if value in {PUBLIC, ADMIN} or value.removeprefix(GROUP) not in {value, ""}:
         return value
-    raise ValueError(f"{plain(repr(value))} is no audience: write public, admin or group:NAME")
+    raise ValueError(
+        message("{value} is no audience: write public, admin or group:NAME", value=plain(repr(value)))
+    )
 
 
 def _check_url(value: str) -> str:
@@ -55,9 +58,13 @@ def _check_url(value: str) -> str:
         try:
             urlsplit(value).port  # noqa: B018 - raises where it is no number
         except ValueError:
-            raise ValueError("is no address: write it as http://host:11434, the port a number") from None
+            raise ValueError(
+                message("is no address: write it as http://host:11434, the port a number")
+            ) from None
         return value
-    raise ValueError(f"{shown_address(value)!r} is no address: it starts with http:// or https://")
+    raise ValueError(
+        message("{value!r} is no address: it starts with http:// or https://", value=shown_address(value))
+    )
 
 
 def _check_endpoint(value: str) -> str:
@@ -68,13 +75,15 @@ def _check_endpoint(value: str) -> str:
 def _check_header(value: str) -> str:
     if value.isprintable() and '"' not in value and " #" not in value:
         return value
-    raise ValueError("a header has a quotation mark, a # after a space or a control character: take it out")
+    raise ValueError(
+        message("a header has a quotation mark, a # after a space or a control character: take it out")
+    )
 
 
 def _check_key(value: str) -> str:
     if re.fullmatch(r"[!-~]+", value) and not re.search(r"[#;]", value):
         return value
-    raise ValueError("has a space or another character that no key has, or is empty: copy it again")
+    raise ValueError(message("has a space or another character that no key has, or is empty: copy it again"))
 
 
 def _check_microphone(value: object) -> bool | str:
@@ -82,7 +91,7 @@ def _check_microphone(value: object) -> bool | str:
         return value
     if isinstance(value, str):
         return _check_url(value)
-    raise ValueError("must be true, false, or the address under which Open WebUI reaches itself")
+    raise ValueError(message("must be true, false, or the address under which Open WebUI reaches itself"))
 
 
 def _check_language(value: str) -> str:
@@ -92,7 +101,9 @@ def _check_language(value: str) -> str:
 
 def _check_budget(value: str) -> str:
     if not value.strip() or "\n" in value:
-        raise ValueError("must be one row, such as group=students 120 gpu-minutes/day then=queue-last")
+        raise ValueError(
+            message("must be one row, such as group=students 120 gpu-minutes/day then=queue-last")
+        )
     return value
 
 
@@ -102,16 +113,27 @@ def _fits(pattern: str, wanted: str) -> AfterValidator:
     def check(value: str) -> str:
         if re.fullmatch(pattern, value):
             return value
-        raise ValueError(f"{plain(repr(value), 100)} cannot stand in an alias table: {wanted}")
+        raise ValueError(
+            message(
+                "{value} cannot stand in an alias table: {wanted}",
+                value=plain(repr(value), 100),
+                wanted=wanted,
+            )
+        )
 
     return AfterValidator(check)
 
 
-ModelName = Annotated[str, _fits(r"[^\s,=\[\]#]+", "it is empty or has a space or one of , = [ ] # in it")]
-Level = Annotated[str, _fits(r"[\w.-]+", "it is empty or is more than letters, digits and _ . -")]
+ModelName = Annotated[
+    str, _fits(r"[^\s,=\[\]#]+", message("it is empty or has a space or one of , = [ ] # in it"))
+]
+Level = Annotated[str, _fits(r"[\w.-]+", message("it is empty or is more than letters, digits and _ . -"))]
 GroupName = Annotated[
     str,
-    _fits(r"[^\s,|\[\]#]+( [^\s,|\[\]#]+)*", "it is empty or has a stray space or one of , | [ ] # in it"),
+    _fits(
+        r"[^\s,|\[\]#]+( [^\s,|\[\]#]+)*",
+        message("it is empty or has a stray space or one of , | [ ] # in it"),
+    ),
 ]
 Names = Annotated[list[ModelName], BeforeValidator(_as_list), Field(min_length=1)]
 Levels = Annotated[list[Level], BeforeValidator(_as_list), Field(min_length=1)]
@@ -152,7 +174,9 @@ class Alias(Section):
     @model_validator(mode="after")
     def _has_an_audience(self) -> Self:
         if "*" in self.name and "audience" in self.model_fields_set:
-            raise ValueError("a name with a star publishes nothing, so it has no audience: take it out")
+            raise ValueError(
+                message("a name with a star publishes nothing, so it has no audience: take it out")
+            )
         return self
 
     @property
@@ -226,6 +250,7 @@ class Router(Section):
     keep_alive: str = ""
     redis_url: str = ""
     several_workers: bool = False
+    hide_models: bool = False
 
 
 class Voice(Section):
@@ -267,7 +292,7 @@ class Gateway(Section):
 class Metrics(Section):
     """Who reads `GET /ollama-pack/metrics`: a valve of `ollama_pack_events`."""
 
-    token: Annotated[str, AfterValidator(check_route_key)]
+    token: Annotated[str, AfterValidator(_check_key), AfterValidator(check_route_key)]
 
 
 class PackConfig(Section):
@@ -329,7 +354,7 @@ class PackConfig(Section):
                 "first_token_timeout": "first_token_timeout_seconds",
                 "load_timeout": "load_timeout_seconds",
             }
-            said = self.router.model_dump(exclude_unset=True)
+            said = self.router.model_dump(exclude_unset=True, exclude={"hide_models"})
             valves |= {names.get(name, name): value for name, value in said.items()}
         return valves
 
@@ -393,11 +418,14 @@ def _read(file: Path) -> str:
             content = opened.read(MAX_BYTES + 1)  # of a device or a pipe too
         if len(content) <= MAX_BYTES:
             return content.decode("utf-8-sig").replace("\r\n", "\n")
-        reason = f"is longer than {MAX_BYTES // 1024} KiB, which no pack.yaml is: name another file"
+        reason = message(
+            "is longer than {limit} KiB, which no pack.yaml is: name another file",
+            limit=MAX_BYTES // 1024,
+        )
     except OSError as error:
-        reason = f"cannot be read ({error.strerror}): name another file"
+        reason = message("cannot be read ({reason}): name another file", reason=error.strerror)
     except UnicodeDecodeError as error:
-        reason = f"is not UTF-8 text (byte {error.start}): save it as UTF-8"
+        reason = message("is not UTF-8 text (byte {place}): save it as UTF-8", place=error.start)
     raise ConfigError(file, [(1, "file", reason)])
 
 
@@ -416,9 +444,11 @@ def parse_yaml(file: Path, text: str) -> yaml.Node | None:
         reason = _yaml_reason(error)
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
-        reason = f"the character {error.character!r} may not stand in YAML: take it out"
+        reason = message(
+            "the character {character!r} may not stand in YAML: take it out", character=error.character
+        )
     except ValueError as error:
-        line, reason = 1, str(error)
+        line, reason = 1, translated(error)
     else:
         return root
     raise ConfigError(file, [(line, "YAML", reason)])
@@ -430,9 +460,13 @@ def _refuse_bombs(text: str) -> None:
     for count, event in enumerate(yaml.parse(text, Loader=yaml.SafeLoader)):
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > MAX_DEPTH:
-            raise ValueError(f"it is nested deeper than {MAX_DEPTH} levels, which no pack.yaml is")
+            raise ValueError(
+                message("it is nested deeper than {limit} levels, which no pack.yaml is", limit=MAX_DEPTH)
+            )
         if count > MAX_NODES:
-            raise ValueError(f"it has more than {MAX_NODES} values, which no pack.yaml has")
+            raise ValueError(
+                message("it has more than {limit} values, which no pack.yaml has", limit=MAX_NODES)
+            )
 
 
 def _refuse_growth(root: yaml.Node | None) -> None:
@@ -443,7 +477,11 @@ def _refuse_growth(root: yaml.Node | None) -> None:
     def size(node: yaml.Node) -> int:
         if id(node) in above:
             line = node.start_mark.line + 1
-            raise ValueError(f"the value in line {line} refers to itself (&anchor, *alias): write it out")
+            raise ValueError(
+                message(
+                    "the value in line {line} refers to itself (&anchor, *alias): write it out", line=line
+                )
+            )
         if id(node) not in sizes:
             above.add(id(node))
             sizes[id(node)] = 1 + sum(map(size, _inner_nodes(node)))
@@ -452,7 +490,10 @@ def _refuse_growth(root: yaml.Node | None) -> None:
 
     if root and size(root) > MAX_NODES:
         raise ValueError(
-            f"it has more than {MAX_NODES} values once its aliases (*name) are written out: use fewer of them"
+            message(
+                "it has more than {limit} values once its aliases (*name) are written out: use fewer of them",
+                limit=MAX_NODES,
+            )
         )
 
 
@@ -474,7 +515,7 @@ def _values(file: Path, root: yaml.Node | None) -> Any:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         reason = _yaml_reason(error)
     except (ValueError, TypeError, OverflowError):  # an impossible date, for one
-        line, reason = 1, "a value that only looks like a date or number goes between quotes"
+        line, reason = 1, message("a value that only looks like a date or number goes between quotes")
     raise ConfigError(file, [(line, "YAML", reason)])
 
 
@@ -509,13 +550,13 @@ def note_secrets(root: yaml.Node | None) -> None:
 
 # What pydantic words for programmers.
 _PLAIN = {
-    "extra_forbidden": "is not a known key: correct it or take it out",
-    "missing": "is missing: add it",
-    "model_type": "must hold keys, each with a value",
-    "list_type": "must be a list",
-    "string_type": "must be text: put it between quotes",
-    "too_short": "is empty: name at least one, or take the key out",
-    "invalid_key": "is not text: put the key between quotes",
+    "extra_forbidden": message("is not a known key: correct it or take it out"),
+    "missing": message("is missing: add it"),
+    "model_type": message("must hold keys, each with a value"),
+    "list_type": message("must be a list"),
+    "string_type": message("must be text: put it between quotes"),
+    "too_short": message("is empty: name at least one, or take the key out"),
+    "invalid_key": message("is not text: put the key between quotes"),
 }
 # Errors whose value is not shown: there is none, or the reason has it.
 _SAYS_VALUE = frozenset({"extra_forbidden", "value_error", "missing", "invalid_key"})
@@ -532,9 +573,9 @@ def _problem(error: Any, lines: dict[Key, int]) -> tuple[int, str, str]:
     value = error["input"]
     secrets = Secrets()
     secrets.add_values(value, "secret" if _is_secret(key) else "")
-    reason = secrets.clean(_PLAIN.get(error["type"], error["msg"].removeprefix("Value error, ")))
+    reason = secrets.clean(_PLAIN.get(error["type"]) or translated(refusal(error)))
     if error["type"] not in _SAYS_VALUE and not isinstance(value, dict | list):
-        reason += " (it is empty)" if value is None else _shown_value(error["type"], key, value)
+        reason += message(" (it is empty)") if value is None else _shown_value(error["type"], key, value)
     return line, _path(key), plain(SECRETS.clean(reason), 1000)
 
 
@@ -558,7 +599,7 @@ def _shown_value(kind: str, key: Key, value: object) -> str:
         return ""
     if kind.endswith("_type") and isinstance(value, str) and not _WORD.fullmatch(value):
         return ""
-    return f" (it is {plain(repr(value), 100)})"
+    return message(" (it is {value})", value=plain(repr(value), 100))
 
 
 def _lines(node: yaml.Node, key: Key = ()) -> Iterator[tuple[Key, int]]:
@@ -581,7 +622,11 @@ def _repeated_keys(node: yaml.Node, key: Key = ()) -> Iterator[tuple[int, str, s
         for name, value in node.value:
             line, text = name.start_mark.line + 1, str(name.value)
             if text in first:
-                yield line, _path((*key, text)), f"stands in line {first[text]} already: keep one of them"
+                yield (
+                    line,
+                    _path((*key, text)),
+                    message("stands in line {line} already: keep one of them", line=first[text]),
+                )
             first.setdefault(text, line)
             yield from _repeated_keys(value, (*key, text))
     elif isinstance(node, yaml.SequenceNode):
@@ -598,7 +643,11 @@ def _check_aliases(file: Path, config: PackConfig, lines: dict[Key, int]) -> Non
         parse_table(config.alias_text)
     except AliasTableError as error:
         key = keys[error.line - 1]
-        problem = (lines[key], ".".join(map(str, key)), plain(f"{error.row!r}: {error.reason}", 1000))
+        problem = (
+            lines[key],
+            ".".join(map(str, key)),
+            plain(f"{error.row!r}: {translated(error.reason)}", 1000),
+        )
         raise ConfigError(file, [problem]) from None
 
 
@@ -612,7 +661,7 @@ def _check_nodes(file: Path, config: PackConfig, lines: dict[Key, int]) -> None:
         parse_nodes(config.router_valves.get("nodes", ""))
     except NodeTableError as error:
         key = (single + several)[error.line - 1]
-        reason = plain(SECRETS.clean(error.reason), 1000)
+        reason = plain(SECRETS.clean(translated(error.reason)), 1000)
         raise ConfigError(file, [(lines[key], ".".join(map(str, key)), reason)]) from None
 
 
@@ -622,5 +671,9 @@ def _check_budgets(file: Path, config: PackConfig, lines: dict[Key, int]) -> Non
         parse_budgets("\n".join(config.budgets or ()))
     except BudgetTableError as error:
         key: Key = ("budgets", error.line - 1)
-        problem = (lines[key], ".".join(map(str, key)), plain(f"{error.row!r}: {error.reason}", 1000))
+        problem = (
+            lines[key],
+            ".".join(map(str, key)),
+            plain(f"{error.row!r}: {translated(error.reason)}", 1000),
+        )
         raise ConfigError(file, [problem]) from None

@@ -9,6 +9,8 @@ DeployError
 
 from pathlib import Path
 
+from deploy.shown import message
+
 SHOWN_PROBLEMS = 20
 
 
@@ -26,7 +28,7 @@ class ConfigError(DeployError):
     def __init__(self, file: Path, problems: list[tuple[int, str, str]]) -> None:
         shown = [f"{file}:{line}: {key}: {reason}" for line, key, reason in problems[:SHOWN_PROBLEMS]]
         if left := len(problems) - len(shown):
-            shown.append(f"… and {left} more")
+            shown.append(message("… and {count} more", count=left))
         super().__init__("\n".join(shown))
         self.problems = problems
 
@@ -43,8 +45,8 @@ class ServerError(DeployError):
         detail: the server's own words.
     """
 
-    def __init__(self, message: str, status: int, detail: str) -> None:
-        super().__init__(message)
+    def __init__(self, reason: str, status: int, detail: str) -> None:
+        super().__init__(reason)
         self.status = status
         self.detail = detail
 

@@ -6,6 +6,7 @@ from deploy.client import OpenWebUI
 from deploy.installed import InstalledPlugin, refuse_old_server
 from deploy.plan import Plan
 from deploy.plugin import LocalPlugin
+from deploy.shown import message
 
 Json = dict[str, Any]
 
@@ -47,5 +48,5 @@ class _Function(InstalledPlugin):
                 self.server.post(f"{self.path}/{route}")
 
         if self.listed is None or not self.listed[flag]:
-            what = "switch on" if flag == "is_active" else "apply to all models:"
+            what = message("switch on") if flag == "is_active" else message("apply to all models:")
             self.plan.add(f"{what} {self.plugin.id}", [f"- {flag}: false", f"+ {flag}: true"], switch_on)

@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 from deploy.client import OpenWebUI
 from deploy.errors import DeployError
 from deploy.plan import Plan, value_diff, valves_diff
-from deploy.plugin import AUTHOR, LocalPlugin
-from deploy.shown import plain
+from deploy.plugin import AUTHOR, KIND_NAMES, LocalPlugin
+from deploy.shown import message, plain
 
 Json = dict[str, Any]
 I18N_VERSION = "0.12"  # of Open WebUI: older ones show no translations, and forget those of tools
@@ -33,7 +33,13 @@ def refuse_old_server(server: OpenWebUI, plugin: LocalPlugin) -> None:
     needed = plugin.manifest.get("required_open_webui_version", "0")
     if version_numbers(server.version) < version_numbers(needed):
         raise DeployError(
-            f"{plugin.id} needs Open WebUI {needed} or newer, and {server.url} is {server.version}: update it"
+            message(
+                "{plugin} needs Open WebUI {needed} or newer, and {url} is {version}: update it",
+                plugin=plugin.id,
+                needed=needed,
+                url=server.url,
+                version=server.version,
+            )
         )
 
 
@@ -92,7 +98,7 @@ class InstalledPlugin:
             more: what the form has besides.
         """
         self.plan.add(
-            f"create {self.plugin.kind} {self.plugin.id}",
+            message("create {kind} {plugin}", kind=self.plugin.noun, plugin=self.plugin.id),
             [f"+ {self.plugin.summary}", *told],
             lambda: self.server.post(f"/api/v1/{self.folder}/create", self.form | more),
         )
@@ -123,7 +129,7 @@ class InstalledPlugin:
         """Set the valves, where they differ."""
         if old != new:
             self.plan.add(
-                f"set valves of {self.plugin.id}",
+                message("set valves of {plugin}", plugin=self.plugin.id),
                 valves_diff(old, new, self.plugin.secret_valves),
                 lambda: self.server.post(f"{self.path}/valves/update", new),
             )
@@ -134,10 +140,16 @@ class InstalledPlugin:
         author = (current["meta"].get("manifest") or {}).get("author")
         ours = self.plugin.manifest.get("author")
         if author != ours:
-            whose = "the pack's" if ours == AUTHOR else plain(f"by {ours}", 100)
+            whose = message("the pack's") if ours == AUTHOR else plain(message("by {ours}", ours=ours), 100)
             raise DeployError(
-                f"a {self.noun} with the id {self.plugin.id!r} is installed already and is not {whose} "
-                f"(its author is {author!r}): delete or rename it, or leave it out with `plugins:`"
+                message(
+                    "a {noun} with the id {plugin!r} is installed already and is not {whose} (its author "
+                    "is {author!r}): delete or rename it, or leave it out with `plugins:`",
+                    noun=KIND_NAMES[self.noun],
+                    plugin=self.plugin.id,
+                    whose=whose,
+                    author=author,
+                )
             )
         return current
 
@@ -152,7 +164,7 @@ class InstalledPlugin:
         form["meta"] |= translated
         if old != new:
             self.plan.add(
-                f"update {self.plugin.kind} {self.plugin.id}",
+                message("update {kind} {plugin}", kind=self.plugin.noun, plugin=self.plugin.id),
                 value_diff(old, new),
                 lambda: self.server.post(f"{self.path}/update", form),
             )

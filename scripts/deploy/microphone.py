@@ -9,7 +9,7 @@ from typing import Any
 from deploy.client import OpenWebUI
 from deploy.errors import DeployError, ServerError
 from deploy.plan import Plan, valves_diff
-from deploy.shown import plain
+from deploy.shown import message, plain
 
 Json = dict[str, Any]
 
@@ -53,7 +53,7 @@ def plan_microphone(plan: Plan, server: OpenWebUI, address: str, key: str) -> No
         wanted["OPENAI_API_REQUEST_FORMAT"] = "multipart"
     if not audio["stt"].get("MODEL"):
         wanted["MODEL"] = OWN_MODEL
-    _plan_settings(plan, server, audio, wanted, "point Open WebUI's microphone at the pack")
+    _plan_settings(plan, server, audio, wanted, message("point Open WebUI's microphone at the pack"))
 
 
 def plan_no_microphone(plan: Plan, server: OpenWebUI, stored: Json) -> None:
@@ -70,8 +70,14 @@ def plan_no_microphone(plan: Plan, server: OpenWebUI, stored: Json) -> None:
     if is_ours(audio["stt"]):
         before = _kept(stored)
         wanted = {name: value for name, value in before.items() if _is_as_set(name, audio["stt"], stored)}
-        what = "own Whisper" if not wanted.get("ENGINE") else f"{plain(wanted['ENGINE'], 40)!r} engine"
-        _plan_settings(plan, server, audio, wanted, f"give Open WebUI's microphone its {what} back")
+        what = (
+            message("own Whisper")
+            if not wanted.get("ENGINE")
+            else message("{engine!r} engine", engine=plain(wanted["ENGINE"], 40))
+        )
+        _plan_settings(
+            plan, server, audio, wanted, message("give Open WebUI's microphone its {what} back", what=what)
+        )
 
 
 def kept_before(server: OpenWebUI, stored: Json) -> str:

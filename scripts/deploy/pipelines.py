@@ -8,6 +8,7 @@ from deploy.client import Pipelines
 from deploy.errors import DeployError
 from deploy.plan import Plan, valves_diff
 from deploy.plugin import LocalPlugin
+from deploy.shown import message
 
 Json = dict[str, Any]
 
@@ -28,8 +29,11 @@ def plan_pipeline(plan: Plan, server: Pipelines, plugin: LocalPlugin, wanted: Js
     fields = plugin.valves.model_fields if plugin.valves else {}
     if stored and DIGEST in fields and DIGEST not in stored:
         raise DeployError(
-            f"a pipeline with the id {plugin.id!r} is installed already and is not the pack's: delete or "
-            "rename it, or leave it out with `plugins:`"
+            message(
+                "a pipeline with the id {plugin!r} is installed already and is not the pack's: "
+                "delete or rename it, or leave it out with `plugins:`",
+                plugin=plugin.id,
+            )
         )
     pipeline = _Pipeline(server, plugin)
     plugin.check_valves(stored | wanted)
@@ -49,12 +53,16 @@ class _Pipeline:
     def plan_upload(self, plan: Plan, stored: Json) -> None:
         digest = hashlib.sha256(self.plugin.content.encode()).hexdigest()
         if not stored.get(DIGEST) or not digest.startswith(stored[DIGEST]):
-            plan.add(f"upload pipeline {self.plugin.id}", [f"+ {self.plugin.summary}"], self._upload)
+            plan.add(
+                message("upload pipeline {plugin}", plugin=self.plugin.id),
+                [f"+ {self.plugin.summary}"],
+                self._upload,
+            )
 
     def plan_valves(self, plan: Plan, stored: Json, wanted: Json) -> None:
         if stored | wanted != stored:
             plan.add(
-                f"set valves of pipeline {self.plugin.id}",
+                message("set valves of pipeline {plugin}", plugin=self.plugin.id),
                 valves_diff(stored, stored | wanted, self.plugin.secret_valves),
                 lambda: self.server.post(
                     f"/{self.plugin.id}/valves/update", self.server.valves(self.plugin.id) | wanted
@@ -76,6 +84,10 @@ def require_loaded(server: Pipelines, plugin: LocalPlugin) -> None:
     """
     if plugin.id not in server.installed():
         raise DeployError(
-            f"{server.url} could not load {plugin.id} and has moved it to its folder `failed`: "
-            "its log says why (an older Python, or a package that is missing there)"
+            message(
+                "{url} could not load {plugin} and has moved it to its folder `failed`: its log says "
+                "why (an older Python, or a package that is missing there)",
+                url=server.url,
+                plugin=plugin.id,
+            )
         )

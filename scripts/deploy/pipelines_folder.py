@@ -16,6 +16,7 @@ from deploy.errors import DeployError
 from deploy.pipelines import DIGEST, require_loaded
 from deploy.plan import Plan, valves_diff
 from deploy.plugin import LocalPlugin
+from deploy.shown import message
 
 Json = dict[str, Any]
 
@@ -27,18 +28,22 @@ def plan_folder(plan: Plan, folder: Path, plugin: LocalPlugin, wanted: Json) -> 
         DeployError: the folder or what is in it cannot be read, or a valve would be refused.
     """
     if not folder.is_dir():
-        raise DeployError(f"{folder} is no folder: name the one that the Pipelines server has mounted")
+        raise DeployError(
+            message(
+                "{folder} is no folder: name the one that the Pipelines server has mounted", folder=folder
+            )
+        )
     target = _Mounted(folder, plugin)
     stored = target.valves()
     plugin.check_valves(stored | wanted)
     if stored | wanted != stored:  # first: code that refuses stored valves would end the server's loading
         plan.add(
-            f"set valves of pipeline {plugin.id} in {folder}",
+            message("set valves of pipeline {plugin} in {folder}", plugin=plugin.id, folder=folder),
             valves_diff(stored, stored | wanted, plugin.secret_valves),
             lambda: write_whole(target.valves_file, json.dumps(stored | wanted)),
         )
     if not target.has_code():
-        what = f"put pipeline {plugin.id} into {folder}"
+        what = message("put pipeline {plugin} into {folder}", plugin=plugin.id, folder=folder)
         plan.add(what, [f"+ {plugin.summary}"], lambda: write_whole(target.file, plugin.content))
 
 
@@ -51,7 +56,7 @@ def plan_reload(plan: Plan, server: Pipelines | None, plugins: list[LocalPlugin]
     if server is None:
         return
     if plan.steps or not all(_runs(server, plugin) for plugin in plugins):
-        plan.add("reload the Pipelines server", [], lambda: _reload(server, plugins))
+        plan.add(message("reload the Pipelines server"), [], lambda: _reload(server, plugins))
 
 
 def _runs(server: Pipelines, plugin: LocalPlugin) -> bool:
@@ -86,7 +91,9 @@ class _Mounted:
         except FileNotFoundError:
             return False
         except OSError as error:
-            raise DeployError(f"{self.file} cannot be read ({error.strerror})") from error
+            raise DeployError(
+                message("{file} cannot be read ({reason})", file=self.file, reason=error.strerror)
+            ) from error
 
     def valves(self) -> Json:
         try:
@@ -95,7 +102,11 @@ class _Mounted:
             return {}
         except (OSError, ValueError) as error:
             raise DeployError(
-                f"{self.valves_file} cannot be read ({error}): mend it or take it away"
+                message(
+                    "{valves_file} cannot be read ({error}): mend it or take it away",
+                    valves_file=self.valves_file,
+                    error=error,
+                )
             ) from error
         return stored if isinstance(stored, dict) else {}
 
@@ -118,4 +129,10 @@ def write_whole(file: Path, text: str) -> None:
         finally:
             written.unlink(missing_ok=True)
     except OSError as error:
-        raise DeployError(f"{file} cannot be written ({error.strerror}): may you write there?") from error
+        raise DeployError(
+            message(
+                "{file} cannot be written ({reason}): may you write there?",
+                file=file,
+                reason=error.strerror,
+            )
+        ) from error

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from deploy.shown import HIDDEN, Secrets
+from deploy.shown import HIDDEN, Secrets, message
 
 Json = dict[str, Any]
 
@@ -29,17 +29,35 @@ class Step:
     run: Callable[[], object]
 
 
+@dataclass(frozen=True)
+class Trouble:
+    """What no step can mend, for the admin.
+
+    Attributes:
+        subject: what it is about: a model, a plugin, the microphone.
+        text: what is wrong.
+        remedy: what to do.
+    """
+
+    subject: str
+    text: str
+    remedy: str = ""
+
+    def __str__(self) -> str:
+        return ": ".join(filter(None, (self.subject, self.text, self.remedy)))
+
+
 @dataclass
 class Plan:
     """The steps that make a deployment match, in order, and what no step can mend.
 
     Attributes:
         steps: changes, in the order in which they are made.
-        problems: sentences for the admin: what is wrong and what to do.
+        problems: what no step can mend.
     """
 
     steps: list[Step] = field(default_factory=list)
-    problems: list[str] = field(default_factory=list)
+    problems: list[Trouble] = field(default_factory=list)
 
     def add(self, what: str, diff: Iterable[str], run: Callable[[], object]) -> None:
         self.steps.append(Step(what, tuple(diff), run))
@@ -77,7 +95,7 @@ def valves_diff(old: Json, new: Json, secret: Collection[str]) -> list[str]:
     safe_new = {name: _safe(value, whole=name in secret) for name, value in new.items()}
     for name in safe_new.keys() & safe_old.keys():
         if new[name] != old[name] and safe_new[name] == safe_old[name]:
-            safe_new[name] = f"{safe_new[name]} (another one)"
+            safe_new[name] = message("{value} (another one)", value=safe_new[name])
     return value_diff(safe_old, safe_new)
 
 

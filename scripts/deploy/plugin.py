@@ -13,8 +13,9 @@ from pydantic import BaseModel, ValidationError
 
 from bundle.rules import frontmatter_keys
 from deploy.errors import DeployError
-from deploy.shown import HIDDEN, Secrets, plain
+from deploy.shown import HIDDEN, Secrets, message, plain, translated
 from ollama_pack.base.translations import TRANSLATIONS
+from ollama_pack.services.refused_valves import refusal
 
 AUTHOR = "Open WebUI Ollama Pack"
 TYPES = {
@@ -24,6 +25,15 @@ TYPES = {
     "Event": "event",
     "Tools": "tool",
     "Pipeline": "pipeline",
+}
+KIND_NAMES = {
+    "pipe": message("pipe"),
+    "filter": message("filter"),
+    "action": message("action"),
+    "event": message("event function"),
+    "tool": message("tool"),
+    "pipeline": message("pipeline"),
+    "function": message("function"),
 }
 KEYS_NEEDED = {"title", "version", "description"}
 SHOWN_CHARACTERS = 200  # of a value in a message
@@ -54,9 +64,16 @@ class LocalPlugin:
         return self.manifest["title"]
 
     @property
+    def noun(self) -> str:
+        """What it is, for people."""
+        return KIND_NAMES[self.kind]
+
+    @property
     def summary(self) -> str:
         lines = len(self.content.splitlines())
-        return f"{self.name} {self.manifest['version']}, {lines} lines"
+        return message(
+            "{name} {version}, {lines} lines", name=self.name, version=self.manifest["version"], lines=lines
+        )
 
     @property
     def secret_valves(self) -> frozenset[str]:
@@ -103,8 +120,12 @@ class LocalPlugin:
         except ValidationError as error:
             problems = "; ".join(_problem(one, self.secret_valves) for one in error.errors())
             raise DeployError(
-                f"{self.id}: valves that the plugin refuses: {problems}. Correct them in pack.yaml, "
-                "or where the server keeps them (in Open WebUI: Admin Panel → Functions)."
+                message(
+                    "{plugin}: valves that the plugin refuses: {problems}. Correct them in pack.yaml, or "
+                    "where the server keeps them (in Open WebUI: Admin Panel → Functions).",
+                    plugin=self.id,
+                    problems=problems,
+                )
             ) from error
 
 
@@ -116,7 +137,7 @@ def _problem(error: Any, secret: Collection[str]) -> str:
         secrets.add(given)
     secrets.add_values(given, valve)
     value = HIDDEN if valve in secret else secrets.mask(repr(given))
-    reason = secrets.clean(error["msg"].removeprefix("Value error, "))
+    reason = secrets.clean(translated(refusal(error)))
     return f"{plain(valve)} = {plain(value, SHOWN_CHARACTERS)}: {plain(reason, 1000)}"
 
 
@@ -129,7 +150,9 @@ def load_plugin(path: Path) -> LocalPlugin:
     try:
         content = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise DeployError(f"{path} cannot be read ({error}): run `make package`") from error
+        raise DeployError(
+            message("{path} cannot be read ({error}): run `make package`", path=path, error=error)
+        ) from error
     return plugin_of(path, content)
 
 
@@ -143,7 +166,13 @@ def plugin_of(path: Path, content: str) -> LocalPlugin:
     frontmatter = content.partition('"""')[2].partition('"""')[0]
     manifest = {key: value for _, key, value in frontmatter_keys(frontmatter)}
     if missing := KEYS_NEEDED - manifest.keys():
-        raise DeployError(f"{path}:1: the frontmatter lacks {', '.join(sorted(missing))}: add it")
+        raise DeployError(
+            message(
+                "{path}:1: the frontmatter lacks {keys}: add it",
+                path=path,
+                keys=", ".join(sorted(missing)),
+            )
+        )
     return LocalPlugin(path.stem, kind, content, manifest, valves, user_valves)
 
 
@@ -157,12 +186,24 @@ def _try_out(path: Path, content: str) -> tuple[str, type[BaseModel] | None, typ
         plugin = getattr(module, name)() if name else None
     except Exception as error:
         raise DeployError(
-            f"{path}:{_line(error, path)}: the plugin does not load: {type(error).__name__}: {error}"
+            message(
+                "{path}:{line}: the plugin does not load: {kind}: {error}",
+                path=path,
+                line=_line(error, path),
+                kind=type(error).__name__,
+                error=error,
+            )
         ) from error
     finally:
         del sys.modules[module.__name__]
     if name is None:
-        raise DeployError(f"{path}:1: it has none of the classes {', '.join(TYPES)}: is it a plugin?")
+        raise DeployError(
+            message(
+                "{path}:1: it has none of the classes {names}: is it a plugin?",
+                path=path,
+                names=", ".join(TYPES),
+            )
+        )
     return TYPES[name], getattr(plugin, "Valves", None), getattr(plugin, "UserValves", None)
 
 

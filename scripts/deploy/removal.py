@@ -17,12 +17,13 @@ from deploy.errors import DeployError, ServerError
 from deploy.microphone import plan_no_microphone
 from deploy.pipelines import DIGEST
 from deploy.plan import Plan, value_diff
-from deploy.plugin import AUTHOR
+from deploy.plugin import AUTHOR, KIND_NAMES
 from deploy.rows import grants_of, has_additions, is_marked, readable_grants
+from deploy.shown import message
 from deploy.voice import EVENTS, ROUTES, microphone_valves
 from ollama_pack.webui.audience import NOBODY, Grants, grant_forms
 from ollama_pack.webui.model_rows import MARK
-from ollama_pack.webui.publication import answered_by
+from ollama_pack.webui.publication import is_our_description
 
 Json = dict[str, Any]
 
@@ -66,14 +67,23 @@ def _author(plugin: Json) -> object:
 
 def _plan_plugin(plan: Plan, server: OpenWebUI, folder: str, plugin: Json) -> None:
     manifest = plugin["meta"]["manifest"]
-    lines = [f"- {plugin['name']} {manifest.get('version', '')}, {len(plugin['content'].splitlines())} lines"]
+    lines = [
+        message(
+            "{name} {version}, {lines} lines",
+            name=f"- {plugin['name']}",
+            version=manifest.get("version", ""),
+            lines=len(plugin["content"].splitlines()),
+        )
+    ]
     if valves := server.valves(folder, plugin["id"]):
         lines.append(f"- valves: {', '.join(sorted(valves))}")
     if folder == "tools":
         lines.append(f"- access: {readable_grants(grants_of(plugin))}")
     path = f"/api/v1/{folder}/id/{plugin['id']}/delete"
     plan.add(
-        f"delete {folder.removesuffix('s')} {plugin['id']}", lines, partial(_delete_if_there, server, path)
+        message("delete {kind} {plugin}", kind=KIND_NAMES[folder.removesuffix("s")], plugin=plugin["id"]),
+        lines,
+        partial(_delete_if_there, server, path),
     )
 
 
@@ -94,7 +104,7 @@ def _plan_row(plan: Plan, server: OpenWebUI, row: Json) -> None:
     if not (_is_changed(row) or is_regranted):
         lines = [f"- {model} (access: {', '.join(readable_grants(grants_of(row)))})"]
         plan.add(
-            f"delete model row {model}",
+            message("delete model row {model}", model=model),
             lines,
             partial(server.post, "/api/v1/models/model/delete", {"id": model}),
         )
@@ -104,7 +114,10 @@ def _plan_row(plan: Plan, server: OpenWebUI, row: Json) -> None:
     lines = value_diff(old, {"access": readable_grants(grants)})
     if is_marked(row) or grants_of(row) != grants:
         plan.add(
-            f"keep model row {model}, which an admin has changed, without the pack's part of it",
+            message(
+                "keep model row {model}, which an admin has changed, without the pack's part of it",
+                model=model,
+            ),
             lines,
             partial(_release, server, model, grants),
         )
@@ -128,7 +141,7 @@ def _is_changed(row: Json) -> bool:
         return not ours or bool(row["params"]) or row["name"] != "Response cache" or not row["is_active"]
     description = meta.get("description") or ""
     name = (meta[MARK].get("alias") or row["id"]) if isinstance(meta[MARK], dict) else row["id"]
-    is_described = description and not str(description).startswith(answered_by(name))
+    is_described = description and not is_our_description(name, description)
     has_picture = meta.get("profile_image_url") not in {None, "", "/static/favicon.png"}
     return has_additions(row) or not row["is_active"] or bool(is_described) or has_picture
 
@@ -153,7 +166,7 @@ def plan_pipelines_removal(plan: Plan, server: Pipelines, known: Collection[str]
         if DIGEST not in valves and plugin != REPLAY:  # that one had no valves in 0.1.0
             continue
         plan.add(
-            f"delete pipeline {plugin}",
+            message("delete pipeline {plugin}", plugin=plugin),
             [f"- valves: {', '.join(sorted(valves))}"],
             partial(_delete_pipeline, server, plugin, has_valves=bool(valves)),
         )
@@ -173,7 +186,11 @@ def plan_folder_removal(plan: Plan, folder: Path, server: Pipelines | None, know
         DeployError: it is no folder.
     """
     if not folder.is_dir():
-        raise DeployError(f"{folder} is no folder: name the one that the Pipelines server has mounted")
+        raise DeployError(
+            message(
+                "{folder} is no folder: name the one that the Pipelines server has mounted", folder=folder
+            )
+        )
     before = len(plan.steps)
     for plugin in sorted(known):
         places = (folder / f"{plugin}.py", folder / "failed" / f"{plugin}.py")
@@ -182,17 +199,19 @@ def plan_folder_removal(plan: Plan, folder: Path, server: Pipelines | None, know
             continue
         within = [path for pattern in LEFT_IN_FOLDER for path in sorted((folder / plugin).glob(pattern))]
         lines = [f"- {path.relative_to(folder)}" for path in (*files, *within)]
-        what = f"delete pipeline {plugin} in {folder}"
+        what = message("delete pipeline {plugin} in {folder}", plugin=plugin, folder=folder)
         plan.add(what, lines, partial(_delete_files, files, within, folder / plugin))
     if server and len(plan.steps) > before:
-        plan.add("reload the Pipelines server", [], partial(server.post, "/pipelines/reload"))
+        plan.add(message("reload the Pipelines server"), [], partial(server.post, "/pipelines/reload"))
 
 
 def _is_packs(file: Path) -> bool:
     try:
         text = file.read_text(encoding="utf-8", errors="replace")
     except OSError as error:
-        raise DeployError(f"{file} cannot be read ({error.strerror})") from error
+        raise DeployError(
+            message("{file} cannot be read ({reason})", file=file, reason=error.strerror)
+        ) from error
     frontmatter = text.partition('"""')[2].partition('"""')[0]
     return ("author", AUTHOR) in {(key, value) for _, key, value in frontmatter_keys(frontmatter)}
 
@@ -208,4 +227,6 @@ def _delete_files(files: list[Path], within: list[Path], own: Path) -> None:
         if own.is_dir() and not any(own.iterdir()):
             own.rmdir()
     except OSError as error:
-        raise DeployError(f"{error.filename} cannot be deleted ({error.strerror})") from error
+        raise DeployError(
+            message("{file} cannot be deleted ({reason})", file=error.filename, reason=error.strerror)
+        ) from error

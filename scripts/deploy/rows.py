@@ -7,7 +7,7 @@ admin has set it for.
 """
 
 from collections import defaultdict
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
@@ -15,7 +15,8 @@ from typing import Any
 from deploy.client import OpenWebUI
 from deploy.config import PackConfig
 from deploy.errors import DeployError, ServerError
-from deploy.plan import Plan, value_diff
+from deploy.plan import Plan, Trouble, value_diff
+from deploy.shown import message
 from ollama_pack.aliases.published import candidates_of, groups_behind, models_behind
 from ollama_pack.aliases.table import AliasTable
 from ollama_pack.engines.model_kinds import named_for_chat
@@ -25,11 +26,12 @@ from ollama_pack.webui.audience import EVERYBODY, GROUP, NOBODY, Grants, grant_f
 from ollama_pack.webui.audience import audience_grants as grants_for
 from ollama_pack.webui.model_rows import MARK, ExistingRow, existing_row, grants_in
 from ollama_pack.webui.models import ModelCatalogue
-from ollama_pack.webui.publication import WantedRow, alias_row, answered_by, opened_model
+from ollama_pack.webui.publication import WantedRow, alias_row, is_our_description, opened_model
 
 Json = dict[str, Any]
 
-SET_BY_ADMIN = "(Admin Panel → Settings → Models, or Workspace → Models)"
+SET_BY_ADMIN = message("(Admin Panel → Settings → Models, or Workspace → Models)")
+_GRANT_THEM = message("grant it to them {where}, or narrow the audience in pack.yaml", where=SET_BY_ADMIN)
 WITHOUT_TOOLS = {
     "builtin_tools": False
 }  # a row's capabilities: Open WebUI keeps its own tools from the model
@@ -63,7 +65,7 @@ def plan_rows(plan: Plan, server: OpenWebUI, config: PackConfig, *, routed: bool
         else:
             behind = rows.behind(config.table, name)
         if behind:
-            rows.publish(name, next(iter(behind)), audience, opened)
+            rows.publish(name, next(iter(behind)), audience, candidates_of(config.table, name), opened)
         else:
             plan.problems.append(_nothing_behind(config, name))
         for model, members in behind.items():
@@ -75,10 +77,26 @@ def plan_rows(plan: Plan, server: OpenWebUI, config: PackConfig, *, routed: bool
                     needed[hop] |= grants
     for model, grants in needed.items():
         rows.grant(model, grants)
-    rows.withdraw_all_but({*names, *needed})
+    hidden = rows.hide_twins() if routed and config.router and config.router.hide_models else ()
+    rows.withdraw_all_but({*names, *needed, *hidden})
 
 
-def unanswered(config: PackConfig, models: Collection[str]) -> list[str]:
+def plan_hidden(plan: Plan, server: OpenWebUI) -> None:
+    """Add the steps that hide the connections' models which the router offers as well."""
+    _Rows(plan, server, server.models(), server.model_rows()).hide_twins()
+
+
+def listed_twice(models: Mapping[str, Json]) -> list[str]:
+    """The connections' models that the picker shows next to the same ones of the router.
+
+    Args:
+        models: what the deployment offers, by id.
+    """
+    shown = {model for model, about in models.items() if not _is_hidden(about)}
+    return sorted(model for model in shown if not models[model].get("preset") and f"{ROUTER}{model}" in shown)
+
+
+def unanswered(config: PackConfig, models: Collection[str]) -> list[Trouble]:
     """The published names that the router does not offer, though it is installed: as problems.
 
     Those that stand for embedders alone are the gateway's: they are no models to chat with.
@@ -92,20 +110,27 @@ def unanswered(config: PackConfig, models: Collection[str]) -> list[str]:
     return [_nothing_behind(config, name) for name in names if ROUTER + name not in models]
 
 
-def _nothing_behind(config: PackConfig, name: str) -> str:
+def _nothing_behind(config: PackConfig, name: str) -> Trouble:
     named = (model for alias in config.aliases if alias.name == name for model in alias.local_name)
     models = ", ".join(dict.fromkeys(named))
-    return (
-        f"{name}: none of its models is there ({models}): pull one (`ollama pull`), "
-        "or see whether Open WebUI reaches its connections or nodes, and run this again"
+    return Trouble(
+        name,
+        message("none of its models is there ({models})", models=models),
+        message(
+            "pull one (`ollama pull`), or see whether Open WebUI reaches its connections or nodes, and run "
+            "this again"
+        ),
     )
 
 
-def _nobody_meets(name: str, model: str, members: frozenset[str]) -> str:
-    who = " or ".join(map(repr, sorted(members))) or "several groups at once"
-    return (
-        f"{name}: {model} is only for members of {who}, which no grant says of this audience: see that the "
-        f"group exists, or grant the model by hand {SET_BY_ADMIN}"
+def _nobody_meets(name: str, model: str, members: frozenset[str]) -> Trouble:
+    who = message(" or ").join(map(repr, sorted(members))) or message("several groups at once")
+    return Trouble(
+        name,
+        message(
+            "{model} is only for members of {who}, which no grant says of this audience", model=model, who=who
+        ),
+        message("see that the group exists, or grant the model by hand {where}", where=SET_BY_ADMIN),
     )
 
 
@@ -126,8 +151,14 @@ def audience_grants(server: OpenWebUI, wanted: Mapping[str, Collection[str]]) ->
     for name, audience in wanted.items():
         found[name], unknown = grants_for(tuple(audience), groups)
         if unknown:
-            known = ", ".join(sorted(groups)) or "none"
-            raise DeployError(f"audience: Open WebUI has no group {unknown[0]!r} (it has: {known})")
+            known = ", ".join(sorted(groups)) or message("none")
+            raise DeployError(
+                message(
+                    "audience: Open WebUI has no group {group!r} (it has: {known})",
+                    group=unknown[0],
+                    known=known,
+                )
+            )
     return found
 
 
@@ -165,8 +196,11 @@ class _Rows:
         models = [CheckedModel(model, (model,)) for model in found or candidates_of(config.table, name)]
         closed = kept_closed(audience, models, self.stored)
         self.plan.problems.extend(
-            f"{model}: {reason}, and not all who may use {name} are among them: grant it to them "
-            f"{SET_BY_ADMIN}, or narrow the audience in pack.yaml"
+            Trouble(
+                model,
+                message("{reason}, and not all who may use {name} are among them", reason=reason, name=name),
+                _GRANT_THEM,
+            )
             for model, reason in closed.items()
         )
         if closed and "gpu_router" in (config.pipelines or ()):
@@ -189,27 +223,35 @@ class _Rows:
             step = self.rows.get(step, {}).get("base_model_id")
         return hops
 
-    def publish(self, alias: str, base: str, grants: Grants, opened: tuple[str, ...] = ()) -> None:
+    def publish(
+        self, alias: str, base: str, grants: Grants, models: Sequence[str], opened: tuple[str, ...] = ()
+    ) -> None:
         """Make an alias a model. Where a connection offers one of that name, the row only grants it.
 
         Args:
             alias: the name.
             base: id of what answers.
             grants: who may use it.
+            models: those that the table names for it.
             opened: the models that they get through it alone.
         """
         is_taken = alias in self.models and not self.models[alias].get("preset")
         row = self.rows.get(alias)
         if row is None or is_marked(row):
-            wanted = replace(alias_row(alias, base, grants), maker="upload", opens=opened)
+            wanted = replace(alias_row(alias, base, grants, models), maker="upload", opens=opened)
             wanted = replace(wanted, base=None) if is_taken else wanted
             self._make(wanted, {"description": _description(wanted, row)})
         elif is_taken:
             self.grant(alias, grants)
         else:
             self.plan.problems.append(
-                f"{alias}: a model with this id was made by hand, so it is not published: "
-                "delete or rename it under Workspace → Models, or take the alias out of pack.yaml"
+                Trouble(
+                    alias,
+                    message("a model with this id was made by hand, so it is not published"),
+                    message(
+                        "delete or rename it under Workspace → Models, or take the alias out of pack.yaml"
+                    ),
+                )
             )
 
     def grant(self, model: str, grants: Grants) -> None:
@@ -223,6 +265,20 @@ class _Rows:
                 self._make(wanted, self._capabilities(model))
         elif not covers(grants_of(row), grants):
             self.plan.problems.append(_kept_by_admin(model))
+
+    def hide_twins(self) -> list[str]:
+        """Keep the connections' models out of the picker that the router offers, too; where no row says more.
+
+        Such a row lets nobody in and keeps nobody out: see `ExistingRow.only_hides`.
+        """
+        twins = [model for model in self.models if f"{ROUTER}{model}" in self.models]
+        for model in (one for one in twins if one not in self.rows):
+            mark = {MARK: {"kind": "hidden", "id": model, "grants": [], "opened": False}}
+            meta = {"hidden": True, **mark}
+            write = partial(self._create, model, {"base_model_id": None, "is_active": True}, meta, NOBODY)
+            what = message("hide model {model}: {router} is the same", model=model, router=f"{ROUTER}{model}")
+            self.plan.add(what, ["+ meta.hidden: true"], write)
+        return twins
 
     def can_use_tools(self, model: str) -> bool:
         """Whether a model can be offered tools; one that nobody can be asked about counts as able."""
@@ -251,9 +307,10 @@ class _Rows:
         old = {} if row is None else _shown(row, row["meta"], grants_of(row))
         new = _shown(wanted, (row["meta"] if row else {}) | meta, grants)
         if old != new:
-            what = "create" if row is None else "update"
+            created = message("create model row {model}", model=model)
+            what = created if row is None else message("update model row {model}", model=model)
             write = partial(self._create if row is None else self._update, model, wanted, meta, grants)
-            self.plan.add(f"{what} model row {model}", value_diff(old, new), write)
+            self.plan.add(what, value_diff(old, new), write)
 
     def _create(self, model: str, wanted: Json, meta: Json, grants: Grants) -> None:
         """Make a row, or take over one that the events function has made in between."""
@@ -284,27 +341,33 @@ class _Rows:
         A row of ours in which an admin has put something stays, for admins only. The row of a model that is
         not there now stays as it is: its connection may only be down.
         """
-        why = "made by an earlier upload, no longer in pack.yaml"
+        why = message("made by an earlier upload, no longer in pack.yaml")
         for model, row in self.rows.items():
             if model in keep or not is_marked(row) or _is_by_events(row):
                 continue
-            if _kind(row) == "base" and model not in self.models:
+            if _kind(row) in {"base", "hidden"} and model not in self.models:
                 continue
             if not has_additions(row):
                 delete = partial(self.server.post, "/api/v1/models/model/delete", {"id": model})
-                self.plan.add(f"delete model row {model}", [f"- {model} ({why})"], delete)
+                self.plan.add(
+                    message("delete model row {model}", model=model), [f"- {model} ({why})"], delete
+                )
             elif grants_of(row):
                 diff = value_diff(
                     {"access": readable_grants(grants_of(row))}, {"access": readable_grants(NOBODY)}
                 )
                 withdraw = partial(self._grant, model, NOBODY)
-                self.plan.add(f"leave model row {model}, with an admin's settings, to admins", diff, withdraw)
+                self.plan.add(
+                    message("leave model row {model}, with an admin's settings, to admins", model=model),
+                    diff,
+                    withdraw,
+                )
 
 
 def _description(wanted: WantedRow, row: Json | None) -> str:
     """What the picker shows, unless an admin has written something else there."""
     written = str((row["meta"].get("description") if row else "") or "")
-    is_ours = not written or written.startswith(answered_by(wanted.alias))
+    is_ours = not written or is_our_description(wanted.alias, written)
     return wanted.description if is_ours else written
 
 
@@ -323,11 +386,14 @@ def _has_admins_grants(row: ExistingRow, grants: Grants) -> bool:
     return "grants" in row.mark and row.grants not in (row.given, grants)
 
 
-def _kept_by_admin(model: str) -> str:
-    return (
-        f"{model}: an admin has set who may use it, and not all who may use its aliases are among "
-        f"them: grant it to them {SET_BY_ADMIN}, or narrow the audience in pack.yaml"
-    )
+def _kept_by_admin(model: str) -> Trouble:
+    said = message("an admin has set who may use it, and not all who may use its aliases are among them")
+    return Trouble(model, said, _GRANT_THEM)
+
+
+def _is_hidden(model: Json) -> bool:
+    info = model.get("info") or {}
+    return bool((info.get("meta") or {}).get("hidden"))
 
 
 def _kind(row: Json) -> str:
@@ -364,4 +430,6 @@ def grants_of(row: Json) -> Grants:
 
 def readable_grants(grants: Grants) -> list[str]:
     """As a diff shows them."""
-    return sorted("everybody" if grant in EVERYBODY else " ".join(grant) for grant in grants) or ["admins"]
+    return sorted(message("everybody") if grant in EVERYBODY else " ".join(grant) for grant in grants) or [
+        message("admins")
+    ]

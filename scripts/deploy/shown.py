@@ -7,12 +7,16 @@ and is masked in all that is printed.
 """
 
 import json
+import os
 import re
 import unicodedata
 from urllib.parse import quote, unquote
 
 from rich.console import Console
 from rich.text import Text
+
+from ollama_pack.base.messages import in_language
+from ollama_pack.base.messages import message as sentence
 
 HIDDEN = "…"
 SHORTEST = 4  # characters; a shorter secret would be masked in the middle of common words
@@ -21,21 +25,34 @@ _UNSEEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})  # categories of
 _SECRET_NAME = re.compile(
     r"passw|(?:key|secret|passphrase|token|credentials?|authorization|headers?)$", re.IGNORECASE
 )
-# scheme, then all up to the last @ before a space or the end; also where slashes are missing or too many.
-_BEFORE_AT = re.compile(r"(?:[a-z][a-z+]*:/*)?(?P<login>[^\n;,]*)@", re.IGNORECASE)
-_QUERY_VALUE = re.compile(
-    r"[?&;][\w.-]*(?:password|secret|token|key)[\w.-]*=(?P<value>[^&#\s]+)", re.IGNORECASE
-)
+# These read texts of any length that others have written: none may go over a part of a text again and again.
+_SCHEME = re.compile(r"[a-z][a-z+]*:/*", re.IGNORECASE)  # also where slashes are missing or too many
+_QUERY_VALUE = re.compile(r"[?&;](?P<name>[\w.-]*)=(?P<value>[^&#\s]+)")
+_QUERY_SECRET = re.compile(r"password|secret|token|key", re.IGNORECASE)
 # The key of a row of nodes: all up to the next setting or row, in case that it has spaces in it.
-_ROW_KEY = re.compile(
-    r"\b(?P<name>key|password|token|secret|header[\w.-]*)\s*=\s*"
-    r"(?P<value>[^\n;]*?)(?=\s+\w[\w.-]*=|\s*[;\n]|\s*$)",
-    re.IGNORECASE,
-)
+_ROW_KEY = re.compile(r"\b(?:key|password|token|secret|header[\w.-]*)(?<!\s)\s*=\s*", re.IGNORECASE)
+_ROW_END = re.compile(r"[\n;]|(?<!\s)\s+\w[\w.-]*=")
+LONGEST_ADDRESS = 2000  # characters; what is longer is none
 _ADDRESS = re.compile(
     r"(?:[a-z][a-z+]{1,19}:/{0,3})?(?:[\w.-]+|\[[0-9a-f:.]+\])(?::\d{1,5})?(?:/[\w.~%/-]*)?", re.IGNORECASE
 )
 _LOGIN = re.compile(r"(?<=://)[^\s]*@")
+
+
+def message(template: str, /, **values: object) -> str:
+    """A sentence in the language of who runs the script, which `LC_ALL`, `LC_MESSAGES` or `LANG` names.
+
+    Args:
+        template: as the pack's own `message` takes it, and collected in the same way.
+        values: one for each placeholder.
+    """
+    return translated(sentence(template, **values))
+
+
+def translated(thing: object) -> str:
+    """A message or an error of the pack's in the same language."""
+    env = os.environ
+    return in_language(thing, env.get("LC_ALL") or env.get("LC_MESSAGES") or env.get("LANG") or "")
 
 
 class Secrets:
@@ -48,20 +65,32 @@ class Secrets:
     def add(self, value: object) -> None:
         """Note a secret, and the words that it consists of."""
         text = str(value or "")
-        for part in {text, text.strip(), unquote(text), *text.split()}:
+        for part in {text, text.strip(), unquote(text), *text.split()} - {""}:
             self._add_forms(part)
 
     def add_text(self, text: str) -> None:
         """Note the secrets in a text that may have addresses and rows of nodes in it."""
-        for found in _BEFORE_AT.finditer(text):
-            login = found["login"].rpartition("/" if "//" in found["login"] else " ")[2]
-            user, colon, password = login.partition(":")
-            self.add(password if colon else user)
-            for piece in re.split(r"[/:@?#\s]+", password):
-                self.add(piece)
-        for pattern in (_QUERY_VALUE, _ROW_KEY):
-            for found in pattern.finditer(text):
+        for row in re.split(r"[\n;,]", text):
+            before, at, _ = row.rpartition("@")
+            if at:
+                self._add_login(_SCHEME.sub("", before, count=1) if _SCHEME.match(before) else before)
+        for found in _QUERY_VALUE.finditer(text):
+            if _QUERY_SECRET.search(found["name"]):
                 self.add(found["value"])
+        found_key = _ROW_KEY.search(text)
+        while found_key:
+            end = _ROW_END.search(text, found_key.end())
+            until = end.start() if end else len(text)
+            self.add(text[found_key.end() : until].strip())
+            found_key = _ROW_KEY.search(text, until)
+
+    def _add_login(self, text: str) -> None:
+        """Note user name and password in what stands before an address's @."""
+        login = text.rpartition("/" if "//" in text else " ")[2]
+        user, colon, password = login.partition(":")
+        self.add(password if colon else user)
+        for piece in re.split(r"[/:@?#\s]+", password):
+            self.add(piece)
 
     def add_values(self, value: object, name: str = "") -> None:
         """Note the secrets in JSON or valves, by the names of the keys and the look of the texts."""
@@ -133,6 +162,8 @@ def plain(text: object, limit: int = 500) -> str:
 def shown_address(address: object) -> str:
     """An address without user name, password, query and fragment; `…` where it cannot be told apart."""
     text = str(address)
+    if len(text) > LONGEST_ADDRESS:
+        return HIDDEN
     bare = re.split(r"[?#]", _LOGIN.sub("", text), maxsplit=1)[0]
     # Without a scheme it may be anything, such as a key in the wrong place.
     is_host = "://" in text or bool(re.match(r"[\w-]+(\.[\w-]+)+|[\w-]+:\d", bare) and "@" not in text)

@@ -7,6 +7,7 @@ from deploy.installed import InstalledPlugin, refuse_old_server
 from deploy.plan import Plan, value_diff
 from deploy.plugin import LocalPlugin
 from deploy.rows import grants_of, readable_grants
+from deploy.shown import message
 from ollama_pack.webui.audience import EVERYBODY, grant_forms
 
 Json = dict[str, Any]
@@ -51,7 +52,7 @@ class _Tool(InstalledPlugin):
         writers = frozenset(grant for grant in old if grant[2] != "read")
         if old - writers != new:
             self.plan.add(
-                f"set who may use tool {self.plugin.id}",
+                message("set who may use tool {plugin}", plugin=self.plugin.id),
                 value_diff({"access": readable_grants(old - writers)}, {"access": readable_grants(new)}),
                 lambda: self.server.post(
                     f"{self.path}/access/update", {"access_grants": grant_forms(new | writers)}

@@ -16,10 +16,10 @@ from deploy.microphone import (
     plan_no_microphone,
     transcription_fault,
 )
-from deploy.plan import Plan
+from deploy.plan import Plan, Trouble
 from deploy.plugin import LocalPlugin
 from deploy.rows import audience_grants
-from deploy.shown import SECRETS
+from deploy.shown import SECRETS, message
 from ollama_pack.webui.audience import Grants
 
 EVENTS, VOICE = "ollama_pack_events", "voice_transcription"
@@ -68,11 +68,13 @@ class Voicing:
         else:
             plan_no_microphone(plan, self.server, self._stored)
 
-    def problems(self) -> list[str]:
+    def problems(self) -> list[Trouble]:
         """Why Open WebUI's microphone does not work, tried out once it has been set up."""
         fault = transcription_fault(self.server, MICROPHONE_PATH) if self._uses_microphone else ""
-        remedy = "where Open WebUI reaches itself under another address, give that as `voice.microphone`"
-        return [f"microphone: {fault}: {remedy}"] if fault else []
+        remedy = message(
+            "where Open WebUI reaches itself under another address, give that as `voice.microphone`"
+        )
+        return [Trouble(message("microphone"), fault, remedy)] if fault else []
 
     @property
     def _uses_microphone(self) -> bool:

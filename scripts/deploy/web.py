@@ -12,7 +12,7 @@ import requests
 import urllib3
 
 from deploy.errors import UnreachableError
-from deploy.shown import plain, shown_address
+from deploy.shown import message, plain, shown_address
 
 TIMEOUT_SECONDS = 60.0  # for the whole answer
 MAX_BYTES = 64 * 2**20  # a list of a thousand models, each with a picture
@@ -54,15 +54,15 @@ class Answer:
             ValueError: it is none, or it would take too much memory or stack.
         """
         if sum(self.body.count(mark) for mark in (b",", b"[", b"{")) > MAX_PARTS:
-            raise ValueError("too many values")
+            raise ValueError(message("too many values"))
         try:
             return json.loads(self.body.decode("utf-8-sig"), parse_constant=_refuse_constant)
         except RecursionError as error:
-            raise ValueError("nested too deeply") from error
+            raise ValueError(message("nested too deeply")) from error
 
 
 def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not JSON")
+    raise ValueError(message("{name} is not JSON", name=name))
 
 
 class Bearer(requests.auth.AuthBase):
@@ -109,7 +109,7 @@ def _within(seconds: float, work: Callable[[], Answer]) -> Answer:
     try:
         result = done.get(timeout=seconds)
     except queue.Empty:
-        raise UnreachableError(f"no answer within {seconds:g} s") from None
+        raise UnreachableError(message("no answer within {seconds:g} s", seconds=seconds)) from None
     if isinstance(result, Answer):
         return result
     if isinstance(result, UnreachableError):
@@ -129,7 +129,7 @@ def _answer(method: str, url: str, auth: Bearer, seconds: float, request: dict[s
         ) as answer:
             encoding = answer.headers.get("Content-Encoding", "identity")
             if encoding.strip().lower() not in {"", "identity"}:
-                raise UnreachableError("its answer is compressed, which was not asked for")
+                raise UnreachableError(message("its answer is compressed, which was not asked for"))
             body = _body(answer, MAX_BYTES if answer.ok else MAX_ERROR_BYTES)
             return Answer(answer.status_code, plain(answer.reason or ""), answer.headers, body)
 
@@ -140,7 +140,7 @@ def _body(answer: requests.Response, limit: int) -> bytes:
         body += chunk
         if len(body) > limit:
             if answer.ok:
-                raise UnreachableError(f"its answer is longer than {limit // 2**20} MiB")
+                raise UnreachableError(message("its answer is longer than {limit} MiB", limit=limit // 2**20))
             return bytes(body[:limit])
     return bytes(body)
 
@@ -149,11 +149,11 @@ def _cause(error: Exception, seconds: float) -> str:
     """The innermost reason of a failed request: `Connection refused` rather than a pool's report."""
     match error:
         case requests.Timeout() | urllib3.exceptions.TimeoutError():
-            return f"no answer within {seconds:g} s"
+            return message("no answer within {seconds:g} s", seconds=seconds)
         case requests.exceptions.InvalidURL() | UnicodeError():
-            return "it is not a valid address"
+            return message("it is not a valid address")
         case requests.exceptions.InvalidHeader():
-            return "the token or key cannot be sent"
+            return message("the token or key cannot be sent")
     words = str(error.args[0] if error.args else error).rsplit(": ", maxsplit=1)[-1].strip("')>\"")
     return plain(re.sub(r"^\[Errno -?\d+\] ", "", words), 200) or type(error).__name__
 

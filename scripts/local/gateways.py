@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
+from deploy.shown import message
 from local.processes import free_port, running, wait_until_http
 
 Gateway = Literal["sglang-router", "vllm-router"]
@@ -40,7 +41,9 @@ def gateway(
     """
     module = MODULES[name]
     if find_spec(module.partition(".")[0]) is None:
-        raise GatewayMissingError(f"{name} is not installed: run `uv sync --group gateways`")
+        raise GatewayMissingError(
+            message("{name} is not installed: run `uv sync --group gateways`", name=name)
+        )
     port, log = free_port(), folder / f"{name}.log"
     url = f"http://127.0.0.1:{port}"
     where = ["--host", "127.0.0.1", "--port", str(port), "--prometheus-port", str(free_port())]

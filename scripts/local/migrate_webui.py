@@ -1,4 +1,4 @@
-"""Make Open WebUI's database in DATA_DIR, as its own start does.
+"""Make Open WebUI's database in DATA_DIR, as its own start does. `webui.py` copies it for each server.
 
 Open WebUI 0.11.2 cannot do it on an empty folder: its migrations run in the middle of an import, and meet it
 again ("no such table: config", open-webui#29280). Here the import is finished first.

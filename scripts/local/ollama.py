@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 import requests
 
+from deploy.shown import message
 from local.processes import free_port, log_tail, running, wait_until_http
 
 RECIPE = Path(__file__).with_name("real-ollama")
@@ -24,7 +25,14 @@ class OllamaBuildError(RuntimeError):
     """The recipe failed. ``status`` 3: something that it needs is missing; ``log``: its output."""
 
     def __init__(self, status: int, log: Path) -> None:
-        super().__init__(f"building Ollama failed with status {status}. The end of {log}:\n{log_tail(log)}")
+        super().__init__(
+            message(
+                "building Ollama failed with status {status}. The end of {log}:\n{tail}",
+                status=status,
+                log=log,
+                tail=log_tail(log),
+            )
+        )
         self.status = status
         self.log = log
 

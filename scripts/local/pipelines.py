@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from deploy.client import Pipelines
+from deploy.shown import message
 from local.processes import free_port, running, wait_until_http
 
 START_SECONDS = 60.0
@@ -62,7 +63,10 @@ def server_folder(python: Path = Path(sys.executable)) -> Path:
     found = subprocess.run([python, "-c", _FIND], capture_output=True, text=True, check=False)
     if found.returncode:
         raise PipelinesMissingError(
-            f"the Pipelines server is not installed for {python}: run `uv sync --group pipelines`"
+            message(
+                "the Pipelines server is not installed for {python}: run `uv sync --group pipelines`",
+                python=python,
+            )
         )
     return Path(found.stdout.strip())
 

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import requests
 
+from deploy.shown import message
+
 STOP_SECONDS = 10.0
 
 
@@ -23,7 +25,9 @@ class ServerStartError(RuntimeError):
     """
 
     def __init__(self, reason: str, url: str, log: Path) -> None:
-        super().__init__(f"{reason}. The end of {log}:\n{log_tail(log)}")
+        super().__init__(
+            message("{reason}. The end of {log}:\n{tail}", reason=reason, log=log, tail=log_tail(log))
+        )
         self.url = url
         self.log = log
 
@@ -102,10 +106,16 @@ def wait_until_http(url: str, process: subprocess.Popen[bytes], timeout: float, 
         session.trust_env = False  # a proxy of the environment is not for this machine
         while not _answers(session, url):
             if time.monotonic() >= deadline:
-                raise ServerStartError(f"{url} did not answer within {timeout:g} s", url, log)
+                raise ServerStartError(
+                    message("{url} did not answer within {timeout:g} s", url=url, timeout=timeout), url, log
+                )
             with suppress(subprocess.TimeoutExpired):
                 status = process.wait(0.1)
-                raise ServerStartError(f"the server for {url} ended with status {status}", url, log)
+                raise ServerStartError(
+                    message("the server for {url} ended with status {status}", url=url, status=status),
+                    url,
+                    log,
+                )
 
 
 def _answers(session: requests.Session, url: str) -> bool:

@@ -1,8 +1,10 @@
 """A real Open WebUI on this machine, in a folder of its own, for the demo and the tests."""
 
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,7 +16,7 @@ from deploy.client import OpenWebUI
 from local.processes import free_port, running, wait_until_http
 
 START_SECONDS = 180.0
-CANNOT_MIGRATE = {"0.11.2"}  # on an empty folder: see migrate_webui.py
+EMPTY_DATABASES = Path(__file__).parents[2] / ".cache"  # one for each version of Open WebUI
 
 # What a scratch server needs to start without a network, without downloads and without asking anybody.
 _ENVIRONMENT = {
@@ -83,6 +85,7 @@ def open_webui(
 
     Raises:
         ServerStartError: it did not start; the message has the end of its log.
+        RuntimeError: its database could not be made.
     """
     for name in ("data", "static"):
         (folder / name).mkdir(parents=True, exist_ok=True)
@@ -99,9 +102,8 @@ def open_webui(
         }
         | (environment or {})
     )
-    if _version(python) in CANNOT_MIGRATE:
-        env["ENABLE_DB_MIGRATIONS"] = "false"
-        _migrate(python, env, folder, log)
+    if not (database := folder / "data/webui.db").exists():
+        shutil.copyfile(_empty_database(python), database)
     argv: list[str | Path] = [
         python.parent / "open-webui",
         "serve",
@@ -121,10 +123,30 @@ def _version(python: Path) -> str:
     return subprocess.run([python, "-c", ask], capture_output=True, text=True, check=True).stdout.strip()
 
 
-def _migrate(python: Path, env: dict[str, str], folder: Path, log: Path) -> None:
-    script = Path(__file__).with_name("migrate_webui.py")
-    with log.open("ab") as sink:
-        subprocess.run([python, script], env=env, cwd=folder, stdout=sink, stderr=sink, check=True)
+def _empty_database(python: Path) -> Path:
+    """The database of a new Open WebUI, made once for each version: its migrations take seconds.
+
+    0.11.2 cannot make it in an empty folder at all: see migrate_webui.py.
+    """
+    database = EMPTY_DATABASES / f"open-webui-{_version(python)}.db"
+    if not database.exists():
+        EMPTY_DATABASES.mkdir(exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=EMPTY_DATABASES) as data:
+            own = {"DATA_DIR": data, "STATIC_DIR": f"{data}/static", "WEBUI_SECRET_KEY": "none is kept in it"}
+            own["FROM_INIT_PY"] = "true"  # so does its command: its files are in the package
+            made = subprocess.run(
+                [python, Path(__file__).with_name("migrate_webui.py")],
+                env=os.environ | _ENVIRONMENT | own,
+                cwd=data,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                check=False,
+            )
+            if made.returncode:
+                raise RuntimeError(f"Open WebUI could not make its database: {made.stdout[-2000:]}")
+            (Path(data) / "webui.db").replace(database)
+    return database
 
 
 def connections(*, ollama: tuple[str, ...] = (), openai: tuple[tuple[str, str], ...] = ()) -> dict[str, str]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from deploy.errors import DeployError
+from deploy.shown import message
 
 MAX_RECORDS = 10_000
 MAX_LINE = 2**20
@@ -89,11 +90,18 @@ def read_record(path: Path) -> list[Asked]:
         with path.open(encoding="utf-8") as file:
             for number, line in enumerate(file, start=1):
                 if len(line) > MAX_LINE:
-                    raise DeployError(f"{path}, line {number}: it is longer than {MAX_LINE} characters")
+                    raise DeployError(
+                        message(
+                            "{path}, line {number}: it is longer than {limit} characters",
+                            path=path,
+                            number=number,
+                            limit=MAX_LINE,
+                        )
+                    )
                 if line.strip():
-                    found.append(_object(line, f"{path}, line {number}"))
+                    found.append(_object(line, message("{path}, line {number}", path=path, number=number)))
     except (OSError, UnicodeDecodeError) as error:
-        raise DeployError(f"{path} cannot be read: {error}") from None
+        raise DeployError(message("{path} cannot be read: {error}", path=path, error=error)) from None
     return asked_in(found)
 
 
@@ -101,9 +109,11 @@ def _object(line: str, where: str) -> dict[str, Any]:
     try:
         value = json.loads(line)
     except (ValueError, RecursionError):
-        raise DeployError(f"{where}: it is no JSON. Write a JSON object on each line.") from None
+        raise DeployError(
+            message("{where}: it is no JSON. Write a JSON object on each line.", where=where)
+        ) from None
     if not isinstance(value, dict):
-        raise DeployError(f"{where}: it is no JSON object. Write one on each line.")
+        raise DeployError(message("{where}: it is no JSON object. Write one on each line.", where=where))
     return value
 
 

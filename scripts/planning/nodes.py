@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from deploy.config import Endpoint
 from deploy.errors import UnreachableError
-from deploy.shown import plain, shown_address
+from deploy.shown import message, plain, shown_address
 from deploy.web import fetch
 from ollama_pack.engines.model_kinds import chats
 from ollama_pack.engines.ollama.names import quantization_in
@@ -55,14 +55,20 @@ def look_at(node: Endpoint, number: int) -> SeenNode:
     """Ask a node, and its agent. What goes wrong is its `fault`."""
     name = node.name or f"gpu{number}"
     if node.kind != "ollama" or node.url.startswith(DISCOVERED):
-        return SeenNode(name, shown_address(node.url), fault="only Ollama nodes with an address are planned")
+        return SeenNode(
+            name, shown_address(node.url), fault=message("only Ollama nodes with an address are planned")
+        )
     (row,) = parse_nodes(node.text(number))
     try:
         listed, _ = entries_in(_ask(row, "/api/tags"), ListedModel)
         loaded, _ = entries_in(_ask(row, "/api/ps"), LoadedModel)
         shown = [(model, _show(row, model.name)) for model in listed[:MAX_MODELS] if not model.is_remote]
     except (UnreachableError, ValueError) as error:
-        return SeenNode(name, shown_address(row.url), fault=f"does not answer as an Ollama ({plain(error)})")
+        return SeenNode(
+            name,
+            shown_address(row.url),
+            fault=message("does not answer as an Ollama ({error})", error=plain(error)),
+        )
     room, source = _room(row, loaded)
     return SeenNode(
         name=row.name,
@@ -88,10 +94,10 @@ def _room(row: NodeRow, loaded: list[LoadedModel]) -> tuple[int, str]:
             report = None
         sizes = [gpu.memory_total for gpu in report.gpus if gpu.memory_total] if report else []
         if sizes:
-            return usable_memory(sum(sizes), len(sizes)), "its agent"
+            return usable_memory(sum(sizes), len(sizes)), message("its agent")
     spilled = [model for model in loaded if 0 < model.size_vram < model.size]
     if spilled:
-        return sum(model.size_vram for model in loaded), "a model that is partly on the CPU"
+        return sum(model.size_vram for model in loaded), message("a model that is partly on the CPU")
     return 0, ""
 
 
@@ -122,8 +128,8 @@ def _ask(row: NodeRow, path: str, body: dict[str, Any] | None = None) -> dict[st
     method, url, headers = "POST" if body else "GET", row.url + path, row.way_in.fixed_headers
     answer = fetch(method, url, headers=headers, seconds=SECONDS, json=body)
     if not answer.ok:
-        raise ValueError(f"status {answer.status} from {path}")
+        raise ValueError(message("status {status} from {path}", status=answer.status, path=path))
     found = answer.json()
     if not isinstance(found, dict):
-        raise ValueError(f"{path} is no JSON object")  # noqa: TRY004 - of the answer, not of an argument
+        raise ValueError(message("{path} is no JSON object", path=path))  # noqa: TRY004 - of the answer, not of an argument
     return found

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from deploy.shown import message
 from local.webui import Account, RunningWebUI
 from walk.steps import DemoError, Walk, ask, refused, stream
 
@@ -15,12 +16,14 @@ def show_aliases(walk: Walk, webui: RunningWebUI, student: Account, config: Path
     """Upload the pack, then ask under other models' names, as those would who are not to notice."""
     walk.say(f"pack.yaml:\n{config.read_text(encoding='utf-8').rstrip()}")
     walk.step("upload.py", lambda: _upload(webui, config))
-    walk.step("upload.py again", lambda: _upload(webui, config, expected="nothing to change"))
-    walk.step("gpt-4, asked by the admin", lambda: ask(webui, webui.admin, "gpt-4"))
-    walk.step("gpt-3.5-turbo, asked by a plain user", lambda: ask(webui, student, "gpt-3.5-turbo"))
-    walk.step("gpt-4, streamed to a plain user", lambda: stream(webui, student, "gpt-4"))
-    walk.step("gpt-4-staff, asked by a plain user", lambda: refused(webui, student, "gpt-4-staff"))
-    walk.step("gpt-5, which nobody published", lambda: refused(webui, webui.admin, "gpt-5"))
+    walk.step(
+        message("upload.py again"), lambda: _upload(webui, config, expected=message("nothing to change"))
+    )
+    walk.step(message("gpt-4, asked by the admin"), lambda: ask(webui, webui.admin, "gpt-4"))
+    walk.step(message("gpt-3.5-turbo, asked by a plain user"), lambda: ask(webui, student, "gpt-3.5-turbo"))
+    walk.step(message("gpt-4, streamed to a plain user"), lambda: stream(webui, student, "gpt-4"))
+    walk.step(message("gpt-4-staff, asked by a plain user"), lambda: refused(webui, student, "gpt-4-staff"))
+    walk.step(message("gpt-5, which nobody published"), lambda: refused(webui, webui.admin, "gpt-5"))
 
 
 def _upload(webui: RunningWebUI, config: Path, expected: str = "done") -> str:
@@ -36,4 +39,4 @@ def _upload(webui: RunningWebUI, config: Path, expected: str = "done") -> str:
     lines = done.stdout.strip().splitlines()
     if done.returncode or expected not in done.stdout:
         raise DemoError(done.stdout + done.stderr)
-    return lines[0] if len(lines) == 1 else f"{len(lines)} changes"
+    return lines[0] if len(lines) == 1 else message("{lines} changes", lines=len(lines))

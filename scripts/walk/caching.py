@@ -6,6 +6,7 @@ from typing import Any
 
 from openai.types.chat import ChatCompletion
 
+from deploy.shown import message
 from local.simulation import SimulatedNodes
 from local.webui import Account, RunningWebUI
 from walk.steps import DemoError, Walk, openai_client
@@ -17,24 +18,30 @@ MODEL = "gpt-4o-mini"
 def show_cache(walk: Walk, webui: RunningWebUI, student: Account, nodes: SimulatedNodes) -> None:
     """The same user's question is generated once; another user's is their own."""
     question = "Why is the sea salt?"
-    walk.step(f"{MODEL} is asked the same again", lambda: _again(webui, student, question))
-    walk.step("and by another user", lambda: _by_another(webui, webui.admin, question))
-    walk.step(f"{ASKERS} ask the same at once", lambda: _at_once(webui, student, nodes))
+    walk.step(
+        message("{model} is asked the same again", model=MODEL), lambda: _again(webui, student, question)
+    )
+    walk.step(message("and by another user"), lambda: _by_another(webui, webui.admin, question))
+    walk.step(message("{count} ask the same at once", count=ASKERS), lambda: _at_once(webui, student, nodes))
 
 
 def _again(webui: RunningWebUI, account: Account, question: str) -> str:
     first, first_seconds = _timed(webui, account, question)
     second, second_seconds = _timed(webui, account, question)
     if _told(second).get("cache") != "hit" or _text(second) != _text(first):
-        raise DemoError("the second answer is not the first one, kept")
-    return f"{first_seconds:.2f} s, and then {second_seconds:.2f} s from the cache"
+        raise DemoError(message("the second answer is not the first one, kept"))
+    return message(
+        "{first_seconds:.2f} s, and then {second_seconds:.2f} s from the cache",
+        first_seconds=first_seconds,
+        second_seconds=second_seconds,
+    )
 
 
 def _by_another(webui: RunningWebUI, account: Account, question: str) -> str:
     answer, seconds = _timed(webui, account, question)
     if "cache" in _told(answer):
-        raise DemoError("was given what belongs to another user")
-    return f"generated for them, in {seconds:.2f} s: nobody sees what is another's"
+        raise DemoError(message("was given what belongs to another user"))
+    return message("generated for them, in {seconds:.2f} s: nobody sees what is another's", seconds=seconds)
 
 
 def _at_once(webui: RunningWebUI, account: Account, nodes: SimulatedNodes) -> str:
@@ -44,8 +51,10 @@ def _at_once(webui: RunningWebUI, account: Account, nodes: SimulatedNodes) -> st
         texts = {_text(answer.result()[0]) for answer in asked}
     generated = _generated(nodes) - before
     if generated != 1 or len(texts) != 1:
-        raise DemoError(f"{generated} generations gave {len(texts)} answers")
-    return "one generation answers all of them"
+        raise DemoError(
+            message("{generated} generations gave {texts} answers", generated=generated, texts=len(texts))
+        )
+    return message("one generation answers all of them")
 
 
 def _generated(nodes: SimulatedNodes) -> int:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import requests
 
+from deploy.shown import message
 from local import ollama
 from local.engine import MODEL, engine
 from local.webui import connections
@@ -37,16 +38,22 @@ def find_models(walk: Walk, folder: Path) -> Iterator[Models]:
     names = _chat_models(url) if url else ()
     if url and names:
         listed = ", ".join(names[:3])
-        source = f"Answers come from the Ollama at {url} ({listed})."
+        source = message("Answers come from the Ollama at {url} ({listed}).", url=url, listed=listed)
         node = f'{{name: ollama, url: "{url}"}}'
         yield Models(source, connections(ollama=(url,)), names, node)
         return
     if url:
-        walk.say(f"The Ollama at {url} has no model that can chat (`ollama pull llama3.2` gets one).")
+        walk.say(
+            message(
+                "The Ollama at {url} has no model that can chat (`ollama pull llama3.2` gets one).", url=url
+            )
+        )
     with engine(folder) as address:
-        source = (
-            f"No Ollama with a model was found, so answers come from llama.cpp with {MODEL}, which runs "
-            "inside this demo. It is a real model, and so small that it is often wrong."
+        source = message(
+            "No Ollama with a model was found, so answers come from llama.cpp with {model}, "
+            "which runs inside this demo. It is a real model, and so small that it is often "
+            "wrong.",
+            model=MODEL,
         )
         node = f'{{name: engine, url: "{address}", kind: openai}}'
         yield Models(source, connections(openai=((address, "unused"),)), (MODEL,), node)

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import requests
 
+from deploy.shown import message
 from local.simulation import SimulatedNodes
 from local.webui import Account, RunningWebUI
 from walk.steps import QUESTION, DemoError, Walk, openai_client
@@ -15,12 +16,12 @@ CHATS = 6
 
 def show_routing(walk: Walk, webui: RunningWebUI, student: Account, nodes: SimulatedNodes) -> None:
     """Chats over the simulated nodes, one of which is switched off before it has begun to answer."""
-    walk.step("gpt-4o-mini, over two nodes", lambda: _routed(webui, student))
+    walk.step(message("gpt-4o-mini, over two nodes"), lambda: _routed(webui, student))
     walk.step(
-        f"{CHATS} chats at once, and a node is killed under them",
+        message("{count} chats at once, and a node is killed under them", count=CHATS),
         lambda: _outlive(webui, student, nodes),
     )
-    walk.step("GET /api/system/load, as a plain user", lambda: _load(webui, student))
+    walk.step(message("GET /api/system/load, as a plain user"), lambda: _load(webui, student))
 
 
 def _routed(webui: RunningWebUI, account: Account) -> str:
@@ -31,8 +32,8 @@ def _routed(webui: RunningWebUI, account: Account) -> str:
         )
     told = (answer.model_extra or {}).get("ollama_pack")
     if not told:
-        raise DemoError("the answer does not say which node gave it")
-    return f"{told['node']} answers: {told['reason']}"
+        raise DemoError(message("the answer does not say which node gave it"))
+    return message("{node} answers: {reason}", node=told["node"], reason=told["reason"])
 
 
 def _outlive(webui: RunningWebUI, account: Account, nodes: SimulatedNodes) -> str:
@@ -45,10 +46,14 @@ def _outlive(webui: RunningWebUI, account: Account, nodes: SimulatedNodes) -> st
         nodes.kill(victim)
         answered = Counter(chat.result() for chat in chats)
     nodes.start(victim)
-    told = ", ".join(f"{count} by {node}" for node, count in sorted(answered.items()))
+    shares = ", ".join(
+        message("{count} by {node}", count=count, node=node) for node, count in sorted(answered.items())
+    )
     if victim in answered or answered.total() != CHATS:
-        raise DemoError(f"{victim} was killed, and the answers came {told}")
-    return f"{victim} was killed, and nobody noticed: {told}"
+        raise DemoError(
+            message("{victim} was killed, and the answers came {shares}", victim=victim, shares=shares)
+        )
+    return message("{victim} was killed, and nobody noticed: {shares}", victim=victim, shares=shares)
 
 
 def _loading(nodes: SimulatedNodes) -> str:
@@ -58,7 +63,7 @@ def _loading(nodes: SimulatedNodes) -> str:
             if any(request["ended"] is None for request in nodes.stats(name, last=CHATS)["requests"]):
                 return name
         time.sleep(0.05)
-    raise DemoError("no chat reached a node within ten seconds")
+    raise DemoError(message("no chat reached a node within ten seconds"))
 
 
 def _answered_by(webui: RunningWebUI, account: Account, question: str) -> str:
@@ -70,7 +75,7 @@ def _answered_by(webui: RunningWebUI, account: Account, question: str) -> str:
         ):
             node = ((chunk.model_extra or {}).get("ollama_pack") or {}).get("node", node)
     if not node:
-        raise DemoError(f"{question!r} was not answered to the end")
+        raise DemoError(message("{question!r} was not answered to the end", question=question))
     return str(node)
 
 
@@ -79,5 +84,5 @@ def _load(webui: RunningWebUI, account: Account) -> str:
     headers = {"Authorization": f"Bearer {account.token}"}
     answer = requests.get(f"{webui.url}/api/system/load", headers=headers, timeout=10)
     if not answer.ok or "url" in answer.text:
-        raise DemoError(f"answers {answer.status_code}: {answer.text}")
+        raise DemoError(message("answers {status}: {text}", status=answer.status_code, text=answer.text))
     return answer.text

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from deploy.errors import DeployError
+from deploy.shown import message
 from local.webui import Account, RunningWebUI
 
 QUESTION = "In one short sentence: what is the sky?"
@@ -59,8 +60,8 @@ def ask(webui: RunningWebUI, account: Account, model: str) -> str:
         )
     text = answer.choices[0].message.content
     if not text:
-        raise DemoError(f"{answer.model} gave an empty answer")
-    return f"{answer.model} answers {short(text)!r}"
+        raise DemoError(message("{model} gave an empty answer", model=answer.model))
+    return message("{model} answers {text!r}", model=answer.model, text=short(text))
 
 
 def stream(webui: RunningWebUI, account: Account, model: str) -> str:
@@ -75,8 +76,13 @@ def stream(webui: RunningWebUI, account: Account, model: str) -> str:
                 first = first or time.monotonic() - started
                 pieces.append(piece)
     if not pieces:
-        raise DemoError("the stream was empty")
-    return f"{len(pieces)} pieces, the first after {first:.1f} s: {short(''.join(pieces))!r}"
+        raise DemoError(message("the stream was empty"))
+    return message(
+        "{count} pieces, the first after {first:.1f} s: {text!r}",
+        count=len(pieces),
+        first=first,
+        text=short("".join(pieces)),
+    )
 
 
 def refused(webui: RunningWebUI, account: Account, model: str) -> str:
@@ -84,8 +90,12 @@ def refused(webui: RunningWebUI, account: Account, model: str) -> str:
     try:
         ask(webui, account, model)
     except openai.BadRequestError as error:
-        return f"refused as it should be ({error.status_code}, {error.response.json()['detail']!r})"
-    raise DemoError("was answered, and should have been refused")
+        return message(
+            "refused as it should be ({status}, {detail!r})",
+            status=error.status_code,
+            detail=error.response.json()["detail"],
+        )
+    raise DemoError(message("was answered, and should have been refused"))
 
 
 def short(text: str, limit: int = 70) -> str:

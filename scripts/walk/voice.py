@@ -9,6 +9,7 @@ from pathlib import Path
 import openai
 import requests
 
+from deploy.shown import message
 from local.webui import Account, RunningWebUI
 from walk.steps import DemoError, Walk
 
@@ -20,8 +21,8 @@ SECONDS = 120  # the first one waits for Whisper to be loaded
 def show_voice(walk: Walk, webui: RunningWebUI, student: Account) -> None:
     """The same recording both ways, as a plain user."""
     walk.step("POST /api/voice/transcribe", lambda: _as_body(webui, student))
-    walk.step("OpenAI's client, /api/voice/v1", lambda: _by_client(webui, student))
-    walk.step("The page's microphone", lambda: _by_microphone(webui, student))
+    walk.step(message("OpenAI's client, /api/voice/v1"), lambda: _by_client(webui, student))
+    walk.step(message("The page's microphone"), lambda: _by_microphone(webui, student))
 
 
 def _as_body(webui: RunningWebUI, account: Account) -> str:
@@ -30,11 +31,14 @@ def _as_body(webui: RunningWebUI, account: Account) -> str:
     address = f"{webui.url}/api/voice/transcribe"
     answer = requests.post(address, data=RECORDING.read_bytes(), headers=headers, timeout=SECONDS)
     if not answer.ok:
-        raise DemoError(f"answers {answer.status_code}: {answer.text}")
+        raise DemoError(message("answers {status}: {text}", status=answer.status_code, text=answer.text))
     told = answer.json()
-    return (
-        f"{_heard(told['text'])!r} ({told['language']}, {told['duration']:.1f} s of speech in "
-        f"{time.monotonic() - started:.1f} s, Whisper's loading included)"
+    return message(
+        "{text!r} ({language}, {duration:.1f} s of speech in {seconds:.1f} s, Whisper's loading included)",
+        text=_heard(told["text"]),
+        language=told["language"],
+        duration=told["duration"],
+        seconds=time.monotonic() - started,
     )
 
 
@@ -51,11 +55,11 @@ def _by_microphone(webui: RunningWebUI, account: Account) -> str:
     address = f"{webui.url}/api/v1/audio/transcriptions"
     answer = requests.post(address, files=file, headers=headers, timeout=SECONDS)
     if not answer.ok:
-        raise DemoError(f"answers {answer.status_code}: {answer.text}")
+        raise DemoError(message("answers {status}: {text}", status=answer.status_code, text=answer.text))
     return repr(_heard(answer.json()["text"]))
 
 
 def _heard(text: str) -> str:
     if SPOKEN not in text:
-        raise DemoError(f"{SPOKEN!r} was said, and heard was {text!r}")
+        raise DemoError(message("{spoken!r} was said, and heard was {text!r}", spoken=SPOKEN, text=text))
     return text.strip()

@@ -98,6 +98,14 @@ def test_a_node_without_ps_keeps_its_runner(gateway: RecordingProxy) -> None:
     assert run(scenario).startswith("gpu0 has llama3:8b in memory · ")
 
 
+def test_hundreds_of_models_are_no_reason_to_have_none(gateway: RecordingProxy) -> None:
+    """Would catch "no node has it" after a start, for as long as a node is asked about each of its models."""
+    many = [{"name": f"tuned{number}:1b", "model": f"tuned{number}:1b"} for number in range(1500)]
+    gateway.instead["/api/tags"] = (200, {"models": [*many, ENTRY]}, OK)
+
+    assert chat(gateway.url) == "You said: hello"
+
+
 def test_what_is_passed_over_is_logged_once(
     gateway: RecordingProxy, caplog: pytest.LogCaptureFixture
 ) -> None:

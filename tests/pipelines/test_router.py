@@ -47,10 +47,13 @@ def test_an_alias_is_streamed(piped: PipedWebUI, user: OpenWebUI) -> None:
 
 
 def test_an_alias_is_answered_whole(piped: PipedWebUI, user: OpenWebUI) -> None:
-    """Would catch a stream where none was asked for."""
+    """Would catch a stream where none was asked for, and an answer that does not say who gave it and why."""
     answer = piped.ask(user, "gpt-4", stream=False).json()
     assert answer["choices"][0]["message"]["content"] == "You said: hello"
-    assert answer["ollama_pack"]["reason"]
+    told = answer["ollama_pack"]
+    assert (answer["model"], told["model"]) == ("gpt-4", "llama3:8b")
+    assert told["node"] in {"gpu0", "gpu1"}
+    assert "mixtral:8x7b is not installed" in told["reason"]
 
 
 def test_a_name_with_a_slash_is_answered(piped: PipedWebUI) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import requests
 
+from harness.languages import CHINESE, english_in
 from local.processes import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -38,20 +39,20 @@ def folders() -> set[Path]:
 
 
 def test_walk_and_end() -> None:
-    """Would catch a step of the walk that fails, a missing page, or servers and files left behind."""
+    """Would catch a failing step, a missing page, a sentence in English, or servers and files left behind."""
     if find_spec("xllamacpp") is None:
         pytest.skip("the embedded engine is not installed in this environment")
     port, before = free_port(), folders()
     nobody = f"127.0.0.1:{free_port()}"  # so that an Ollama on this machine is left in peace
-    with start(port, OLLAMA_HOST=nobody) as demo:
+    with start(port, OLLAMA_HOST=nobody, **CHINESE) as demo:
         assert demo.stdout is not None
         lines = []
         for line in demo.stdout:
             lines.append(line)
-            if "Ctrl-C ends it" in line:
+            if "Ctrl-C" in line:
                 break
         page = requests.get(f"http://127.0.0.1:{port}", timeout=30)
-        email, password = re.findall(r"(?m)^  admin: +(\S+) +(\S+)", "".join(lines))[0]
+        email, password = re.findall(r"(?m)^  管理员： +(\S+) +(\S+)", "".join(lines))[0]
         form = {"email": email, "password": password}
         admin = requests.post(f"http://127.0.0.1:{port}/api/v1/auths/signin", json=form, timeout=30).json()
         headers = {"Authorization": f"Bearer {admin['token']}"}
@@ -62,6 +63,7 @@ def test_walk_and_end() -> None:
     assert demo.returncode == 0, printed
     assert printed.count("✓") == 18, printed
     assert "✗" not in printed
+    assert english_in(printed) == []
     assert page.ok
     assert f"http://127.0.0.1:{port}/ollama-pack" in printed
     assert config["default_models"] == "gpt-4"

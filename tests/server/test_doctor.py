@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from harness.languages import CHINESE, english_in
 from harness.recording_proxy import RecordingProxy
 from harness.upload_target import FILTER, Target
 
@@ -22,6 +23,7 @@ model_provider:
 models:
   - {{name: gpt-4, local_name: "llama3:8b"}}
 """
+MORE = 'models:\n  - {name: nobody, local_name: "nothing:1b"}\n'
 
 
 def examine(
@@ -60,6 +62,19 @@ def test_all_is_well(installed: Target) -> None:
     assert done.stdout.endswith("nothing is wrong\n")
     assert f"Ollama 0.17.4 at {installed.node.url}" in done.stdout
     assert installed.state() == before
+
+
+def test_in_chinese(installed: Target) -> None:
+    """Would catch a sentence in English where the admin's shell speaks Chinese: all well, and not."""
+    well = examine(installed, **CHINESE)
+    assert (well.returncode, english_in(well.stdout)) == (0, [])
+    assert well.stdout.endswith("一切正常\n")
+    installed.api.post(f"/api/v1/functions/id/{FILTER}/toggle")
+    pack = PACK.format(endpoint=NOBODY).replace("models:\n", MORE)
+    wrong = examine(installed, text=pack, **CHINESE)
+    assert (wrong.returncode, english_in(wrong.stdout)) == (1, [])
+    assert f"与 pack.yaml 不一致：启用 {FILTER}" in wrong.stdout
+    assert "nobody：它的模型都不存在" in wrong.stdout.replace(": ", "：")
 
 
 def test_switched_off_and_unpublished(installed: Target) -> None:

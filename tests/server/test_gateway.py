@@ -463,6 +463,70 @@ def test_a_grant_that_is_taken_away_is_noticed_at_once(
     soon(lambda: ask() == 200)
 
 
+# What the nodes do → the status that clients get, and whether they are told when to ask again.
+FAILURES = {
+    "refused": ((400, "this prompt is too long"), 400, False),
+    "failed": ((500, "llama runner process has terminated"), 502, False),
+    "busy": ((503, "server busy"), 503, True),
+}
+
+
+@pytest.mark.parametrize("what", FAILURES)
+def test_a_failure_has_the_client_s_form(
+    root: str, keys: dict[str, str], routed: RoutedWebUI, what: str
+) -> None:
+    """Would catch a failure that comes as an answer, or that makes a client do the wrong thing."""
+    refusal, status, waits = FAILURES[what]
+    headers = {"Authorization": f"Bearer {keys['student']}"}
+    paths = list(CHATS)[:-1] if not waits else ["/v1/messages"]  # which the router tries again for a while
+    for path in paths:
+        for streams in (False, True):
+            prepare(routed, Answer(refusal=refusal))
+            body = {**CHATS[path], "model": "gpt-4", "stream": streams}
+            answer = requests.post(f"{root}{path}", json=body, headers=headers, timeout=60)
+            for node in routed.nodes:
+                node._server.state.answers.clear()  # noqa: SLF001 - see `fresh`
+            assert answer.status_code == status, (path, streams, answer.text)
+            assert ("retry-after" in answer.headers) is waits
+            told = answer.json()["error"]
+            sentence = told if path.startswith("/api/") else told["message"]
+            assert sentence.endswith(".") or "this prompt is too long" in sentence
+            assert "127.0.0.1" not in answer.text
+
+
+def test_a_poison_request_is_its_sender_s_alone(root: str, keys: dict[str, str], routed: RoutedWebUI) -> None:
+    """Would catch a model that a client's odd requests shut for whoever comes next."""
+
+    def ask(who: str) -> int:
+        headers = {"Authorization": f"Bearer {keys[who]}"}
+        body = {"model": "gpt-4", "messages": HELLO, "stream": False}
+        return requests.post(f"{root}/api/chat", json=body, headers=headers, timeout=60).status_code
+
+    for _ in range(8):
+        prepare(routed, Answer(refusal=(500, "grammar cannot be parsed")))
+        assert ask("student") == 400
+    for node in routed.nodes:
+        node._server.state.answers.clear()  # noqa: SLF001 - see `fresh`
+    assert ask("admin") == 200
+
+
+@pytest.mark.parametrize("path", ["/api/chat", "/v1/chat/completions"])
+def test_one_user_s_options_are_not_another_s(
+    root: str, keys: dict[str, str], routed: RoutedWebUI, path: str, mode: str
+) -> None:
+    """Would catch a client's `num_ctx` that cuts everybody's prompts, or a `num_gpu` that slows them."""
+    machine = {"num_gpu": 0, "num_thread": 1, "num_batch": 1}
+    strange: Json = {"options": {"num_ctx": 256, **machine}, "keep_alive": -1}
+    mark = f"{mode} {path}"
+    for more in (strange, {}):
+        headers = {"Authorization": f"Bearer {keys['student']}"}
+        body = {"model": "gpt-4", "messages": [{"role": "user", "content": mark}], "stream": False, **more}
+        assert requests.post(f"{root}{path}", json=body, headers=headers, timeout=60).ok
+    chats = [chat for chat in routed.chats() if mark in str(chat)]
+    assert [chat.get("options") or {} for chat in chats] == [{"num_ctx": 256}, {}]
+    assert [chat.get("keep_alive") for chat in chats] == [None, None]
+
+
 def test_many_at_once(root: str, keys: dict[str, str]) -> None:
     """Would catch answers of one client given to another."""
     headers = {"Authorization": f"Bearer {keys['student']}"}

@@ -7,6 +7,7 @@ import re
 import sqlite3
 import threading
 import time
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from uuid import uuid4
@@ -394,6 +395,32 @@ class Embedder(BaseHTTPRequestHandler):
         """Nothing."""
 
 
+def learns_from_others(webui: CachedWebUI, tiers: Callable[[], list[Json]]) -> None:
+    """What other sites gave is taken from an admin, counts, and is forgotten at his word."""
+    place = "/ollama-pack/calibration"
+    ((key, row),) = webui.admin.get(place)["labels"].items()
+    assert sum(row["right"]) + sum(row["wrong"]) == 1
+    others: Json = {"right": [900] + [0] * 5}
+    given: Json = {"round": 1, "epsilon": 2.0, "shares": 1.0, "labels": {key: others}}
+    assert "`wrong`" in webui.admin.post(place, given)["fault"]
+    others["wrong"] = [0] * 6
+
+    def shows(pooled: int) -> Json:
+        deadline = time.monotonic() + 30
+        while (tier := tiers()[0])["pooled"] != pooled:  # what a dashboard shows is up to a second old
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        return tier
+
+    for _again in range(2):
+        assert webui.admin.post(place, given)["fault"] == ""
+    with pytest.raises(Exception, match="401"):
+        webui.student.post(place, given)
+    assert (shows(900)["threshold"] is None) == (row["wrong"][0] > 0)
+    assert webui.admin.delete(place)["fault"] == ""
+    assert shows(0)["threshold"] is None
+
+
 def test_same_meaning_is_served_once_enough_answers_were_compared(cached_file: CachedWebUI) -> None:
     """Would catch a tier that never serves by the server's own embeddings, or that serves untried."""
     place = "/api/v1/retrieval/embedding/update"
@@ -419,6 +446,7 @@ def test_same_meaning_is_served_once_enough_answers_were_compared(cached_file: C
                 time.sleep(0.2)
             assert tiers()[0]["judged"] == 1
             assert tiers()[0]["threshold"] is None
+            learns_from_others(cached_file, tiers)
             with sqlite3.connect(
                 next(cached_file.webui.log.parent.rglob("ollama_pack_cache*.sqlite3"))
             ) as file:
@@ -458,6 +486,37 @@ def test_nobody_chats_with_the_replay_model(user: OpenWebUI) -> None:
     assert offered["response_cache_replay"]["info"]["meta"]["hidden"] is True
     with pytest.raises(Exception, match="not a chat model"):
         ask(user, chat("hello", "response_cache_replay"))
+
+
+def test_an_arena_draws_models_and_not_the_cache(cached_file: CachedWebUI) -> None:
+    """Would catch arena chats that end with an error: Open WebUI draws from hidden models, too."""
+    admin, path = cached_file.admin, "/api/v1/evaluations/config"
+    everybody = [{"principal_type": "user", "principal_id": "*", "permission": "read"}]
+
+    def arena(name: str, mode: str, *models: str) -> Json:
+        meta = {"model_ids": models, "filter_mode": mode, "access_grants": everybody}
+        return {"id": name, "name": name, "meta": meta}
+
+    offered = admin.models().keys() - {"response_cache_replay", "gpt-4"}
+    arenas = [
+        arena("with", "include", "response_cache_replay", DIRECT),
+        arena("without", "exclude", *offered),
+        arena("alone", "include", "response_cache_replay"),
+    ]
+    before = admin.get(path)
+    admin.post(path, {"ENABLE_EVALUATION_ARENA_MODELS": True, "EVALUATION_ARENA_MODELS": arenas})
+    try:
+        admin.models(refresh=True)
+        for name, drawn in (("with", DIRECT), ("without", "gpt-4")):
+            for number in range(6):
+                answer = ask(cached_file.student, chat(f"hello {number % 3}", name))
+                assert answer["selected_model_id"] == drawn
+                assert answer["choices"][0]["message"]["content"] == f"You said: hello {number % 3}"
+        with pytest.raises(Exception, match="not a chat model"):
+            ask(cached_file.student, chat("hello", "alone"))
+    finally:
+        admin.post(path, before)
+        admin.models(refresh=True)
 
 
 def test_chats_go_on_without_the_replay_function(cached_file: CachedWebUI) -> None:

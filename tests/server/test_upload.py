@@ -7,6 +7,7 @@ import pytest
 from deploy.functions import plan_function
 from deploy.plan import Plan
 from deploy.plugin import AUTHOR, load_plugin
+from harness.languages import CHINESE, english_in
 from harness.recording_proxy import RecordingProxy
 from harness.upload_target import FILTER, PACK, TABLE, Target
 
@@ -33,6 +34,25 @@ def test_first_install(target: Target) -> None:
     assert all(target.grants(model) == EVERYBODY for model in bases)
     assert set(bases) <= set(target.api.models())  # without anybody refreshing the list
     assert f"done: create filter {FILTER}\n" in printed
+
+
+def test_in_chinese(target: Target) -> None:
+    """Would catch a sentence in English where the admin's shell speaks Chinese, whatever is done."""
+    pack = f'{PACK}  - {{name: nobody, local_name: "nothing:1b"}}\n'
+    for arguments, text in (
+        (["--dry-run"], pack),
+        ([], pack),
+        ([], PACK),
+        (["--check-valves"], PACK),
+        (["--remove"], PACK),
+        (["--remove"], PACK),
+        (["--only", "nothing"], PACK),
+        ([], "models: [{name: gpt-4, local_name: 5, audience: nobody}]"),
+    ):
+        done = target.upload(text, *arguments, **CHINESE)
+        printed = done.stdout + done.stderr
+        assert printed
+        assert english_in(printed) == [], printed
 
 
 def test_models_without_tools_are_marked_once(target: Target) -> None:
@@ -77,7 +97,8 @@ def test_dry_run_of_a_change(target: Target) -> None:
     before = target.state()
     shown = target.upload(PACK.replace("mixtral:8x7b", "phi3:mini"), "--dry-run")
     assert "    -gpt-4 = mixtral:8x7b, qwen2.5:32b\n    +gpt-4 = phi3:mini, qwen2.5:32b\n" in shown.stdout
-    assert shown.stdout.endswith("\n1 change to make; nothing was changed\n")
+    assert '    - meta.description: "→ mixtral:8x7b, qwen2.5:32b"\n' in shown.stdout
+    assert shown.stdout.endswith("\n2 changes to make; nothing was changed\n")
     assert target.state() == before
 
 
@@ -87,7 +108,7 @@ def test_changed_valve_alone(target: Target) -> None:
     target.set_valves(aliases=TABLE, show_status=False, priority=7)
     before = target.function
     printed = target.install(PACK.replace("mixtral:8x7b", "phi3:mini"))
-    assert printed == f"done: set valves of {FILTER}\n"
+    assert printed == f"done: set valves of {FILTER}\ndone: update model row gpt-4\n"
     table = TABLE.replace("mixtral:8x7b", "phi3:mini")
     assert target.valves == {"aliases": table, "show_status": False, "priority": 7}
     assert target.function["content"] == before["content"]

@@ -275,6 +275,21 @@ def test_the_dry_run_says_what_an_alias_opens(target: Target) -> None:
     assert set(target.rows) == {"llava:13b"}
 
 
+def test_the_picker_shows_what_answers_and_nothing_twice(target: Target, pupil: Account) -> None:
+    """Would catch an alias named by itself, a model shown twice, or a row that hides and closes a model."""
+    target.install(f"{ROUTED}router: {{hide_models: true}}\n")
+    rows = target.rows
+    assert rows["gpt-4"]["meta"]["description"] == "→ llama3:8b, llava:13b"
+    assert all(rows[model]["meta"]["hidden"] for model in ("llama3:8b", "llava:13b", "qwen2.5:32b"))
+    assert ask(target, pupil, "gpt-4") == "You said: hello"  # which the row of llama3:8b does not close
+    again = f"{ROUTED}router: {{hide_models: true}}\n".replace('"llama3:8b", ', "")
+    assert "done: update model row gpt-4" in target.install(again)
+    assert target.rows["gpt-4"]["meta"]["description"] == "→ llava:13b"
+    assert "nothing to change" in target.install(again)
+    assert "done: delete model row qwen2.5:32b" in target.install(ROUTED)
+    assert "qwen2.5:32b" not in target.rows
+
+
 def test_the_router_answers_with_what_the_user_may_use(target: Target, pupil: Account) -> None:
     """Would catch the models of an alias open to everybody through the router, though an admin closed one."""
     target.add_row("llama3:8b", access_grants=[])

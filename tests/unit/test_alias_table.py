@@ -56,7 +56,7 @@ REFUSALS = {
         "a = b\u200b",
         1,
         "a = b\u200b",
-        r"'b\u200b' has an invisible character in it: type the name anew",
+        r"'b\u200b' has an invisible character in it: type the name again",
     ),
     "byte order mark": ("\ufeffa = b", 1, "\ufeffa = b", r"'\ufeffa' has an invisible character"),
     "star from nowhere": ("a = b*", 1, "a = b*", "the star in 'b*' has no star in the alias"),

@@ -78,12 +78,12 @@ def test_change_takes_the_tier_back() -> None:
     """Would catch evidence of last month that serves wrong answers today."""
     calibration = Calibration()
     for _ in range(600):
-        calibration.label("model|user", 0.99, right=True, error=ERROR)
-    assert calibration.threshold("model|user", ERROR) is not None
+        calibration.label("model|e|user|en", 0.99, right=True, error=ERROR)
+    assert calibration.threshold("model|e|user|en", ERROR) is not None
     assert calibration.threshold("other|user", ERROR) is None
     labels = 0
-    while calibration.threshold("model|user", ERROR) is not None:
-        calibration.label("model|user", 0.99, right=bool(labels % 10), error=ERROR)
+    while calibration.threshold("model|e|user|en", ERROR) is not None:
+        calibration.label("model|e|user|en", 0.99, right=bool(labels % 10), error=ERROR)
         labels += 1
     assert labels < 60
     assert not has_drifted(1, 100, ERROR)
@@ -94,10 +94,10 @@ def test_labels_of_one_process_are_those_of_all() -> None:
     one, two, shared = Calibration(), Calibration(), dict[str, float]()
     for number in range(60):
         each = (one, two)[number % 2]
-        for name, more in each.label("m|global", 0.97, right=number != 7, error=ERROR).items():
+        for name, more in each.label("m|e|global|en", 0.97, right=number != 7, error=ERROR).items():
             shared[name] = shared.get(name, 0) + more
     one.learn(shared | {"hits": 3.0})
-    assert one.judged("m|global").above(1) == (1, 60)
+    assert one.judged("m|e|global|en").above(1) == (1, 60)
     assert one.report(ERROR)[0]["model"] == "m"
     assert one.report(ERROR)[0]["threshold"] is None
 
@@ -345,30 +345,30 @@ def test_evidence_is_of_one_maker_of_vectors() -> None:
 
 def test_two_processes_take_labels_back_at_once() -> None:
     """Would catch counts below zero, which the next wrong answers would fill up unseen, and a lost window."""
-    one, two, shared = Calibration(), Calibration(), {"judged/m|user/0/right": 5000.0}
+    one, two, shared = Calibration(), Calibration(), {"judged/m|e|user|en/0/right": 5000.0}
 
     def label(*, right: bool) -> None:
         for each in (one, two):
             each.learn(shared)
-        added = [each.label("m|user", 0.99, right=right, error=ERROR) for each in (one, two)]
+        added = [each.label("m|e|user|en", 0.99, right=right, error=ERROR) for each in (one, two)]
         for name, value in [pair for each in added for pair in each.items()]:
             shared[name] = shared.get(name, 0) + value
 
     for _ in range(60):
         label(right=True)  # the window turns its page
-    assert one.threshold("m|user", ERROR) is not None
+    assert one.threshold("m|e|user|en", ERROR) is not None
     for _ in range(20):
         label(right=False)
-        if one.threshold("m|user", ERROR) is None:
+        if one.threshold("m|e|user|en", ERROR) is None:
             break
-    assert one.threshold("m|user", ERROR) is None
-    assert shared["judged/m|user/era/begun"] >= 1  # the newest labels say so, not the bound
+    assert one.threshold("m|e|user|en", ERROR) is None
+    assert shared["judged/m|e|user|en/era/begun"] >= 1  # the newest labels say so, not the bound
     assert min(shared.values()) >= 0
     one.learn(shared)
-    before = sum(one.judged("m|user").wrong)
+    before = sum(one.judged("m|e|user|en").wrong)
     label(right=False)
     one.learn(shared)
-    assert sum(one.judged("m|user").wrong) == before + 2  # both are seen
+    assert sum(one.judged("m|e|user|en").wrong) == before + 2  # both are seen
 
 
 def test_pair_that_the_judge_accepts_is_promoted(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import time
 from typing import Any
 
 import pytest
@@ -605,3 +606,12 @@ def test_plain_messages_stay_as_they_are(given_messages: list[dict[str, Any]]) -
     """Would catch text that changes on its way: the node's cached prefix would be lost."""
     assert ollama_messages(given_messages) == given_messages
     assert ollama_messages(ollama_messages(given_messages)) == given_messages
+
+
+def test_a_long_keep_alive_is_read_in_no_time() -> None:
+    """Would catch one field of one user's request that keeps the whole server busy for minutes."""
+    began = time.process_time()
+    for text in ("1" * 200_000, "1." * 100_000, "1s" * 100_000 + "x", "." * 200_000):
+        with pytest.raises(ChatBodyError):
+            extra(keep_alive=text)
+    assert time.process_time() - began < 5

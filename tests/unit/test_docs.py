@@ -109,3 +109,12 @@ def test_the_site_has_its_own_menu_of_languages() -> None:
     for text, folder in ((ENGLISH, ROOT / "docs"), (CHINESE, ROOT / "docs" / "zh")):
         assert LANGUAGE_LINE.search(text)
         assert "简体中文" not in site_links(text, folder, "")
+
+
+def test_the_site_refuses_a_link_to_no_file() -> None:
+    """One that the builder cannot check, because it leads out of the documentation."""
+    assert site_links("[x](../pack.example.yaml)", ROOT / "docs", "https://a.example") == (
+        "[x](https://a.example/pack.example.yaml)"
+    )
+    with pytest.raises(SystemExit, match=r"there is no pack\.exemplary\.yaml"):
+        site_links("[x](../pack.exemplary.yaml)", ROOT / "docs", "https://a.example")

@@ -426,7 +426,7 @@ def test_the_script_without_a_gpu(tmp_path: Path) -> None:
     assert answer.status_code == 200
     assert answer.json()["nodes"][0]["reason"] == reason
     assert (status, printed) == (0, "")
-    assert complaints == f"gpu_agent: no GPU to tell of: {reason}\n"
+    assert complaints == f"gpu_agent: no GPU: {reason}\n"
 
 
 def test_the_script_with_a_driver_that_hangs(tmp_path: Path) -> None:

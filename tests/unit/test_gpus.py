@@ -491,7 +491,7 @@ MALFORMED = {
     "too much": (http(b" " * (AGENT_BYTES + 1)), "answers with more than 262144 bytes"),
     "another service": (http(b'{"models": []}'), "answers in a form that is not gpu_agent's"),
     "no node": (http(b'{"nodes": []}'), "answers in a form that is not gpu_agent's"),
-    "no GPU": (http(b'{"nodes": [{"gpus": []}]}'), "tells of no GPU"),
+    "no GPU": (http(b'{"nodes": [{"gpus": []}]}'), "reports no GPU"),
     "its reason": (http(b'{"nodes": [{"gpus": [], "reason": "no driver"}]}'), "no driver"),
     "an error": (http(b"", "500 Internal Server Error"), "answers with status 500"),
     "a way elsewhere": (http(b"", "302 Found\r\nLocation: http://127.0.0.1:9"), "answers with status 302"),

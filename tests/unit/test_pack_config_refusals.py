@@ -94,12 +94,12 @@ REFUSALS: dict[str, tuple[str, int, str, str]] = {
     "text for a section": ("cache: redis", 1, "cache", "must hold keys, each with a value (it is 'redis')"),
     "list for the file": ("- gpt-4", 1, "file", "must hold keys, each with a value"),
     "false for the file": ("false", 1, "file", "must hold keys, each with a value (it is False)"),
-    "text for a number": ("cache: {ttl: soon}", 1, "cache.ttl", "valid integer"),
+    "text for a number": ("cache: {ttl: soon}", 1, "cache.ttl", "must be a whole number"),
     "number out of range": (
         "router: {max_queue: 0}",
         1,
         "router.max_queue",
-        "greater than or equal to 1 (it is 0)",
+        "must be at least 1 (it is 0)",
     ),
     "unknown choice": ("cache: {scope: all}", 1, "cache.scope", "'user', 'group' or 'global' (it is 'all')"),
     "a token that could be guessed": (

@@ -20,6 +20,7 @@ from typing import Any
 
 from ollama_pack.aliases.errors import AliasTableError
 from ollama_pack.aliases.facts import RequestFacts
+from ollama_pack.base.messages import message, said_by
 
 MAX_ROWS = 1000
 MAX_CANDIDATES = 20
@@ -156,9 +157,13 @@ def parse_table(text: str) -> AliasTable:
             try:
                 rows.append(_parse_row(line, written))
             except ValueError as fault:
-                raise AliasTableError(line, written, str(fault)) from None
+                raise AliasTableError(line, written, said_by(fault)) from None
             if len(rows) > MAX_ROWS:
-                raise AliasTableError(line, written, f"a table has at most {MAX_ROWS} rows: use wildcards")
+                raise AliasTableError(
+                    line,
+                    written,
+                    message("a table has at most {limit} rows: use wildcards", limit=MAX_ROWS),
+                )
     return AliasTable(tuple(rows))
 
 
@@ -166,7 +171,7 @@ def _parse_row(line: int, written: str) -> AliasRow:
     """Read a row; here and below a ValueError says what is wrong with it."""
     found = _ROW.fullmatch(written)
     if found is None:
-        raise ValueError("write it as `alias = model, model [condition, condition]`")
+        raise ValueError(message("write it as `alias = model, model [condition, condition]`"))
     alias = found["alias"].strip()
     candidates = tuple(name.strip() for name in found["candidates"].split(","))
     _check_alias(alias)
@@ -180,7 +185,12 @@ def _conditions(written: str) -> dict[str, Any]:
     for condition in filter(None, map(str.strip, written.split(","))):
         name, value = _condition(condition)
         if name in fields:
-            raise ValueError(f"{condition!r} is the second condition of its kind: put both into one")
+            raise ValueError(
+                message(
+                    "{condition!r} is the second condition of its kind: put both into one",
+                    condition=condition,
+                )
+            )
         fields[name] = value
     return fields
 
@@ -199,14 +209,23 @@ def _condition(written: str) -> tuple[str, Any]:
             return "groups", frozenset(_groups(value))
         case "quant" | "quantization", "=", _:
             return "quantizations", _levels(value)
-    raise ValueError(f"unknown condition {written!r}: the known ones are {_KNOWN_CONDITIONS}")
+    raise ValueError(
+        message(
+            "unknown condition {written!r}: the known ones are {known}",
+            written=written,
+            known=_KNOWN_CONDITIONS,
+        )
+    )
 
 
 def _tokens(value: str) -> int:
     if found := _TOKENS.fullmatch(value):
         return int(found["count"]) * (_KILO if found["kilo"] else 1)
     raise ValueError(
-        f"context>= needs a number of tokens, such as context>=8192 or context>=8k, not {value!r}"
+        message(
+            "context>= needs a number of tokens, such as context>=8192 or context>=8k, not {value!r}",
+            value=value,
+        )
     )
 
 
@@ -215,52 +234,83 @@ def _groups(value: str) -> list[str]:
     if all(groups):
         return groups
     raise ValueError(
-        f"group= needs names of groups, such as group=staff or group=staff|teachers, not {value!r}"
+        message(
+            "group= needs names of groups, such as group=staff or group=staff|teachers, not {value!r}",
+            value=value,
+        )
     )
 
 
 def _levels(value: str) -> tuple[str, ...]:
     levels = tuple(level.strip() for level in value.split(">"))
     if len(levels) > 1 and AUTO in map(str.lower, levels):
-        raise ValueError(f"quant=auto takes no other level next to it, as in {value!r}")
+        raise ValueError(message("quant=auto takes no other level next to it, as in {value!r}", value=value))
     if all(map(_LEVEL.fullmatch, levels)):
         return (AUTO,) if levels[0].lower() == AUTO else levels
     raise ValueError(
-        f"quant= needs levels, the preferred one first, such as quant=q8_0>q4_K_M, not {value!r}"
+        message(
+            "quant= needs levels, the preferred one first, such as quant=q8_0>q4_K_M, not {value!r}",
+            value=value,
+        )
     )
 
 
 def _check_alias(alias: str) -> None:
     if not alias:
-        raise ValueError("the alias before `=` is missing")
+        raise ValueError(message("the alias before `=` is missing"))
     if re.search(r"[\s,]", alias):
-        raise ValueError(f"{alias!r} is more than one name: give each alias a row of its own")
+        raise ValueError(
+            message("{alias!r} is more than one name: give each alias a row of its own", alias=alias)
+        )
     _check_name(alias)
 
 
 def _check_candidates(candidates: tuple[str, ...], alias: str) -> None:
     for name in candidates:
         if not name:
-            raise ValueError("a model is missing: after `=` stand model names with commas between them")
+            raise ValueError(
+                message("a model is missing: after `=` stand model names with commas between them")
+            )
         if len(name.split()) > 1:
-            raise ValueError(f"{name!r} has a space in it: separate models with commas, conditions go in [ ]")
+            raise ValueError(
+                message(
+                    "{name!r} has a space in it: separate models with commas, conditions go in [ ]", name=name
+                )
+            )
         if "*" in name and "*" not in alias:
-            raise ValueError(f"the star in {name!r} has no star in the alias to take its text from")
+            raise ValueError(
+                message("the star in {name!r} has no star in the alias to take its text from", name=name)
+            )
         if name.count("*") > 1:
-            raise ValueError(f"{name!r} has two stars: one can stand for the text of the alias's first star")
+            raise ValueError(
+                message(
+                    "{name!r} has two stars: one can stand for the text of the alias's first star", name=name
+                )
+            )
         _check_name(name)
     if len(candidates) > MAX_CANDIDATES:
-        raise ValueError(f"{len(candidates)} models are named, and at most {MAX_CANDIDATES} are tried")
+        raise ValueError(
+            message(
+                "{count} models are named, and at most {limit} are tried",
+                count=len(candidates),
+                limit=MAX_CANDIDATES,
+            )
+        )
     if len(set(candidates)) < len(candidates):
-        raise ValueError("a model is named twice")
+        raise ValueError(message("a model is named twice"))
 
 
 def _check_name(name: str) -> None:
     if not name.isprintable():  # comes with text that is copied from a web page
-        raise ValueError(f"{name!r} has an invisible character in it: type the name anew")
+        raise ValueError(message("{name!r} has an invisible character in it: type the name again", name=name))
     if len(name) > MAX_NAME_LENGTH:
         raise ValueError(
-            f"{name[:40]!r}… has {len(name)} characters, and a model id has at most {MAX_NAME_LENGTH}"
+            message(
+                "{beginning!r}… has {count} characters, and a model id has at most {limit}",
+                beginning=name[:40],
+                count=len(name),
+                limit=MAX_NAME_LENGTH,
+            )
         )
 
 
@@ -288,8 +338,12 @@ def _refuse_duplicates(rows: tuple[AliasRow, ...]) -> None:
             raise AliasTableError(
                 row.line,
                 row.text,
-                f"row {seen[case].line} already answers {row.alias!r} in the same case: "
-                "put both rows' models into one row, in order of preference",
+                message(
+                    "row {line} already answers {alias!r} in the same case: put both rows' models into "
+                    "one row, in order of preference",
+                    line=seen[case].line,
+                    alias=row.alias,
+                ),
             )
         seen[case] = row
 
@@ -305,12 +359,16 @@ def _refuse_cycles(rows: tuple[AliasRow, ...]) -> None:
     except CycleError as error:
         way = tuple(reversed(error.args[1]))
         row = next(row for row in exact if row.alias == way[0] and way[1] in row.candidates)
-        reason = f"the alias leads back to itself: {' → '.join(way)}"
+        reason = message("the alias leads back to itself: {way}", way=" → ".join(way))
         raise AliasTableError(row.line, row.text, reason) from error
     depth = dict.fromkeys(order, 0)
     for alias in order:
         depth[alias] = max((depth[name] + 1 for name in leads_to.get(alias, ())), default=0)
     for row in exact:
         if depth[row.alias] > MAX_CHAIN:
-            reason = f"aliases of aliases, {depth[row.alias]} deep: {MAX_CHAIN} is the limit"
+            reason = message(
+                "aliases of aliases, {depth} deep: {limit} is the limit",
+                depth=depth[row.alias],
+                limit=MAX_CHAIN,
+            )
             raise AliasTableError(row.line, row.text, reason)

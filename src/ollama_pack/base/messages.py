@@ -42,6 +42,11 @@ class Message(str):
         made.values = values or {}
         return made
 
+    def with_values(self, values: Mapping[str, object]) -> "Message":
+        """The same sentence with other values in some places."""
+        merged = {**self.values, **values}
+        return Message(_filled(self.template, merged, ENGLISH), self.template, merged)
+
     def translated(self, language: str) -> str:
         """The sentence in a language, for code of another plugin: each has only the words of its own."""
         return in_language(self, language)

@@ -4,6 +4,7 @@ import asyncio
 import math
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 _Key = TypeVar("_Key")
@@ -18,6 +19,8 @@ class SingleFlight(Generic[_Shared]):
         ask: Callable[[], Awaitable[_Shared]],
         seconds: float,
         clock: Callable[[], float] = time.monotonic,
+        *,
+        ahead: bool = False,
     ) -> None:
         """Nothing is asked before `get` or `renew`.
 
@@ -25,9 +28,11 @@ class SingleFlight(Generic[_Shared]):
             ask: gives the answer; what it raises reaches those who wait, and is not kept.
             seconds: how old an answer may be when `get` returns it, counted from when it was asked for.
             clock: monotonic seconds.
+            ahead: `get` asks anew at half of that age, so that hardly anybody waits.
         """
         self._ask = ask
         self._seconds = seconds
+        self._ahead = seconds / 2 if ahead else seconds
         self._clock = clock
         self._kept: _Shared | None = None
         self._asked_at = -math.inf
@@ -45,7 +50,10 @@ class SingleFlight(Generic[_Shared]):
 
     async def get(self) -> _Shared:
         """The kept answer, or a new one when it is too old."""
-        if self.age <= self._seconds:
+        age = self.age
+        if age <= self._seconds:
+            if age > self._ahead:
+                self.renew()
             kept: Any = self._kept
             return kept  # type: ignore[no-any-return] # None may be an answer, too
         return await asyncio.shield(self.renew())  # one who gives up takes nothing from the others
@@ -92,6 +100,7 @@ class Remembered(Generic[_Key, _Shared]):
         """
         self._seconds, self._limit, self._clock = seconds, limit, clock
         self._kept: dict[_Key, tuple[float, _Shared]] = {}
+        self._renewing: dict[_Key, asyncio.Task[_Shared]] = {}
 
     def find(self, key: _Key) -> _Shared | None:
         """The answer that is kept; None: there is none, or it is too old."""
@@ -103,12 +112,22 @@ class Remembered(Generic[_Key, _Shared]):
         self._keep(key, answer, self._clock())
 
     async def get(self, key: _Key, ask: Callable[[], Awaitable[_Shared]]) -> _Shared:
-        """The kept answer, or a new one. What `ask` raises is not kept."""
+        """The kept answer, or a new one. What `ask` raises is not kept.
+
+        At half of the age that it may have an answer is asked for anew, so that hardly anybody waits.
+        """
         kept = self._kept.get(key)
-        began = self._clock()
-        if kept is not None and began - kept[0] <= self._seconds:
-            return kept[1]
-        before = self._kept
+        age = math.inf if kept is None else self._clock() - kept[0]
+        if kept is None or age > self._seconds:
+            return await self._ask(key, ask)
+        if age > self._seconds / 2 and key not in self._renewing:
+            task = asyncio.get_running_loop().create_task(self._ask(key, ask))
+            self._renewing[key] = task
+            task.add_done_callback(partial(self._renewed, key))
+        return kept[1]
+
+    async def _ask(self, key: _Key, ask: Callable[[], Awaitable[_Shared]]) -> _Shared:
+        before, began = self._kept, self._clock()
         answer = await ask()
         if before is self._kept:  # else something has changed meanwhile, and the answer may be of before
             self._keep(key, answer, began)
@@ -117,6 +136,11 @@ class Remembered(Generic[_Key, _Shared]):
     def forget(self) -> None:
         """Keep nothing, nor what is being asked for now: something has changed."""
         self._kept = {}
+
+    def _renewed(self, key: _Key, task: asyncio.Task[_Shared]) -> None:
+        del self._renewing[key]
+        if task.cancelled() or task.exception() is not None:
+            self._kept.pop(key, None)  # the next to ask gets the error himself
 
     def _keep(self, key: _Key, answer: _Shared, at: float) -> None:
         self._kept.pop(key, None)

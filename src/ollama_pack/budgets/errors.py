@@ -1,5 +1,6 @@
 """What goes wrong with budgets."""
 
+from ollama_pack.base.messages import message
 from ollama_pack.errors import PackError
 
 
@@ -15,7 +16,7 @@ class BudgetTableError(PackError, ValueError):
     """
 
     def __init__(self, line: int, row: str, reason: str) -> None:
-        super().__init__(f"row {line} ({row!r}): {reason}")
+        super().__init__(message("row {line} ({row!r}): {reason}", line=line, row=row, reason=reason))
         self.line = line
         self.row = row
         self.reason = reason

@@ -6,6 +6,8 @@ from functools import lru_cache
 from typing import Literal, get_args
 from zoneinfo import ZoneInfo
 
+from ollama_pack.base.messages import message
+
 PeriodName = Literal["day", "week", "month"]
 PERIODS: tuple[PeriodName, ...] = get_args(PeriodName)
 _MOST_DAYS = {"day": 1, "week": 7, "month": 31}
@@ -39,8 +41,11 @@ def site_zone(name: str) -> tzinfo | None:
         return ZoneInfo(name)
     except (OSError, ValueError, LookupError):
         raise ValueError(
-            f"time_zone: {name!r} is not a known time zone: write one such as Europe/Berlin, or "
-            "leave it empty for the server's own"
+            message(
+                "time_zone: {name!r} is not a known time zone: write one such as Europe/Berlin, or "
+                "leave it empty for the server's own",
+                name=name,
+            )
         ) from None
 
 

@@ -14,6 +14,7 @@ of GPU time, tokens, requests.
 from collections.abc import Sequence
 from typing import Any
 
+from ollama_pack.base.messages import message
 from ollama_pack.base.redis import (
     RedisClient,
     connection_pool_of,
@@ -182,7 +183,7 @@ class RedisBudgetStore:
         try:
             return await run_script(send, _BUDGET_SCRIPT, [BUDGET_KEYS], *fixed, *values)
         except redis_faults() as error:
-            raise BudgetStoreError(f"Redis failed: {redis_fault(error)}") from error
+            raise BudgetStoreError(message("Redis failed: {error}", error=redis_fault(error))) from error
 
 
 def _counts_in(answer: Any) -> tuple[Count, ...]:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
+from ollama_pack.base.messages import message
 from ollama_pack.budgets.errors import BudgetStoreError
 from ollama_pack.budgets.store import (
     RESERVATION_SECONDS,
@@ -121,7 +122,9 @@ class SqliteBudgetStore:
         except (sqlite3.Error, OSError) as error:
             if isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError):
                 self._disconnect()
-            raise BudgetStoreError(f"SQLite failed at {self._path}: {error}") from error
+            raise BudgetStoreError(
+                message("SQLite failed at {path}: {error}", path=self._path, error=error)
+            ) from error
 
     def _connect(self) -> sqlite3.Connection:
         link = sqlite3.connect(self._path, timeout=_LOCK_SECONDS, isolation_level=None)

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Literal
 
+from ollama_pack.base.messages import message, said_by
 from ollama_pack.budgets.errors import BudgetTableError
 from ollama_pack.budgets.period import PERIODS, PeriodName
 
@@ -39,7 +40,7 @@ _BUDGET_COMMENT = re.compile(r"(?:^|\s)#.*")
 _BUDGET_WORD = re.compile(r'[\w-]+="[^"]*"|\S+')
 _NUMBER = re.compile(r"[0-9]{1,15}(?:\.[0-9]{1,3})?")
 _MAIL = re.compile(r"[^@\s]+@[^@\s]+")
-_FORM = "write it as `group=students 120 gpu-minutes/day burst=10 then=queue-last`"
+_FORM = message("write it as `group=students 120 gpu-minutes/day burst=10 then=queue-last`")
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +196,7 @@ def parse_budgets(text: str) -> BudgetTable:
                 row = _parse_row(line, written)
                 _refuse_repeated_row(row, rows)
             except ValueError as fault:
-                raise BudgetTableError(line, written, str(fault)) from None
+                raise BudgetTableError(line, written, said_by(fault)) from None
             rows.append(row)
     return BudgetTable(tuple(rows))
 
@@ -204,7 +205,7 @@ def _parse_row(line: int, written: str) -> BudgetRow:
     """Read a row; here and below a ValueError says what is wrong with it."""
     words = _BUDGET_WORD.findall(written)
     if len(words) < 3:  # noqa: PLR2004 - a subject, a number, a unit
-        raise ValueError(f"it is not complete: {_FORM}")
+        raise ValueError(message("it is not complete: {form}", form=_FORM))
     subject = _subject(words[0])
     unit, period = _unit_and_period(words[2])
     scale = _UNITS[unit][1]
@@ -212,10 +213,16 @@ def _parse_row(line: int, written: str) -> BudgetRow:
     settings = _settings_of(words[3:])
     burst = _amount(settings["burst"], unit, scale, "burst=") if "burst" in settings else 0
     if burst > amount:
-        raise ValueError(f"burst={settings['burst']} is more than the amount {words[1]}: raise the amount")
+        raise ValueError(
+            message(
+                "burst={burst} is more than the amount {amount}: raise the amount",
+                burst=settings["burst"],
+                amount=words[1],
+            )
+        )
     shared = "shared" in settings
     if shared and subject.kind == "user":
-        raise ValueError("user= names one person: leave shared out")
+        raise ValueError(message("user= names one person: leave shared out"))
     return BudgetRow(subject, amount, unit, period, shared, burst, settings.get("then", REFUSE), line)
 
 
@@ -226,38 +233,71 @@ def _subject(word: str) -> BudgetSubject:
         return BudgetSubject("everyone")
     if not equals or kind not in ("group", "role", "user"):
         raise ValueError(
-            f"{word!r} does not say whose budget it is: begin with everyone, role=user, group=NAME or "
-            "user=ADDRESS"
+            message(
+                "{word!r} does not say whose budget it is: begin with everyone, role=user, "
+                "group=NAME or user=ADDRESS",
+                word=word,
+            )
         )
     if not name:
-        raise ValueError(f"{kind}= has no name: write it after the =")
+        raise ValueError(message("{kind}= has no name: write it after the =", kind=kind))
     if kind == "role":
         if name not in _ROLES:
-            raise ValueError(f"role={name} is not a known role: the roles are {' and '.join(_ROLES)}")
+            raise ValueError(
+                message(
+                    "role={name} is not a known role: the roles are {roles}",
+                    name=name,
+                    roles=message(" and ").join(_ROLES),
+                )
+            )
         return BudgetSubject("role", name)
     if kind == "group":
         return BudgetSubject("group", name)
     if not _MAIL.fullmatch(name):
-        raise ValueError(f"user={name} is not an e-mail address: write the one that the user signs in with")
+        raise ValueError(
+            message(
+                "user={name} is not an e-mail address: write the one that the user signs in with", name=name
+            )
+        )
     return BudgetSubject("user", name.casefold())
 
 
 def _unit_and_period(word: str) -> tuple[str, PeriodName]:
     unit, _, name = word.partition("/")
     if unit not in _UNITS:
-        raise ValueError(f"{word!r} is not a known unit: use {', '.join(_UNITS)}, as in gpu-minutes/day")
+        raise ValueError(
+            message(
+                "{word!r} is not a known unit: use {units}, as in gpu-minutes/day",
+                word=word,
+                units=", ".join(_UNITS),
+            )
+        )
     for period in PERIODS:
         if name == period:
             return unit, period
-    raise ValueError(f"{word!r} names no known period: write {unit}/day, {unit}/week or {unit}/month")
+    raise ValueError(
+        message(
+            "{word!r} names no known period: write {unit}/day, {unit}/week or {unit}/month",
+            word=word,
+            unit=unit,
+        )
+    )
 
 
 def _amount(word: str, unit: str, scale: int, named: str = "") -> int:
     number = float(word) if _NUMBER.fullmatch(word) else math.nan
     steps = number * scale
     if not 1 <= steps <= MAX_AMOUNT or (scale == 1 and not number.is_integer()):
-        kind = "a whole number" if scale == 1 else "a number"
-        raise ValueError(f"{named}{word} cannot be used: {unit} need {kind} above 0, such as 100")
+        kind = message("a whole number") if scale == 1 else message("a number")
+        raise ValueError(
+            message(
+                "{named}{word} cannot be used: {unit} need {kind} above 0, such as 100",
+                named=named,
+                word=word,
+                unit=unit,
+                kind=kind,
+            )
+        )
     return round(steps)
 
 
@@ -267,12 +307,15 @@ def _settings_of(words: list[str]) -> dict[str, str]:
         name, equals, value = word.partition("=")
         if word != "shared" and not (equals and name in ("burst", "then")):
             raise ValueError(
-                f"{word!r} is not known: after the unit come shared, burst=NUMBER and then=ACTION"
+                message(
+                    "{word!r} is not known: after the unit come shared, burst=NUMBER and then=ACTION",
+                    word=word,
+                )
             )
         if name in found:
-            raise ValueError(f"{name} is set twice: keep one of them")
+            raise ValueError(message("{name} is set twice: keep one of them", name=name))
         if equals and not value:
-            raise ValueError(f"{name}= is empty: write its value, or leave it out")
+            raise ValueError(message("{name}= is empty: write its value, or leave it out", name=name))
         found[name] = value
     return found
 
@@ -282,8 +325,17 @@ def _refuse_repeated_row(row: BudgetRow, before: Sequence[BudgetRow]) -> None:
     for other in before:
         if place == (other.subject, other.measure, other.period, other.shared):
             raise ValueError(
-                f"row {other.line} has a budget of {row.subject.text} for the same thing and the same period "
-                "already: keep one of them"
+                message(
+                    "row {line} has a budget of {subject} for the same thing and the same period "
+                    "already: keep one of them",
+                    line=other.line,
+                    subject=row.subject.text,
+                )
             )
     if len(before) >= MAX_BUDGET_ROWS:
-        raise ValueError(f"at most {MAX_BUDGET_ROWS} rows can be used: name groups instead of users")
+        raise ValueError(
+            message(
+                "at most {limit} rows can be used: name groups instead of users",
+                limit=MAX_BUDGET_ROWS,
+            )
+        )

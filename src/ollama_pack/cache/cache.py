@@ -3,7 +3,7 @@
 import asyncio
 import random
 import time
-from collections.abc import AsyncGenerator, Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
 from contextlib import aclosing
 from dataclasses import replace
 from functools import partial
@@ -235,6 +235,20 @@ class ResponseCache:
         await self._publish()
         found: dict[str, float] | StoreTrouble = await self._ask_patiently(lambda store: store.counts())
         return found
+
+    async def change_counts(
+        self, change: Callable[[Mapping[str, float]], Mapping[str, float]]
+    ) -> StoreTrouble | None:
+        """Add to the figures of all processes what a function of them says."""
+        counts = await self.shared_counts()
+        if isinstance(counts, StoreTrouble):
+            return counts
+        if more := dict(change(counts)):
+            done = await self._ask_patiently(lambda store: store.add_counts(more))
+            if isinstance(done, StoreTrouble):
+                return done
+        await self._calibrate()
+        return None
 
     @property
     def fault(self) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeVar
 
 from ollama_pack.base.breaker import Breaker, BreakerRule
+from ollama_pack.base.messages import message, said_by
 from ollama_pack.cache.errors import StoreError, StoreFullError
 from ollama_pack.cache.store import CacheStore
 
@@ -97,13 +98,13 @@ class StoreGuard:
         except TimeoutError:
             if self._clock() - began > seconds + _LATE_SECONDS:
                 return StoreTrouble("slow")  # this process was held up, which tells nothing of the store
-            return self._failed("slow", f"it does not answer within {seconds:g} s")
+            return self._failed("slow", message("it does not answer within {seconds:g} s", seconds=seconds))
         except StoreFullError as error:
             self._succeeded()  # it answers, and what it has can be read
             self._log_full(str(error))
             return StoreTrouble("full")
         except StoreError as error:
-            return self._failed("down", str(error))
+            return self._failed("down", said_by(error))
         self._succeeded()
         self.fault = ""
         return answer
@@ -154,7 +155,7 @@ class StoreGuard:
             async with asyncio.timeout(self._rule.probe_limit):
                 await self._store.ping()
         except (TimeoutError, StoreError) as error:
-            self.fault = str(error) or self.fault
+            self.fault = said_by(error) or self.fault
             self._breaker.failed(self._clock())
         else:
             self._breaker.succeeded()

@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.hmac import HMAC
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
+from ollama_pack.base.messages import message
 from ollama_pack.cache.errors import EntryUnreadableError
 from ollama_pack.errors import SettingError
 
@@ -72,8 +73,12 @@ def check_secret(secret: str) -> str:
 def _refuse_short(secret: str) -> None:
     if len(secret) < SECRET_CHARACTERS:
         raise SettingError(
-            f"the cache's secret has {len(secret)} characters and needs {SECRET_CHARACTERS} or more: "
-            "`openssl rand -hex 32` makes one"
+            message(
+                "the cache's secret has {count} characters and needs {least} or more: "
+                "`openssl rand -hex 32` makes one",
+                count=len(secret),
+                least=SECRET_CHARACTERS,
+            )
         )
 
 

@@ -26,6 +26,15 @@ from ollama_pack.cache.bound import THRESHOLDS, Judged, class_of, has_drifted, u
 from ollama_pack.cache.errors import EntryUnreadableError
 from ollama_pack.cache.judge import JudgeTask
 from ollama_pack.cache.keyring import Keyring, digest_of
+from ollama_pack.cache.pool import (
+    APART,
+    POOL,
+    PooledRound,
+    pooled_bound,
+    pooled_threshold,
+    round_counts,
+    rounds_in,
+)
 
 NEIGHBOURS = 256  # of one context; the oldest go first
 MOST_KEYS = 64  # models and kinds of scopes that labels are kept for
@@ -34,6 +43,7 @@ RECENT = 100  # labels of a page of the window in which a change is looked for; 
 _VERSION = 1
 _PATIENT_TRIES = 60
 _BEGIN, _ERA = "judged/", "era/begun"
+_EVER = "labels/"  # the same labels, never taken back: what a site may give to others
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +70,18 @@ class Lent:
     is_busy: Callable[[], Awaitable[bool]] | None = None
 
 
-def label_key(model: str, embedder: str, scope: str) -> str:
-    """What labels are counted by: the model, what makes the vectors, and the kind of the scope.
+def label_key(model: str, embedder: str, scope: str, asked: str = "") -> str:
+    """What labels are counted by: the model, what makes the vectors, the kind of the scope, the language.
 
-    Of another maker of vectors the same similarity means something else, so its evidence is its own.
+    Of another maker of vectors, or in another language, the same similarity means something else, so its
+    evidence is its own.
     """
-    return f"{model}|{digest_of(embedder.encode())[:8]}|{scope.partition(':')[0]}"
+    return f"{model}|{digest_of(embedder.encode())[:8]}|{scope.partition(':')[0]}|{language_of(asked)}"
+
+
+def language_of(asked: str) -> str:
+    """`zh` for a question with Chinese characters, `en` for all others."""
+    return "zh" if any("\u3400" <= each <= "\u9fff" for each in asked) else "en"
 
 
 class Neighbour(NamedTuple):
@@ -129,10 +145,12 @@ class Calibration:
     def __init__(self, dice: random.Random | None = None) -> None:
         self._dice = dice or random.Random()  # noqa: S311 - draws a share of requests, no secret
         self._counts: dict[str, float] = {}
+        self._rounds: dict[str, tuple[PooledRound, ...]] = {}
 
     def learn(self, counts: Mapping[str, float]) -> None:
         """Take the counts of all processes."""
-        self._counts = {name: value for name, value in counts.items() if name.startswith(_BEGIN)}
+        self._counts = {name: value for name, value in counts.items() if name.startswith((_BEGIN, APART))}
+        self._rounds = rounds_in(counts)
 
     def judged(self, key: str) -> Judged:
         era = self._era(key)
@@ -147,8 +165,18 @@ class Calibration:
 
     def threshold(self, key: str, error: float) -> float | None:
         """From which similarity on answers may be given; None: from none."""
-        place = usable_threshold(self.judged(key), error)
+        place = self._usable(key, error)
         return None if place is None else THRESHOLDS[place]
+
+    def pooled(self, key: str) -> tuple[PooledRound, ...]:
+        """The other sites' evidence, where it counts here."""
+        return () if self._counts.get(f"{APART}{key}", 0) > 0 else self._rounds.get(key, ())
+
+    def _usable(self, key: str, error: float) -> int | None:
+        judged = self.judged(key)
+        if rounds := self.pooled(key):
+            return pooled_threshold(judged, rounds, error)
+        return usable_threshold(judged, error)
 
     def asks_anyway(self) -> bool:
         """Whether the model is to answer one that could be served."""
@@ -165,20 +193,25 @@ class Calibration:
             return {}
         era = self._era(key)
         added = {f"{_BEGIN}{key}/{place}{era}/{'right' if right else 'wrong'}": 1.0}
-        used = usable_threshold(self.judged(key), error)
+        used = self._usable(key, error)
         if used is not None and place <= used:
             added |= self._recent(key, right=right)
         self._add(added)
         if has_drifted(*self._newest(key), error):
             gone = {f"{_BEGIN}{key}/{_ERA}": 1.0}
+            if self.pooled(key):  # from now on it counts on its own evidence alone
+                gone[f"{APART}{key}"] = 1.0 - self._counts.get(f"{APART}{key}", 0)
             self._add(gone)
             added |= gone
-        return added
+        return added | {f"{_EVER}{key}/{place}/{'right' if right else 'wrong'}": 1.0}
 
     def keys(self) -> set[str]:
         """Of which there are labels; those that were taken back make room for others."""
-        names = [name for name, value in self._counts.items() if value > 0 and not name.endswith(_ERA)]
-        found = {name.removeprefix(_BEGIN).rsplit("/", 2)[0] for name in names}
+        found = {
+            name.removeprefix(_BEGIN).rsplit("/", 2)[0]
+            for name, value in self._counts.items()
+            if value > 0 and name.startswith(_BEGIN) and not name.endswith(_ERA)
+        }
         return {key for key in found if any(self.judged(key).above(len(THRESHOLDS) - 1))}
 
     def _era(self, key: str) -> str:
@@ -193,21 +226,23 @@ class Calibration:
     def report(self, error: float) -> list[dict[str, Any]]:
         """For the dashboard: of each model and kind of scope, the labels, the threshold and its bound."""
         rows = []
-        for key in sorted(self.keys()):
-            judged = self.judged(key)
-            place = usable_threshold(judged, error)
+        for key in sorted(self.keys() | self._rounds.keys()):
+            judged, rounds = self.judged(key), self.pooled(key)
+            place = self._usable(key, error)
             shown = len(THRESHOLDS) - 1 if place is None else place
             wrong, every = judged.above(shown)
-            model, _, kind = key.rpartition("|")
-            model = model.rpartition("|")[0] or model  # without what makes the vectors
+            bound = pooled_bound(judged, rounds, shown, error) if rounds else upper_bound(wrong, every, error)
+            model, _, kind, language = key.rsplit("|", 3)
             rows.append(
                 {
                     "model": model,
                     "scope": kind,
+                    "language": language,
                     "judged": every,
                     "wrong": wrong,
+                    "pooled": sum(one.judged.above(shown)[1] for one in rounds),
                     "threshold": None if place is None else THRESHOLDS[place],
-                    "bound": round(upper_bound(wrong, every, error), 4),
+                    "bound": round(bound, 4),
                     "error": error,
                 }
             )
@@ -235,6 +270,48 @@ class Calibration:
     def _add(self, counts: Mapping[str, float]) -> None:
         for name, value in counts.items():
             self._counts[name] = self._counts.get(name, 0) + value
+
+
+def calibration_report(counts: Mapping[str, float]) -> dict[str, Any]:
+    """What a site may give to others, and what it has from them: plain counts, by key and similarity."""
+    labels: dict[str, dict[str, list[int]]] = {}
+    for name, value in counts.items():
+        if name.startswith(_EVER):
+            key, place, verdict = name.removeprefix(_EVER).rsplit("/", 2)
+            row = labels.setdefault(key, {each: [0] * len(THRESHOLDS) for each in ("right", "wrong")})
+            row[verdict][int(place)] = round(value)
+    pooled = {
+        key: [
+            {
+                "round": one.number,
+                "right": one.judged.right,
+                "wrong": one.judged.wrong,
+                "epsilon": one.epsilon,
+                "shares": one.shares,
+            }
+            for one in rounds
+        ]
+        for key, rounds in rounds_in(counts).items()
+    }
+    apart = sorted(
+        name.removeprefix(APART) for name, value in counts.items() if name.startswith(APART) and value > 0
+    )
+    return {"thresholds": THRESHOLDS, "labels": labels, "pooled": pooled, "apart": apart}
+
+
+def as_set(rounds: Mapping[str, PooledRound], counts: Mapping[str, float]) -> dict[str, float]:
+    """What to add to the counts so that they say what a round gave, however often it is handed over."""
+    return {
+        name: more
+        for key, one in rounds.items()
+        for name, value in round_counts(key, one).items()
+        if (more := value - counts.get(name, 0))
+    }
+
+
+def as_forgotten(counts: Mapping[str, float]) -> dict[str, float]:
+    """What to add to the counts so that nothing is left of what others gave."""
+    return {name: -value for name, value in counts.items() if name.startswith((POOL, APART)) and value}
 
 
 class IdleWork(NamedTuple):

@@ -7,6 +7,7 @@ from typing import Any
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, OutOfMemoryError
 
+from ollama_pack.base.messages import message
 from ollama_pack.base.redis import (
     LuaScript,
     RedisClient,
@@ -130,7 +131,7 @@ class RedisStore:
                 return Running(slot, leader.decode())
             case [b"lease", fence, epoch]:
                 return Lease(slot, token, int(fence), int(epoch), shared=mode == "read")
-        raise StoreDownError(f"Redis answered {found[:1]!r} to a lookup")
+        raise StoreDownError(message("Redis answered {found!r} to a lookup", found=found[:1]))
 
     async def find(self, slot: Slot) -> Kept | None:
         names = RedisNames(slot.scope)
@@ -262,8 +263,8 @@ class RedisStore:
 
 def _store_error(error: Exception) -> StoreError:
     if isinstance(error, OutOfMemoryError):
-        return StoreFullError("Redis is at its maxmemory")
-    return StoreDownError(f"Redis failed: {redis_fault(error)}")
+        return StoreFullError(message("Redis is at its maxmemory"))
+    return StoreDownError(message("Redis failed: {error}", error=redis_fault(error)))
 
 
 def _lease_keys(lease: Lease) -> list[str]:

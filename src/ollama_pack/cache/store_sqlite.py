@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
+from ollama_pack.base.messages import message
 from ollama_pack.cache.errors import StoreDownError, StoreFullError
 from ollama_pack.cache.key import Slot
 from ollama_pack.cache.sqlite_cache import SqliteCache
@@ -150,7 +151,7 @@ class SqliteStore:
         """
         while True:
             if self._closed:  # while a request was on its way here
-                raise StoreDownError("this cache is closed, as its valves or its code have changed")
+                raise StoreDownError(message("this cache is closed, as its valves or its code have changed"))
             try:
                 return await asyncio.get_running_loop().run_in_executor(self._thread, self._step, step)
             except _LockedError:
@@ -164,14 +165,18 @@ class SqliteStore:
             if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY:  # the rest tells where it was met
                 raise _LockedError from error
             if error.sqlite_errorcode == sqlite3.SQLITE_FULL:
-                raise StoreFullError(f"the disk of {self._file} is full") from error
-            raise StoreDownError(f"SQLite failed at {self._file}: {error}") from error
+                raise StoreFullError(message("the disk of {file} is full", file=self._file)) from error
+            raise StoreDownError(
+                message("SQLite failed at {file}: {error}", file=self._file, error=error)
+            ) from error
         except sqlite3.DatabaseError as error:
             if error.sqlite_errorcode in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
                 self._start_over()  # it is a cache: an empty one next time
-            raise StoreDownError(f"SQLite failed: {error}") from error
+            raise StoreDownError(message("SQLite failed: {error}", error=error)) from error
         except OSError as error:
-            raise StoreDownError(f"{self._file} cannot be used: {error}") from error
+            raise StoreDownError(
+                message("{file} cannot be used: {error}", file=self._file, error=error)
+            ) from error
 
     def _current(self) -> SqliteCache:
         """The cache in the newest file, which another process may have begun."""

@@ -6,6 +6,7 @@ from typing import Any
 
 import orjson
 
+from ollama_pack.base.messages import message
 from ollama_pack.engines.errors import ChatBodyError
 
 SHOWN_CHARACTERS = 40
@@ -21,7 +22,7 @@ def object_in(value: object, field: str) -> Mapping[str, Any]:
         return {}
     if isinstance(value, Mapping):
         return value
-    raise _unfit(value, field, "an object")
+    raise _unfit(value, field, message("an object"))
 
 
 def object_at(value: object, *path: str) -> Mapping[str, Any]:
@@ -40,7 +41,7 @@ def objects_in(value: object, field: str) -> list[Mapping[str, Any]]:
     items = list_in(value, field)
     for number, item in enumerate(items):
         if not isinstance(item, Mapping):
-            raise _unfit(item, f"{field}[{number}]", "an object")
+            raise _unfit(item, f"{field}[{number}]", message("an object"))
     return items
 
 
@@ -83,7 +84,7 @@ def whole_in(value: object, field: str) -> int:
     Raises:
         ChatBodyError: it is something else.
     """
-    number = _finite(value, field, "a whole number")
+    number = _finite(value, field, message("a whole number"))
     return value if isinstance(value, int) else int(number)
 
 
@@ -97,7 +98,7 @@ def switch_in(value: object, field: str) -> bool:
     meant = words.get(value.strip().lower()) if isinstance(value, str) else value
     if isinstance(meant, bool):
         return meant
-    raise _unfit(value, field, "true or false")
+    raise _unfit(value, field, message("true or false"))
 
 
 def json_in(text: str | bytes) -> Any:
@@ -121,11 +122,15 @@ def _finite(value: object, field: str, kind: str) -> float:
 
 
 def _unfit(value: object, field: str, wanted: str) -> ChatBodyError:
-    return ChatBodyError(field, f"must be {wanted}, not {_outline(value)}")
+    return ChatBodyError(
+        field, message("must be {wanted}, not {value}", wanted=wanted, value=_outline(value))
+    )
 
 
 def _outline(value: object) -> str:
     """A value for a message: only scalars are shown, the rest may be somebody's conversation."""
     if isinstance(value, str | bool | float) or value is None:
         return repr(value if not isinstance(value, str) else value[:SHOWN_CHARACTERS])
-    return {"dict": "an object", "list": "a list", "int": "a number"}.get(type(value).__name__, "that")
+    return {"dict": message("an object"), "list": message("a list"), "int": message("a number")}.get(
+        type(value).__name__, "that"
+    )

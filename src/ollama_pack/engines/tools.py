@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from ollama_pack.base.messages import message
 from ollama_pack.engines.body import list_in, object_in, objects_in
 from ollama_pack.engines.errors import ChatBodyError
 
@@ -19,7 +20,7 @@ _CHOICE_MODES: dict[object, ChoiceMode] = {
     False: "none",
 }
 _NAMED_TYPES = frozenset({"function", "tool", "custom"})
-_UNKNOWN_CHOICE = 'must be "auto", "none", "required" or the name of one of the tools'
+_UNKNOWN_CHOICE = message('must be "auto", "none", "required" or the name of one of the tools')
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +54,7 @@ def offered_tools(body: Mapping[str, Any]) -> OfferedTools:
         return OfferedTools(tools, mode if tools else None)
     chosen = [tool for tool in tools if _declared_name(tool) in names]
     if not chosen:
-        raise ChatBodyError("tool_choice", "names a function that is not among the tools")
+        raise ChatBodyError("tool_choice", message("names a function that is not among the tools"))
     return OfferedTools(chosen, mode, next(iter(names)) if mode == "required" and len(names) == 1 else "")
 
 

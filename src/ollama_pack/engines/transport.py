@@ -234,7 +234,9 @@ class NodeTransport:
         self, path: str, body: Mapping[str, Any] | None, headers: Mapping[str, str]
     ) -> aiohttp.ClientResponse:
         if not self._url.startswith(("http://", "https://")):
-            raise NodeUnreachableError(self.name, "its address does not begin with http:// or https://")
+            raise NodeUnreachableError(
+                self.name, message("its address does not begin with http:// or https://")
+            )
         method, data = ("GET", None) if body is None else ("POST", self._encoded(body))
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=self.limits.connect)
         try:
@@ -253,7 +255,7 @@ class NodeTransport:
         except aiohttp.ClientConnectorError as error:
             raise NodeUnreachableError(self.name, shortened(str(error))) from error
         except ValueError:  # aiohttp shows the address as it is, with its password
-            raise NodeUnreachableError(self.name, "its address or a header cannot be used") from None
+            raise NodeUnreachableError(self.name, message("its address or a header cannot be used")) from None
         except (aiohttp.ClientError, OSError) as error:
             raise NodeFaultError(
                 self.name, message("hung up before it answered, or spoke no HTTP")
@@ -268,7 +270,9 @@ class NodeTransport:
         try:
             return json.dumps(body, allow_nan=False).encode()
         except (TypeError, ValueError, RecursionError) as error:
-            raise RequestRefusedError(self.name, None, "the request cannot be written as JSON") from error
+            raise RequestRefusedError(
+                self.name, None, message("the request cannot be written as JSON")
+            ) from error
 
     async def _read(self, response: aiohttp.ClientResponse, limit: int, *, whole: bool = True) -> bytes:
         """The body, or its beginning where it is not needed as a whole."""

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from ollama_pack.base.messages import message
 from ollama_pack.engines.errors import NodeFaultError
 
 
@@ -26,5 +27,5 @@ def vectors_in(node: str, found: object, tokens: object, wanted: int) -> Vectors
     """
     vectors = found if isinstance(found, list) else []
     if len(vectors) != wanted or not all(isinstance(vector, list) and vector for vector in vectors):
-        raise NodeFaultError(node, "gives no vector for some of the texts")
+        raise NodeFaultError(node, message("gives no vector for some of the texts"))
     return Vectors(tuple(vectors), tokens if isinstance(tokens, int) else 0)

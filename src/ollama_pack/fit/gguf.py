@@ -3,6 +3,7 @@
 import struct
 from typing import Any, BinaryIO
 
+from ollama_pack.base.messages import message
 from ollama_pack.fit.errors import GGUFError
 from ollama_pack.fit.shapes import Tensor
 
@@ -41,12 +42,12 @@ def read_header(file: BinaryIO) -> tuple[dict[str, Any], list[Tensor]]:
         GGUFError: it is no GGUF file, is cut off, or claims more than any model has.
     """
     if file.read(4) != b"GGUF":
-        raise GGUFError("it does not begin with GGUF")
+        raise GGUFError(message("it does not begin with GGUF"))
     version = _number(file, "I")
     if version not in {2, 3}:
-        raise GGUFError(f"its version is {version}, and 2 and 3 can be read")
+        raise GGUFError(message("its version is {version}, and 2 and 3 can be read", version=version))
     tensors = _bounded(_number(file, "Q"), MAX_TENSORS, "tensors")
-    pairs = _bounded(_number(file, "Q"), MAX_PAIRS, "metadata entries")
+    pairs = _bounded(_number(file, "Q"), MAX_PAIRS, message("metadata entries"))
     metadata: dict[str, Any] = {}
     for _ in range(pairs):
         name = _text(file)
@@ -57,7 +58,7 @@ def read_header(file: BinaryIO) -> tuple[dict[str, Any], list[Tensor]]:
 def _exactly(file: BinaryIO, count: int) -> bytes:
     read = file.read(count)
     if len(read) != count:
-        raise GGUFError("it ends in the middle of its header")
+        raise GGUFError(message("it ends in the middle of its header"))
     return read
 
 
@@ -68,12 +69,14 @@ def _number(file: BinaryIO, form: str) -> Any:
 
 def _bounded(count: int, most: int, of: str) -> int:
     if count > most:
-        raise GGUFError(f"it claims {count} {of}, and at most {most} are read")
+        raise GGUFError(
+            message("it claims {count} {of}, and at most {most} are read", count=count, of=of, most=most)
+        )
     return count
 
 
 def _text(file: BinaryIO) -> str:
-    return _exactly(file, _bounded(_number(file, "Q"), MAX_TEXT, "bytes of one text")).decode(
+    return _exactly(file, _bounded(_number(file, "Q"), MAX_TEXT, message("bytes of one text"))).decode(
         errors="replace"
     )
 
@@ -84,9 +87,9 @@ def _value(file: BinaryIO, kind: int) -> Any:
     if kind == _TEXT:
         return _text(file)
     if kind != _LIST:
-        raise GGUFError(f"it has a value of the unknown type {kind}")
+        raise GGUFError(message("it has a value of the unknown type {kind}", kind=kind))
     inner = _number(file, "I")
-    length = _bounded(_number(file, "Q"), MAX_LIST, "items of one list")
+    length = _bounded(_number(file, "Q"), MAX_LIST, message("items of one list"))
     if inner in _NUMBERS:
         size = struct.calcsize(f"<{_NUMBERS[inner]}")
         raw = _exactly(file, size * length)
@@ -94,15 +97,15 @@ def _value(file: BinaryIO, kind: int) -> Any:
             return SkippedList(length)
         return list(struct.unpack(f"<{length}{_NUMBERS[inner]}", raw))
     if inner != _TEXT:
-        raise GGUFError(f"it has a list of the unknown type {inner}")
+        raise GGUFError(message("it has a list of the unknown type {inner}", inner=inner))
     for _ in range(length):
-        _exactly(file, _bounded(_number(file, "Q"), MAX_TEXT, "bytes of one text"))
+        _exactly(file, _bounded(_number(file, "Q"), MAX_TEXT, message("bytes of one text")))
     return SkippedList(length)
 
 
 def _tensor(file: BinaryIO) -> Tensor:
     name = _text(file)
-    dimensions = _bounded(_number(file, "I"), MAX_DIMENSIONS, "dimensions of a tensor")
+    dimensions = _bounded(_number(file, "I"), MAX_DIMENSIONS, message("dimensions of a tensor"))
     shape = tuple(_number(file, "Q") for _ in range(dimensions))
     kind = _number(file, "I")
     _number(file, "Q")  # where its data begins

@@ -33,7 +33,7 @@ class WarmTableError(PackError, ValueError):
     """
 
     def __init__(self, line: int, row: str, reason: str) -> None:
-        super().__init__(f"row {line} ({row!r}): {reason}")
+        super().__init__(message("row {line} ({row!r}): {reason}", line=line, row=row, reason=reason))
         self.line = line
         self.row = row
         self.reason = reason

@@ -21,6 +21,7 @@ from functools import lru_cache
 from typing import Any, Literal, Self, get_args
 from urllib.parse import urlsplit
 
+from ollama_pack.base.messages import Message, message, said_by
 from ollama_pack.engines.model_ids import usable_id
 from ollama_pack.engines.way_in import Header, WayIn, split_login
 from ollama_pack.routing.errors import NodeTableError
@@ -41,7 +42,6 @@ _NODE_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,63}")
 _NODE_PODS = re.compile(r"k8s://[a-z0-9-]{1,63}/[A-Za-z0-9_./=!,-]{1,500}:[1-9][0-9]{0,4}")
 _NODE_SRV = re.compile(r"dns\+srv://(?:[0-9.]+(?::[0-9]{1,5})?/)?(?:[\w-]{1,63}\.)+[\w-]{1,63}\.?")
 _NODE_SECRET = re.compile(r"(//(?=.*@)|\?)(?:.*@|\S+)")  # of an address: its login, or what follows a ?
-_QUOTED = re.compile(r"""(['"])(.*?)\1""")
 _NODE_WORD = re.compile(r'header="[^"]*"|\S+')
 _NODE_HEADER = re.compile(r"([!#$%&'*+.^_`|~\w-]+):[ \t]*(.*?)[ \t]*", re.ASCII)
 _NODE_SETTINGS = "kind, weight, tier, slots, memory, agent, key, header, placement, models"
@@ -134,27 +134,34 @@ def parse_nodes(text: str) -> tuple[NodeRow, ...]:
                 rows.append(_parse_node(line, written))
                 _refuse_repeated(rows)
             except ValueError as fault:
-                raise NodeTableError(line, *_without_secrets(written, str(fault))) from None
+                raise NodeTableError(line, *_without_secrets(written, said_by(fault))) from None
     return tuple(rows)
 
 
-def _without_secrets(written: str, fault: str) -> tuple[str, str]:
+def _without_secrets(written: str, fault: Message) -> tuple[str, Message]:
     """A row and what is wrong with it, without passwords, keys and headers, also with a space in them."""
     address, *secret = re.split(r"(\b(?:key|header)=)", _NODE_SECRET.sub(r"\1…", written), maxsplit=1)
     after = secret[1].split() if secret else []
     settings = [word if word.partition("=")[0] in _SHOWN_SETTINGS else "…" for word in after]
     row = f"{address}{''.join(secret[:1])}{' '.join(settings)}"
-    return row, _QUOTED.sub(lambda found: found[0] if found[2] in row else "'…'", fault)
+    quoted = {name for name in fault.values if f"{{{name}!r}}" in fault.template}
+    hidden = {name: "…" for name in quoted if str(fault.values[name]) not in row}
+    return row, fault.with_values(hidden)
 
 
 def _parse_node(line: int, written: str) -> NodeRow:
     """Read a row; here and below a ValueError says what is wrong with it."""
     name, *rest = _NODE_WORD.findall(written)
     if not rest or "://" not in rest[0]:
-        raise ValueError("write it as `gpu0 http://gpu0:11434 slots=2`: a name, an address, settings")
+        raise ValueError(
+            message("write it as `gpu0 http://gpu0:11434 slots=2`: a name, an address, settings")
+        )
     if not _NODE_NAME.fullmatch(name):
         raise ValueError(
-            f"{name!r} cannot be a name: use up to 64 letters, digits, dots, dashes, underscores"
+            message(
+                "{name!r} cannot be a name: use up to 64 letters, digits, dots, dashes, underscores",
+                name=name,
+            )
         )
     address, *settings = rest
     if address.startswith(DISCOVERED):
@@ -163,10 +170,15 @@ def _parse_node(line: int, written: str) -> NodeRow:
         url, login = split_login(_address(address))
     row = NodeRow(name, url, line=line, login=login, **_settings(settings))
     if row.login and row.key:
-        raise ValueError("it has a password in its address and a key=…: take one of them out")
+        raise ValueError(message("it has a password in its address and a key=…: take one of them out"))
     if row.kind != "openai" and (row.placement == "own" or row.models):
         setting = "models=" if row.models else "placement=own"
-        raise ValueError(f"{setting} is for OpenAI-compatible servers: add kind=openai, or leave it out")
+        raise ValueError(
+            message(
+                "{setting} is for OpenAI-compatible servers: add kind=openai, or leave it out",
+                setting=setting,
+            )
+        )
     return replace(row, slots=MAX_DECLARED_SLOTS) if row.placement == "own" and row.slots is None else row
 
 
@@ -175,12 +187,18 @@ def _settings(written: list[str]) -> dict[str, Any]:
     for setting in written:
         name, equals, value = setting.partition("=")
         if not equals or name not in _READERS:
-            raise ValueError(f"unknown setting {name!r}: the known ones are {_NODE_SETTINGS}")
+            raise ValueError(
+                message(
+                    "unknown setting {name!r}: the known ones are {known}",
+                    name=name,
+                    known=_NODE_SETTINGS,
+                )
+            )
         if name == "header":
             found["headers"] = (*found.get("headers", ()), _header(value))
             continue
         if name in found:
-            raise ValueError(f"{name}= is set twice")
+            raise ValueError(message("{name}= is set twice", name=name))
         found[name] = _READERS[name](value)
     return found
 
@@ -188,7 +206,7 @@ def _settings(written: list[str]) -> dict[str, Any]:
 def _header(value: str) -> Header:
     found = _NODE_HEADER.fullmatch(value.strip('"'))
     if found is None or not found[2].isprintable():
-        raise ValueError('header= needs a name and a value, as in header="X-Team: blue"')
+        raise ValueError(message('header= needs a name and a value, as in header="X-Team: blue"'))
     return found[1], found[2]
 
 
@@ -199,17 +217,28 @@ def _address(value: str) -> str:
     except ValueError:
         usable = False
     if not usable or not value.isprintable():
-        raise ValueError(f"{value!r} is no address: write it as http://gpu0:11434")
+        raise ValueError(message("{value!r} is no address: write it as http://gpu0:11434", value=value))
     if parts.query or parts.fragment:
-        raise ValueError(f"{value!r} has something after the path: write it as http://gpu0:11434")
+        raise ValueError(
+            message("{value!r} has something after the path: write it as http://gpu0:11434", value=value)
+        )
     return value.rstrip("/")
 
 
 def _several(value: str) -> str:
     if value.startswith(SRV) and not _NODE_SRV.fullmatch(value):
-        raise ValueError(f"{value!r} is no name of a service: write it as dns+srv://_ollama._tcp.example.org")
+        raise ValueError(
+            message(
+                "{value!r} is no name of a service: write it as dns+srv://_ollama._tcp.example.org",
+                value=value,
+            )
+        )
     if value.startswith(PODS) and not _NODE_PODS.fullmatch(value):
-        raise ValueError(f"{value!r} does not select pods: write it as k8s://NAMESPACE/app=ollama:11434")
+        raise ValueError(
+            message(
+                "{value!r} does not select pods: write it as k8s://NAMESPACE/app=ollama:11434", value=value
+            )
+        )
     return value
 
 
@@ -217,20 +246,32 @@ def _kind(value: str) -> NodeKind:
     for kind in get_args(NodeKind):
         if value == kind:
             return kind  # type: ignore[no-any-return] # get_args tells no types
-    raise ValueError(f"kind={value} is unknown: the known ones are {', '.join(get_args(NodeKind))}")
+    raise ValueError(
+        message(
+            "kind={value} is unknown: the known ones are {known}",
+            value=value,
+            known=", ".join(get_args(NodeKind)),
+        )
+    )
 
 
 def _placement(value: str) -> PlacedBy:
     for placement in get_args(PlacedBy):
         if value == placement:
             return placement  # type: ignore[no-any-return] # get_args has no types
-    raise ValueError(f"placement={value} is unknown: the known ones are {', '.join(get_args(PlacedBy))}")
+    raise ValueError(
+        message(
+            "placement={value} is unknown: the known ones are {known}",
+            value=value,
+            known=", ".join(get_args(PlacedBy)),
+        )
+    )
 
 
 def _models(value: str) -> tuple[str, ...]:
     names = tuple(value.split(","))
     if not all(names) or not value.isprintable():
-        raise ValueError(f"models= needs names separated by commas, not {value!r}")
+        raise ValueError(message("models= needs names separated by commas, not {value!r}", value=value))
     return names
 
 
@@ -240,7 +281,13 @@ def _weight(value: str) -> float:
     except ValueError:
         weight = math.nan
     if not 0 <= weight <= MAX_WEIGHT:
-        raise ValueError(f"weight= needs a number from 0 to {MAX_WEIGHT:g}, not {value!r}")
+        raise ValueError(
+            message(
+                "weight= needs a number from 0 to {most:g}, not {value!r}",
+                most=MAX_WEIGHT,
+                value=value,
+            )
+        )
     return weight
 
 
@@ -250,7 +297,7 @@ def _memory(value: str) -> int:
     scale = _BYTES.get(unit) or _BYTES.get(f"{unit}B", 0)
     size = round(float(found[1]) * scale) if found else 0
     if not 10**8 <= size <= MAX_MEMORY:
-        raise ValueError(f"memory= needs a size such as 24GB or 80GiB, not {value!r}")
+        raise ValueError(message("memory= needs a size such as 24GB or 80GiB, not {value!r}", value=value))
     return size
 
 
@@ -258,14 +305,22 @@ def _whole_number(setting: str, least: int, most: int) -> Callable[[str], int]:
     def read(value: str) -> int:
         if re.fullmatch(r"[0-9]{1,6}", value) and least <= int(value) <= most:
             return int(value)
-        raise ValueError(f"{setting}= needs a whole number from {least} to {most}, not {value!r}")
+        raise ValueError(
+            message(
+                "{setting}= needs a whole number from {least} to {most}, not {value!r}",
+                setting=setting,
+                least=least,
+                most=most,
+                value=value,
+            )
+        )
 
     return read
 
 
 def _secret(value: str) -> str:
     if not value:
-        raise ValueError("key= is empty: leave it out, or write the token after it")
+        raise ValueError(message("key= is empty: leave it out, or write the token after it"))
     return value
 
 
@@ -290,8 +345,20 @@ def _refuse_repeated(rows: list[NodeRow]) -> None:
     *before, row = rows
     for other in before:
         if row.name == other.name:
-            raise ValueError(f"row {other.line} is already called {row.name!r}: give it another name")
+            raise ValueError(
+                message(
+                    "row {line} is already called {name!r}: give it another name",
+                    line=other.line,
+                    name=row.name,
+                )
+            )
         if row.url == other.url:
-            raise ValueError(f"row {other.line} ({other.name}) has the same address: one row for each node")
+            raise ValueError(
+                message(
+                    "row {line} ({name}) has the same address: one row for each node",
+                    line=other.line,
+                    name=other.name,
+                )
+            )
     if len(rows) > MAX_NODES:
-        raise ValueError(f"at most {MAX_NODES} nodes can be configured")
+        raise ValueError(message("at most {limit} nodes can be configured", limit=MAX_NODES))

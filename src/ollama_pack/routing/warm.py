@@ -13,6 +13,7 @@ from datetime import datetime, timedelta
 from functools import lru_cache
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
+from ollama_pack.base.messages import message, said_by
 from ollama_pack.routing.errors import WarmTableError
 
 MAX_WARM_ROWS = 200
@@ -93,22 +94,28 @@ def parse_warm(text: str) -> tuple[WarmRow, ...]:
                 rows.append(_warm_row(line, written))
                 _refuse_more(rows)
             except ValueError as fault:
-                raise WarmTableError(line, written, str(fault)) from None
+                raise WarmTableError(line, written, said_by(fault)) from None
     return tuple(rows)
 
 
 def _refuse_more(rows: list[WarmRow]) -> None:
     *before, row = rows
     if any(row.model == other.model for other in before):
-        raise ValueError(f"{row.model} has a row already: put all its hours into that one, with commas")
+        raise ValueError(
+            message(
+                "{model} has a row already: put all its hours into that one, with commas", model=row.model
+            )
+        )
     if len(rows) > MAX_WARM_ROWS:
-        raise ValueError(f"at most {MAX_WARM_ROWS} models can be kept in memory")
+        raise ValueError(message("at most {limit} models can be kept in memory", limit=MAX_WARM_ROWS))
 
 
 def _warm_row(line: int, written: str) -> WarmRow:
     model, equals, rest = map(str.strip, written.partition("="))
     if not equals or not model or re.search(r"[\s,]", model):
-        raise ValueError("write it as `llama3:8b = Mon-Fri 07:30-17:00`: a model, an equals sign, hours")
+        raise ValueError(
+            message("write it as `llama3:8b = Mon-Fri 07:30-17:00`: a model, an equals sign, hours")
+        )
     hours, copies, zone = [], 1, ""
     for word in rest.split():
         name, has_value, value = word.partition("=")
@@ -119,17 +126,28 @@ def _warm_row(line: int, written: str) -> WarmRow:
         elif name == "zone":
             zone = _zone(value)
         else:
-            raise ValueError(f"unknown setting {word!r}: the known ones are {_WARM_SETTINGS}")
+            raise ValueError(
+                message(
+                    "unknown setting {word!r}: the known ones are {known}",
+                    word=word,
+                    known=_WARM_SETTINGS,
+                )
+            )
     spans = tuple(_span(part.strip()) for part in " ".join(hours).split(",") if part.strip())
     if not spans:
-        raise ValueError("hours are missing: write them as Mon-Fri 07:30-17:00, several with commas")
+        raise ValueError(message("hours are missing: write them as Mon-Fri 07:30-17:00, several with commas"))
     return WarmRow(model, spans, copies, zone, line)
 
 
 def _span(written: str) -> Span:
     found = _SPAN.fullmatch(written.lower())
     if found is None:
-        raise ValueError(f"{written!r} cannot be read: write hours as Mon-Fri 07:30-17:00, or 07:30-17:00")
+        raise ValueError(
+            message(
+                "{written!r} cannot be read: write hours as Mon-Fri 07:30-17:00, or 07:30-17:00",
+                written=written,
+            )
+        )
     return Span(_days(found["days"] or "mon-sun"), _minutes(found["begins"]), _minutes(found["ends"]))
 
 
@@ -137,7 +155,11 @@ def _days(written: str) -> frozenset[int]:
     first, _, last = written.partition("-")
     for day in (first, last or first):
         if day not in _DAYS:
-            raise ValueError(f"{day!r} is no day: write Mon, Tue, Wed, Thu, Fri, Sat, Sun or two with a dash")
+            raise ValueError(
+                message(
+                    "{day!r} is no day: write Mon, Tue, Wed, Thu, Fri, Sat, Sun or two with a dash", day=day
+                )
+            )
     begin, end = _DAYS.index(first), _DAYS.index(last or first)
     return frozenset((begin + offset) % 7 for offset in range((end - begin) % 7 + 1))
 
@@ -145,7 +167,7 @@ def _days(written: str) -> frozenset[int]:
 def _minutes(written: str) -> int:
     hour, minute = map(int, written.split(":"))
     if hour > 24 or minute > 59 or (hour == 24 and minute):  # noqa: PLR2004 - a clock's
-        raise ValueError(f"{written!r} is no time: write it as 07:30, at most 24:00")
+        raise ValueError(message("{written!r} is no time: write it as 07:30, at most 24:00", written=written))
     return (60 * hour + minute) % _MINUTES_A_DAY
 
 
@@ -153,5 +175,7 @@ def _zone(name: str) -> str:
     try:
         ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, OSError):
-        raise ValueError(f"zone={name} is unknown: write it as Europe/Berlin or Asia/Shanghai") from None
+        raise ValueError(
+            message("zone={name} is unknown: write it as Europe/Berlin or Asia/Shanghai", name=name)
+        ) from None
     return name

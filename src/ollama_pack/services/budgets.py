@@ -206,7 +206,7 @@ class Budgets:
         except (PackError, TimeoutError) as error:
             self._rest_until = time.monotonic() + _REST_SECONDS
             if not self.fault:
-                why = str(error) or f"it does not answer within {_STEP_SECONDS:g} s"
+                why = str(error) or message("it does not answer within {seconds:g} s", seconds=_STEP_SECONDS)
                 log.warning("Budgets are not counted and do not hold until their store works again: %s", why)
                 self.fault = why
             return None

@@ -12,6 +12,7 @@ from typing import Any
 
 import orjson
 
+from ollama_pack.base.messages import message
 from ollama_pack.engines.body import switch_in
 from ollama_pack.engines.errors import ChatBodyError
 from ollama_pack.engines.ollama.client_request import chat_from_generate, chat_from_ollama
@@ -57,7 +58,9 @@ class ClientForm:
 
 def _openai_body(body: Mapping[str, Any]) -> Body:
     if not isinstance(body.get("messages"), list) or not body["messages"]:
-        raise ChatBodyError("messages", "is missing: send a list of messages, such as [{role, content}]")
+        raise ChatBodyError(
+            "messages", message("is missing: send a list of messages, such as [{{role, content}}]")
+        )
     return {**body, "stream": _streams(body)}
 
 
@@ -82,9 +85,9 @@ def _prompt_body(body: Mapping[str, Any]) -> Body:
     if isinstance(prompt, list) and len(prompt) == 1:
         prompt = prompt[0]
     if not isinstance(prompt, str):
-        raise ChatBodyError("prompt", "must be one text: send one request for each prompt")
+        raise ChatBodyError("prompt", message("must be one text: send one request for each prompt"))
     if body.get("suffix"):
-        raise ChatBodyError("suffix", "cannot be used here: send the prompt alone")
+        raise ChatBodyError("suffix", message("cannot be used here: send the prompt alone"))
     left_out = {"prompt", "suffix", "echo", "best_of", "logprobs"}  # `logprobs` is a switch in chats
     kept = {name: value for name, value in body.items() if name not in left_out}
     return {**kept, "messages": [{"role": "user", "content": prompt}], "stream": _streams(body)}

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
+from ollama_pack.base.messages import message
 from ollama_pack.base.single_flight import SingleFlight
 from ollama_pack.routing.nodes import DISCOVERED, MAX_NODES, PODS, SRV, NodeRow
 
@@ -94,7 +95,7 @@ async def resolve_pods(address: str, account: Path = ACCOUNT) -> Servers:
     namespace, _, selector = selected.partition("/")
     host = os.environ.get("KUBERNETES_SERVICE_HOST", "")
     if not host:
-        raise OSError("this process does not run in Kubernetes: KUBERNETES_SERVICE_HOST is not set")
+        raise OSError(message("this process does not run in Kubernetes: KUBERNETES_SERVICE_HOST is not set"))
     api = f"https://{_in_url(host)}:{os.environ.get('KUBERNETES_SERVICE_PORT', '443')}"
     token = (account / "token").read_text().strip()  # Kubernetes replaces it within the hour
     async with (
@@ -109,16 +110,20 @@ async def resolve_pods(address: str, account: Path = ACCOUNT) -> Servers:
     ):
         if answer.status in {401, 403}:
             raise PermissionError(
-                f"the pod's service account may not list pods in {namespace} (HTTP {answer.status}): "
-                "give it a Role with the verb list on pods"
+                message(
+                    "the pod's service account may not list pods in {namespace} (HTTP {status}): give it "
+                    "a Role with the verb list on pods",
+                    namespace=namespace,
+                    status=answer.status,
+                )
             )
         if answer.status != 200:  # noqa: PLR2004 - OK
-            raise OSError(f"the Kubernetes API answered with HTTP {answer.status}")
+            raise OSError(message("the Kubernetes API answered with HTTP {status}", status=answer.status))
         octets = bytearray()
         async for piece in answer.content.iter_any():
             octets += piece
             if len(octets) > _LIST_OCTETS:
-                raise ValueError("the Kubernetes API's list of pods has no end")
+                raise ValueError(message("the Kubernetes API's list of pods has no end"))
     return ready_pods(orjson.loads(octets), int(port))
 
 
@@ -130,7 +135,7 @@ def ready_pods(listed: Any, port: int) -> Servers:
     """
     pods = listed.get("items") if isinstance(listed, dict) else None
     if not isinstance(pods, list):
-        raise ValueError("the Kubernetes API did not answer with a list of pods")  # noqa: TRY004 - not our caller's type
+        raise ValueError(message("the Kubernetes API did not answer with a list of pods"))  # noqa: TRY004 - not our caller's type
     found = [
         Server(str(pod["status"]["podIP"]), port, str(pod["metadata"]["name"]))
         for pod in pods

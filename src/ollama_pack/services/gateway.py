@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
+from ollama_pack.base.messages import message
 from ollama_pack.base.single_flight import SingleFlight
 from ollama_pack.cache.replay import completion_chunks
 from ollama_pack.engines.body import object_at
@@ -115,7 +116,7 @@ class Gateway:
         """
         self._mode = mode
         self._chain = DirectChain(app)
-        self._tables = SingleFlight(stored_tables, TABLE_SECONDS)
+        self._tables = SingleFlight(stored_tables, TABLE_SECONDS, ahead=True)
         self.specs = (
             self._chat_route("/v1/chat/completions", OPENAI_CHAT),
             self._chat_route("/v1/completions", OPENAI_PROMPT),
@@ -216,7 +217,7 @@ class Gateway:
             body = await body_of(request)
             name = body.get("model") or body.get("name")
             if not isinstance(name, str) or not name:
-                raise ChatBodyError("model", "is missing: name one of GET /ollama-pack/api/tags")
+                raise ChatBodyError("model", message("is missing: name one of GET /ollama-pack/api/tags"))
             tables, router = await self._tables.get(), await self._chain.router()
             told = await shown(request, user, name, tables, router)
             return json_answer(told, headers=answer_headers(request, "ollama"))
@@ -258,7 +259,7 @@ async def _answered(request: Any, user: Any, api: ApiForm, answer: Callable[[], 
 
 def _named(chat: Body) -> Body:
     if not isinstance(chat.get("model"), str) or not chat["model"]:
-        raise ChatBodyError("model", "is missing: name one of GET /ollama-pack/v1/models")
+        raise ChatBodyError("model", message("is missing: name one of GET /ollama-pack/v1/models"))
     return chat
 
 
@@ -305,7 +306,7 @@ async def _begun(request: Any, call: ModelCall | DirectCall) -> Chunks:
         async with while_connected(request):
             first = await anext(chunks)
     except StopAsyncIteration:
-        raise ModelRefusedError(Refusal(BAD_GATEWAY, "The model said nothing. Try again.")) from None
+        raise ModelRefusedError(Refusal(BAD_GATEWAY, message("The model said nothing. Try again."))) from None
     return _with_first(first, chunks)
 
 
@@ -357,6 +358,8 @@ def _refusal(request: Any, user: Any, error: Exception) -> Refusal:
 
 
 def _not_found(name: str) -> Refusal:
-    named = f"The model {name!r}" if name else "This model"
-    sentence = f"{named} does not exist, or you may not use it. GET /ollama-pack/v1/models lists yours."
+    named = message("The model {name!r}", name=name) if name else message("This model")
+    sentence = message(
+        "{named} does not exist, or you may not use it. GET /ollama-pack/v1/models lists yours.", named=named
+    )
     return Refusal(404, sentence, "model_not_found", "model")

@@ -109,9 +109,9 @@ class DirectChain:
 
     def __init__(self, app: Any) -> None:
         """Ask nothing yet; `app` is Open WebUI's."""
-        self._router = SingleFlight(partial(_live_router, app), LIVE_SECONDS)
-        self._cache = SingleFlight(partial(_live_cache, app), LIVE_SECONDS)
-        self._budgets = SingleFlight(partial(_live_budgets, app), LIVE_SECONDS)
+        self._router = SingleFlight(partial(_live_router, app), LIVE_SECONDS, ahead=True)
+        self._cache = SingleFlight(partial(_live_cache, app), LIVE_SECONDS, ahead=True)
+        self._budgets = SingleFlight(partial(_live_budgets, app), LIVE_SECONDS, ahead=True)
         self._names: Remembered[tuple[str, str, str], DirectName | None] = Remembered(
             ACCESS_SECONDS, MOST_REMEMBERED
         )

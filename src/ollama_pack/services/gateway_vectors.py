@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ollama_pack.base.messages import message
 from ollama_pack.engines.body import whole_in
 from ollama_pack.engines.errors import ChatBodyError
 from ollama_pack.engines.routed_names import ROUTER
@@ -64,13 +65,20 @@ def texts_asked(body: Mapping[str, Any], field: str = "input") -> TextsAsked:
     given = body.get(field)
     texts = [given] if isinstance(given, str) else given
     if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
-        reason = "must be text or a list of texts (LangChain: check_embedding_ctx_length=False)"
+        reason = message("must be text or a list of texts (LangChain: check_embedding_ctx_length=False)")
         raise ChatBodyError(field, reason)
     if len(texts) > MOST_TEXTS:
-        raise ChatBodyError(field, f"has {len(texts)} texts: send at most {MOST_TEXTS} at once")
+        raise ChatBodyError(
+            field,
+            message(
+                "has {count} texts: send at most {limit} at once",
+                count=len(texts),
+                limit=MOST_TEXTS,
+            ),
+        )
     dimensions = body.get("dimensions")
     if not isinstance(body.get("model"), str) or not body["model"]:
-        raise ChatBodyError("model", "is missing: name one of GET /ollama-pack/v1/models")
+        raise ChatBodyError("model", message("is missing: name one of GET /ollama-pack/v1/models"))
     return TextsAsked(
         name=body["model"],
         texts=tuple(texts),

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from ollama_pack.base.messages import message
 from ollama_pack.engines.body import object_at
 from ollama_pack.webui.contact import ROUTER_ID, RouterContact
 from ollama_pack.webui.errors import RouterUnavailableError
@@ -30,9 +31,9 @@ def upkeep_routes(router: RouterContact) -> tuple[RouteSpec, ...]:
         asked = await _object_of(request)
         model, nodes = asked.get("model"), asked.get("nodes") or []
         if not isinstance(model, str) or not 0 < len(model) <= MAX_NAME:
-            return {"fault": "`model` is missing: write the name that `ollama pull` takes"}
+            return {"fault": message("`model` is missing: write the name that `ollama pull` takes")}
         if not isinstance(nodes, list) or not all(isinstance(node, str) for node in nodes[:MAX_NAMED]):
-            return {"fault": "`nodes` must be a list of names; leave it out for all Ollamas"}
+            return {"fault": message("`nodes` must be a list of names; leave it out for all Ollamas")}
         try:
             return dict(await router.pull(model, nodes[:MAX_NAMED]))
         except RouterUnavailableError as error:
@@ -49,7 +50,13 @@ async def _drain(router: RouterContact, node: str, *, drains: bool) -> dict[str,
     try:
         known = [str(one.get("name")) for one in (await router.dashboard()).get("nodes") or ()]
         if node not in known:
-            return {"fault": f"there is no node {node!r}: the nodes are {', '.join(known) or 'none'}"}
+            return {
+                "fault": message(
+                    "there is no node {node!r}: the nodes are {known}",
+                    node=node,
+                    known=", ".join(known) or message("none"),
+                )
+            }
         state = await function_state(ROUTER_ID)
         drained = set(str(state.valves.get("drained") or "").replace(",", " ").split())
         drained = (drained | {node} if drains else drained - {node}) & set(known)

@@ -6,8 +6,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ollama_pack.aliases.errors import AliasTableError
-from ollama_pack.aliases.published import concrete_names, groups_behind, models_behind
+from ollama_pack.aliases.published import candidates_of, concrete_names, groups_behind, models_behind
 from ollama_pack.aliases.table import AliasTable, parse_table
+from ollama_pack.base.messages import message
 from ollama_pack.engines.routed_names import ROUTER
 from ollama_pack.webui.access import (
     Access,
@@ -137,7 +138,8 @@ def routed_rows(offer: Offer, stated: Grants | None, rows: Mapping[str, Existing
         if model.get("alias"):
             behind = behind_alias(offer, name)
             access = alias_access(stated, (model_access(one, rows) for one in behind))
-            row = alias_row(name, ROUTER + name, access.grants)
+            named = candidates_of(offer.tables.router, name) if offer.tables.router else ()
+            row = alias_row(name, ROUTER + name, access.grants, named or [model.name for model in behind])
             alias = replace(row, active=access.is_on, opened=stated is not None)
             yield alias
             yield routed_model(alias)
@@ -152,7 +154,13 @@ def closed_to_audience(offer: Offer, stated: Grants | None, rows: Mapping[str, E
     """What to tell of models that an alias does not open, because an admin has set who may use them."""
     names = (str(model["id"]) for model in offer.routed if model.get("alias"))
     return [
-        f"{name}: {model} stays closed to a part of its audience: {reason} (Admin Panel → Settings → Models)"
+        message(
+            "{name}: {model} stays closed to a part of its audience: {reason} (Admin Panel → "
+            "Settings → Models)",
+            name=name,
+            model=model,
+            reason=reason,
+        )
         for name in names
         for model, reason in kept_closed(stated, behind_alias(offer, name), rows).items()
     ]
@@ -187,7 +195,7 @@ def filtered_rows(
     """
     aliases: list[WantedRow] = []
     opened: dict[str, Grants] = {}
-    problems = []
+    problems: list[str] = []
     table = offer.tables.filtered or AliasTable(())
     of_router = concrete_names(offer.tables.router or AliasTable(()))
     for name in concrete_names(table):
@@ -195,12 +203,14 @@ def filtered_rows(
             continue
         found = {models.ids_of(model)[0]: who for model, who in groups_behind(table, name, models).items()}
         if not found:
-            problems.append(f"{name}: no connection has any of its models (`ollama pull` one)")
+            problems.append(
+                message("{name}: no connection has any of its models (`ollama pull` one)", name=name)
+            )
             continue
         accesses = {model: model_access(_under(model), rows) for model in found}
         access = alias_access(stated, accesses.values())
         base = next(iter(found)) if stated is not None else _for_most(accesses)
-        row = alias_row(name, base, access.grants)
+        row = alias_row(name, base, access.grants, candidates_of(table, name))
         aliases.append(replace(row, active=access.is_on, opened=stated is not None))
         for model, who in found.items() if stated is not None else ():
             if not (model.startswith(ROUTER) and accesses[model].has_row):
@@ -226,7 +236,10 @@ def absent_routed(offer: Offer) -> list[str]:
         return []
     offered = {model["id"] for model in offer.routed if model.get("alias")}
     missing = (name for name in concrete_names(offer.tables.router) if name not in offered)
-    return [f"{name}: no node has any of its models (`ollama pull` one there)" for name in missing]
+    return [
+        message("{name}: no node has any of its models (`ollama pull` one there)", name=name)
+        for name in missing
+    ]
 
 
 def withdrawable(

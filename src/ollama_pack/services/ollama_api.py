@@ -11,6 +11,7 @@ from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
 
+from ollama_pack.base.messages import message
 from ollama_pack.engines.ollama.from_openai import OllamaReply
 from ollama_pack.engines.refusals import ApiForm, Refusal
 from ollama_pack.engines.sse import LAST_EVENT, event_text
@@ -108,7 +109,7 @@ async def _begun(call: ModelCall) -> Chunks:
     try:
         first = await anext(chunks)
     except StopAsyncIteration:
-        raise ModelRefusedError(Refusal(BAD_GATEWAY, "The model said nothing.")) from None
+        raise ModelRefusedError(Refusal(BAD_GATEWAY, message("The model said nothing."))) from None
     if first.get("error"):
         await chunks.aclose()
         raise ModelRefusedError(refusal_in(first, BAD_GATEWAY))

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from ollama_pack.base.messages import message
 from ollama_pack.engines.routed_names import ROUTER
 from ollama_pack.services.offer import (
     AliasTables,
@@ -120,9 +121,14 @@ class Publisher:
         routed = (_opened_too(row, opened.get(row.id)) for row in routed_rows(offer, stated, rows))
         self._opens = opened_by_aliases(offer, stated, rows)
         missing_groups = (
-            f"audience: Open WebUI has no group {name!r}: create it, or correct the valve" for name in unknown
+            message("audience: Open WebUI has no group {name!r}: create it, or correct the valve", name=name)
+            for name in unknown
         )
-        fault = [f"{offer.fault}. What is published through it stays."] if offer.fault else []
+        fault = (
+            [message("{fault}. What is published through it stays.", fault=offer.fault)]
+            if offer.fault
+            else []
+        )
         closed = closed_to_audience(offer, stated, rows)
         problems = (*fault, *missing_groups, *absent_routed(offer), *lacking, *closed)
         return {row.id: row for row in (*filtered, *routed)}, problems

@@ -95,10 +95,11 @@ def _plugin_of(valves: type[BaseModel]) -> str:
 def _said(problem: Any) -> Message:
     """One of pydantic's errors as `valve: reason`."""
     valve = ".".join(map(str, problem["loc"]))
-    return joined([valve, _reason(problem)], message(": "))
+    return joined([valve, refusal(problem)], message(": "))
 
 
-def _reason(problem: Any) -> Message:  # noqa: PLR0911 - a line for each kind
+def refusal(problem: Any) -> Message:  # noqa: PLR0911 - a line for each kind
+    """What one of pydantic's errors says, in words for people."""
     context = problem.get("ctx") or {}
     match problem["type"]:
         case "value_error" if isinstance(context.get("error"), Exception):

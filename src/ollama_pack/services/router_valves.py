@@ -5,6 +5,7 @@ from typing import ClassVar, Literal
 from pydantic import Field, field_validator
 
 from ollama_pack.aliases.table import AliasTable, parse_table
+from ollama_pack.base.messages import message
 from ollama_pack.routing.dispatch.pending_chat import RouterSettings
 from ollama_pack.routing.dispatch.router import Router
 from ollama_pack.routing.nodes import NodeRow, parse_nodes
@@ -126,8 +127,10 @@ class RouterValves(PackValves):
     @classmethod
     def _aliases_readable(cls, text: str) -> str:
         if parse_table(cls.lines(text)).uses_groups and not cls.knows_groups:
-            message = "group= is not known on the Pipelines server: use the gpu_router function for it"
-            raise ValueError(message)
+            reason = message(
+                "group= is not known on the Pipelines server: use the gpu_router function for it"
+            )
+            raise ValueError(reason)
         return text
 
     @classmethod

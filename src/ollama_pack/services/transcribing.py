@@ -2,9 +2,10 @@
 
 import asyncio
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from ollama_pack.base.messages import ENGLISH, in_language, known_language, message
 from ollama_pack.base.process import process_wide
 from ollama_pack.errors import PackError, error_code
 from ollama_pack.services.voice_settings import VoiceSettings
@@ -28,11 +29,13 @@ class VoiceWish:
         language: tag of the language that is spoken; empty: as the admin has it.
         prompt: names and words that occur.
         pcm: the format of a recording without a header.
+        reader: language in which the notes are to be.
     """
 
     language: str = ""
     prompt: str = ""
     pcm: PcmFormat | None = None
+    reader: str = ENGLISH
 
 
 async def transcript_of(
@@ -112,23 +115,26 @@ async def _kept_or_made(
     kept = kept_transcripts()
     key = ""
     if user.id:
-        identity = (user.id, options, *settings.identity)
+        identity = (user.id, options, *settings.identity, known_language(wish.reader))
         key = await asyncio.to_thread(recording_key, source, settings.max_bytes, *identity)
         if found := await asyncio.to_thread(kept.find, key):
             return found, True
     whispers, ours = model_folders()
     async with settings.running_engine(ModelPlaces((whispers,), ours)) as engine:
         transcript = await transcribe(source, options, engine, on_progress, user)
+    notes = tuple(replace(note, text=in_language(note.text, wish.reader)) for note in transcript.notes)
+    transcript = replace(transcript, notes=notes)
     if key:
         await asyncio.to_thread(kept.keep, key, transcript)
     return transcript, False
 
 
-def told_to(error: PackError, *, is_admin: bool) -> str:
+def told_to(error: PackError, language: str = ENGLISH, *, is_admin: bool) -> str:
     """What somebody is told of an error: places and addresses of the server are for admins."""
     if is_admin or not is_engine_fault(error):
-        return str(error)
-    return "the speech engine cannot work now: tell an admin, for whom the reason is in the log"
+        return in_language(error, language)
+    said = message("the speech engine cannot work now: ask an admin, the log has the reason")
+    return in_language(said, language)
 
 
 def is_engine_fault(error: PackError) -> bool:

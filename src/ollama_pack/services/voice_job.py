@@ -6,6 +6,7 @@ import mimetypes
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from ollama_pack.base.messages import ENGLISH, Message, in_language, joined, message
 from ollama_pack.errors import PackError
 from ollama_pack.services.transcribing import VoiceWish, is_engine_fault, told_to, transcript_of
 from ollama_pack.services.voice_settings import VoiceSettings
@@ -21,8 +22,10 @@ log = logging.getLogger(__name__)
 MODEL_CHARACTERS = 16_000  # of all transcripts of a call for the model: about 4,000 tokens of English
 SHOWN_CHARACTERS = 80  # of the text that was heard last, in a status line
 _SUFFIXES: Mapping[TranscriptFormat, str] = {"text": "txt", "srt": "srt", "vtt": "vtt"}
-_ATTACH = "attach an audio or video file to the chat"
-_BROKEN = "Nothing could be transcribed because of a fault in the tool: an admin finds it in the log."
+_ATTACH = message("attach an audio or video file to the chat")
+_BROKEN = message(
+    "Nothing could be transcribed because of a fault in the tool: an admin finds it in the log."
+)
 
 EmitEvent = Callable[[dict[str, Any]], Awaitable[None]]
 
@@ -31,7 +34,12 @@ class VoiceJob:
     """Transcribes for one user in one chat."""
 
     def __init__(
-        self, settings: VoiceSettings, user: Mapping[str, Any], request: Any, emit: EmitEvent | None
+        self,
+        settings: VoiceSettings,
+        user: Mapping[str, Any],
+        request: Any,
+        emit: EmitEvent | None,
+        language: str = ENGLISH,
     ) -> None:
         """Begin nothing yet.
 
@@ -40,12 +48,14 @@ class VoiceJob:
             user: as Open WebUI describes them: `id`, `role`.
             request: Starlette's.
             emit: takes events for the chat's page; None: nobody looks.
+            language: in which the user reads.
         """
         self._settings = settings
         self._user_id = str(user.get("id", ""))
         self._is_admin = user.get("role") == "admin"
         self._request = request
         self._emit = emit
+        self._reader = language
 
     async def run(self, wanted: str, attached: Sequence[Mapping[str, Any]], language: str, form: str) -> str:
         """Transcribe, and give what the model reads.
@@ -69,7 +79,8 @@ class VoiceJob:
                 recording = await readable_recording(file_id, self._user_id)
                 found = await self._transcript(recording, language)
                 file = await self._attach(recording, found, parsed)
-                parts.append(for_model(recording.name, found, parsed, file, MODEL_CHARACTERS // len(chosen)))
+                bound = MODEL_CHARACTERS // len(chosen)
+                parts.append(for_model(recording.name, found, parsed, file, bound, self._reader))
             except PackError as error:
                 if len(chosen) == 1:
                     raise
@@ -77,7 +88,10 @@ class VoiceJob:
                 parts.append(f"{_name(file_id, attached)}: {self._told(error)}")
         done = len(chosen) - len(failures)
         await self._status(
-            f"Transcribed {done} of {len(chosen)} recordings" if failures else "Transcribed", done=True
+            message("Transcribed {done} of {count} recordings", done=done, count=len(chosen))
+            if failures
+            else message("Transcribed"),
+            done=True,
         )
         return "\n\n".join(parts)
 
@@ -85,27 +99,33 @@ class VoiceJob:
         """Say on the page that it did not work, and give what the model reads."""
         told = self._told(error)
         await self._status(told, done=True)
-        return f"Error: {told}"
+        return self._said(message("Error: {reason}", reason=told))
 
     async def broken(self) -> str:
         """The same for a fault of the tool itself."""
         await self._status(_BROKEN, done=True)
-        return f"Error: {_BROKEN}"
+        return self._said(message("Error: {reason}", reason=_BROKEN))
 
     def _told(self, error: PackError) -> str:
         if is_engine_fault(error):
             log.error("a recording was not transcribed: %s", error)
-        return told_to(error, is_admin=self._is_admin)
+        return told_to(error, self._reader, is_admin=self._is_admin)
+
+    def _said(self, sentence: str) -> str:
+        return in_language(sentence, self._reader)
 
     async def _transcript(self, recording: StoredRecording, language: str) -> Transcript:
-        await self._status(f"Transcribing {recording.name}")
+        await self._status(message("Transcribing {name}", name=recording.name))
 
         async def tell(progress: SpeechProgress) -> None:
-            await self._status(f"{recording.name}: {progress_line(progress)}")
+            line = message("{name}: {progress}", name=recording.name, progress=progress_line(progress))
+            await self._status(line)
 
         async with local_copy(recording) as path:
             user = SpeechUser(self._user_id)
-            return await transcript_of(path, VoiceWish(language), self._settings, tell, user)
+            return await transcript_of(
+                path, VoiceWish(language, reader=self._reader), self._settings, tell, user
+            )
 
     async def _attach(self, recording: StoredRecording, found: Transcript, form: TranscriptFormat) -> str:
         """The name of the file that the chat has now."""
@@ -118,7 +138,7 @@ class VoiceJob:
 
     async def _status(self, text: str, *, done: bool = False) -> None:
         if self._emit:
-            await self._emit({"type": "status", "data": {"description": text, "done": done}})
+            await self._emit({"type": "status", "data": {"description": self._said(text), "done": done}})
 
 
 def chosen_recordings(wanted: str, attached: Iterable[Mapping[str, Any]]) -> list[str]:
@@ -160,14 +180,16 @@ def _name(file_id: str, attached: Iterable[Mapping[str, Any]]) -> str:
     return next((_file_name(file) for file in attached if file.get("id") == file_id), file_id)
 
 
-def progress_line(progress: SpeechProgress) -> str:
+def progress_line(progress: SpeechProgress) -> Message:
     """How far a recording is, for a status line."""
     if progress.stage == "waiting":
-        others = "1 recording" if progress.ahead == 1 else f"{progress.ahead} recordings"
-        return f"waiting, {others} before it"
-    of = f" of {_clock_time(progress.total)}" if progress.total else ""
+        if progress.ahead == 1:
+            return message("waiting, 1 recording before it")
+        return message("waiting, {count} recordings before it", count=progress.ahead)
+    seconds, total = _clock_time(progress.seconds), _clock_time(progress.total or 0)
+    place: str = message("{seconds} of {total}", seconds=seconds, total=total) if progress.total else seconds
     text = progress.text[-SHOWN_CHARACTERS:]
-    return f"{_clock_time(progress.seconds)}{of}" + (f" “{text}”" if text else "")
+    return joined([place, f"“{text}”" if text else ""], " ")
 
 
 def _clock_time(seconds: float) -> str:
@@ -176,15 +198,35 @@ def _clock_time(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-def for_model(name: str, found: Transcript, form: TranscriptFormat, file: str, bound: int) -> str:
+def for_model(
+    name: str,
+    found: Transcript,
+    form: TranscriptFormat,
+    file: str,
+    bound: int,
+    language: str = ENGLISH,
+) -> str:
     """A transcript as the model gets it: with times where subtitles are wanted, cut where it is long."""
     text = render_transcript(found, form if form in {"srt", "vtt"} else "text").strip()
-    lines = [
-        f"Transcript of {name} ({found.language}, {_clock_time(found.duration)}), attached as {file}:",
+    lines: list[str] = [
+        message(
+            "Transcript of {name} ({language}, {duration}), attached as {file}:",
+            name=name,
+            language=found.language,
+            duration=_clock_time(found.duration),
+            file=file,
+        ),
         text,
     ]
     if len(text) > bound:
         lines[1] = text[:bound]
-        lines.append(f"[The first {bound} of {len(text)} characters; all of it is in the attached {file}.]")
-    lines += [f"Warning: {note.text}" for note in found.notes]
-    return "\n".join(lines)
+        lines.append(
+            message(
+                "[The first {bound} of {count} characters; all of it is in the attached {file}.]",
+                bound=bound,
+                count=len(text),
+                file=file,
+            )
+        )
+    lines += [message("Warning: {text}", text=note.text) for note in found.notes]
+    return "\n".join(line if line == text[:bound] else in_language(line, language) for line in lines)

@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import Field, ValidationError, field_validator
 
+from ollama_pack.base.messages import message
 from ollama_pack.errors import PackError, error_code
 from ollama_pack.services.pack_valves import PackValves
 from ollama_pack.services.transcribing import VoiceWish, is_engine_fault, told_to, transcript_of
@@ -39,6 +40,7 @@ from ollama_pack.speech.pcm import pcm_container
 from ollama_pack.speech.transcribe import SpeechUser
 from ollama_pack.speech.values import SAMPLE_RATE, PcmFormat, Transcript
 from ollama_pack.webui.errors import NoRoomError, UploadError, UploadTooLargeError
+from ollama_pack.webui.reader import accepted_language
 from ollama_pack.webui.routes import RouteSpec, check_route_key, json_answer, shows_key, text_answer
 from ollama_pack.webui.uploads import ReceivedRecording, drop_body, received_recording
 from ollama_pack.webui.voice_files import forwarded_user, tool_valves
@@ -116,9 +118,9 @@ class VoiceRoutes:
         try:
             async with self._recording(request, user) as (recording, settings, speaker):
                 form = parse_format(recording.value("format"))
-                found = await unless_gone(request, _transcript(recording, settings, speaker))
+                found = await unless_gone(request, _transcript(recording, settings, speaker, request))
         except PackError as error:
-            return _failure(error, user)
+            return _failure(error, user, request)
         return await _rendered(found, form)
 
     async def _openai(self, request: Any, user: Any) -> Any:
@@ -126,11 +128,11 @@ class VoiceRoutes:
             async with self._recording(request, user) as (recording, settings, speaker):
                 form = parse_format(recording.value("response_format"))
                 try:
-                    found = await unless_gone(request, _transcript(recording, settings, speaker))
+                    found = await unless_gone(request, _transcript(recording, settings, speaker, request))
                 except NoSpeechError as silence:
                     found = _silent(silence, recording.value("language"))
         except PackError as error:
-            return _failure(error, user)
+            return _failure(error, user, request)
         return await _openai_answer(found, form, recording.fields.get(GRANULARITIES, []))
 
     async def _models(self, request: Any, user: Any) -> Any:
@@ -138,7 +140,7 @@ class VoiceRoutes:
         try:
             settings = await _current_settings()
         except PackError as error:
-            return _failure(error, user)
+            return _failure(error, user, request)
         names = dict.fromkeys((settings.shown_model, OPENAI_MODEL))
         models = [
             {"id": name, "object": "model", "created": 0, "owned_by": settings.engine} for name in names
@@ -146,7 +148,7 @@ class VoiceRoutes:
         if (wanted := request.path_params.get("model")) is None:
             return {"object": "list", "data": models}
         found = next((model for model in models if model["id"] == wanted), None)
-        return found or _failure(UnknownSpeechModelError(wanted, names), user)
+        return found or _failure(UnknownSpeechModelError(wanted, names), user, request)
 
     @asynccontextmanager
     async def _recording(
@@ -193,15 +195,18 @@ async def _current_settings() -> VoiceSettings:
         wrong = ", ".join(".".join(map(str, one["loc"])) or one["msg"] for one in error.errors())
         raise SpeechEngineError(
             str(stored.get("engine", "")),
-            f"the valves of {VOICE_TOOL} cannot be used ({wrong}): correct them",
+            message(
+                "the valves of {tool} cannot be used ({wrong}): correct them", tool=VOICE_TOOL, wrong=wrong
+            ),
         ) from error
 
 
 async def _transcript(
-    recording: ReceivedRecording, settings: VoiceSettings, speaker: SpeechUser
+    recording: ReceivedRecording, settings: VoiceSettings, speaker: SpeechUser, request: Any
 ) -> Transcript:
     prompt = recording.value("prompt")[-MAX_PROMPT:]
-    wish = VoiceWish(recording.value("language"), prompt, _pcm_format(recording))
+    reader = accepted_language(request)
+    wish = VoiceWish(recording.value("language"), prompt, _pcm_format(recording), reader)
     return await transcript_of(recording.file, wish, settings, user=speaker)
 
 
@@ -215,12 +220,12 @@ def _pcm_format(recording: ReceivedRecording) -> PcmFormat | None:
         return None
     told = recording.parameters
     if told.get("endianness", LITTLE_ENDIAN).lower() != LITTLE_ENDIAN:
-        raise UploadError("only little-endian samples can be read: convert them, or send a WAV file")
+        raise UploadError(message("only little-endian samples can be read: convert them, or send a WAV file"))
     try:
         pcm = PcmFormat(int(told.get("rate", SAMPLE_RATE)), int(told.get("channels", 1)))
         pcm_container(pcm)
     except ValueError as error:
-        raise UploadError(f"raw samples cannot be read so: {error}") from error
+        raise UploadError(message("raw samples cannot be read so: {error}", error=error)) from error
     return pcm
 
 
@@ -235,7 +240,7 @@ async def unless_gone(request: Any, work: Awaitable[Transcript]) -> Transcript:
         while not task.done():
             await asyncio.wait({task}, timeout=LOOK_AROUND_SECONDS)
             if not task.done() and await request.is_disconnected():
-                raise UploadError("the client has left before its transcript was ready")
+                raise UploadError(message("the client has left before its transcript was ready"))
         return task.result()
     finally:
         if task.cancel():  # it is not done yet
@@ -273,14 +278,15 @@ async def _rendered(found: Transcript, form: TranscriptFormat) -> Any:
     return text_answer(text, MEDIA_TYPES[form], warnings_in_header(found))
 
 
-def _failure(error: PackError, user: Any) -> Any:
+def _failure(error: PackError, user: Any, request: Any) -> Any:
     """An error as the article's page and OpenAI's clients read it; faults of the engine are logged."""
     status = _status(error)
     if is_fault := is_engine_fault(error):
         log.error("a recording was not transcribed: %s", error)
-    message = told_to(error, is_admin=getattr(user, "role", "") == "admin")
+    is_admin = getattr(user, "role", "") == "admin"
+    said = told_to(error, accepted_language(request), is_admin=is_admin)
     kind = "server_error" if is_fault else "invalid_request_error"
-    body = {"detail": message, "error": {"message": message, "type": kind, "code": error_code(error)}}
+    body = {"detail": said, "error": {"message": said, "type": kind, "code": error_code(error)}}
     is_busy = isinstance(error, SpeechQueueFullError | NoRoomError)
     return json_answer(body, status, {"Retry-After": RETRY_SECONDS} if is_busy else {})
 

@@ -8,6 +8,7 @@ from typing import Literal, Self
 import aiohttp
 from pydantic import Field, field_validator, model_validator
 
+from ollama_pack.base.messages import message
 from ollama_pack.services.pack_valves import PackValves
 from ollama_pack.speech.errors import CloudNotAllowedError, SpeechEngineError
 from ollama_pack.speech.language import parse_language
@@ -111,8 +112,10 @@ class VoiceSettings(PackValves):
     def _engine_can_be_made(self) -> Self:
         if self.engine == OPENAI_HTTP and not self.base_url.startswith(("http://", "https://")):
             raise ValueError(
-                "base_url does not begin with http:// or https://: the engine openai_http needs the address "
-                "of a server, such as http://speaches:8000/v1"
+                message(
+                    "base_url does not begin with http:// or https://: the engine openai_http needs the "
+                    "address of a server, such as http://speaches:8000/v1"
+                )
             )
         if self.engine == RECOGNIZER:
             try:

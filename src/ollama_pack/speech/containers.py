@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import BinaryIO
 
+from ollama_pack.base.messages import message
+
 # What may be opened. Not among them: playlists (HLS, concat, DASH), which make a decoder fetch other files;
 # and Monkey's Audio, where a packet of a few bytes may stand for hours, which the decoder gives all at once.
 CONTAINERS = "mp3,mov,aac,ogg,matroska,flac,asf,aiff,wav,w64,caf,amr,au,ac3,eac3,mpeg,mpegts,avi,flv,wv,tta"
@@ -64,7 +66,7 @@ def why_unreadable(file: BinaryIO, said: str) -> str:
     """
     file.seek(4)
     if file.read(4) == b"ftyp":  # its index usually stands at the end, and nothing is found without it
-        return "an MP4, M4A or MOV without an index: its end is missing"
+        return message("an MP4, M4A or MOV without an index: its end is missing")
     return said
 
 

@@ -10,6 +10,7 @@ from functools import cache
 from math import isfinite
 from typing import Any, BinaryIO
 
+from ollama_pack.base.messages import joined, message
 from ollama_pack.speech.containers import (
     CONTAINERS,
     FROM_ZERO,
@@ -53,7 +54,7 @@ _FLAC_MARKS = (b"\xff\xf8", b"\xff\xf9")  # a frame begins with one; by chance e
 _FLAC_FRAMES, _FLAC_CHANCE = 8, 2**12
 TAKES_ODD_TITLES = 19  # PyAV's first version that does by itself
 _QUIET_PACKETS = 1000  # after so many without a sound `blocks` gives its caller a chance to stop
-_ENDLESS = "its structure is without end"
+_ENDLESS = message("its structure is without end")
 _LFE = frozenset({"LFE", "LFE2"})  # for effects, nobody speaks there
 _CANCELLED = 0.1  # of a channel's energy: where the sum of all has less, they cancel each other
 
@@ -126,14 +127,21 @@ class DecodedAudio:
         """What was wrong with the file; complete when all blocks have been read."""
         found = []
         if self._is_short():
-            of = f" of {self.total:.1f}" if self._told and self.total else ""
-            text = f"The recording is not whole: {self.seconds:.1f}{of} seconds of it could be read."
+            text = message(
+                "The recording is not whole: {seconds:.1f} seconds of it could be read.", seconds=self.seconds
+            )
+            if self._told and self.total:
+                text = message(
+                    "The recording is not whole: {seconds:.1f} of {total:.1f} seconds of it could be read.",
+                    seconds=self.seconds,
+                    total=self.total,
+                )
             found.append(SpeechNote("truncated", text))
         if self.damaged:
-            text = f"{self.damaged} damaged pieces of the recording were left out."
-            found.append(SpeechNote("damaged", text))
-        if text := self.other_tracks:
-            found.append(SpeechNote("tracks", text))
+            damage = message("{damaged} damaged pieces of the recording were left out.", damaged=self.damaged)
+            found.append(SpeechNote("damaged", damage))
+        if tracks := self.other_tracks:
+            found.append(SpeechNote("tracks", tracks))
         return tuple(found)
 
     @property
@@ -147,9 +155,14 @@ class DecodedAudio:
             _track_name(streams[track], at) for at, track in enumerate(tracks, 1) if track != self._track
         ]
         if names[MAX_NAMED:]:
-            names[MAX_NAMED:] = [f"{len(names) - MAX_NAMED} more"]
+            names[MAX_NAMED:] = [message("{count} more", count=len(names) - MAX_NAMED)]
         used = _track_name(streams[self._track], tracks.index(self._track) + 1)
-        return f"The recording has {len(tracks)} audio tracks: this is {used}, not {', '.join(names)}."
+        return message(
+            "The recording has {count} audio tracks: this is {used}, not {names}.",
+            count=len(tracks),
+            used=used,
+            names=joined(names, message(", ")),
+        )
 
     def stop(self) -> None:
         """Let `blocks` end soon; may be called while another thread reads them."""
@@ -473,7 +486,7 @@ def open_audio(source: AudioSource, options: SpeechOptions) -> Iterator[DecodedA
     with ExitStack() as stack:
         file, size = stack.enter_context(opened_source(source, options.max_bytes))
         if has_empty_boxes(file, size):
-            raise NotAudioError("an MP4 of empty boxes")
+            raise NotAudioError(message("an MP4 of empty boxes"))
         container, watched = _opened(file, options.pcm)
         first = [(container, watched)]  # for the first track; each other one gets a decoder of its own
         name = container.format.name.partition(",")[0]
@@ -575,7 +588,7 @@ def _usable_tracks(container: Any) -> list[int]:
         raise NoAudioTrackError(container.format.name)
     known = [stream for stream in streams if stream.codec_context is not None]
     if not known:
-        raise NotAudioError("no decoder is there for its sound")
+        raise NotAudioError(message("no decoder is there for its sound"))
     # A rate of 0 is not known yet: the first frame has it.
     usable = [stream for stream in known if not stream.rate or MIN_RATE <= stream.rate <= MAX_RATE]
     if not usable:
@@ -590,7 +603,7 @@ def _track_name(stream: Any, number: int) -> str:
         str(stream.metadata.get(key, "")).encode(errors="replace").decode() for key in ("title", "language")
     ]
     found = ", ".join(" ".join(text.split())[:40] for text in told if text and text != "und")
-    return f"track {number}" + (f" ({found})" if found else "")
+    return message("track {number}", number=number) + (f" ({found})" if found else "")
 
 
 def _header_seconds(container: Any, stream: Any, origin: float) -> float | None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 
+from ollama_pack.base.messages import joined, message
 from ollama_pack.errors import PackError
 
 _MEBIBYTE = 2**20
@@ -19,7 +20,7 @@ class EmptyAudioError(AudioError):
     """There is not a single byte."""
 
     def __init__(self) -> None:
-        super().__init__("the recording is empty (0 bytes): record or upload it again")
+        super().__init__(message("the recording is empty (0 bytes): record or upload it again"))
 
 
 class NotAudioError(AudioError):
@@ -31,8 +32,12 @@ class NotAudioError(AudioError):
 
     def __init__(self, said: str) -> None:
         super().__init__(
-            f"the file is no audio or video that can be read ({said}): send MP3, M4A, AAC, OGG, Opus, WebM, "
-            "MP4, MOV, FLAC, WMA, AIFF or WAV; if it is one, it is damaged: upload it again"
+            message(
+                "the file is no audio or video that can be read ({said}): send MP3, M4A, AAC, OGG, "
+                "Opus, WebM, MP4, MOV, FLAC, WMA, AIFF or WAV; if it is one, it is damaged: upload "
+                "it again",
+                said=said,
+            )
         )
         self.said = said
 
@@ -45,7 +50,9 @@ class NoAudioTrackError(AudioError):
     """
 
     def __init__(self, container: str) -> None:
-        super().__init__(f"the file ({container}) has no audio track: nothing to transcribe")
+        super().__init__(
+            message("the file ({container}) has no audio track: nothing to transcribe", container=container)
+        )
         self.container = container
 
 
@@ -58,8 +65,13 @@ class SampleRateError(AudioError):
 
     def __init__(self, rate: int, lowest: int, highest: int) -> None:
         super().__init__(
-            f"the recording has {rate} samples a second: speech is recorded with {lowest} to {highest}; "
-            "record it again, or convert it"
+            message(
+                "the recording has {rate} samples a second: speech is recorded with {lowest} to "
+                "{highest}; record it again, or convert it",
+                rate=rate,
+                lowest=lowest,
+                highest=highest,
+            )
         )
         self.rate = rate
 
@@ -72,8 +84,14 @@ class ZeroLengthError(AudioError):
     """
 
     def __init__(self, damaged: int) -> None:
-        why = f"all its {damaged} packets are damaged" if damaged else "it is 0 seconds long"
-        super().__init__(f"the audio track holds no sound ({why}): record or upload it again")
+        why = (
+            message("all its {damaged} packets are damaged", damaged=damaged)
+            if damaged
+            else message("it is 0 seconds long")
+        )
+        super().__init__(
+            message("the audio track holds no sound ({why}): record or upload it again", why=why)
+        )
         self.damaged = damaged
 
 
@@ -86,7 +104,13 @@ class NoSpeechError(AudioError):
 
     def __init__(self, seconds: float, other_tracks: str = "") -> None:
         more = f" {other_tracks}" if other_tracks else ""
-        super().__init__(f"no speech was found in {seconds:.1f} s of audio: is the microphone on?{more}")
+        super().__init__(
+            message(
+                "no speech was found in {seconds:.1f} s of audio: is the microphone on?{more}",
+                seconds=seconds,
+                more=more,
+            )
+        )
         self.seconds = seconds
 
 
@@ -100,8 +124,11 @@ class AudioTooLargeError(AudioError):
 
     def __init__(self, limit: int, actual: int) -> None:
         super().__init__(
-            f"the file has {actual / _MEBIBYTE:.1f} MB, the limit is {limit / _MEBIBYTE:g} MB: "
-            "cut it, or save it as MP3 or Opus"
+            message(
+                "the file has {actual:.1f} MB, the limit is {limit:g} MB: cut it, or save it as MP3 or Opus",
+                actual=actual / _MEBIBYTE,
+                limit=limit / _MEBIBYTE,
+            )
         )
         self.limit = limit
         self.actual = actual
@@ -117,7 +144,11 @@ class AudioTooLongError(AudioError):
 
     def __init__(self, limit: float, actual: float) -> None:
         super().__init__(
-            f"the recording lasts {actual / 60:.1f} minutes or more (the limit is {limit / 60:g}): cut it"
+            message(
+                "the recording lasts {actual:.1f} minutes or more (the limit is {limit:g}): cut it",
+                actual=actual / 60,
+                limit=limit / 60,
+            )
         )
         self.limit = limit
         self.actual = actual
@@ -134,7 +165,14 @@ class LanguageTagError(SpeechError, ValueError):
     def __init__(self, tag: str, reason: str, valid: Iterable[str]) -> None:
         self.tag = tag
         self.valid = tuple(valid)
-        super().__init__(f"language {tag!r} {reason}; valid: {', '.join(self.valid)}")
+        super().__init__(
+            message(
+                "language {tag!r} {reason}; valid: {valid}",
+                tag=tag,
+                reason=reason,
+                valid=", ".join(self.valid),
+            )
+        )
 
 
 class SpeechQueueFullError(SpeechError):
@@ -147,7 +185,12 @@ class SpeechQueueFullError(SpeechError):
 
     def __init__(self, limit: int, waiting: int) -> None:
         super().__init__(
-            f"{waiting} recordings wait for transcription (the limit is {limit}): try again in some minutes"
+            message(
+                "{waiting} recordings wait for transcription (the limit is {limit}): try again in "
+                "some minutes",
+                waiting=waiting,
+                limit=limit,
+            )
         )
         self.limit = limit
         self.waiting = waiting
@@ -158,11 +201,13 @@ class SpeechShareFullError(SpeechQueueFullError):
 
     def __init__(self, limit: int, waiting: int) -> None:
         super().__init__(limit, waiting)
-        message = (
-            f"{waiting} of your recordings wait for transcription (the limit is {limit} for each user): "
-            "send this one when some of them are done"
+        said = message(
+            "{waiting} of your recordings wait for transcription (the limit is {limit} for each "
+            "user): send this one when some of them are done",
+            waiting=waiting,
+            limit=limit,
         )
-        self.args = (message,)
+        self.args = (said,)
 
 
 class SpeechEngineError(SpeechError):
@@ -173,7 +218,7 @@ class SpeechEngineError(SpeechError):
     """
 
     def __init__(self, engine: str, reason: str) -> None:
-        super().__init__(f"speech engine {engine!r}: {reason}")
+        super().__init__(message("speech engine {engine!r}: {reason}", engine=engine, reason=reason))
         self.engine = engine
 
 
@@ -186,7 +231,11 @@ class SpeechDependencyError(SpeechEngineError):
 
     def __init__(self, engine: str, package: str) -> None:
         super().__init__(
-            engine, f"the package {package!r} is missing: `pip install {package}` where Open WebUI runs"
+            engine,
+            message(
+                "the package {package!r} is missing: `pip install {package}` where Open WebUI runs",
+                package=package,
+            ),
         )
         self.package = package
 
@@ -202,8 +251,16 @@ class SpeechModelMissingError(SpeechEngineError):
     def __init__(self, model: str, searched: Iterable[str], remedy: str) -> None:
         self.model = model
         self.searched = tuple(searched)
-        places = "; ".join(self.searched) or "nowhere"
-        super().__init__("faster_whisper", f"model {model!r} was not found ({places}): {remedy}")
+        places = joined(self.searched, message("; ")) if self.searched else message("nowhere")
+        super().__init__(
+            "faster_whisper",
+            message(
+                "model {model!r} was not found ({places}): {remedy}",
+                model=model,
+                places=places,
+                remedy=remedy,
+            ),
+        )
 
 
 class SpeechModelUnusableError(SpeechEngineError):
@@ -214,7 +271,9 @@ class SpeechModelUnusableError(SpeechEngineError):
     """
 
     def __init__(self, model: str, said: str) -> None:
-        super().__init__("faster_whisper", f"model {model!r} cannot be loaded: {said}")
+        super().__init__(
+            "faster_whisper", message("model {model!r} cannot be loaded: {said}", model=model, said=said)
+        )
         self.model = model
 
 
@@ -230,7 +289,13 @@ class SpeechLanguageError(SpeechEngineError):
         self.tag = tag
         self.valid = tuple(valid)
         super().__init__(
-            engine, f"does not know {tag!r}, only {', '.join(self.valid)}" + (f": {remedy}" if remedy else "")
+            engine,
+            message(
+                "does not know {tag!r}, only {valid}{more}",
+                tag=tag,
+                valid=", ".join(self.valid),
+                more=message(": {remedy}", remedy=remedy) if remedy else "",
+            ),
         )
 
 
@@ -247,8 +312,12 @@ class CloudNotAllowedError(SpeechEngineError):
         self.offline = tuple(offline)
         super().__init__(
             engine,
-            f"{recognizer!r} sends recordings to a cloud service: set `allow_cloud`, or choose an offline "
-            f"one: {', '.join(self.offline)}",
+            message(
+                "{recognizer!r} sends recordings to a cloud service: set `allow_cloud`, or choose an "
+                "offline one: {valid}",
+                recognizer=recognizer,
+                valid=", ".join(self.offline),
+            ),
         )
 
 
@@ -266,7 +335,10 @@ class SpeechServerError(SpeechEngineError):
     """
 
     def __init__(self, server: str, reason: str, *, status: int | None = None, said: str = "") -> None:
-        super().__init__("openai_http", f"{server} {reason}" + (f": {said}" if said else ""))
+        more = message(": {remedy}", remedy=said) if said else ""
+        super().__init__(
+            "openai_http", message("{server} {reason}{more}", server=server, reason=reason, more=more)
+        )
         self.server = server
         self.status = status
         self.said = said
@@ -276,7 +348,7 @@ class SpeechServerUnreachableError(SpeechServerError):
     """No connection came about."""
 
     def __init__(self, server: str, said: str) -> None:
-        super().__init__(server, "cannot be reached (does it run, is `base_url` right?)", said=said)
+        super().__init__(server, message("cannot be reached (does it run, is `base_url` right?)"), said=said)
 
 
 class SpeechServerTimeoutError(SpeechServerError):
@@ -287,7 +359,9 @@ class SpeechServerTimeoutError(SpeechServerError):
     """
 
     def __init__(self, server: str, seconds: float) -> None:
-        super().__init__(server, f"has not answered within {seconds:g} s: is it overloaded?")
+        super().__init__(
+            server, message("has not answered within {seconds:g} s: is it overloaded?", seconds=seconds)
+        )
         self.seconds = seconds
 
 
@@ -295,14 +369,23 @@ class SpeechServerBusyError(SpeechServerError):
     """The server asks for patience, and has not taken the recording after some tries either."""
 
     def __init__(self, server: str, status: int, said: str) -> None:
-        super().__init__(server, f"is busy (status {status}): try again later", status=status, said=said)
+        super().__init__(
+            server,
+            message("is busy (status {status}): try again later", status=status),
+            status=status,
+            said=said,
+        )
 
 
 class SpeechServerKeyError(SpeechServerError):
     """The server wants another key."""
 
     def __init__(self, server: str, status: int) -> None:
-        super().__init__(server, f"does not accept the key (status {status}): check `api_key`", status=status)
+        super().__init__(
+            server,
+            message("does not accept the key (status {status}): check `api_key`", status=status),
+            status=status,
+        )
 
 
 class SpeechServerTooLargeError(SpeechServerError):
@@ -315,7 +398,10 @@ class SpeechServerTooLargeError(SpeechServerError):
     def __init__(self, server: str, sent: int) -> None:
         super().__init__(
             server,
-            f"takes less than the {sent / _MEBIBYTE:.1f} MB of one request (status 413): raise its limit",
+            message(
+                "takes less than the {sent:.1f} MB of one request (status 413): raise its limit",
+                sent=sent / _MEBIBYTE,
+            ),
             status=413,
         )
         self.sent = sent
@@ -327,7 +413,9 @@ class SpeechServerRefusedError(SpeechServerError):
     def __init__(self, server: str, status: int, said: str) -> None:
         super().__init__(
             server,
-            f"refuses the request (status {status}; check `base_url`, `model`, `language`)",
+            message(
+                "refuses the request (status {status}; check `base_url`, `model`, `language`)", status=status
+            ),
             status=status,
             said=said,
         )
@@ -346,8 +434,14 @@ class NoAttachmentError(SpeechError):
 
     def __init__(self, what_to_do: str, attached: Iterable[str] = ()) -> None:
         self.attached = tuple(attached)
-        instead = f" (attached: {', '.join(self.attached)})" if self.attached else ""
-        super().__init__(f"there is no recording to transcribe{instead}: {what_to_do}")
+        instead = message(" (attached: {names})", names=", ".join(self.attached)) if self.attached else ""
+        super().__init__(
+            message(
+                "there is no recording to transcribe{instead}: {what_to_do}",
+                instead=instead,
+                what_to_do=what_to_do,
+            )
+        )
 
 
 class UnknownSpeechModelError(SpeechError):
@@ -358,7 +452,11 @@ class UnknownSpeechModelError(SpeechError):
     """
 
     def __init__(self, wanted: str, known: Iterable[str]) -> None:
-        super().__init__(f"there is no model {wanted[:100]!r}: known are {', '.join(known)}")
+        super().__init__(
+            message(
+                "there is no model {wanted!r}: known are {known}", wanted=wanted[:100], known=", ".join(known)
+            )
+        )
         self.wanted = wanted
 
 
@@ -373,4 +471,8 @@ class TranscriptFormatError(SpeechError, ValueError):
     def __init__(self, form: str, valid: Iterable[str]) -> None:
         self.form = form
         self.valid = tuple(valid)
-        super().__init__(f"format {form[:40]!r} is not known; valid: {', '.join(self.valid)}")
+        super().__init__(
+            message(
+                "format {form!r} is not known; valid: {valid}", form=form[:40], valid=", ".join(self.valid)
+            )
+        )

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Callable
 from typing import Any, Literal, get_args
 
@@ -86,14 +87,22 @@ def warnings_in_header(transcript: Transcript) -> dict[str, str]:
 
     It is a dictionary of strings (RFC 9651): `truncated="The recording is not whole: …", language="…"`.
     """
-    notes = (f'{note.kind}="{_header_text(note.text)}"' for note in transcript.notes)
+    notes = (f"{note.kind}={_header_text(note.text)}" for note in transcript.notes)
     return {WARNING_HEADER: ", ".join(notes)} if transcript.notes else {}
 
 
 def _header_text(text: str) -> str:
-    """What may stand between the quotes: one line of printable ASCII."""
-    line = " ".join(text.split()).encode("ascii", "replace").decode()
-    return line.replace("\\", "\\\\").replace('"', '\\"')
+    """One line as a string of the RFC, or its display string (UTF-8 in percent signs) if not ASCII."""
+    line = " ".join(text.split())
+    if not line.isascii():
+        encoded = re.sub(rb'[^ -~]|[%"]', _percent, line.encode())
+        return f'%"{encoded.decode()}"'
+    escaped = line.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
+
+
+def _percent(found: re.Match[bytes]) -> bytes:
+    return b"%%%02x" % found[0][0]
 
 
 def _json_segment(segment: SpeechSegment) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
+from ollama_pack.base.messages import message
 from ollama_pack.speech.errors import LanguageTagError
 from ollama_pack.speech.languages import LANGUAGE_ALIASES, LANGUAGES, bcp47_code, code_of_name
 
@@ -54,15 +55,17 @@ def parse_language(tag: str) -> LanguageTag | None:
     if plain in {AUTO, ""}:
         return None
     if len(plain) > MAX_TAG:
-        raise LanguageTagError(f"{plain[:MAX_TAG]}…", "is too long for a language tag", valid_languages())
+        raise LanguageTagError(
+            f"{plain[:MAX_TAG]}…", message("is too long for a language tag"), valid_languages()
+        )
     if code := code_of_name(plain):
         plain = bcp47_code(code)
     found = _TAG.fullmatch(plain)
     if found is None:
-        raise LanguageTagError(tag, "is no BCP 47 tag such as zh-CN or en", valid_languages())
+        raise LanguageTagError(tag, message("is no BCP 47 tag such as zh-CN or en"), valid_languages())
     code = _code(found["language"], found["extended"])
     if code is None:
-        raise LanguageTagError(tag, "is not known", valid_languages())
+        raise LanguageTagError(tag, message("is not known"), valid_languages())
     script, region = (found["script"] or "").title(), (found["region"] or "").upper()
     text = "-".join(filter(None, (found["language"], found["extended"], script, region)))
     return LanguageTag(code, text, _chinese_script(tag, code, script, region))
@@ -89,7 +92,7 @@ def _chinese_script(tag: str, code: str, script: str, region: str) -> ChineseScr
     if code not in CHINESE:
         return None
     if script not in {"", "Hans", "Hant"}:
-        raise LanguageTagError(tag, f"has the script {script!r}", ("Hans", "Hant"))
+        raise LanguageTagError(tag, message("has the script {script!r}", script=script), ("Hans", "Hant"))
     by_region = _VARIANTS.get(region)
     if script == "Hans" or (not script and by_region is None and (code == "zh" or region)):
         return "hans"

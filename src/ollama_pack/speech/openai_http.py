@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 import aiohttp
 
+from ollama_pack.base.messages import message
 from ollama_pack.engines.failures import node_name, said_in, shortened
 from ollama_pack.speech.errors import (
     SpeechServerBusyError,
@@ -101,8 +102,10 @@ class OpenAIHTTPEngine:
         try:
             return await asyncio.to_thread(heard_in, answer, window.seconds)
         except ValueError as error:
-            message = f"answers {len(answer)} bytes that are no transcription: is `base_url` right?"
-            raise SpeechServerFaultError(self._where, message) from error
+            reason = message(
+                "answers {count} bytes that are no transcription: is `base_url` right?", count=len(answer)
+            )
+            raise SpeechServerFaultError(self._where, reason) from error
 
     async def _ask(self, audio: bytes, fields: Mapping[str, str], *, words: bool) -> bytes:
         """With times if the server has them. Once it has refused `verbose_json`, it is asked for `json`."""
@@ -159,11 +162,11 @@ class OpenAIHTTPEngine:
             raise SpeechServerUnreachableError(self._where, shortened(str(error))) from error
         except ValueError:  # aiohttp shows the address as it is, with its password
             raise SpeechServerUnreachableError(
-                self._where, "the address or the key cannot be used in a request"
+                self._where, message("the address or the key cannot be used in a request")
             ) from None
         except (aiohttp.ClientError, OSError) as error:
             raise SpeechServerFaultError(
-                self._where, "hung up before it answered, or spoke no HTTP"
+                self._where, message("hung up before it answered, or spoke no HTTP")
             ) from error
 
     def _headers(self) -> dict[str, str]:
@@ -176,8 +179,8 @@ class OpenAIHTTPEngine:
         ):
             answer += more
         if not response.content.at_eof():
-            message = f"answers with more than {ANSWER_BYTES // 2**20} MB"
-            raise SpeechServerFaultError(self._where, message, status=response.status)
+            reason = message("answers with more than {limit} MB", limit=ANSWER_BYTES // 2**20)
+            raise SpeechServerFaultError(self._where, reason, status=response.status)
         return answer
 
     def _status_error(self, status: int, answer: bytes, sent: int) -> SpeechServerError:
@@ -192,7 +195,9 @@ class OpenAIHTTPEngine:
             return SpeechServerBusyError(self._where, status, said)
         if status in _REFUSED:
             return SpeechServerRefusedError(self._where, status, said)
-        return SpeechServerFaultError(self._where, f"answers with status {status}", status=status, said=said)
+        return SpeechServerFaultError(
+            self._where, message("answers with status {status}", status=status), status=status, said=said
+        )
 
 
 def _retry_seconds(header: str) -> float:

@@ -4,6 +4,7 @@ import io
 import wave
 from typing import BinaryIO
 
+from ollama_pack.base.messages import message
 from ollama_pack.speech.values import SAMPLE_RATE, PcmFormat, Samples
 
 _CODECS = {1: "u8", 2: "s16le", 3: "s24le", 4: "s32le"}
@@ -21,11 +22,17 @@ def pcm_container(pcm: PcmFormat) -> tuple[str, dict[str, str]]:
         ValueError: there are no such samples.
     """
     if pcm.width not in _CODECS:
-        raise ValueError(f"{pcm.width} bytes a sample: PCM has 1, 2, 3 or 4")
+        raise ValueError(message("{width} bytes a sample: PCM has 1, 2, 3 or 4", width=pcm.width))
     if not (MIN_RATE <= pcm.rate <= MAX_RATE and 0 < pcm.channels <= MAX_CHANNELS):
         raise ValueError(
-            f"{pcm.rate} Hz, {pcm.channels} channels: it is {MIN_RATE} to {MAX_RATE} Hz, "
-            f"1 to {MAX_CHANNELS} channels"
+            message(
+                "{rate} Hz, {channels} channels: it is {lowest} to {highest} Hz, 1 to {most} channels",
+                rate=pcm.rate,
+                channels=pcm.channels,
+                lowest=MIN_RATE,
+                highest=MAX_RATE,
+                most=MAX_CHANNELS,
+            )
         )
     # `9C` is nine channels in no particular order; `9c` would ask for FFmpeg's default order of nine.
     layout = {1: "mono", 2: "stereo"}.get(pcm.channels, f"{pcm.channels}C")

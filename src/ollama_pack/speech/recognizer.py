@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from ollama_pack.base.messages import message
 from ollama_pack.base.process import process_wide
 from ollama_pack.speech.errors import (
     CloudNotAllowedError,
@@ -92,8 +93,12 @@ class SpeechRecognitionEngine:
         """
         self.model = settings.recognizer
         if settings.recognizer not in RECOGNIZERS:
-            message = f"there is no recognizer {settings.recognizer!r}, only {', '.join(RECOGNIZERS)}"
-            raise SpeechEngineError(self.name, message)
+            reason = message(
+                "there is no recognizer {recognizer!r}, only {known}",
+                recognizer=settings.recognizer,
+                known=", ".join(RECOGNIZERS),
+            )
+            raise SpeechEngineError(self.name, reason)
         self._recognizer = RECOGNIZERS[settings.recognizer]
         if not self._recognizer.offline and not settings.allow_cloud:
             offline = [name for name, found in RECOGNIZERS.items() if found.offline]
@@ -128,7 +133,7 @@ class SpeechRecognitionEngine:
         for name in known:
             if wanted in {name, name.partition("-")[0]} or name.startswith(f"{wanted.partition('-')[0]}-"):
                 return name
-        raise SpeechLanguageError(self.name, wanted, known, "choose another engine")
+        raise SpeechLanguageError(self.name, wanted, known, message("choose another engine"))
 
     def _recognize(self, window: SpeechWindow) -> str:
         sr = _speech_recognition()
@@ -143,7 +148,9 @@ class SpeechRecognitionEngine:
         except sr.UnknownValueError:
             return ""  # it understands nothing
         except (sr.RequestError, sr.exceptions.SetupError, OSError) as error:
-            raise SpeechEngineFaultError(self.name, f"{self.model!r} failed: {error}") from error
+            raise SpeechEngineFaultError(
+                self.name, message("{model!r} failed: {error}", model=self.model, error=error)
+            ) from error
         text = found[0] if isinstance(found, tuple) else found  # Azure's comes with its confidence
         return str(text).strip()
 

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import reduce
 
+from ollama_pack.base.messages import message
 from ollama_pack.speech.language import ChineseScript, LanguageTag
 from ollama_pack.speech.values import SpeechNote, SpeechSegment, SpokenWord
 
@@ -45,9 +46,11 @@ def script_converter(tag: LanguageTag | None) -> TextConverter | None:
 
 def missing_converter(tag: LanguageTag) -> SpeechNote:
     """What to tell the reader when there is no converter."""
-    text = (
-        f"The text may not be in the script of {tag.text}: `pip install {_PACKAGE}` where Open WebUI runs, "
-        "and it is converted."
+    text = message(
+        "The text may not be in the script of {tag}: `pip install {package}` where Open "
+        "WebUI runs, and it is converted.",
+        tag=tag.text,
+        package=_PACKAGE,
     )
     return SpeechNote("script", text)
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Self
 
+from ollama_pack.base.messages import message
 from ollama_pack.speech.decode import DecodedAudio, open_audio
 from ollama_pack.speech.errors import NoSpeechError
 from ollama_pack.speech.joining import joined_text
@@ -273,7 +274,9 @@ class _Transcription:
 
     def _notes(self) -> Iterator[SpeechNote]:
         if self._odd:
-            text = f"{self._odd} entries of the speech engine's answers had no usable time or text."
+            text = message(
+                "{count} entries of the speech engine's answers had no usable time or text.", count=self._odd
+            )
             yield SpeechNote("answer", text)
         if self._tag is None:
             return
@@ -281,9 +284,11 @@ class _Transcription:
             yield missing_converter(self._tag)
         heard, sure = self._heard.language, self._heard.language_probability
         if heard and sure >= SURE_OF_ANOTHER and disagree(self._tag, heard):
-            text = (
-                f"The recording seems to be in {LANGUAGES[heard].title()} ({sure:.0%} sure), "
-                f"but {self._tag.text} was asked for."
+            text = message(
+                "The recording seems to be in {heard} ({sure:.0%} sure), but {tag} was asked for.",
+                heard=LANGUAGES[heard].title(),
+                sure=sure,
+                tag=self._tag.text,
             )
             yield SpeechNote("language", text)
 

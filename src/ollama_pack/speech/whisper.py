@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from ollama_pack.base.messages import message
 from ollama_pack.base.process import process_wide
 from ollama_pack.speech.errors import (
     SpeechDependencyError,
@@ -86,7 +87,7 @@ class FasterWhisperEngine:
         self._loaded = await self._in_pool(load_whisper, self._settings)
         known = _languages(self._loaded)
         if language and language.code not in known:
-            remedy = "choose a model without `.en`, or for Cantonese large-v3"
+            remedy = message("choose a model without `.en`, or for Cantonese large-v3")
             raise SpeechLanguageError(self.name, language.text, known, remedy)
 
     async def transcribe(self, window: SpeechWindow, request: EngineRequest) -> Heard:
@@ -102,7 +103,7 @@ class FasterWhisperEngine:
             )
             return Heard(text.segments, language, probability)
         except RuntimeError as error:  # CTranslate2's only kind: out of memory, a missing CUDA library
-            raise SpeechEngineFaultError(self.name, f"failed: {error}") from error
+            raise SpeechEngineFaultError(self.name, message("failed: {error}", error=error)) from error
         finally:
             stop.set()
 

@@ -9,6 +9,7 @@ from hashlib import sha256
 from importlib.util import find_spec
 from pathlib import Path
 
+from ollama_pack.base.messages import joined, message
 from ollama_pack.speech.errors import (
     SpeechDependencyError,
     SpeechModelMissingError,
@@ -132,7 +133,9 @@ def _from_package(package: ModelPackage, model: str, joined: Path | None) -> Pat
     try:
         _join([source for source in sources if source], package, target)
     except OSError as error:
-        raise SpeechModelUnusableError(model, f"its parts cannot be joined in {joined}: {error}") from error
+        raise SpeechModelUnusableError(
+            model, message("its parts cannot be joined in {joined}: {error}", joined=joined, error=error)
+        ) from error
     return target
 
 
@@ -150,7 +153,11 @@ def _join(sources: Sequence[Path], package: ModelPackage, target: Path) -> None:
         digest = _concatenate(sources, folder / WEIGHTS)
         if digest != package.digest:
             raise SpeechModelUnusableError(
-                target.name, f"the parts in {package.requirement} are damaged: install them again"
+                target.name,
+                message(
+                    "the parts in {requirement} are damaged: install them again",
+                    requirement=package.requirement,
+                ),
             )
         for beside in sources[0].parent.iterdir():  # the configuration and the vocabulary
             if beside.suffix in {".json", ".txt"}:
@@ -176,15 +183,17 @@ def _concatenate(sources: Sequence[Path], target: Path) -> str:
 
 def _searched(places: ModelPlaces) -> Iterator[str]:
     yield from map(str, places.folders)
-    yield "Hugging Face's cache"
+    yield message("Hugging Face's cache")
     if places.allow_download:
-        yield "huggingface.co, which does not have it or cannot be reached"
+        yield message("huggingface.co, which does not have it or cannot be reached")
 
 
 def _remedy(model: str, places: ModelPlaces) -> str:
-    ways = ["put its folder (with model.bin) there"]
+    ways: list[str] = [message("put its folder (with model.bin) there")]
     if model in MODEL_PACKAGES:
         ways.append(f"`pip install {MODEL_PACKAGES[model].requirement}`")
     if not places.allow_download:
-        ways.append("set `allow_download`")
-    return ", or ".join(ways) + "; sizes: tiny, base, small, medium, large-v3, turbo"
+        ways.append(message("set `allow_download`"))
+    return message(
+        "{ways}; sizes: tiny, base, small, medium, large-v3, turbo", ways=joined(ways, message(", or "))
+    )

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ollama_pack.base.messages import message
 from ollama_pack.engines.routed_names import ROUTER
 from ollama_pack.webui.audience import EVERYBODY, NOBODY, Grants
 from ollama_pack.webui.model_rows import ExistingRow, existing_row
@@ -49,7 +50,7 @@ class CheckedModel:
 def own_rows(model: CheckedModel, rows: Mapping[str, ExistingRow]) -> list[ExistingRow]:
     """The rows that are a model's own. Those that are based on another model may be a plain user's."""
     found = (rows[model_id] for model_id in model.ids if model_id in rows)
-    return [row for row in found if row.base is None and not row.is_alias]
+    return [row for row in found if row.base is None and not row.is_alias and not row.only_hides]
 
 
 def model_access(model: CheckedModel, rows: Mapping[str, ExistingRow]) -> Access:
@@ -90,13 +91,13 @@ def kept_closed(
     stated: Grants | None, models: Iterable[CheckedModel], rows: Mapping[str, ExistingRow]
 ) -> dict[str, str]:
     """The models whose own rows keep a part of a stated audience out, each with the reason."""
-    found = {}
+    found: dict[str, str] = {}
     for model in models if stated else ():
         access = model_access(model, rows)
         if not access.is_on:
-            found[model.name] = "an admin has switched it off"
+            found[model.name] = message("an admin has switched it off")
         elif access.has_row and not covers(access.grants, stated or NOBODY):
-            found[model.name] = "an admin has set who may use it"
+            found[model.name] = message("an admin has set who may use it")
     return found
 
 

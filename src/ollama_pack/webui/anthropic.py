@@ -4,6 +4,7 @@ from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from typing import Any
 
+from ollama_pack.base.messages import message
 from ollama_pack.engines.body import objects_in
 from ollama_pack.engines.errors import ChatBodyError
 from ollama_pack.engines.sse import event_text
@@ -20,19 +21,21 @@ def chat_from_anthropic(body: Mapping[str, Any]) -> Body:
     from open_webui.utils.anthropic import convert_anthropic_to_openai_payload  # noqa: PLC0415
 
     if not objects_in(body.get("messages"), "messages"):
-        raise ChatBodyError("messages", "is missing: send a list of messages")
-    for number, message in enumerate(body["messages"]):
-        content = message.get("content")
+        raise ChatBodyError("messages", message("is missing: send a list of messages"))
+    for number, turn in enumerate(body["messages"]):
+        content = turn.get("content")
         if not isinstance(content, str):
             objects_in(content, f"messages[{number}].content")
     for number, tool in enumerate(objects_in(body.get("tools"), "tools")):
         if not isinstance(tool.get("input_schema"), Mapping):
-            reason = "is missing: only tools that the client runs can be used here"
+            reason = message("is missing: only tools that the client runs can be used here")
             raise ChatBodyError(f"tools[{number}].input_schema", reason)
     try:
         made: Body = convert_anthropic_to_openai_payload(dict(body))
     except (AttributeError, KeyError, TypeError, ValueError) as error:  # it takes the form for granted
-        raise ChatBodyError("The body", "is not of the form of Anthropic's Messages API") from error
+        raise ChatBodyError(
+            message("The body"), message("is not of the form of Anthropic's Messages API")
+        ) from error
     made.pop("metadata", None)
     made.pop("service_tier", None)  # Anthropic's tiers mean nothing to a node
     if not made.get("tools"):

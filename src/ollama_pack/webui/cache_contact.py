@@ -1,6 +1,7 @@
 """The way from the events function to the running `response_cache_filter`, which may not be there."""
 
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 from ollama_pack.webui.functions import function_state, live_function
@@ -34,7 +35,20 @@ class CacheContact:
         """Discard what is known under a label. Where there is no cache, there is nothing to discard."""
         await self._ask("discard_answers", label)
 
-    async def _ask(self, method: str, *values: str) -> Any:
+    async def calibration(self) -> dict[str, Any]:
+        """The labels of similar answers; only `fault`, where the cache cannot be asked."""
+        told = await self._ask("calibration_counts")
+        return told if isinstance(told, dict) else {"fault": told}
+
+    async def take_round(self, given: Mapping[str, Any]) -> str:
+        """Count what other sites gave; empty, or why it was not done."""
+        return str(await self._ask("take_round", given))
+
+    async def forget_rounds(self) -> str:
+        """Forget what other sites gave; empty, or why it was not done."""
+        return str(await self._ask("forget_rounds"))
+
+    async def _ask(self, method: str, *values: Any) -> Any:
         """What a method of the cache says, or in a sentence why it cannot be asked."""
         try:
             if not (await function_state(CACHE_ID)).active:

@@ -8,6 +8,7 @@ from typing import Any
 
 import orjson
 
+from ollama_pack.base.messages import message
 from ollama_pack.engines.body import object_at
 from ollama_pack.engines.refusals import Refusal
 from ollama_pack.engines.sse import ServerEvent, SseBuffer
@@ -81,7 +82,7 @@ class ModelCall:
         """
         answer = await self._answer()
         if not isinstance(answer, dict):
-            sentence = "The model sends a stream, though none was asked for."
+            sentence = message("The model sends a stream, though none was asked for.")
             raise ModelRefusedError(Refusal(BAD_GATEWAY, sentence))
         return answer
 
@@ -145,7 +146,9 @@ def refusal_in(body: object, status: int, headers: Mapping[str, str] | None = No
     wait = str(fields.get("retry_after") or _header(headers, "retry-after"))
     return Refusal(
         status=own if isinstance(own, int) and own >= ERROR_STATUS else status,
-        message=sentence if isinstance(sentence, str) and sentence else f"The model gave the error {status}.",
+        message=sentence
+        if isinstance(sentence, str) and sentence
+        else message("The model gave the error {status}.", status=status),
         code=str(fields["code"]) if fields.get("code") else None,
         param=fields["param"] if isinstance(fields.get("param"), str) else None,
         retry_after=int(wait) if wait.isdigit() else None,

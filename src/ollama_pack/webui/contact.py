@@ -5,6 +5,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ollama_pack.base.messages import message
 from ollama_pack.engines.body import object_at
 from ollama_pack.webui.errors import RouterUnavailableError
 from ollama_pack.webui.functions import function_state, live_function
@@ -14,10 +15,10 @@ log = logging.getLogger(__name__)
 ROUTER_ID = "gpu_router"
 ASK_SECONDS = 5.0
 
-ABSENT = (
+ABSENT = message(
     "gpu_router is not installed: install it (upload.py, or Admin Panel → Functions), and its nodes show here"
 )
-SWITCHED_OFF = "gpu_router is switched off: switch it on under Admin Panel → Functions"
+SWITCHED_OFF = message("gpu_router is switched off: switch it on under Admin Panel → Functions")
 
 
 class RouterContact:
@@ -89,13 +90,22 @@ class RouterContact:
                 return await _method(router, method)(*arguments)
         except TimeoutError:
             raise RouterUnavailableError(
-                f"gpu_router did not answer {method} within {ASK_SECONDS:g} s: see the server's log"
+                message(
+                    "gpu_router did not answer {method} within {seconds:g} s: see the server's log",
+                    method=method,
+                    seconds=ASK_SECONDS,
+                )
             ) from None
         except RouterUnavailableError:
             raise
         except Exception as error:
             raise RouterUnavailableError(
-                f"gpu_router failed at {method} ({type(error).__name__}: {error}): see its valves"
+                message(
+                    "gpu_router failed at {method} ({kind}: {error}): see its valves",
+                    method=method,
+                    kind=type(error).__name__,
+                    error=error,
+                )
             ) from error
 
     def _tell(self, method: str, fault: str) -> None:
@@ -107,6 +117,8 @@ class RouterContact:
 
 def _method(router: Any, name: str) -> Any:
     if (method := getattr(router, name, None)) is None:
-        message = f"the installed gpu_router has no {name}: update it to the version of this plugin"
-        raise RouterUnavailableError(message)
+        reason = message(
+            "the installed gpu_router has no {name}: update it to the version of this plugin", name=name
+        )
+        raise RouterUnavailableError(reason)
     return method

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from ollama_pack.base.messages import message
 from ollama_pack.engines.body import object_at
 from ollama_pack.engines.refusals import Refusal
 from ollama_pack.webui.calling import BAD_GATEWAY, BAD_REQUEST, refusal_in
@@ -33,7 +34,9 @@ async def embedded(
     entries = object_at(answer).get("data")
     vectors = [object_at(entry).get("embedding") for entry in entries or ()]
     if len(vectors) != len(texts) or not all(isinstance(vector, list) for vector in vectors):
-        raise ModelRefusedError(Refusal(BAD_GATEWAY, "The model gave no vector for some of the texts."))
+        raise ModelRefusedError(
+            Refusal(BAD_GATEWAY, message("The model gave no vector for some of the texts."))
+        )
     tokens = object_at(answer, "usage").get("prompt_tokens")
     return vectors, tokens if isinstance(tokens, int) else 0  # type: ignore[return-value] # checked above
 

@@ -37,7 +37,11 @@ class ModelRefusedError(PackError):
     """
 
     def __init__(self, refusal: Refusal) -> None:
-        super().__init__(f"the model was asked through Open WebUI and gave the error {refusal.status}")
+        super().__init__(
+            message(
+                "the model was asked through Open WebUI and gave the error {status}", status=refusal.status
+            )
+        )
         self.refusal = refusal
 
 

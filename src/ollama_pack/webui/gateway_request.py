@@ -9,6 +9,7 @@ from uuid import uuid4
 
 import orjson
 
+from ollama_pack.base.messages import message
 from ollama_pack.engines.errors import ChatBodyError
 from ollama_pack.engines.refusals import ApiForm, Refusal
 from ollama_pack.webui.calling import refusal_in
@@ -19,7 +20,12 @@ MAX_BODY = 64 * 2**20  # bytes: a conversation with many pictures
 _ID = re.compile(r"[\w.:-]{1,128}", re.ASCII)
 _ID_HEADERS: dict[ApiForm, str] = {"anthropic": "request-id"}
 _TOO_LARGE = Refusal(
-    413, f"The request has more than {MAX_BODY // 2**20} MiB: send fewer or smaller pictures.", "too_large"
+    413,
+    message(
+        "The request has more than {limit} MiB: send fewer or smaller pictures.",
+        limit=MAX_BODY // 2**20,
+    ),
+    "too_large",
 )
 
 
@@ -38,9 +44,11 @@ async def body_of(request: Any) -> dict[str, Any]:
     try:
         found = orjson.loads(read)
     except orjson.JSONDecodeError as error:
-        raise ChatBodyError("The body", f"is no JSON ({error}): send a JSON object") from error
+        raise ChatBodyError(
+            message("The body"), message("is no JSON ({error}): send a JSON object", error=error)
+        ) from error
     if not isinstance(found, dict):
-        raise ChatBodyError("The body", "must be a JSON object")
+        raise ChatBodyError(message("The body"), message("must be a JSON object"))
     return found
 
 

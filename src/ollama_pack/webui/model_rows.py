@@ -58,6 +58,11 @@ class ExistingRow:
         return self.mark.get("kind") == "alias"
 
     @property
+    def only_hides(self) -> bool:
+        """Whether the pack made it to hide a model from the picker, and no admin has changed its access."""
+        return self.mark.get("kind") == "hidden" and self.active and self.grants == self.given
+
+    @property
     def given(self) -> Grants:
         """The grants that the events function gave last."""
         return grants_in(self.mark.get("grants"))

@@ -6,21 +6,24 @@ that it gave, so that a change by an admin is seen and kept. The id is in the ma
 a row copies `meta`. Rows without the mark are an admin's: they are never changed, removed or adopted.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from ollama_pack.base.messages import message
 from ollama_pack.engines.routed_names import ROUTER
 from ollama_pack.webui.audience import NOBODY, Grants, grant_forms
 from ollama_pack.webui.model_rows import MAKER, MARK, ExistingRow
 
-BY_HAND = "an admin made a model with this id by hand, and it is left as it is"
-BY_UPLOAD = "upload.py published it, and keeps it"
-TAKEN = "a connection offers a model of this name itself"
-ADMINS_GRANTS = "an admin changed who may use it, and that is kept"
-ADMINS_SWITCH = "an admin switched it on or off, and that is kept"
-ADMINS_ROW = "it is offered no more, and is kept because an admin changed something in it"
+BY_HAND = message("an admin made a model with this id by hand, and it is left as it is")
+BY_UPLOAD = message("upload.py published it, and keeps it")
+TAKEN = message("a connection offers a model of this name itself")
+ADMINS_GRANTS = message("an admin changed who may use it, and that is kept")
+ADMINS_SWITCH = message("an admin switched it on or off, and that is kept")
+SHOWN_MODELS = 4  # of those that answer for an alias, under its name in the picker
+_ANSWERED_BY = "→ "  # in every language
+ADMINS_ROW = message("it is offered no more, and is kept because an admin changed something in it")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,21 +73,17 @@ class WantedRow:
         return {MARK: said | given | ({"tags": list(self.tags)} if self.tags else {})}
 
 
-def alias_row(alias: str, base: str, grants: Grants) -> WantedRow:
+def alias_row(alias: str, base: str, grants: Grants, models: Sequence[str]) -> WantedRow:
     """The row by which an alias is a model that people see.
 
     Args:
         alias: its name.
         base: the model under it: the router's of that name, or one that the alias filter's table names.
         grants: who may use it.
+        models: those that the table names for it, the preferred one first.
     """
-    by_router = base == ROUTER + alias
-    others = (
-        "the model that the router's alias table names"
-        if by_router
-        else f"{base} or what the alias table prefers"
-    )
-    return WantedRow(alias, alias, base, grants, alias, f"{answered_by(alias)}{others}.")
+    shown = ", ".join(models[:SHOWN_MODELS]) + (", …" if models[SHOWN_MODELS:] else "")
+    return WantedRow(alias, alias, base, grants, alias, f"{_ANSWERED_BY}{shown}")
 
 
 def routed_model(alias: WantedRow) -> WantedRow:
@@ -97,9 +96,9 @@ def opened_model(model: str, grants: Grants, maker: Literal["events", "upload"] 
     return WantedRow(model, model, None, grants, opened=True, maker=maker)
 
 
-def answered_by(alias: str) -> str:
-    """How a description of ours begins; an admin's own does not."""
-    return f"{alias} is answered by "
+def is_our_description(alias: str, text: object) -> bool:
+    """Whether the pack, in this version or in 0.1, wrote what the picker says under an alias."""
+    return str(text).startswith((_ANSWERED_BY, f"{alias} is answered by "))
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,6 +221,8 @@ def _updates(row: WantedRow, current: ExistingRow) -> Iterator[UpdateRow]:
     is_noted = is_admins or current.given == row.grants
     is_opened = bool(current.mark.get("opened"))
     differs = (current.base, current.alias, is_opened) != (row.base, row.alias, row.opened)
+    written = current.meta.get("description")
+    differs |= is_our_description(row.alias, written) and written != row.description
     if differs or regrant or switch or not is_noted:
         yield UpdateRow(row, regrant, switch)
 

@@ -14,4 +14,4 @@ def reader_language(metadata: Mapping[str, Any], request: Any) -> str:
 
 def accepted_language(request: Any) -> str:
     """A request's `Accept-Language`."""
-    return str(request.headers.get("accept-language") or ENGLISH)
+    return str(request.headers.get("accept-language") or ENGLISH) if request else ENGLISH

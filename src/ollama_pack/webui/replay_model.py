@@ -1,10 +1,13 @@
 """Whether chats can be sent through `response_cache_replay`. Imports `open_webui` when called, not before."""
 
 import logging
+import random
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from ollama_pack.base.messages import message
+from ollama_pack.engines.body import object_at
 from ollama_pack.webui.models import may_use
 from ollama_pack.webui.replay_row import REPLAY, share_replay
 from ollama_pack.webui.rows import refresh_models
@@ -13,14 +16,41 @@ log = logging.getLogger(__name__)
 
 REPLAY_SECONDS = 2.0  # between two looks
 
-NO_REPLAY = (
-    f"The response cache does nothing: the function {REPLAY} is not installed, or switched off. Install it "
-    "beside response_cache_filter and switch it on (Admin Panel → Functions)."
+NO_REPLAY = message(
+    "The response cache does nothing: the function {model} is not installed, or "
+    "switched off. Install it next to response_cache_filter and switch it on (Admin Panel "
+    "→ Functions).",
+    model=REPLAY,
 )
-NO_ACCESS = (
-    f"The response cache does nothing for some users: an admin has taken the access to the model {REPLAY} "
-    "from them. Share it with everybody (Admin Panel → Settings → Models): it shows nothing of others."
+NO_ACCESS = message(
+    "The response cache does nothing for some users: an admin has taken the access to "
+    "the model {model} from them. Share it with everybody (Admin Panel → Settings → "
+    "Models): it shows nothing of others.",
+    model=REPLAY,
 )
+
+
+def drawn_instead(metadata: Mapping[str, Any], models: Mapping[str, Any]) -> str | None:
+    """Another model of an arena that has drawn the replay model, as it draws from all that there are.
+
+    Args:
+        metadata: of the chat, as Open WebUI has it after the draw.
+        models: all that Open WebUI knows.
+
+    Returns:
+        Its id; None: no arena has drawn the replay model, or it has no other.
+    """
+    if metadata.get("selected_model_id") != REPLAY:
+        return None
+    meta = object_at(metadata, "model", "info", "meta")
+    listed = frozenset(meta.get("model_ids") or ())
+    left_out = not listed or meta.get("filter_mode") == "exclude"
+    others = [
+        str(model["id"])
+        for model in models.values()
+        if model.get("owned_by") != "arena" and model["id"] != REPLAY and (model["id"] in listed) != left_out
+    ]
+    return random.choice(others) if others else None  # noqa: S311 - no secret
 
 
 class ReplayModel:

@@ -5,6 +5,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from ollama_pack.base.messages import message
+
 MIN_KEY = 16  # characters
 _BEARER = "bearer "
 REFUSED = frozenset({401, 403})
@@ -38,7 +40,7 @@ class RouteSpec:
 
 
 def place_routes(app: Any, owner: str, specs: tuple[RouteSpec, ...]) -> None:
-    """Make these the routes of a plugin, before the mount that answers whatever is left.
+    """Make these the routes of a plugin, before Open WebUI's own hundreds, which are tried in order.
 
     Safe to call again: what an earlier call, or earlier code of the same plugin, has placed is replaced.
 
@@ -49,19 +51,14 @@ def place_routes(app: Any, owner: str, specs: tuple[RouteSpec, ...]) -> None:
     """
     routes = app.router.routes
     others = [route for route in routes if not _is_of(route, owner)]
-    first = [_api_route(owner, spec) for spec in specs if spec.without]
-    ours = [_api_route(owner, spec) for spec in specs if not spec.without]
-    end = next((at for at, route in enumerate(others) if _catches_all(route)), len(others))
-    routes[:] = [*first, *others[:end], *ours, *others[end:]]  # in one step: requests look at this very list
+    routes[:] = [
+        *(_api_route(owner, spec) for spec in specs),
+        *others,
+    ]  # in one step: requests look at this list
 
 
 def _is_of(route: Any, owner: str) -> bool:
     return str(getattr(route, "name", "")).startswith(f"{owner}:")
-
-
-def _catches_all(route: Any) -> bool:
-    """Whether it is the mount at the root, which Starlette writes as an empty path."""
-    return hasattr(route, "app") and getattr(route, "path", None) in {"", "/"}
 
 
 def _api_route(owner: str, spec: RouteSpec) -> Any:
@@ -116,7 +113,13 @@ def check_route_key(text: str) -> str:
         ValueError: it is so short that it could be guessed.
     """
     if 0 < len(text.strip()) < MIN_KEY:
-        raise ValueError(f"it has {len(text.strip())} characters, and opens a route: take {MIN_KEY} or more")
+        raise ValueError(
+            message(
+                "it has {count} characters, and opens a route: take {least} or more",
+                count=len(text.strip()),
+                least=MIN_KEY,
+            )
+        )
     return text.strip()
 
 

@@ -14,6 +14,7 @@ from ollama_pack.webui.publication import (
     UpdateRow,
     WantedRow,
     closed_mark,
+    is_our_description,
 )
 
 log = logging.getLogger(__name__)
@@ -99,6 +100,8 @@ async def _remark_row(
     if row is None:
         return False
     meta = row.meta.model_dump()
+    if wanted and is_our_description(wanted.alias, meta.get("description")):
+        meta["description"] = wanted.description
     form = ModelForm(
         id=row.id,
         name=row.name,

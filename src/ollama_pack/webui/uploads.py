@@ -9,6 +9,7 @@ from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
+from ollama_pack.base.messages import message
 from ollama_pack.webui.errors import NoRoomError, UploadError, UploadTooLargeError
 
 log = logging.getLogger(__name__)
@@ -20,7 +21,9 @@ MAX_SHOWN = 100  # characters of what somebody sent, in an error
 FORM_BYTES = 2**20  # what a form may have besides the recording
 MEMORY_BYTES = 2**20  # a longer recording goes to a file without a name, which vanishes when it is closed
 _FORM = "multipart/form-data"
-_SEND = "send it as `file` or `audio` in multipart/form-data, or as the body with Content-Type audio/*"
+_SEND = message(
+    "send it as `file` or `audio` in multipart/form-data, or as the body with Content-Type audio/*"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +75,13 @@ async def received_recording(request: Any, max_bytes: int) -> AsyncIterator[Rece
             file.seek(0)
             yield ReceivedRecording(file, said, media, told)  # type: ignore[arg-type] # a file in all but name
         else:
-            raise UploadError(f"Content-Type {media or 'is missing and'!s} is no recording: {_SEND}")
+            raise UploadError(
+                message(
+                    "Content-Type {media} is no recording: {how}",
+                    media=media or message("(none)"),
+                    how=_SEND,
+                )
+            )
 
 
 def _content_type(text: str) -> tuple[str, dict[str, str]]:
@@ -82,7 +91,14 @@ def _content_type(text: str) -> tuple[str, dict[str, str]]:
         UploadError: it is longer than any type is.
     """
     if len(text) > MAX_TYPE:
-        raise UploadError(f"the Content-Type has {len(text)} characters, the limit is {MAX_TYPE}: {_SEND}")
+        raise UploadError(
+            message(
+                "the Content-Type has {count} characters, the limit is {limit}: {how}",
+                count=len(text),
+                limit=MAX_TYPE,
+                how=_SEND,
+            )
+        )
     kind = email.message.Message()
     kind["Content-Type"] = text
     told = {name.lower(): str(value) for name, value in kind.get_params(failobj=[])[1:]}
@@ -99,8 +115,13 @@ def _address_fields(request: Any) -> dict[str, list[str]]:
     pairs = request.query_params.multi_items()
     if len(pairs) > MAX_FIELDS or any(len(value) > MAX_FIELD_BYTES for _, value in pairs):
         raise UploadError(
-            f"the address has {len(pairs)} fields, or one that is too long: the limits are {MAX_FIELDS} "
-            f"fields of {MAX_FIELD_BYTES // 2**10} KB"
+            message(
+                "the address has {count} fields, or one that is too long: the limits are "
+                "{most} fields of {size} KB",
+                count=len(pairs),
+                most=MAX_FIELDS,
+                size=MAX_FIELD_BYTES // 2**10,
+            )
         )
     for name, value in pairs:
         fields.setdefault(name, []).append(value)
@@ -131,7 +152,9 @@ async def _form(request: Any, max_bytes: int, files: ExitStack) -> Any:
         with _disk():
             return await parser.parse()
     except MultiPartException as error:
-        raise UploadError(f"the form cannot be read ({error.message}): {_SEND}") from error
+        raise UploadError(
+            message("the form cannot be read ({reason}): {how}", reason=error.message, how=_SEND)
+        ) from error
     finally:  # one that came only in part is not among the form's items
         for file in getattr(parser, "_files_to_close_on_error", ()):
             files.callback(file.close)
@@ -162,7 +185,7 @@ async def _bounded(request: Any, max_bytes: int, limit: int) -> AsyncGenerator[b
             elif seen > 2 * max_bytes:
                 break
     except ClientDisconnect:
-        raise UploadError("the client hung up before all of the recording had come") from None
+        raise UploadError(message("the client hung up before all of the recording had come")) from None
     if max(seen, size) > max_bytes:
         raise UploadTooLargeError(limit, max(seen, size))
 
@@ -181,7 +204,13 @@ def _recording_in(form: Any) -> BinaryIO:
             file: BinaryIO = found.file
             return file
     names = ", ".join(sorted({name for name, _ in form.multi_items()}))[:MAX_SHOWN]
-    raise UploadError(f"the form has no recording in it (it has: {names or 'nothing'}): {_SEND}")
+    raise UploadError(
+        message(
+            "the form has no recording in it (it has: {names}): {how}",
+            names=names or message("nothing"),
+            how=_SEND,
+        )
+    )
 
 
 def _texts(form: Any, name: str) -> list[str]:

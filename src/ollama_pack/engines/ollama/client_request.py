@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from ollama_pack.base.messages import message
 from ollama_pack.engines.body import list_in, object_in, objects_in, switch_in, text_in
 from ollama_pack.engines.errors import ChatBodyError
 
@@ -42,7 +43,9 @@ def chat_from_generate(body: Mapping[str, Any]) -> dict[str, Any]:
     """
     for field in ("suffix", "raw", "template", "context"):
         if body.get(field):
-            raise ChatBodyError(field, "cannot be used here: send the prompt alone, or use /api/chat")
+            raise ChatBodyError(
+                field, message("cannot be used here: send the prompt alone, or use /api/chat")
+            )
     asked = {"role": "user", "content": body.get("prompt") or "", "images": body.get("images")}
     system = body.get("system")
     before = [{"role": "system", "content": text_in(system, "system")}] if system else []
@@ -92,7 +95,7 @@ def _format(value: object) -> dict[str, Any]:
     if isinstance(value, Mapping):
         schema = {"name": "answer", "schema": dict(value)}
         return {"response_format": {"type": "json_schema", "json_schema": schema}}
-    raise ChatBodyError("format", 'must be "json" or a JSON schema')
+    raise ChatBodyError("format", message('must be "json" or a JSON schema'))
 
 
 def _message(message: Mapping[str, Any], field: str, calls: dict[str, str]) -> dict[str, Any]:

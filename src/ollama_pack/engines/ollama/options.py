@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from ollama_pack.base.messages import message
 from ollama_pack.engines.body import decimal_in, object_in, switch_in, text_in, whole_in
 from ollama_pack.engines.errors import ChatBodyError
 
@@ -13,7 +14,7 @@ def _stop_in(value: object, field: str) -> list[str]:
         return [value]
     if isinstance(value, list):
         return [text_in(item, f"{field}[{number}]") for number, item in enumerate(value)]
-    raise ChatBodyError(field, "must be text or a list of texts")
+    raise ChatBodyError(field, message("must be text or a list of texts"))
 
 
 _WHOLE_OPTIONS = (
@@ -146,6 +147,8 @@ def ollama_options(body: Mapping[str, Any]) -> dict[str, Any]:
 def _check_ranges(options: Mapping[str, Any]) -> None:
     for name, (least, most) in OPTION_RANGES.items():
         if name in options and not least <= options[name] <= most:
-            raise ChatBodyError(name, f"must be from {least:.16g} to {most:.16g}")
+            raise ChatBodyError(
+                name, message("must be from {least:.16g} to {most:.16g}", least=least, most=most)
+            )
     if options.get("repeat_penalty") == 0:
-        raise ChatBodyError("repeat_penalty", "must not be 0: 1 means no penalty")
+        raise ChatBodyError("repeat_penalty", message("must not be 0: 1 means no penalty"))

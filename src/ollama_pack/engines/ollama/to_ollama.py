@@ -4,6 +4,7 @@ import re
 from collections.abc import Collection, Mapping
 from typing import Any, Literal
 
+from ollama_pack.base.messages import message
 from ollama_pack.engines.body import decimal_in, json_in, object_in, switch_in, text_in, whole_in
 from ollama_pack.engines.errors import ChatBodyError
 from ollama_pack.engines.ollama.messages import ollama_messages
@@ -15,8 +16,9 @@ from ollama_pack.engines.tools import offered_tools
 Thinking = Literal["never", "switch", "levels"]
 
 MAX_TOP_LOGPROBS = 20
-_GO_DURATION = re.compile(r"[-+]?(?:0|(?:(?:\d+\.?\d*|\.\d+)(?:ns|us|µs|ms|s|m|h))+)")
-_KEEP_ALIVE_FORMS = 'must be seconds or a duration such as "5m"'
+# Of any length, as a client has written it: each digit is looked at once.
+_GO_DURATION = re.compile(r"[-+]?(?:0|(?:(?:\d++(?:\.\d*+)?+|\.\d++)(?:ns|us|µs|ms|s|m|h))++)")
+_KEEP_ALIVE_FORMS = message('must be seconds or a duration such as "5m"')
 # Of all models only gpt-oss has levels; with others Ollama refuses them. `details.family` tells.
 _FAMILIES_WITH_LEVELS = frozenset({"gptoss", "gpt-oss"})
 # OpenAI's efforts → Ollama's levels.
@@ -82,7 +84,7 @@ def _format(settings: Mapping[str, Any]) -> str | Mapping[str, Any] | None:
             return None
         case None:
             return _own_format(settings.get("format"))
-    raise ChatBodyError("response_format.type", "must be text, json_object or json_schema")
+    raise ChatBodyError("response_format.type", message("must be text, json_object or json_schema"))
 
 
 def _own_format(value: object) -> str | Mapping[str, Any] | None:
@@ -91,10 +93,10 @@ def _own_format(value: object) -> str | Mapping[str, Any] | None:
         try:
             value = json_in(value)
         except ValueError as error:
-            raise ChatBodyError("format", "is neither json nor a JSON schema") from error
+            raise ChatBodyError("format", message("is neither json nor a JSON schema")) from error
     if isinstance(value, str):
         if value not in {"", "json"}:
-            raise ChatBodyError("format", 'must be "json" or a JSON schema')
+            raise ChatBodyError("format", message('must be "json" or a JSON schema'))
         return value or None
     schema = object_in(value, "format")
     check_schema(schema, "format")
@@ -122,7 +124,9 @@ def _effort(value: object) -> str | bool | None:
         return None
     effort = text_in(value, "reasoning_effort").lower()
     if effort != "none" and effort not in _LEVELS:
-        raise ChatBodyError("reasoning_effort", f"must be one of none, {', '.join(_LEVELS)}")
+        raise ChatBodyError(
+            "reasoning_effort", message("must be one of none, {levels}", levels=", ".join(_LEVELS))
+        )
     return _LEVELS.get(effort, False)
 
 
@@ -151,5 +155,5 @@ def _logprobs(body: Mapping[str, Any]) -> dict[str, Any]:
     given = {"logprobs": switch_in, "top_logprobs": whole_in}
     found = {name: read(body[name], name) for name, read in given.items() if body.get(name) is not None}
     if not 0 <= found.get("top_logprobs", 0) <= MAX_TOP_LOGPROBS:
-        raise ChatBodyError("top_logprobs", f"must be from 0 to {MAX_TOP_LOGPROBS}")
+        raise ChatBodyError("top_logprobs", message("must be from 0 to {limit}", limit=MAX_TOP_LOGPROBS))
     return found

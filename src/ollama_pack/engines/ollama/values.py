@@ -17,6 +17,7 @@ from pydantic import (
     model_validator,
 )
 
+from ollama_pack.base.messages import message
 from ollama_pack.engines.body import json_in
 from ollama_pack.engines.ollama.options import RUNNER_OPTIONS
 from ollama_pack.engines.ollama.to_ollama import Thinking, thinking_of
@@ -210,7 +211,7 @@ def entries_in(answer: Mapping[str, Any], kind: type[_Entry]) -> tuple[list[_Ent
     """
     listed = answer.get("models")
     if not isinstance(listed, list):
-        raise ValueError("`models` is not a list")  # noqa: TRY004 - of the answer, not of an argument
+        raise ValueError(message("`models` is not a list"))  # noqa: TRY004 - of the answer, not of an argument
     found: dict[str, _Entry] = {}
     unread = 0
     for entry in listed:

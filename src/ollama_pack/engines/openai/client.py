@@ -339,14 +339,20 @@ class OpenAIClient:
             models = engine_models(answer)
         except ValueError as error:
             raise NodeFaultError(
-                self.name, f"lists models in a form that is not OpenAI's: {error}"
+                self.name, message("lists models in a form that is not OpenAI's: {error}", error=error)
             ) from error
         if bare and not models:
             raise NodeFaultError(
                 self.name, message("lists models in a form that is not OpenAI's: there are none")
             )
         if unread := nameless_models(answer):
-            self._node.note(f"{unread} of its models are passed over: {base}/models gives them no id")
+            self._node.note(
+                message(
+                    "{count} of its models are passed over: {base}/models gives them no id",
+                    count=unread,
+                    base=base,
+                )
+            )
         self._bases = (base,)
         return models
 
@@ -365,7 +371,7 @@ class OpenAIClient:
 
     def _not_served(self, model: str) -> ModelNotFoundError:
         listed = ", ".join(sorted(self._served)[:5])
-        said = f"it serves {listed}" if listed else "it serves nothing"
+        said = message("it serves {listed}", listed=listed) if listed else message("it serves nothing")
         return ModelNotFoundError(self.name, model, said, SERVE_IT)
 
 

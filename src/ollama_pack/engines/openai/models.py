@@ -9,6 +9,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ollama_pack.base.messages import message
 from ollama_pack.engines.body import object_at
 from ollama_pack.engines.model_kinds import listed_for_chat
 from ollama_pack.engines.ollama.values import ListedModel, LoadedModel, ModelDetails, ShownModel
@@ -132,14 +133,14 @@ def engine_models(answer: Mapping[str, Any]) -> tuple[EngineModel, ...]:
     """
     entries = answer.get("data")
     if not isinstance(entries, list):
-        raise ValueError("`data` is not a list")  # noqa: TRY004 - of the answer, not of an argument
+        raise ValueError(message("`data` is not a list"))  # noqa: TRY004 - of the answer, not of an argument
     beside = _capabilities_beside(answer.get("models"))
     found: dict[str, EngineModel] = {}
     for entry in entries:
         if name := _name_in(entry):
             found.setdefault(name, _engine_model(entry, name, beside))
     if entries and not found:
-        raise ValueError("a model has no `id`")
+        raise ValueError(message("a model has no `id`"))
     return tuple(found.values())
 
 

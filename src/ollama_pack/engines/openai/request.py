@@ -8,6 +8,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from ollama_pack.base.messages import message
 from ollama_pack.engines.body import decimal_in, json_in, object_in, objects_in, text_in
 from ollama_pack.engines.content import message_parts
 from ollama_pack.engines.errors import ChatBodyError
@@ -119,7 +120,7 @@ def _engine_format(settings: Mapping[str, Any]) -> dict[str, Any]:
         try:
             wanted = json_in(wanted)
         except ValueError as error:
-            raise ChatBodyError("format", "is neither json nor a JSON schema") from error
+            raise ChatBodyError("format", message("is neither json nor a JSON schema")) from error
     schema = {"name": "answer", "schema": object_in(wanted, "format")}
     return {"response_format": {"type": "json_schema", "json_schema": schema}}
 
@@ -148,16 +149,16 @@ def _engine_tools(body: Mapping[str, Any]) -> dict[str, Any]:
 
 def _engine_messages(value: object) -> Iterator[dict[str, Any]]:
     """The conversation, in what all chat templates know."""
-    for number, message in enumerate(objects_in(value, "messages")):
+    for number, turn in enumerate(objects_in(value, "messages")):
         field = f"messages[{number}]"
-        role = text_in(message.get("role"), f"{field}.role")
-        made = {**message, "role": "system" if role == "developer" else role}
+        role = text_in(turn.get("role"), f"{field}.role")
+        made = {**turn, "role": "system" if role == "developer" else role}
         if role == "tool":
-            made["content"] = _tool_text(message.get("content"), f"{field}.content")
-        elif isinstance(message.get("content"), list):
-            made["content"] = [part for _, part in message_parts(message, field)] or ""
-        if "tool_calls" in message:
-            calls = objects_in(message["tool_calls"], f"{field}.tool_calls")
+            made["content"] = _tool_text(turn.get("content"), f"{field}.content")
+        elif isinstance(turn.get("content"), list):
+            made["content"] = [part for _, part in message_parts(turn, field)] or ""
+        if "tool_calls" in turn:
+            calls = objects_in(turn["tool_calls"], f"{field}.tool_calls")
             made["tool_calls"] = [
                 _engine_call(call, f"{field}.tool_calls[{place}]") for place, call in enumerate(calls)
             ]

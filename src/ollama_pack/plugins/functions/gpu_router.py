@@ -274,7 +274,7 @@ class Pipe:
         name = str(body["model"]).removeprefix(ROUTER)
         with self._refusing(for_admin=admin):
             router = await self._ready()
-            models = await self._models(router, body, name, user, remembers=True)
+            models, why_model = await self._models_and_why(router, body, name, user, remembers=True)
             asked = await _asked(body, models[0], router, metadata, user, self._defaults.get)
         last, served = False, None
         if BUDGET_STATE in metadata:  # else no budget holds
@@ -292,6 +292,7 @@ class Pipe:
             headers=partial(node_headers, request=request, user=user, metadata=metadata),
             last=last,
             served=served,
+            why_model=why_model,
         )
 
         async def answered(head: ReplyHead) -> AsyncGenerator[Body, None]:

@@ -17,6 +17,7 @@ from pydantic import Field, field_validator
 
 from ollama_pack.base.single_flight import SingleFlight
 from ollama_pack.engines.body import object_at
+from ollama_pack.services.calibration_routes import calibration_routes
 from ollama_pack.services.dashboard import Dashboard, DashboardHistory
 from ollama_pack.services.forgetting import label_to_discard
 from ollama_pack.services.history import HISTORY_FILE, HistoryKeeper, process_status
@@ -150,6 +151,7 @@ class Event:
             RouteSpec("POST", "/ollama-pack/cache/flush", "admin", self._flush_cache),
             RouteSpec("GET", "/ollama-pack/metrics", "admin", self._metrics, lets_in=self._is_prometheus),
             *upkeep_routes(self._router),
+            *calibration_routes(self._cache),
             RouteSpec("GET", "/ollama-pack/v1/usage", "user", self._usage),
             RouteSpec("GET", "/ollama-pack/usage.csv", "admin", self._usage_csv),
             *ollama_routes(),

@@ -9,20 +9,21 @@ version: {version}
 """
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from pydantic import Field
 
-from ollama_pack.base.messages import Message, in_language, message
+from ollama_pack.base.messages import Message, in_language, joined, message
 from ollama_pack.base.single_flight import Remembered
 from ollama_pack.cache.guard import StoreTrouble
 from ollama_pack.cache.key import NotCacheable
 from ollama_pack.cache.outcome import Follow, Hit, Miss
-from ollama_pack.cache.semantic import Lent, label_key
-from ollama_pack.cache.similar import Near
+from ollama_pack.cache.pool import read_rounds
+from ollama_pack.cache.semantic import Lent, as_forgotten, as_set, calibration_report, label_key
+from ollama_pack.cache.similar import Near, last_asked
 from ollama_pack.engines.body import object_at
 from ollama_pack.engines.ollama.installed import ModelDigests, TagSite
 from ollama_pack.engines.routed_names import ROUTER
@@ -46,7 +47,7 @@ from ollama_pack.webui.meaning import NodeEmbeddings, embedder_of, embedding, ju
 from ollama_pack.webui.models import group_ids_of, may_use
 from ollama_pack.webui.presets import AnsweringModel, answering_model
 from ollama_pack.webui.reader import reader_language
-from ollama_pack.webui.replay_model import ReplayModel
+from ollama_pack.webui.replay_model import ReplayModel, drawn_instead
 from ollama_pack.webui.replay_row import REPLAY
 from ollama_pack.webui.router_digest import routed_weights
 from ollama_pack.webui.server import data_folder, server_secret, take_over
@@ -116,6 +117,10 @@ class Filter:
         state["rounds"] += 1
         if body.get("model") == REPLAY and "model" in state:
             body["model"] = state["model"]  # an earlier round's, where nobody gave the model its name back
+        elif body.get("model") == REPLAY and (
+            other := drawn_instead(__metadata__, __request__.app.state.MODELS)
+        ):
+            body["model"] = __metadata__["selected_model_id"] = other
         if self._keeper.current is not None:
             self._keeper.current.saw_chat()
         try:
@@ -210,6 +215,31 @@ class Filter:
             "all": {} if fault else shared,
         }
 
+    async def calibration_counts(self) -> dict[str, Any]:
+        """The labels of similar answers, for `scripts/federate.py`: counts, and nothing of a conversation."""
+        cache = (await self._keeper.cache(self._settings())).cache
+        shared = await cache.shared_counts()
+        if isinstance(shared, StoreTrouble):
+            return {"fault": _fault(shared, cache.fault)}
+        return {"fault": "", "error": self.valves.similar_error} | calibration_report(shared)
+
+    async def take_round(self, given: Mapping[str, Any]) -> str:
+        """Count what other sites gave in a round; empty, or why it was not done."""
+        try:
+            rounds = read_rounds(given)
+        except ValueError as error:
+            return str(error)
+        return await self._change_counts(partial(as_set, rounds))
+
+    async def forget_rounds(self) -> str:
+        """Forget all that other sites gave; empty, or why it was not done."""
+        return await self._change_counts(as_forgotten)
+
+    async def _change_counts(self, change: Callable[[Mapping[str, float]], Mapping[str, float]]) -> str:
+        cache = (await self._keeper.cache(self._settings())).cache
+        trouble = await cache.change_counts(change)
+        return _fault(trouble, cache.fault) if trouble else ""
+
     async def flush_cache(self) -> str:
         """Make all answers unusable, in every worker; empty, or why it was not done."""
         cache = (await self._keeper.cache(self._settings())).cache
@@ -277,7 +307,7 @@ class Filter:
 
         def lend(scope: str) -> Lent:
             return Lent(
-                key=label_key(answering.id, embedder, scope),
+                key=label_key(answering.id, embedder, scope, last_asked(body)),
                 error=self.valves.similar_error,
                 embed=embed,
                 judge=judging(request, user, str(body["model"])),
@@ -344,10 +374,17 @@ async def _has_access(body: Body, user: dict[str, Any], metadata: dict[str, Any]
     return model in request.app.state.MODELS and await may_use(user, model, request)
 
 
+_STATES: dict[str, str] = {
+    "down": message("the store is down"),
+    "slow": message("the store is slow"),
+    "full": message("the store is full"),
+    "open": message("the store is left alone for a while"),
+}
+
+
 def _fault(trouble: StoreTrouble, why: str) -> str:
     """For an admin: `the store is down: Redis failed: ConnectionError: …`."""
-    state = "left alone for a while" if trouble.reason == "open" else trouble.reason
-    return f"the store is {state}" + (f": {why}" if why else "")
+    return joined([_STATES.get(trouble.reason, trouble.reason), why], message(": "))
 
 
 def _wants_cache(user: dict[str, Any]) -> bool:

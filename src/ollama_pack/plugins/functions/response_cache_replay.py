@@ -14,6 +14,7 @@ from contextlib import aclosing
 from typing import Any
 from uuid import uuid4
 
+from ollama_pack.base.messages import message
 from ollama_pack.engines.ollama.stream import usage_place
 from ollama_pack.engines.ollama.to_openai import ReplyHead
 from ollama_pack.engines.refusals import Refusal
@@ -27,8 +28,10 @@ from ollama_pack.webui.server import event_stream
 
 NOT_A_MODEL = Refusal(
     400,
-    "response_cache_replay is not a chat model: response_cache_filter sends chats through it, to give "
-    "cached answers. Choose another model.",
+    message(
+        "response_cache_replay is not a chat model: response_cache_filter sends chats "
+        "through it, to give cached answers. Choose another model."
+    ),
     param="model",
 )
 

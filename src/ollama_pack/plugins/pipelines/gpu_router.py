@@ -13,6 +13,7 @@ import os
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from functools import partial
 from secrets import token_urlsafe
 from typing import Any, ClassVar
 from uuid import uuid4
@@ -45,6 +46,7 @@ from ollama_pack.services.routed import (
     catalogue_for,
     models_for,
     offered_meanwhile,
+    passed_over,
     routed_aliases,
     weights_behind,
     why_absent,
@@ -205,15 +207,20 @@ class Pipeline:
         who = asking(body)
         router, table = await self._router(), self.valves.table
         catalogue = await catalogue_for(router, table, name)
+        facts = request_facts(body, name)
         try:
-            models = models_for(table, request_facts(body, name), catalogue)
+            models = models_for(table, facts, catalogue)
         except AliasUnavailableError as error:
             raise why_absent(error, router) from error
         asked = without_asking(body)
         known = catalogue.find(models[0])
         if who.from_webui and known is not None and not known.can("tools"):
             asked.pop("tools", None)  # Open WebUI offers its own to every model, unmarked
-        head = ReplyHead(f"chatcmpl-{uuid4().hex}", int(time.time()), str(body["model"]))
+        # Open WebUI asks for the model under a published alias: people asked for the alias.
+        is_published = who.from_webui and next(table.matching(name), None) is not None
+        head = ReplyHead(
+            f"chatcmpl-{uuid4().hex}", int(time.time()), name if is_published else str(body["model"])
+        )
 
         def generated() -> AsyncGenerator[Body, None]:
             return router.answer(
@@ -224,6 +231,7 @@ class Pipeline:
                 chat=who.chat,
                 background=who.background,
                 figures=who.is_admin,
+                why_model=partial(passed_over, table, facts, catalogue, frozenset()),
             )
 
         self._cache = sibling(CACHE)

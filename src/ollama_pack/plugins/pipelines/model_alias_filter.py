@@ -16,6 +16,7 @@ from ollama_pack.aliases.errors import AliasUnavailableError
 from ollama_pack.aliases.facts import RequestFacts, request_facts
 from ollama_pack.aliases.resolve import Resolution, resolve
 from ollama_pack.aliases.table import AliasTable, parse_table
+from ollama_pack.base.messages import message
 from ollama_pack.engines.ollama.installed import InstalledModels
 from ollama_pack.services.pipeline_valves import (
     CODE_DIGEST,
@@ -74,10 +75,10 @@ class Pipeline:
         @classmethod
         def _readable(cls, text: str) -> str:
             if parse_table(one_a_line(text)).uses_groups:
-                message = (
+                reason = message(
                     "group= is not known on the Pipelines server: use the model_alias_filter function for it"
                 )
-                raise ValueError(message)
+                raise ValueError(reason)
             return text
 
     def __init__(self) -> None:

@@ -20,6 +20,7 @@ from ollama_pack.services.pack_valves import PackValves
 from ollama_pack.services.voice_job import VoiceJob
 from ollama_pack.services.voice_settings import VoiceSettings
 from ollama_pack.speech.language import parse_language
+from ollama_pack.webui.reader import reader_language
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +66,7 @@ class Tools:
         __files__: list[dict[str, Any]] | None = None,
         __request__: Any = None,
         __event_emitter__: Callable[[dict[str, Any]], Awaitable[None]] | None = None,
+        __metadata__: dict[str, Any] | None = None,
     ) -> str:
         """
         Transcribe audio and video files that are attached to this chat: what is said in them, as text.
@@ -76,7 +78,8 @@ class Tools:
         """
         user = __user__ or {}
         own = user.get("valves") or self.UserValves()
-        job = VoiceJob(self.valves, user, __request__, __event_emitter__)
+        language_read = reader_language(__metadata__ or {}, __request__)
+        job = VoiceJob(self.valves, user, __request__, __event_emitter__, language_read)
         try:
             return await job.run(recordings, __files__ or [], language or own.language, format or own.format)
         except PackError as error:

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
+from ollama_pack.base.messages import message
 from ollama_pack.engines.errors import NodeError
 from ollama_pack.routing.decide.assignment import Assignment
 from ollama_pack.routing.naming import fold_name
@@ -160,12 +161,18 @@ class Upkeep:
             ValueError: a pull is under way, or a node is unknown.
         """
         if self._pull is not None and not self._pull.done():
-            raise ValueError("a pull is under way: wait until it is done")
+            raise ValueError(message("a pull is under way: wait until it is done"))
         watches = self._fleet.nodes
         wanted = list(nodes) or [name for name, watch in watches.items() if watch.row.kind == "ollama"]
         for name in wanted:
             if name not in watches:
-                raise ValueError(f"there is no node {name!r}: the nodes are {', '.join(watches)}")
+                raise ValueError(
+                    message(
+                        "there is no node {name!r}: the nodes are {known}",
+                        name=name,
+                        known=", ".join(watches),
+                    )
+                )
         states = [PullState(name, model) for name in wanted]
         self.pulls = [*self.pulls, *states][-MAX_PULLS:]
         self._pull = asyncio.get_running_loop().create_task(self._pull_all(states), name=f"pull {model}")
@@ -175,7 +182,9 @@ class Upkeep:
             watch = self._fleet.nodes.get(state.node)  # nodes may go while others pull
             ask = getattr(watch.client, "pull", None) if watch else None
             if watch is None or ask is None:
-                fault = "only an Ollama can pull models" if watch else "it is no node any more"
+                fault = (
+                    message("only an Ollama can pull models") if watch else message("it is no node any more")
+                )
                 state.state, state.fault = "failed", fault
                 continue
             try:

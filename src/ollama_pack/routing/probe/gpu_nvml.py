@@ -11,20 +11,21 @@ from concurrent.futures import Future
 from contextlib import suppress
 from typing import Any, TypeVar
 
+from ollama_pack.base.messages import message
 from ollama_pack.routing.probe.gpus import MAX_GPUS, Gpu, GpuReport, gpu_in
 
 NVML_SECONDS = 2.0  # a healthy driver takes milliseconds; the first call may wake GPUs up
 
 _Done = TypeVar("_Done")
 
-_NO_BINDINGS = "pynvml is not installed: pip install nvidia-ml-py"
-_NO_GPU = "the NVIDIA driver lists no GPU: is one passed to this machine or container?"
+_NO_BINDINGS = message("pynvml is not installed: pip install nvidia-ml-py")
+_NO_GPU = message("the NVIDIA driver lists no GPU: is one passed to this machine or container?")
 # By NVML's return codes, which nvml.h promises not to change.
 _NVML_REASONS = {
-    4: "the NVIDIA driver refuses this user: allow it to open /dev/nvidiactl and /dev/nvidia*",
-    9: "the NVIDIA driver is not loaded: load it (`nvidia-smi` does), or restart the machine",
-    12: "no NVIDIA driver (no NVML library): install it, or start the container with --gpus all",
-    18: "the NVIDIA driver was updated and the old one still runs: restart the machine",
+    4: message("the NVIDIA driver refuses this user: allow it to open /dev/nvidiactl and /dev/nvidia*"),
+    9: message("the NVIDIA driver is not loaded: load it (`nvidia-smi` does), or restart the machine"),
+    12: message("no NVIDIA driver (no NVML library): install it, or start the container with --gpus all"),
+    18: message("the NVIDIA driver was updated and the old one still runs: restart the machine"),
 }
 # Not supported, no permission, function not found, no data: a figure that this GPU or driver does not give.
 _NVML_UNTOLD = frozenset({3, 4, 13, 21})
@@ -85,7 +86,9 @@ class GpuReader:
             async with asyncio.timeout(left):
                 return await asyncio.wrap_future(reading)
         return GpuReport(
-            reason=f"the NVIDIA driver does not answer within {self._seconds:g} s: does it hang?"
+            reason=message(
+                "the NVIDIA driver does not answer within {seconds:g} s: does it hang?", seconds=self._seconds
+            )
         )
 
     async def close(self) -> None:
@@ -184,7 +187,7 @@ def _nvml_gpu(nvml: Any, index: int) -> Gpu:
 
 
 def _nvml_reason(error: Any) -> str:
-    return _NVML_REASONS.get(error.value, f"the NVIDIA driver fails: {error}")
+    return _NVML_REASONS.get(error.value, message("the NVIDIA driver fails: {error}", error=error))
 
 
 def _in_daemon_thread(job: Callable[[], _Done]) -> Future[_Done]:

@@ -11,6 +11,7 @@ from typing import Any
 
 import aiohttp
 
+from ollama_pack.base.messages import message
 from ollama_pack.engines.body import json_in
 from ollama_pack.engines.failures import node_name
 
@@ -125,7 +126,7 @@ def report_in(answer: Any) -> GpuReport:
     node = nodes[0] if isinstance(nodes, list) and nodes else None
     listed = node.get("gpus") if isinstance(node, dict) else None
     if not isinstance(node, dict) or not isinstance(listed, list):
-        return GpuReport(reason="answers in a form that is not gpu_agent's: is it one?")
+        return GpuReport(reason=message("answers in a form that is not gpu_agent's: is it one?"))
     gpus: dict[int, Gpu] = {}
     for number, value in enumerate(listed[:MAX_GPUS]):
         if isinstance(value, dict):
@@ -133,7 +134,7 @@ def report_in(answer: Any) -> GpuReport:
             gpus.setdefault(gpu.index, gpu)
     if gpus:
         return GpuReport(tuple(gpus[index] for index in sorted(gpus)))
-    return GpuReport(reason=_gpu_text(node.get("reason")) or "tells of no GPU")
+    return GpuReport(reason=_gpu_text(node.get("reason")) or message("reports no GPU"))
 
 
 async def read_agent(
@@ -151,26 +152,30 @@ async def read_agent(
         async with asyncio.timeout(seconds):
             report = await _ask_agent(url.rstrip("/") + LOAD_PATH, session, headers or {})
     except TimeoutError:
-        report = GpuReport(reason=f"does not answer within {seconds:g} s")
+        report = GpuReport(reason=message("does not answer within {seconds:g} s", seconds=seconds))
     except (aiohttp.ClientError, OSError) as error:
-        report = GpuReport(reason=f"cannot be reached ({type(error).__name__}): is it started?")
+        report = GpuReport(
+            reason=message("cannot be reached ({kind}): is it started?", kind=type(error).__name__)
+        )
     except ValueError:  # an address that cannot be used, an answer that is no JSON
-        report = GpuReport(reason="sends what is no JSON, or its address cannot be used")
+        report = GpuReport(reason=message("sends what is no JSON, or its address cannot be used"))
     if report.gpus:
         return report
-    return GpuReport(reason=f"the gpu_agent at {node_name(url)}: {report.reason}")
+    return GpuReport(
+        reason=message("the gpu_agent at {url}: {reason}", url=node_name(url), reason=report.reason)
+    )
 
 
 async def _ask_agent(url: str, session: aiohttp.ClientSession, headers: Mapping[str, str]) -> GpuReport:
     whole_time = aiohttp.ClientTimeout(total=None)
     async with session.get(url, headers=headers, timeout=whole_time, allow_redirects=False) as response:
         if response.status != _AGENT_OK:
-            return GpuReport(reason=f"answers with status {response.status}")
+            return GpuReport(reason=message("answers with status {status}", status=response.status))
         body = b""
         while len(body) <= AGENT_BYTES and (data := await response.content.readany()):
             body += data
     if len(body) > AGENT_BYTES:
-        return GpuReport(reason=f"answers with more than {AGENT_BYTES} bytes")
+        return GpuReport(reason=message("answers with more than {limit} bytes", limit=AGENT_BYTES))
     return report_in(json_in(body.decode()))
 
 

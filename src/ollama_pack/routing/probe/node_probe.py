@@ -17,6 +17,7 @@ from ollama_pack.routing.probe.catalogue import NodeModel
 from ollama_pack.routing.state.node_state import ResidentModel
 
 SHOWN_AT_ONCE = 8  # models that one node is asked about at the same time
+SHOW_SECONDS = 1.0  # that a look waits for what a node tells of its models, which may be hundreds
 LOOK_APART_SECONDS = 0.2  # two looks in less time show no movement
 MOST_PARAMETERS = 10**11  # of a vision encoder
 SAME_PACE = 0.3  # by how much two times that pass may differ and still be the same
@@ -32,11 +33,13 @@ class NodeLook:
         models: what it can chat with.
         residents: what is in its memory; None: it does not tell.
         others: models that do not chat, such as embedders.
+        is_whole: no model is known by its name alone because the node has not told more of it yet.
     """
 
     models: tuple[NodeModel, ...]
     residents: tuple[ResidentModel, ...] | None
     others: tuple[NodeModel, ...] = ()
+    is_whole: bool = True
 
     @property
     def installed(self) -> dict[str, InstalledModel]:
@@ -51,6 +54,8 @@ class NodeProbe:
         self._client = client
         self._fixed = fixed
         self._shown: dict[tuple[str, str], ShownModel] = {}
+        self._asking: dict[tuple[str, str], asyncio.Task[None]] = {}
+        self._at_once = asyncio.Semaphore(SHOWN_AT_ONCE)
         self._shapes: dict[tuple[str, str], ModelShape] = {}
         self._seen_ahead: set[str] = set()
         self._expiries: dict[str, tuple[float, float, bool]] = {}  # name → seen at, unloaded at, loading
@@ -62,20 +67,26 @@ class NodeProbe:
             NodeError: it does not answer as it should.
         """
         listed, loaded = await asyncio.gather(self._client.tags(), self._client.ps())
-        await self._show(listed)
+        is_whole = await self._show(listed)
         self._shown = {key: self._shown[key] for key in map(_shown_key, listed) if key in self._shown}
         self._shapes = {key: shape for key, shape in self._shapes.items() if key in self._shown}
         shown = [(model, self._shown.get(_shown_key(model))) for model in listed]
         models = tuple(self._model(model, about) for model, about in shown if _can_chat(about))
         others = tuple(self._model(model, about) for model, about in shown if not _can_chat(about))
         if loaded is None:
-            return NodeLook(models, None, others)
+            return NodeLook(models, None, others, is_whole)
         self._seen_ahead &= {model.name for model in loaded}
         self._expiries = {
             model.name: self._expiries[model.name] for model in loaded if model.name in self._expiries
         }
         residents = tuple(self._resident(model, datetime.now(UTC)) for model in loaded)
-        return NodeLook(models, residents, others)
+        return NodeLook(models, residents, others, is_whole)
+
+    def stop(self) -> None:
+        """Ask about no more models."""
+        for task in self._asking.values():
+            task.cancel()
+        self._asking.clear()  # they are asked about again when somebody looks again
 
     def _resident(self, loaded: LoadedModel, now: datetime) -> ResidentModel:
         """A model in memory. It is busy when the moment of its unloading has passed and it is still listed.
@@ -109,25 +120,37 @@ class NodeProbe:
             self._expiries[name] = now, expires, loading
         return loading
 
-    async def _show(self, listed: Iterable[ListedModel]) -> None:
-        """Ask about the models that are new. One that cannot be shown is known by its name alone."""
-        at_once = asyncio.Semaphore(SHOWN_AT_ONCE)
+    async def _show(self, listed: Iterable[ListedModel]) -> bool:
+        """Ask about the models that are new. One that cannot be shown is known by its name alone.
 
-        async def show(model: ListedModel) -> None:
-            async with at_once:
-                try:
-                    shown = await self._client.show(model.name)
-                    if shown.model_info:
-                        shape = shape_of(shown.model_info, shown.tensors, model.size)
-                        self._shapes[_shown_key(model)] = replace(shape, projector=_projector(shape, shown))
-                    self._shown[_shown_key(model)] = shown.model_copy(update={"tensors": ()})  # hundreds
-                except RetryableNodeError as error:  # asked again at the next look, where that may help
-                    if error.status in _NOT_THERE:
-                        self._shown[_shown_key(model)] = ShownModel()
-                except NodeError:
+        Returns:
+            False: not all answers are there yet; the next look has them.
+        """
+        loop = asyncio.get_running_loop()
+        for model in listed:
+            key = _shown_key(model)
+            if key not in self._shown and key not in self._asking:
+                self._asking[key] = loop.create_task(self._ask_about(model))
+        if self._asking:
+            await asyncio.wait(self._asking.values(), timeout=SHOW_SECONDS)
+        ended = [key for key, task in self._asking.items() if task.done()]
+        for task in [self._asking.pop(key) for key in ended]:
+            task.result()
+        return not self._asking
+
+    async def _ask_about(self, model: ListedModel) -> None:
+        async with self._at_once:
+            try:
+                shown = await self._client.show(model.name)
+                if shown.model_info:
+                    shape = shape_of(shown.model_info, shown.tensors, model.size)
+                    self._shapes[_shown_key(model)] = replace(shape, projector=_projector(shape, shown))
+                self._shown[_shown_key(model)] = shown.model_copy(update={"tensors": ()})  # hundreds
+            except RetryableNodeError as error:  # asked again at the next look, where that may help
+                if error.status in _NOT_THERE:
                     self._shown[_shown_key(model)] = ShownModel()
-
-        await asyncio.gather(*(show(model) for model in listed if _shown_key(model) not in self._shown))
+            except NodeError:
+                self._shown[_shown_key(model)] = ShownModel()
 
     def _model(self, listed: ListedModel, shown: ShownModel | None) -> NodeModel:
         blob = (shown.blob if shown else "") or listed.digest or listed.name

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
+from ollama_pack.base.messages import message
 from ollama_pack.engines.errors import NodeError, NodeUnreachableError
 from ollama_pack.engines.ollama.client import NodeClient, OllamaClient
 from ollama_pack.engines.openai.client import OpenAIClient
@@ -64,9 +65,10 @@ class NodeWatch:
         self.row = row
         self.client = client
         self.known = WatchedNode()
-        self.gpus = GpuReport(reason="not looked at yet")
+        self.gpus = GpuReport(reason=message("not looked at yet"))
         self.looked = asyncio.Event()  # at least once, with or without an answer
         self.hurry = asyncio.Event()  # look again now
+        self.is_whole = False  # it has told of all its models once
         self.leaving = False  # it gets no new requests, and is gone once it has answered those that it has
         self.seen_at = -math.inf  # when what is known of its memory was asked for
         self._probe = NodeProbe(client, fixed=row.kind != "ollama")
@@ -86,6 +88,9 @@ class NodeWatch:
         finally:
             self.looked.set()
         self._missed = 0
+        self.is_whole = self.is_whole or look.is_whole
+        if not self.is_whole:
+            self.hurry.set()
         self.known = WatchedNode(look.models, self._clock(), others=look.others)
         self.seen_at = asked_at
         blobs = {fold_name(model.name): model.installed.blob for model in look.models}
@@ -123,15 +128,17 @@ class NodeWatch:
         elif self.is_here:
             self.gpus = await here.read()
         else:
-            self.gpus = GpuReport(reason="another machine: start gpu_agent.py there and add agent=…")
+            self.gpus = GpuReport(reason=message("another machine: start gpu_agent.py there and add agent=…"))
 
     def _fault(self, error: NodeError) -> str:
         """What is wrong, and why it is where the connection signs in with a token that no look has."""
         if error.status not in _NOT_SIGNED_IN or not self.row.way_in.needs_user:
             return error.plain
-        return (
-            f"{error.plain} (its connection signs in by {self.row.auth}, with a token of the user who asks: "
-            "let the gateway list models without one, or use bearer)"
+        return message(
+            "{plain} (its connection signs in by {auth}, with a token of the user who asks: let "
+            "the gateway list models without one, or use bearer)",
+            plain=error.plain,
+            auth=self.row.auth,
         )
 
     @property
@@ -182,6 +189,10 @@ class NodeWatch:
         """The names by which the node lists these weights, such as those that `ollama cp` has made."""
         blobs = {known.name: known.installed.blob for known in self.known.models}
         return frozenset(name for name, blob in blobs.items() if blob == blobs.get(model))
+
+    def stop(self) -> None:
+        """Ask it nothing more."""
+        self._probe.stop()
 
     async def rest(self, seconds: float) -> None:
         """Wait until it is time for the next look, or somebody is in a hurry."""

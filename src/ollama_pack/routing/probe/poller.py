@@ -63,8 +63,9 @@ class NodePoller:
 
     @property
     def is_complete(self) -> bool:
-        """Whether every node has been looked at once."""
-        return all(watch.looked.is_set() for watch in self._nodes.values())
+        """Whether every node has been looked at once, and those that answer have told of all their models."""
+        watches = self._nodes.values()
+        return all(watch.looked.is_set() and (watch.is_whole or watch.known.fault) for watch in watches)
 
     async def ready(self, seconds: float = FIRST_LOOK_SECONDS) -> None:
         """Wait until every node has been looked at once, but no longer than this."""
@@ -90,12 +91,15 @@ class NodePoller:
             task.cancel()
 
     async def _watch(self, watch: NodeWatch) -> None:
-        while self._loop.time() - self._used_at < IDLE_SECONDS:
-            try:
-                await self._look(watch)
-            except Exception:
-                log.exception("Node %s could not be looked at", watch.row.name)
-            await watch.rest(self._seconds)
+        try:
+            while self._loop.time() - self._used_at < IDLE_SECONDS:
+                try:
+                    await self._look(watch)
+                except Exception:
+                    log.exception("Node %s could not be looked at", watch.row.name)
+                await watch.rest(self._seconds)
+        finally:
+            watch.stop()
 
     async def _look(self, watch: NodeWatch) -> None:
         """What the node has, what its engine does, what its GPUs do: each is told as soon as it is there."""

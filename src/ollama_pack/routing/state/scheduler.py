@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from random import Random
 
+from ollama_pack.base.messages import message
 from ollama_pack.routing.decide.assignment import Assignment
 from ollama_pack.routing.decide.cost import predict_output, slot_wait
 from ollama_pack.routing.decide.fair_queue import FairQueue, WaitingRequest
@@ -92,7 +93,13 @@ class Scheduler:
             ValueError: the strategy is unknown.
         """
         if strategy not in STRATEGIES:
-            raise ValueError(f"strategy {strategy!r} is unknown: the known ones are {', '.join(STRATEGIES)}")
+            raise ValueError(
+                message(
+                    "strategy {strategy!r} is unknown: the known ones are {known}",
+                    strategy=strategy,
+                    known=", ".join(STRATEGIES),
+                )
+            )
         self.policy = policy = policy or RoutingPolicy()
         self.cluster = Cluster(rows, clock, policy, priors)
         self.wake_at: float | None = None
@@ -151,7 +158,7 @@ class Scheduler:
             ValueError: a request of this id is waiting or running.
         """
         if request.id in self._queue or request.id in self._running:
-            raise ValueError(f"request {request.id!r} is already here")
+            raise ValueError(message("request {request!r} is already here", request=request.id))
         now = self._clock()
         for name in filter(is_auto, request.models):
             self.cluster.offer_variants(name)

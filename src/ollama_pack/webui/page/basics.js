@@ -74,11 +74,15 @@ const text = value => value === null || value === undefined || value === "" ? "�
 const list = value => Array.isArray(value) ? value : [];
 const object = value => value && typeof value === "object" && !Array.isArray(value) ? value : {};
 const isNumber = value => typeof value === "number" && Number.isFinite(value);
-const number = value => isNumber(value) ? value.toLocaleString(language, {maximumFractionDigits: 1}) : "—";
+// Made once: to make one takes longer than to draw a line of a table.
+const NUMBER = new Intl.NumberFormat(language, {maximumFractionDigits: 1});
+const COLLATOR = new Intl.Collator(language, {numeric: true});
+const number = value => isNumber(value) ? NUMBER.format(value) : "—";
 const percent = share => isNumber(share) ? Math.round(100 * share) + " %" : "—";
 const gigabytes = value => isNumber(value) ? (value / 2 ** 30).toFixed(1) : "—";
 const CLOCK = {hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23"};
-const clock = at => isNumber(at) ? new Date(at * 1000).toLocaleTimeString(language, CLOCK) : "—";
+const TIME = new Intl.DateTimeFormat(language, CLOCK);
+const clock = at => isNumber(at) ? TIME.format(new Date(at * 1000)) : "—";
 function seconds(value) {
   if (!isNumber(value)) return "—";
   if (value === 0) return "0";
@@ -101,10 +105,13 @@ function table(label, heads, rows) {
     make("table", {}, make("thead", {}, make("tr", {}, head)), make("tbody", {}, rows)));
 }
 
+// Copied, as each node of the table has two.
+const BAR = make("svg", {class: "bar", viewBox: "0 0 100 6", preserveAspectRatio: "none", role: "img"}, make("rect", {height: 6}));
 function bar(share, label) {
-  const width = Math.max(0, Math.min(100, isNumber(share) ? 100 * share : 0));
-  return make("svg", {class: "bar", viewBox: "0 0 100 6", preserveAspectRatio: "none", role: "img", "aria-label": label},
-    make("rect", {width: width.toFixed(1), height: 6}));
+  const width = Math.max(0, Math.min(100, isNumber(share) ? 100 * share : 0)), drawn = BAR.cloneNode(true);
+  drawn.setAttribute("aria-label", label);
+  drawn.firstChild.setAttribute("width", width.toFixed(1));
+  return drawn;
 }
 
 // Rows that are open: their keys. The button that opens one says so to screen readers.

@@ -29,8 +29,8 @@ function sortedNodes() {
   const value = NODE_COLUMNS.find(([name]) => name === nodeSort.by)[3];
   const order = (one, other) => {
     const [a, b] = [value(one), value(other)];
-    const by = typeof a === "string" || typeof b === "string" ? text(a).localeCompare(text(b)) : a - b;
-    return (nodeSort.down ? -by : by) || text(one.name).localeCompare(text(other.name), language, {numeric: true});
+    const by = typeof a === "string" || typeof b === "string" ? COLLATOR.compare(text(a), text(b)) : a - b;
+    return (nodeSort.down ? -by : by) || COLLATOR.compare(text(one.name), text(other.name));
   };
   return below("nodes/").map(([, node]) => object(node)).filter(node =>
     [node.name, node.url, node.fault, stateWord(node), ...modelsOf(node)].join("\n").toLowerCase().includes(wanted))

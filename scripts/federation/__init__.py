@@ -1,0 +1,1 @@
+"""Sites that learn together: the Flower app of `scripts/federate.py`."""
