@@ -10,7 +10,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/response_cache_filter.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Filter`, line 8698, which the server calls.
+# Begin here: `class Filter`, line 8705, which the server calls.
 # The modules that it uses come first:
 #    141  base.translations         The translations of all sentences. GENERATED from locale/ by scripts/package.py.
 #    221  base.messages             Sentences for people, in English and in the languages of the catalogue.
@@ -64,23 +64,23 @@ version: 0.1.0
 #   7465  webui.errors              What goes wrong between the pack and Open WebUI.
 #   7485  services.answers          An answer as clients of OpenAI's API take it, and the one place that says which error they get.
 #   7496  services.caching          The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
-#   7752  webui.chats               Chats of the running Open WebUI. Imports `open_webui` when called, not before.
-#   7791  engines.way_in            What a node is asked with besides the request: its login, its key, its headers.
-#   7856  webui.connections         Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-#   7913  webui.functions           Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   7971  webui.calling             Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#   8119  webui.embedding           Vectors and model facts over Open WebUI's own connections. Imports `open_webui` when called, not before.
-#   8152  webui.meaning             What the running Open WebUI lends the cache to compare meanings. Imports `open_webui` when called.
-#   8287  webui.models              What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   8343  webui.presets             What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
-#   8402  webui.reader              Who reads what the pack says, and in which language.
-#   8417  webui.audience            Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#   8431  webui.replay_row          The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
-#   8465  webui.rows                Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
-#   8489  webui.replay_model        Whether chats can be sent through `response_cache_replay`. Imports `open_webui` when called, not before.
-#   8569  webui.router_digest       What the running `gpu_router` says of the weights behind a name. Imports `open_webui` when called.
-#   8597  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#   8649  webui.tracing             Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#   7756  webui.chats               Chats of the running Open WebUI. Imports `open_webui` when called, not before.
+#   7795  engines.way_in            What a node is asked with besides the request: its login, its key, its headers.
+#   7860  webui.connections         Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#   7917  webui.functions           Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   7975  webui.calling             Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#   8123  webui.embedding           Vectors and model facts over Open WebUI's own connections. Imports `open_webui` when called, not before.
+#   8156  webui.meaning             What the running Open WebUI lends the cache to compare meanings. Imports `open_webui` when called.
+#   8294  webui.models              What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   8350  webui.presets             What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
+#   8409  webui.reader              Who reads what the pack says, and in which language.
+#   8424  webui.audience            Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#   8438  webui.replay_row          The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
+#   8472  webui.rows                Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
+#   8496  webui.replay_model        Whether chats can be sent through `response_cache_replay`. Imports `open_webui` when called, not before.
+#   8576  webui.router_digest       What the running `gpu_router` says of the weights behind a name. Imports `open_webui` when called.
+#   8604  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   8656  webui.tracing             Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
 
 import asyncio
 import base64
@@ -7599,7 +7599,11 @@ class CacheInUse:
 
     def reject(self, label: str) -> None:
         """Somebody did not want the answer of a message; while the chat goes on."""
-        self._begin(self.cache.reject(label))
+        self._begin(self._reject(label, tuple(self._noting)))
+
+    async def _reject(self, label: str, noting: tuple[asyncio.Task[Any], ...]) -> None:
+        await asyncio.gather(*noting, return_exceptions=True)  # one may be of the same message
+        await self.cache.reject(label)
 
     def _begin(self, work: Coroutine[Any, Any, Any]) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -8253,19 +8257,22 @@ async def somebody_chats(request: Any) -> bool:
     return bool(await list_tasks(getattr(request.app.state, "redis", None)))
 
 
-def judging(request: Any, user: Mapping[str, Any], model: str) -> Callable[[JudgeTask], Awaitable[str]]:
+def judging(
+    request: Any, user: Mapping[str, Any], model: str
+) -> Callable[[tuple[list[dict[str, str]], dict[str, Any]]], Awaitable[str]]:
     """Asks a model as nobody waits for it, with the rights of the user whose question it is about.
 
-    It is no part of that user's chat, and counts on no budget.
+    It is given messages and the form of the answer. It is no part of the chat, and counts on no budget.
     """
 
-    async def judge(task: JudgeTask) -> str:
+    async def judge(task: tuple[list[dict[str, str]], dict[str, Any]]) -> str:
+        messages, response_format = task
         chat = request.scope.get("state", {}).get("metadata") or {}
         row = {"model": chat["model"]} if chat.get("model") else {}  # its settings: others would load it anew
         body = {
             "model": model,
-            "messages": task.messages,
-            "response_format": task.response_format,
+            "messages": messages,
+            "response_format": response_format,
             "stream": False,
             "temperature": 0,
             "metadata": {"task": _BACKGROUND, "user_id": user.get("id"), UNCOUNTED: True, **row},

@@ -10,7 +10,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/pipelines/response_cache_replay.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipeline`, line 6951, which the server calls.
+# Begin here: `class Pipeline`, line 6955, which the server calls.
 # The modules that it uses come first:
 #    113  base.single_flight          Many who ask the same at the same time ask once.
 #    179  cache.bound                 How often answers to similar questions are wrong, at most: the bound that a threshold must pass.
@@ -56,10 +56,10 @@ version: 0.1.0
 #   6600  base.process                One object for all plugins of a process, which are files that share no code.
 #   6621  services.activity           What chats did in this process, until somebody writes it into the history.
 #   6647  services.caching            The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
-#   6810  services.pipeline_requests  What a pipeline can know of a request, how it tells the next one, and the others of its server.
-#   6849  services.refused_valves     Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#   6912  services.pack_valves        What all valves of the pack have in common.
-#   6935  services.pipeline_valves    Valves on the Pipelines server: what all of our pipelines have in common there.
+#   6814  services.pipeline_requests  What a pipeline can know of a request, how it tells the next one, and the others of its server.
+#   6853  services.refused_valves     Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#   6916  services.pack_valves        What all valves of the pack have in common.
+#   6939  services.pipeline_valves    Valves on the Pipelines server: what all of our pipelines have in common there.
 
 import asyncio
 import base64
@@ -6747,7 +6747,11 @@ class CacheInUse:
 
     def reject(self, label: str) -> None:
         """Somebody did not want the answer of a message; while the chat goes on."""
-        self._begin(self.cache.reject(label))
+        self._begin(self._reject(label, tuple(self._noting)))
+
+    async def _reject(self, label: str, noting: tuple[asyncio.Task[Any], ...]) -> None:
+        await asyncio.gather(*noting, return_exceptions=True)  # one may be of the same message
+        await self.cache.reject(label)
 
     def _begin(self, work: Coroutine[Any, Any, Any]) -> None:
         task = asyncio.get_running_loop().create_task(work)

@@ -129,7 +129,11 @@ class CacheInUse:
 
     def reject(self, label: str) -> None:
         """Somebody did not want the answer of a message; while the chat goes on."""
-        self._begin(self.cache.reject(label))
+        self._begin(self._reject(label, tuple(self._noting)))
+
+    async def _reject(self, label: str, noting: tuple[asyncio.Task[Any], ...]) -> None:
+        await asyncio.gather(*noting, return_exceptions=True)  # one may be of the same message
+        await self.cache.reject(label)
 
     def _begin(self, work: Coroutine[Any, Any, Any]) -> None:
         task = asyncio.get_running_loop().create_task(work)

@@ -6,7 +6,6 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
-from ollama_pack.cache.judge import JudgeTask
 from ollama_pack.engines.routed_names import ROUTER
 from ollama_pack.webui.calling import UNCOUNTED, ModelCall
 from ollama_pack.webui.embedding import embedded
@@ -115,19 +114,22 @@ async def somebody_chats(request: Any) -> bool:
     return bool(await list_tasks(getattr(request.app.state, "redis", None)))
 
 
-def judging(request: Any, user: Mapping[str, Any], model: str) -> Callable[[JudgeTask], Awaitable[str]]:
+def judging(
+    request: Any, user: Mapping[str, Any], model: str
+) -> Callable[[tuple[list[dict[str, str]], dict[str, Any]]], Awaitable[str]]:
     """Asks a model as nobody waits for it, with the rights of the user whose question it is about.
 
-    It is no part of that user's chat, and counts on no budget.
+    It is given messages and the form of the answer. It is no part of the chat, and counts on no budget.
     """
 
-    async def judge(task: JudgeTask) -> str:
+    async def judge(task: tuple[list[dict[str, str]], dict[str, Any]]) -> str:
+        messages, response_format = task
         chat = request.scope.get("state", {}).get("metadata") or {}
         row = {"model": chat["model"]} if chat.get("model") else {}  # its settings: others would load it anew
         body = {
             "model": model,
-            "messages": task.messages,
-            "response_format": task.response_format,
+            "messages": messages,
+            "response_format": response_format,
             "stream": False,
             "temperature": 0,
             "metadata": {"task": _BACKGROUND, "user_id": user.get("id"), UNCOUNTED: True, **row},
