@@ -1,6 +1,7 @@
 """How often a tier of the cache answers a question in other words, and how often it should not have.
 
     .venv/bin/python bench/similar.py --tier normalised|semantic --pairs FILE [--json]
+    .venv/bin/python bench/similar.py --peers PYTHON      beside others: see `peers/similar.py`
 
 `FILE` has a JSON object a line: `a`, `b`, and `same`, whether the answer to `a` is a good answer to `b`.
 Without `--pairs` it is our own pairs, `bench/data/pairs-*.jsonl`. One line of JSON comes out:
@@ -32,7 +33,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "src"), str(ROOT / "tests")]
 
-from bench.caching.isolation import tried  # noqa: E402 - the path is set above
+from bench.caching.beside import beside, table  # noqa: E402 - the path is set above
+from bench.caching.isolation import tried  # noqa: E402 - see above
 from bench.caching.minilm import embedder  # noqa: E402 - see above
 from bench.caching.sites import fewest_labels, sites_above  # noqa: E402 - see above
 from ollama_pack.cache.bound import THRESHOLDS, Judged, class_of, usable_threshold  # noqa: E402 - see above
@@ -142,6 +144,7 @@ def main() -> int:
     parser.add_argument("--show", action="store_true", help="the pairs that were not as they should be")
     parser.add_argument("--isolation", type=int, metavar="TRIES", help="try to cross users and histories")
     parser.add_argument("--sites", type=int, help="simulate sites that use the bound")
+    parser.add_argument("--peers", metavar="PYTHON", help="an interpreter that has them: prints tables")
     args = parser.parse_args()
     if args.isolation:
         print(json.dumps(tried(args.isolation)))
@@ -154,6 +157,11 @@ def main() -> int:
     pairs = [pair for pair in every if in_half(pair, args.half)]
     if not pairs:
         raise SystemExit("there are no pairs")
+    if args.peers:
+        same = sum(pair.same for pair in pairs)
+        found = beside(args.peers, pairs)
+        print(json.dumps(found) if args.json else table(found, same, len(pairs) - same))
+        return 0
     told: dict[str, object] = {"tier": args.tier}
     if args.tier == "normalised":
         told |= report(pairs, serves_normalised)

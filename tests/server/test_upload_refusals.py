@@ -107,7 +107,7 @@ def test_wrong_token(target: Target, token: str) -> None:
     done = target.upload(PACK, OPEN_WEBUI_TOKEN=token)
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
-    assert "does not accept the token" in done.stderr or "copy it anew" in done.stderr
+    assert "does not accept the token" in done.stderr or "copy it again" in done.stderr
 
 
 def test_plain_users_token(target: Target, pupil: Account) -> None:
