@@ -12,6 +12,9 @@ Without `--pairs` it is our own pairs, `bench/data/pairs-*.jsonl`. One line of J
 - `by_threshold`: what it would serve at each threshold, with the guards.
 - `lookup_ms`: the CPU time that the tier itself takes for a question: median, and the slowest of a hundred.
 
+Besides pairs, `--isolation 100000` tries as often to get the answer of another history, user, system
+prompt or model, and `--sites 1000` simulates sites that use the bound: how many were ever above it.
+
 Our pairs were written before the rules. The rules were tuned on the half whose digests are even
 (`--half tune`), and not on the other one (`--half held`).
 """
@@ -28,10 +31,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "src")]
+sys.path[:0] = [str(ROOT), str(ROOT / "src"), str(ROOT / "tests")]
 
 from bench.caching.beside import beside, table  # noqa: E402 - the path is set above
-from bench.caching.minilm import embedder  # noqa: E402 - the path is set above
+from bench.caching.isolation import tried  # noqa: E402 - see above
+from bench.caching.minilm import embedder  # noqa: E402 - see above
+from bench.caching.sites import fewest_labels, sites_above  # noqa: E402 - see above
 from ollama_pack.cache.bound import THRESHOLDS, Judged, class_of, usable_threshold  # noqa: E402 - see above
 from ollama_pack.cache.guards import may_be_same  # noqa: E402 - see above
 from ollama_pack.cache.normal_form import normal_form  # noqa: E402 - see above
@@ -137,8 +142,17 @@ def main() -> int:
     parser.add_argument("--half", choices=["all", "tune", "held"], default="all")
     parser.add_argument("--json", action="store_true", help="one line of JSON and nothing else")
     parser.add_argument("--show", action="store_true", help="the pairs that were not as they should be")
+    parser.add_argument("--isolation", type=int, metavar="TRIES", help="try to cross users and histories")
+    parser.add_argument("--sites", type=int, help="simulate sites that use the bound")
     parser.add_argument("--peers", metavar="PYTHON", help="an interpreter that has them: prints tables")
     args = parser.parse_args()
+    if args.isolation:
+        print(json.dumps(tried(args.isolation)))
+        return 0
+    if args.sites:
+        above = sites_above(args.sites, fewest_labels(args.error), args.error)
+        print(json.dumps({"sites": args.sites, "above": above, "error": args.error}))
+        return 0
     every = read_pairs(args.pairs or sorted(DATA.glob("pairs-*.jsonl")))
     pairs = [pair for pair in every if in_half(pair, args.half)]
     if not pairs:

@@ -237,6 +237,7 @@ class Cache(Section):
     max_entry_kb: int = Field(default=256, ge=1)
     similar: Literal["off", "normalised", "semantic"] = "off"
     similar_error: float = Field(default=0.01, ge=0.001, le=0.2)
+    similar_embedder: str = ""
     secret: Annotated[str, AfterValidator(check_secret)] = ""
 
 

@@ -19,7 +19,7 @@ from ollama_pack.cache.bound import upper_bound
 from ollama_pack.cache.cache import ResponseCache
 from ollama_pack.cache.keyring import Keyring
 from ollama_pack.cache.pool import read_rounds
-from ollama_pack.cache.semantic import Lent, as_set, calibration_report, label_key
+from ollama_pack.cache.semantic import as_set, calibration_report, label_key
 from ollama_pack.services.calibration_routes import CALIBRATION
 
 ROOT = Path(__file__).parents[2]
@@ -61,9 +61,8 @@ async def site_with(cache: ResponseCache, key: str) -> AsyncIterator[str]:
 
 
 async def label(cache: ResponseCache, times: int) -> None:
-    lent = Lent(KEY, ERROR, None, None)  # type: ignore[arg-type] # nothing is called
     for _ in range(times):
-        await cache.label(lent, 0.99, right=True)
+        await cache.label(KEY, 0.99, right=True, error=ERROR)
 
 
 def listens(port: int) -> bool:

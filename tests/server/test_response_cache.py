@@ -466,6 +466,20 @@ def test_same_meaning_is_served_once_enough_answers_were_compared(cached_file: C
             server.shutdown()
 
 
+def test_vectors_of_a_named_model_come_from_the_nodes(cached_file: CachedWebUI) -> None:
+    """Would catch an alias that names the embedding model and leads nowhere, or a chat that waits for it."""
+    cached_file.set_valves(secret=uuid4().hex, similar="semantic", similar_embedder="gpt-4")
+    assert ask(cached_file.student, chat("Which food is good for cats?", DIRECT))["choices"]
+    deadline = time.monotonic() + 30
+    while not (found := [one for one in cached_file.node.requests if one.path == "/api/embed"]):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert found[0].body is not None
+    assert found[0].body["model"] == "llama3:8b"
+    cached_file.set_valves(secret=uuid4().hex, similar="semantic", similar_embedder="no-such-model")
+    assert ask(cached_file.student, chat("Which food is bad for cats?", DIRECT))["choices"]
+
+
 def test_nobody_chats_with_the_replay_model(user: OpenWebUI) -> None:
     """Would catch a model in everybody's picker that answers nothing, or a refusal that tells nothing."""
     offered = user.models()

@@ -132,6 +132,31 @@ def test_what_is_deleted_or_disliked_is_asked_again(cached: CachedWebUI, gone: s
     assert len(cached.generations()) == 2
 
 
+@pytest.mark.parametrize("how", ["thumbs down", "regenerate"])
+def test_similar_answer_that_is_not_wanted_counts_as_wrong(cached_file: CachedWebUI, how: str) -> None:
+    """Would catch a thumbs-down, or a button, from which the similar cache learns nothing."""
+    cached_file.set_valves(secret=uuid4().hex, similar="normalised")
+    Chat(cached_file, cached_file.student, "What is the capital of France?")
+    eventually(lambda: not cached_file.counts().get("similar/rejected"))  # the new secret's cache begins at 0
+    shown: list[Chat] = []
+
+    def is_served() -> bool:  # it is entered after its end
+        hits = cached_file.counts().get("similar/normalised", 0)
+        shown.append(
+            Chat(cached_file, cached_file.student, f"Hi, what is the capital of France{'?' * len(shown)}")
+        )
+        return cached_file.counts().get("similar/normalised", 0) > hits
+
+    eventually(is_served)
+    if how == "regenerate":
+        shown[-1].regenerate()
+    else:
+        meta = {"message_id": shown[-1].answers[0], "chat_id": shown[-1].id}
+        form = {"type": "rating", "data": {"rating": -1, "model_id": DIRECT}, "meta": meta}
+        cached_file.student.post("/api/v1/evaluations/feedback", form)
+    eventually(lambda: cached_file.counts().get("similar/rejected") == 1)
+
+
 def test_thumbs_up_keeps_the_answer(cached_file: CachedWebUI) -> None:
     """Would catch a cache that forgets what people like."""
     chat = Chat(cached_file, cached_file.student, "hello")

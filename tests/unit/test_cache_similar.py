@@ -1,21 +1,17 @@
 """The key of a wording: the same but for the words of the last message, and nothing else."""
 
-import os
-from random import Random
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from harness.cache_requests import different, random_body
+from bench.caching.isolation import AGAIN, ASKED, slots_of, tried
 from ollama_pack.cache.errors import EntryUnreadableError
 from ollama_pack.cache.key import AnswerBasis, Slot, slot_of
 from ollama_pack.cache.keyring import Keyring
 from ollama_pack.cache.similar import Pointer, last_asked, open_pointer, seal_pointer, wording_slot
 
 KEYRING = Keyring("a secret of the tests, long enough")
-TRIES = int(os.environ.get("OLLAMA_PACK_TEST_TRIES", "1000"))
-ASKED = {"role": "user", "content": "What is the capital of France?"}
-AGAIN = {"role": "user", "content": "Hi, can you tell me what the capital of France is, please?"}
 
 
 def basis(body: dict[str, Any], **changed: Any) -> AnswerBasis:
@@ -37,23 +33,13 @@ def test_other_words_share_a_key_that_no_exact_key_is() -> None:
 
 
 def test_another_history_scope_or_model_is_never_served() -> None:
-    """Would catch an answer that crosses conversations, users or system prompts.
+    """Would catch an answer that crosses conversations, users, system prompts or models, by any tier.
 
-    `OLLAMA_PACK_TEST_TRIES=100000` tries as often as is promised.
+    `bench/similar.py --isolation 100000` tries as often as is promised.
     """
-    dice = Random(19)  # noqa: S311 - drawn the same each time
-    for number in range(TRIES):
-        body = random_body(dice)
-        here = wording_slot(basis(asking(body, ASKED)), KEYRING)
-        assert here == wording_slot(basis(asking(body, AGAIN)), KEYRING)
-        if here is None:
-            continue  # it is not for the cache at all
-        other = different(body, dice)
-        assert wording_slot(basis(asking(other, AGAIN)), KEYRING) != here
-        elsewhere: dict[str, Any] = dice.choice(
-            ({"scope": f"user:{number + 2}"}, {"digest": "sha256:2"}, {"preset": {"system": f"{number}"}})
-        )
-        assert wording_slot(basis(asking(body, AGAIN), **elsewhere), KEYRING) != here
+    assert tried(1000)["served"] == 0
+    unscoped = tried(40, lambda basis: slots_of(replace(basis, scope="user:1")))
+    assert unscoped["served"] >= unscoped["user"] > 0  # what is tried finds a key that has a part missing
 
 
 @pytest.mark.parametrize(

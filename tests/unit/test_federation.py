@@ -113,6 +113,36 @@ def test_own_contradiction_takes_the_others_evidence_back() -> None:
     assert calibration.threshold(KEY, ERROR) is None
 
 
+def test_two_processes_take_the_others_evidence_back_at_once() -> None:
+    """Would catch a new era that the others' evidence opens again, and one that forgetting leaves apart."""
+    others = round_counts(KEY, PooledRound(counted(2000), 2.0, 1.0))
+    one, two, shared = Calibration(), Calibration(), dict(others)
+
+    def contradict() -> None:
+        for _label in range(3):
+            for each in (one, two):
+                each.learn(shared)
+            added = [each.label(KEY, 0.99, right=False, error=ERROR) for each in (one, two)]
+            for name, more in [pair for each in added for pair in each.items()]:
+                shared[name] = shared.get(name, 0) + more
+        one.learn(shared)
+        assert one.threshold(KEY, ERROR) is None
+        assert one.pooled(KEY) == ()
+        assert calibration_report(shared)["apart"] == [KEY]
+
+    contradict()
+    assert calibration_report(shared)["labels"][KEY]["wrong"][0] == 6  # every label may be given to others
+    forgotten = as_forgotten(shared)
+    for name, less in [*forgotten.items(), *forgotten.items()]:  # two admins at once
+        shared[name] += less
+    shared = {name: value for name, value in shared.items() if not name.startswith("judged/")}
+    for name, more in as_set({KEY: rounds_in(others)[KEY][0]}, shared).items():
+        shared[name] = shared.get(name, 0) + more
+    one.learn(shared)
+    assert one.threshold(KEY, ERROR) is not None
+    contradict()
+
+
 def test_evidence_of_others_is_of_one_model_scope_and_language() -> None:
     """Would catch a threshold that English questions have earned, and that Chinese ones are served by."""
     calibration = Calibration()

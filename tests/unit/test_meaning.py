@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from starlette.requests import Request
 
+from ollama_pack.cache.judge import Answered, judge_task
 from ollama_pack.webui.calling import UNCOUNTED, ModelCall
 from ollama_pack.webui.meaning import judging
 
@@ -18,6 +19,7 @@ def test_the_judge_is_asked_apart_from_the_chat(monkeypatch: pytest.MonkeyPatch)
     state = {"token": "k", "metadata": chat, "bypass_system_prompt": False}
     request = Request({"type": "http", "headers": [], "state": state})
     asked: list[ModelCall] = []
+    task = judge_task(Answered("a", "b"), Answered("c", "d"))
 
     async def completion(call: ModelCall) -> Mapping[str, Any]:
         asked.append(call)
@@ -27,9 +29,10 @@ def test_the_judge_is_asked_apart_from_the_chat(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(ModelCall, "completion", completion)
 
     async def judge() -> str:
-        return await judging(request, {"id": "u", "valves": None}, "m")("same?")
+        return await judging(request, {"id": "u", "valves": None}, "m")(task)
 
     assert asyncio.run(judge()) == "yes"
+    assert asked[0].body["response_format"]["json_schema"]["schema"]["required"] == ["verdict"]
     metadata = asked[0].body["metadata"]
     assert metadata == {"task": "tags_generation", "user_id": "u", UNCOUNTED: True, "model": row}
     assert asked[0].request.state.token == "k"

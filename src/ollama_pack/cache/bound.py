@@ -16,6 +16,7 @@ rate is above the allowed error is at most 5 %, as long as the rate does not cha
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 THRESHOLDS = (0.98, 0.96, 0.94, 0.92, 0.89, 0.85)
 CONFIDENCE = 0.95
@@ -46,6 +47,7 @@ def class_of(similarity: float) -> int | None:
     return next((place for place, least in enumerate(THRESHOLDS) if similarity >= least), None)
 
 
+@lru_cache(maxsize=4096)
 def upper_bound(wrong: int, judged: int, error: float) -> float:
     """The rate of wrong ones is below it, with the confidence of a threshold, at whichever look."""
     if not judged:

@@ -10,6 +10,8 @@ from functools import partial
 from secrets import token_hex
 from typing import Any
 
+import orjson
+
 from ollama_pack.base.single_flight import JoinedCalls
 from ollama_pack.cache.bound import class_of
 from ollama_pack.cache.collect import says_something
@@ -20,6 +22,7 @@ from ollama_pack.cache.follow import LiveHub
 from ollama_pack.cache.generation import LOST_RECORD, CacheRules, Generation, GenerationTools, Upstream
 from ollama_pack.cache.guard import GuardRule, StoreGuard, StoreTrouble
 from ollama_pack.cache.guards import may_be_same
+from ollama_pack.cache.judge import Answered, judged_same
 from ollama_pack.cache.key import AnswerBasis, Slot
 from ollama_pack.cache.keyring import Keyring
 from ollama_pack.cache.normal_form import LONGEST
@@ -28,12 +31,10 @@ from ollama_pack.cache.replay import CacheMark, entry_chunks, shared_chunks
 from ollama_pack.cache.semantic import (
     Calibration,
     IdleQueue,
-    Lent,
+    IdleWork,
     Neighbour,
     as_bytes,
-    judged_right,
     open_neighbours,
-    question_for_judge,
     seal_neighbours,
     similarities,
 )
@@ -43,8 +44,10 @@ from ollama_pack.cache.similar import (
     context_slot,
     last_asked,
     open_pointer,
+    promoted_slot,
     seal_pointer,
     text_slot,
+    with_last,
     wording_slot,
 )
 from ollama_pack.cache.store import CacheStore, Kept, Lease, Running
@@ -53,7 +56,9 @@ from ollama_pack.engines.ollama.to_openai import ReplyHead
 
 _FLUSH_SECONDS = 60.0  # of thousands of scopes, for an admin
 _EMBED_SECONDS = 1.0  # that a chat waits for the vector of its question
-_JUDGE_SECONDS = 120.0
+_EMBEDS_AT_ONCE = 2  # of answers that are entered; a chat's own vector does not wait for them
+_JUDGE_SECONDS = 240.0  # for all that it is asked about a pair
+_SERVED = "served similar"  # the scope of what is known of answers to similar questions: no user's
 _LOOKED_AT = 3  # of the most similar questions
 _ROUNDS = 2  # that a request follows in vain before it generates by itself
 
@@ -115,10 +120,13 @@ class ResponseCache:
         self._published = clock()
         self.calibration = Calibration()
         self._calibrate_at = 0.0
-        self._idle = IdleQueue(lambda: not self._hub.is_busy)
+        self._idle = IdleQueue()
+        self._seen_at = -self._rules.quiet_seconds
+        self._entering = asyncio.Semaphore(_EMBEDS_AT_ONCE)
 
     async def lookup(self, question: Question) -> CacheOutcome:
         """Find out what to do for a request. What it says is then done by `chunks`, within seconds."""
+        self.saw_chat()
         began = self._clock()
         outcome = await self._look_up(question, "refresh" if question.refresh else "absent")
         now = self._clock()
@@ -130,7 +138,12 @@ class ResponseCache:
 
     def bypass(self, reason: str) -> None:
         """Count a request that is not for the cache; a few words, without any text of the conversation."""
+        self.saw_chat()
         self.counters.add(f"bypasses/{reason}")
+
+    def saw_chat(self) -> None:
+        """Somebody chats, whether the cache is for it or not: work that people come before waits."""
+        self._seen_at = self._clock()
 
     def chunks(
         self, outcome: CacheOutcome, head: ReplyHead, upstream: Upstream, place: UsagePlace = "last"
@@ -165,6 +178,46 @@ class ResponseCache:
         tag = self.keyring.label_tag(label)
         done = await self._ask_patiently(lambda store: store.label(tag, question.slot, ttl))
         return not isinstance(done, StoreTrouble)
+
+    async def note_similar(self, question: Question, near: Near, label: str) -> None:
+        """Remember that an answer to a similar question is shown as this message: it may not be wanted."""
+        lent, basis = question.lent, question.basis
+        both = (basis, with_last(basis, near.asked)) if basis else ()
+        promoted = [slot for each in both if (slot := promoted_slot(each, self.keyring))]
+        judged = lent and near.tier != "normalised"
+        told = {
+            "key": lent.key if lent and judged else "",
+            "error": lent.error if lent and judged else 0.0,
+            "similarity": near.similarity,
+            "promoted": [list(slot) for slot in promoted],
+        }
+        place = self._served_slot(label)
+        await self._put(place, self.keyring.seal_entry(_SERVED, place.name, orjson.dumps(told)))
+
+    async def reject(self, label: str) -> bool:
+        """Somebody did not want the answer of a message. Was it a similar question's, that one was wrong.
+
+        Each message counts once, in whichever process. Neither wording leads to the other's answer any more.
+        """
+        place = self._served_slot(label)
+        found = await self._ask_patiently(lambda store: store.find(place))
+        if not isinstance(found, Kept):
+            return False
+        if await self._ask_patiently(lambda store: store.discard(place, found.fence)) is not True:
+            return False  # another process was first
+        try:
+            told = orjson.loads(self.keyring.open_entry(_SERVED, place.name, found.sealed))
+        except (EntryUnreadableError, orjson.JSONDecodeError):
+            return False
+        self.counters.add("similar/rejected")
+        for promoted in told["promoted"]:
+            await self._ask_patiently(partial(_discard, slot=Slot(*promoted)))
+        if told["key"]:
+            await self.label(told["key"], told["similarity"], right=False, error=told["error"])
+        return True
+
+    def _served_slot(self, label: str) -> Slot:
+        return Slot(self.keyring.scope_tag(_SERVED), self.keyring.label_tag(f"served/{label}"))
 
     async def discard(self, label: str) -> int | StoreTrouble:
         """Discard what is known under a label, also what is being generated; how many answers it was."""
@@ -250,7 +303,11 @@ class ResponseCache:
         """The answer to the same question in other words; the lease goes back then."""
         if question.basis is None or question.refresh or not last_asked(question.basis.body):
             return None
-        hit = await self._by_wording(question, question.basis) or await self._by_meaning(question)
+        hit = (
+            await self._by_wording(question, question.basis)
+            or await self._by_promotion(question, question.basis)
+            or await self._by_meaning(question)
+        )
         if hit is not None:
             await self._give_back(question, lease)
         return hit
@@ -259,6 +316,21 @@ class ResponseCache:
         place = wording_slot(basis, self.keyring)
         pointer = await self._pointer(question, place) if place else None
         return await self._led_to(question, Near(pointer.slot, pointer.asked)) if pointer else None
+
+    async def _by_promotion(self, question: Question, basis: AnswerBasis) -> Hit | None:
+        """An answer that a judge has accepted for these words, while the tier serves at all."""
+        if (lent := question.lent) is None or len(last_asked(basis.body)) > LONGEST:
+            return None
+        self._refresh_calibration()
+        if self.calibration.threshold(lent.key, lent.error) is None:
+            return None
+        place = promoted_slot(basis, self.keyring)
+        promoted = await self._pointer(question, place) if place else None
+        pointer = await self._pointer(question, promoted.slot) if promoted else None
+        if promoted is None or pointer is None or self.calibration.asks_anyway():
+            return None
+        near = Near(pointer.slot, pointer.asked, promoted.similarity, "promoted")
+        return await self._led_to(question, near)
 
     async def _by_meaning(self, question: Question) -> Hit | None:
         """An answer to a question that means the same, as far as the labels allow it."""
@@ -322,12 +394,13 @@ class ResponseCache:
             if pointer is None or pointer.asked == asked or not may_be_same(pointer.asked, asked):
                 continue
             if isinstance(await self._guard.ask(partial(_find, slot=pointer.slot)), Kept):
-                return Near(pointer.slot, pointer.asked, min(similarity, 1.0), "semantic")
+                return Near(pointer.slot, pointer.asked, min(similarity, 1.0), "semantic", each.place)
         return None
 
     async def _learn(self, question: Question, place: Slot) -> None:
         """Enter a question among its neighbours, and have the nearest answer judged beside its own."""
-        context, vector = self._context(question), await self._vector(question)
+        async with self._entering:
+            context, vector = self._context(question), await self._vector(question)
         if context is None or vector is None:
             return
         among = [each for each in await self._neighbours(question) if each.place != place.name]
@@ -337,9 +410,20 @@ class ResponseCache:
         await self._put(context, sealed)
         if near is not None:
             self.counters.add("similar/would have served")
-            self._idle.add(lambda: self._judge(question, near))
+            waits = bool(question.lent and question.lent.queues)
+            idle = partial(self._nobody_chats, question)
+            self._idle.add(IdleWork(partial(self._judge, question, place, near), idle, waits))
 
-    async def _judge(self, question: Question, near: Near) -> None:
+    async def _nobody_chats(self, question: Question) -> bool:
+        if self._hub.is_busy or self._clock() - self._seen_at < self._rules.quiet_seconds:
+            return False
+        others = question.lent.is_busy if question.lent else None
+        try:
+            return others is None or not await others()
+        except Exception:  # noqa: BLE001 - who cannot be asked may be chatting
+            return False
+
+    async def _judge(self, question: Question, place: Slot, near: Near) -> None:
         """Ask whether the nearest answer would have done, and count what is said."""
         lent, basis = question.lent, question.basis
         if lent is None or basis is None:
@@ -352,21 +436,52 @@ class ResponseCache:
         ]
         match entries:
             case [Entry() as other, Entry() as own]:
-                text = question_for_judge(near.asked, other.content, last_asked(basis.body), own.content)
+                pair = (
+                    Answered(near.asked, other.content),
+                    Answered(last_asked(basis.body), own.content),
+                )
             case _:
                 return
         try:
             async with asyncio.timeout(_JUDGE_SECONDS):
-                right = judged_right(await lent.judge(text))
+                right = await judged_same(*pair, lent.judge)
         except Exception:  # noqa: BLE001 - whatever the judge does, no chat waits for it
             self.counters.add("similar/not judged")
             return
-        await self.label(lent, near.similarity, right=right)
+        # Apart, so that it is done once, even if somebody comes now
+        self._begun(self._conclude(question, place, near, right=right))
 
-    async def label(self, lent: Lent, similarity: float, *, right: bool) -> None:
-        """Count whether an answer to a similar question was right, for all processes."""
+    async def _conclude(self, question: Question, place: Slot, near: Near, *, right: bool) -> None:
+        """Count a verdict, and have the words of an accepted pair lead to each other's answers."""
+        lent, basis = question.lent, question.basis
+        if lent is None or basis is None:
+            return
         self.counters.add("similar/judged")
-        if added := self.calibration.label(lent.key, similarity, right=right, error=lent.error):
+        await self.label(lent.key, near.similarity, right=right, error=lent.error)
+        if right:
+            await self._promote(question, basis, near.place, near.similarity)
+            await self._promote(question, with_last(basis, near.asked), place.name, near.similarity)
+
+    async def _promote(
+        self, question: Question, basis: AnswerBasis, leads_to: str, similarity: float
+    ) -> None:
+        """Have the words of a request lead to the answer of another wording.
+
+        It is in the same scope, has an end, and goes with the chat of the question that was judged. It leads
+        to the other wording's pointer, so it leads nowhere once that was discarded with its own chat.
+        """
+        place = promoted_slot(basis, self.keyring)
+        if place is None:
+            return
+        pointer = Pointer(Slot(place.scope, leads_to), "", similarity)
+        if await self._labelled(question, place):
+            await self._put(place, seal_pointer(pointer, question.scope, place, self.keyring))
+            self.counters.add("similar/promotions")
+
+    async def label(self, key: str, similarity: float, *, right: bool, error: float) -> None:
+        """Count whether an answer to a similar question was right, for all processes."""
+        await self._calibrate()  # others may have begun another era
+        if added := self.calibration.label(key, similarity, right=right, error=error):
             await self._ask_patiently(lambda store: store.add_counts(added))
 
     def _refresh_calibration(self) -> None:
@@ -415,14 +530,20 @@ class ResponseCache:
         if place is None:
             return
         sealed = seal_pointer(Pointer(question.slot, asked), question.scope, place, self.keyring)
-        for label in question.labels:
-            step = partial(_label, label=self.keyring.label_tag(label), slot=place, ttl=self._lasting())
-            if isinstance(await self._guard.ask(step), StoreTrouble):
-                return
+        if not await self._labelled(question, place):
+            return
         await self._put(place, sealed)
         if question.lent is not None:
             self._refresh_calibration()
             await self._learn(question, place)
+
+    async def _labelled(self, question: Question, place: Slot) -> bool:
+        """Whether a place is known under the labels of a question, and will be discarded with them."""
+        for label in question.labels:
+            step = partial(_label, label=self.keyring.label_tag(label), slot=place, ttl=self._lasting())
+            if isinstance(await self._guard.ask(step), StoreTrouble):
+                return False
+        return True
 
     def _hit(self, question: Question, entry: Entry, age: float) -> Hit:
         self.counters.add("hits")
@@ -538,6 +659,10 @@ async def _kept_chunks(hit: Hit, head: ReplyHead, place: UsagePlace) -> AsyncGen
 
 async def _find(store: CacheStore, slot: Slot) -> Kept | None:
     return await store.find(slot)
+
+
+async def _discard(store: CacheStore, slot: Slot) -> bool:
+    return await store.discard(slot)
 
 
 async def _label(store: CacheStore, label: str, slot: Slot, ttl: int) -> None:

@@ -16,6 +16,8 @@ class CacheCounters:
     | `hits`, `follows` | answers that nobody had to generate again |
     | `similar/<tier>` | hits on an answer to the same question in other words; they are in `hits`, too |
     | `similar/would have served`, `similar/judged` | what the semantic tier learns from |
+    | `similar/promotions` | wordings that a judge has accepted for another question's answer |
+    | `similar/rejected` | answers to similar questions that got a thumbs-down or were regenerated |
     | `misses/<reason>`, `bypasses/<reason>` | asked in vain; not asked |
     | `stored`, `not_stored/<reason>` | what became of generations |
     | `unreadable` | entries and streams that had been changed |

@@ -50,6 +50,7 @@ class CacheRules:
         max_detached: generations of a process that may go on when their own client has left.
         detached_seconds: for how long each.
         publish_seconds: between two times that the figures are added to those of all processes.
+        quiet_seconds: without a chat, after which nobody is thought to be there.
     """
 
     ttl_seconds: float = 3600.0
@@ -64,6 +65,7 @@ class CacheRules:
     max_detached: int = 16
     detached_seconds: float = 600.0
     publish_seconds: float = 10.0
+    quiet_seconds: float = 2.0
 
 
 @dataclass(frozen=True, slots=True)

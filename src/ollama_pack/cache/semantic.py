@@ -8,13 +8,14 @@ and the slot of its wording. Lists are sealed, end and are flushed as answers ar
 2. If its similarity reaches the threshold that is in use for the model and the kind of scope, its answer is
    given. One in ten goes to the model all the same.
 3. Where the model has answered, a judge compares its answer with the neighbour's, when nothing else is going
-   on. That is a label; `bound` says which threshold the labels allow. Without enough labels, none.
+   on (`judge`). That is a label, and so is a thumbs-down or a *regenerate* of somebody who was given such an
+   answer; `bound` says which threshold the labels allow. Without enough labels, none.
+4. A pair that the judge accepts is promoted: each of the two wordings becomes a key of the other's answer.
 """
 
 import asyncio
 import base64
 import random
-import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -23,6 +24,7 @@ import orjson
 
 from ollama_pack.cache.bound import THRESHOLDS, Judged, class_of, has_drifted, upper_bound, usable_threshold
 from ollama_pack.cache.errors import EntryUnreadableError
+from ollama_pack.cache.judge import JudgeTask
 from ollama_pack.cache.keyring import Keyring, digest_of
 from ollama_pack.cache.pool import (
     APART,
@@ -37,21 +39,11 @@ from ollama_pack.cache.pool import (
 NEIGHBOURS = 256  # of one context; the oldest go first
 MOST_KEYS = 64  # models and kinds of scopes that labels are kept for
 ASKED_ANYWAY = 0.1  # of those that could be served, so that labels go on coming
-RECENT = 100  # labels of a half of the window in which a change is looked for
+RECENT = 100  # labels of a page of the window in which a change is looked for; it has up to two
 _VERSION = 1
-_SHOWN = 1500  # characters of an answer that the judge reads
-_BEGIN = "judged/"
+_PATIENT_TRIES = 60
+_BEGIN, _ERA = "judged/", "era/begun"
 _EVER = "labels/"  # the same labels, never taken back: what a site may give to others
-_JUDGE = """Two people asked a question each. Would the answer to the first serve the second person as \
-well as their own answer: is it correct and complete for the second question? Say yes or no, nothing else.
-
-First question: {first}
-
-Answer to the first question: {answer}
-
-Second question: {second}
-
-Answer to the second question: {own}"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,15 +54,20 @@ class Lent:
         key: what labels are counted by: see `label_key`.
         error: the share of wrong answers that the admin allows.
         embed: the vector of a text.
-        judge: asks the same model, behind people; its answer.
+        judge: asks the same model; its answer.
         embedder: the name of what makes the vectors: those of another one cannot be compared.
+        queues: the judge waits behind people wherever it is asked, as `gpu_router` has it. Else it is asked
+            only while nobody chats, and leaves when somebody does.
+        is_busy: whether anybody chats that the cache does not see.
     """
 
     key: str
     error: float
     embed: Callable[[str], Awaitable[Sequence[float]]]
-    judge: Callable[[str], Awaitable[str]]
+    judge: Callable[[JudgeTask], Awaitable[str]]
     embedder: str = ""
+    queues: bool = False
+    is_busy: Callable[[], Awaitable[bool]] | None = None
 
 
 def label_key(model: str, embedder: str, scope: str, asked: str = "") -> str:
@@ -138,17 +135,6 @@ def open_neighbours(sealed: bytes, scope: str, place: str, keyring: Keyring) -> 
     return [Neighbour(name, base64.b64decode(vector)) for name, vector in fields["neighbours"]]
 
 
-def question_for_judge(first: str, answer: str, second: str, own: str) -> str:
-    """What the judge is asked: always the same, but for the two questions and answers."""
-    return _JUDGE.format(first=first, answer=answer[:_SHOWN], second=second, own=own[:_SHOWN])
-
-
-def judged_right(said: str) -> bool:
-    """Whether the judge said yes. What is not understood counts as a no."""
-    words = [word.strip(".,!*\"'").lower() for word in said.split()]
-    return bool(words) and (words[-1] == "yes" or words[0] == "yes") and "no" not in words
-
-
 class Calibration:
     """The labels of all processes, and the thresholds that they allow.
 
@@ -167,9 +153,11 @@ class Calibration:
         self._rounds = rounds_in(counts)
 
     def judged(self, key: str) -> Judged:
+        era = self._era(key)
+
         def of(verdict: str) -> tuple[int, ...]:
             return tuple(
-                max(0, round(self._counts.get(f"{_BEGIN}{key}/{place}/{verdict}", 0)))
+                max(0, round(self._counts.get(f"{_BEGIN}{key}/{place}{era}/{verdict}", 0)))
                 for place in range(len(THRESHOLDS))
             )
 
@@ -182,7 +170,7 @@ class Calibration:
 
     def pooled(self, key: str) -> tuple[PooledRound, ...]:
         """The other sites' evidence, where it counts here."""
-        return () if self._counts.get(f"{APART}{key}", 0) else self._rounds.get(key, ())
+        return () if self._counts.get(f"{APART}{key}", 0) > 0 else self._rounds.get(key, ())
 
     def _usable(self, key: str, error: float) -> int | None:
         judged = self.judged(key)
@@ -203,34 +191,37 @@ class Calibration:
         place = class_of(similarity)
         if place is None or (key not in self.keys() and len(self.keys()) >= MOST_KEYS):
             return {}
-        added = {f"{_BEGIN}{key}/{place}/{'right' if right else 'wrong'}": 1.0}
+        era = self._era(key)
+        added = {f"{_BEGIN}{key}/{place}{era}/{'right' if right else 'wrong'}": 1.0}
         used = self._usable(key, error)
         if used is not None and place <= used:
             added |= self._recent(key, right=right)
-        for name, value in self._of(key):  # two processes took the same labels back: no wrong one may be lost
-            if value < 0 and name.endswith("/wrong"):
-                added[name] = added.get(name, 0) - value
         self._add(added)
-        seen = [self._counts.get(f"{_BEGIN}{key}/recent {half}/judged", 0) for half in (0, 1)]
-        bad = [self._counts.get(f"{_BEGIN}{key}/recent {half}/wrong", 0) for half in (0, 1)]
-        if has_drifted(round(sum(bad)), round(sum(seen)), error):
-            gone = {name: -value for name, value in self._of(key)}
-            if self.pooled(key):
-                gone[f"{APART}{key}"] = 1.0  # from now on it counts on its own evidence alone
+        if has_drifted(*self._newest(key), error):
+            gone = {f"{_BEGIN}{key}/{_ERA}": 1.0}
+            if self.pooled(key):  # from now on it counts on its own evidence alone
+                gone[f"{APART}{key}"] = 1.0 - self._counts.get(f"{APART}{key}", 0)
             self._add(gone)
-            added = {name: added.get(name, 0) + gone.get(name, 0) for name in added.keys() | gone.keys()}
+            added |= gone
         return added | {f"{_EVER}{key}/{place}/{'right' if right else 'wrong'}": 1.0}
 
     def keys(self) -> set[str]:
         """Of which there are labels; those that were taken back make room for others."""
-        return {
+        found = {
             name.removeprefix(_BEGIN).rsplit("/", 2)[0]
             for name, value in self._counts.items()
-            if value and name.startswith(_BEGIN)
+            if value > 0 and name.startswith(_BEGIN) and not name.endswith(_ERA)
         }
+        return {key for key in found if any(self.judged(key).above(len(THRESHOLDS) - 1))}
 
-    def _of(self, key: str) -> list[tuple[str, float]]:
-        return [each for each in self._counts.items() if each[0].startswith(f"{_BEGIN}{key}/")]
+    def _era(self, key: str) -> str:
+        """What the names of the labels in use end with; empty for those that were never taken back.
+
+        To take labels back, a new era begins. Nothing is ever subtracted, so two processes that do it at the
+        same moment lose nothing but an era without labels.
+        """
+        era = round(self._counts.get(f"{_BEGIN}{key}/{_ERA}", 0))
+        return f" era {era}" if era else ""
 
     def report(self, error: float) -> list[dict[str, Any]]:
         """For the dashboard: of each model and kind of scope, the labels, the threshold and its bound."""
@@ -258,19 +249,23 @@ class Calibration:
         return rows
 
     def _recent(self, key: str, *, right: bool) -> dict[str, float]:
-        """The same label in the moving window, which has two halves: the older one makes room."""
-        of = [f"{_BEGIN}{key}/recent {half}/" for half in (0, 1)]
-        seen = [self._counts.get(f"{name}judged", 0) for name in of]
-        half = 0 if seen[0] < RECENT else 1
-        added: dict[str, float] = {}
-        if seen[half] >= RECENT:  # both are full: the newer one stays, and takes the older one's place
-            for what in ("judged", "wrong"):
-                first, second = (self._counts.get(f"{name}{what}", 0) for name in of)
-                added |= {f"{of[0]}{what}": second - first, f"{of[1]}{what}": -second}
-        added[f"{of[half]}judged"] = added.get(f"{of[half]}judged", 0) + 1
-        if not right:
-            added[f"{of[half]}wrong"] = added.get(f"{of[half]}wrong", 0) + 1
-        return added
+        """The same label in the moving window: a page of a hundred for every hundred labels in use."""
+        era = self._era(key)
+        seen = f"{_BEGIN}{key}/recent{era}/judged"
+        page = f"{_BEGIN}{key}/recent {self._page(key)}{era}"
+        return {seen: 1.0, f"{page}/judged": 1.0} | ({} if right else {f"{page}/wrong": 1.0})
+
+    def _page(self, key: str) -> int:
+        return int(self._counts.get(f"{_BEGIN}{key}/recent{self._era(key)}/judged", 0)) // RECENT
+
+    def _newest(self, key: str) -> tuple[int, int]:
+        """Wrong ones and all in the window: the page that is being filled, and the one before."""
+        era, last = self._era(key), self._page(key)
+        pages = [f"{_BEGIN}{key}/recent {page}{era}" for page in (last - 1, last)]
+        wrong, every = (
+            sum(self._counts.get(f"{page}/{what}", 0) for page in pages) for what in ("wrong", "judged")
+        )
+        return round(wrong), round(every)
 
     def _add(self, counts: Mapping[str, float]) -> None:
         for name, value in counts.items():
@@ -299,7 +294,7 @@ def calibration_report(counts: Mapping[str, float]) -> dict[str, Any]:
         for key, rounds in rounds_in(counts).items()
     }
     apart = sorted(
-        name.removeprefix(APART) for name, value in counts.items() if name.startswith(APART) and value
+        name.removeprefix(APART) for name, value in counts.items() if name.startswith(APART) and value > 0
     )
     return {"thresholds": THRESHOLDS, "labels": labels, "pooled": pooled, "apart": apart}
 
@@ -319,18 +314,39 @@ def as_forgotten(counts: Mapping[str, float]) -> dict[str, float]:
     return {name: -value for name, value in counts.items() if name.startswith((POOL, APART)) and value}
 
 
+class IdleWork(NamedTuple):
+    """A piece of work that people come before.
+
+    Attributes:
+        do: it.
+        is_idle: whether it may go on. Work that has begun is stopped when it may not, and tried again later.
+        waits: it stands behind people by itself: after a minute it begins in any case, and is not stopped.
+    """
+
+    do: Callable[[], Awaitable[None]]
+    is_idle: Callable[[], Awaitable[bool]]
+    waits: bool = False
+
+
 class IdleQueue:
     """Work that waits until nothing else goes on: one piece at a time; what is too much is dropped."""
 
-    def __init__(self, is_idle: Callable[[], bool], *, most: int = 16, pause: float = 1.0) -> None:
-        self._is_idle = is_idle
+    def __init__(self, *, most: int = 16, pause: float = 1.0, tries: int = 600) -> None:
+        """Do nothing yet.
+
+        Args:
+            most: pieces that wait.
+            pause: seconds between two looks whether people are there.
+            tries: looks after which a piece that could not be done is dropped.
+        """
         self._most = most
         self._pause = pause
-        self._work: list[Callable[[], Awaitable[None]]] = []
+        self._tries = tries
+        self._work: list[IdleWork] = []
         self._task: asyncio.Task[None] | None = None
 
-    def add(self, work: Callable[[], Awaitable[None]]) -> bool:
-        """Whether it will be done."""
+    def add(self, work: IdleWork) -> bool:
+        """Whether it will be tried."""
         if len(self._work) >= self._most:
             return False
         self._work.append(work)
@@ -346,7 +362,25 @@ class IdleQueue:
 
     async def _run(self) -> None:
         while self._work:
-            began = time.monotonic()
-            while not self._is_idle() and time.monotonic() - began < 60 * self._pause:  # noqa: ASYNC110 - it looks now and then
-                await asyncio.sleep(self._pause)  # nothing is held up
-            await self._work.pop(0)()
+            work = self._work[0]
+            for tried in range(self._tries):
+                may = (work.waits and tried >= _PATIENT_TRIES) or await work.is_idle()
+                if may and await self._did(work):
+                    break
+                await asyncio.sleep(self._pause)
+            if self._work:
+                del self._work[0]
+
+    async def _did(self, work: IdleWork) -> bool:
+        """Whether it was done to its end; it is stopped when people come."""
+        doing = asyncio.ensure_future(work.do())
+        try:
+            while not doing.done():
+                await asyncio.wait({doing}, timeout=self._pause)
+                if not doing.done() and not work.waits and not await work.is_idle():
+                    return False
+            doing.result()
+        finally:
+            doing.cancel()
+            await asyncio.gather(doing, return_exceptions=True)
+        return True

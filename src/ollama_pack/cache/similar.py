@@ -18,7 +18,7 @@ from ollama_pack.cache.key import AnswerBasis, Slot, slot_of
 from ollama_pack.cache.keyring import Keyring
 from ollama_pack.cache.normal_form import NORMAL_VERSION, normal_form
 
-POINTER_VERSION = 1
+POINTER_VERSION = 2
 _PLAIN = {"role", "content", "id"}  # what a message has that is nothing but text
 
 
@@ -30,12 +30,14 @@ class Near(NamedTuple):
         asked: the question that it was given to.
         similarity: 1 where the normal forms are equal.
         tier: which one found it.
+        place: of the pointer of its wording; empty where nobody needs it.
     """
 
     slot: Slot
     asked: str
     similarity: float = 1.0
-    tier: Literal["normalised", "semantic"] = "normalised"
+    tier: Literal["normalised", "semantic", "promoted"] = "normalised"
+    place: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +45,15 @@ class Pointer:
     """What is kept under the key of a wording.
 
     Attributes:
-        slot: of the answer; in the same scope.
-        asked: the last message that was answered.
+        slot: of the answer; in the same scope. Of a promoted wording, the place of the other one's pointer:
+            it leads nowhere once that is gone, and holds none of its words.
+        asked: the last message that was answered; of a promoted wording, nothing.
+        similarity: of the two questions.
     """
 
     slot: Slot
     asked: str
+    similarity: float = 1.0
 
 
 def last_asked(body: Mapping[str, Any]) -> str:
@@ -72,6 +77,19 @@ def text_slot(basis: AnswerBasis, keyring: Keyring) -> Slot | None:
     return _slot_with(basis, f"text: {last_asked(basis.body)}", keyring)
 
 
+def promoted_slot(basis: AnswerBasis, keyring: Keyring) -> Slot | None:
+    """The slot of a wording that a judge has accepted for another question's answer."""
+    asked = last_asked(basis.body)
+    words = f"form {NORMAL_VERSION}: {form}" if (form := normal_form(asked)) else f"text: {asked}"
+    return _slot_with(basis, f"promoted {words}", keyring)
+
+
+def with_last(basis: AnswerBasis, asked: str) -> AnswerBasis:
+    """The same request with another last message."""
+    *before, last = basis.body["messages"]
+    return replace(basis, body={**basis.body, "messages": [*before, {**last, "content": asked}]})
+
+
 def context_slot(basis: AnswerBasis, embedder: str, keyring: Keyring) -> Slot | None:
     """The slot of all questions that are asked in one exact context, for one model of vectors."""
     return _slot_with(basis, f"any question, as seen by {embedder}", keyring)
@@ -87,7 +105,12 @@ def _slot_with(basis: AnswerBasis, stands_in: str, keyring: Keyring) -> Slot | N
 
 def seal_pointer(pointer: Pointer, scope: str, place: Slot, keyring: Keyring) -> bytes:
     """The pointer encrypted, for this scope and place alone."""
-    plain = {"version": POINTER_VERSION, "leads_to": pointer.slot.name, "asked": pointer.asked}
+    plain = {
+        "version": POINTER_VERSION,
+        "leads_to": pointer.slot.name,
+        "asked": pointer.asked,
+        "similarity": pointer.similarity,
+    }
     return keyring.seal_entry(scope, place.name, orjson.dumps(plain))
 
 
@@ -102,8 +125,11 @@ def open_pointer(sealed: bytes, scope: str, place: Slot, keyring: Keyring) -> Po
     except orjson.JSONDecodeError as error:
         raise EntryUnreadableError("the pointer is not JSON") from error
     match fields:
-        case {"version": int(version), "leads_to": str(name), "asked": str(asked)} if (
-            version == POINTER_VERSION
-        ):
-            return Pointer(Slot(place.scope, name), asked)
+        case {
+            "version": int(version),
+            "leads_to": str(name),
+            "asked": str(asked),
+            "similarity": float(similarity) | int(similarity),
+        } if version == POINTER_VERSION:
+            return Pointer(Slot(place.scope, name), asked, float(similarity))
     raise EntryUnreadableError("the pointer is of another version")

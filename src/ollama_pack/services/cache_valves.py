@@ -64,7 +64,7 @@ class CacheValves(PackValves):
             "Whether the same question in other words gets a kept answer. `off`: only the same text does. "
             "`normalised`: width, case, punctuation, greetings and thanks may differ; the words and their "
             "order, numbers, units, negations, names, quotes and code may not. English and Chinese. "
-            "`semantic`: also a question that means the same, by Open WebUI's own embeddings, once enough "
+            "`semantic`: also a question that means the same, by embeddings, once enough "
             "answers were compared to know that at most `similar_error` of them are wrong. Default: `off`."
         ),
     )

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +16,7 @@ from ollama_pack.cache.generation import CacheRules, Upstream
 from ollama_pack.cache.keyring import Keyring
 from ollama_pack.cache.outcome import CacheOutcome, Follow, Hit, Question
 from ollama_pack.cache.replay import completion_chunks, completion_from
+from ollama_pack.cache.similar import Near
 from ollama_pack.cache.store import CacheStore
 from ollama_pack.cache.store_redis import RedisStore
 from ollama_pack.cache.store_sqlite import SqliteStore
@@ -102,7 +103,7 @@ class CacheInUse:
         self.cache = cache
         self._answers = 0
         self._retired = False
-        self._noting: set[asyncio.Task[bool]] = set()
+        self._noting: set[asyncio.Task[Any]] = set()
         self._closing: asyncio.Task[None] | None = None
 
     async def chunks(
@@ -120,7 +121,22 @@ class CacheInUse:
 
     def note(self, question: Question, label: str) -> None:
         """Make an answer known under one more label, while the chat goes on."""
-        task = asyncio.get_running_loop().create_task(self.cache.note(question, label))
+        self._begin(self.cache.note(question, label))
+
+    def note_similar(self, question: Question, near: Near, label: str) -> None:
+        """Remember which message shows an answer to a similar question, while the chat goes on."""
+        self._begin(self.cache.note_similar(question, near, label))
+
+    def reject(self, label: str) -> None:
+        """Somebody did not want the answer of a message; while the chat goes on."""
+        self._begin(self._reject(label, tuple(self._noting)))
+
+    async def _reject(self, label: str, noting: tuple[asyncio.Task[Any], ...]) -> None:
+        await asyncio.gather(*noting, return_exceptions=True)  # one may be of the same message
+        await self.cache.reject(label)
+
+    def _begin(self, work: Coroutine[Any, Any, Any]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
         self._noting.add(task)
         task.add_done_callback(self._noting.discard)
 

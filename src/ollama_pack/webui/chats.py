@@ -6,8 +6,8 @@ from typing import Any
 _UNSAVED = ("temporary:", "local:", "channel:")  # so ids begin of chats that are not in the table
 
 
-async def wants_another(metadata: Mapping[str, Any], model: str) -> bool:
-    """Whether the question has another answer of this model, so that a user wants to see different ones.
+async def other_answers(metadata: Mapping[str, Any], model: str) -> frozenset[str]:
+    """The messages of other answers of this model to the question, so that a user wants to see another one.
 
     So it is when somebody presses "regenerate": Open WebUI asks for one more child of the same message; and
     when somebody has the same model twice, side by side.
@@ -16,24 +16,27 @@ async def wants_another(metadata: Mapping[str, Any], model: str) -> bool:
         metadata: of the request.
         model: that was asked for, where the message that waits for the answer does not tell.
     """
-    if metadata.get("regeneration_message_id"):
-        return True
+    named = frozenset(
+        {str(metadata["regeneration_message_id"])} if metadata.get("regeneration_message_id") else ()
+    )
     chat, parent = str(metadata.get("chat_id") or ""), metadata.get("user_message_id")
     children = (metadata.get("user_message") or {}).get("childrenIds")
     is_first = isinstance(children, list) and set(children) <= {metadata.get("message_id")}
-    if not chat or chat.startswith(_UNSAVED) or not parent or is_first:
-        return False
+    if named or not chat or chat.startswith(_UNSAVED) or not parent or is_first:
+        return named
 
     from open_webui.models.chats import Chats  # noqa: PLC0415 - see the top of this module
 
     messages = await Chats.get_messages_map_by_chat_id(chat) or {}
     asked = (messages.get(str(metadata.get("message_id"))) or {}).get("model") or model
-    siblings = (
-        message
+    return frozenset(
+        str(name)
         for name, message in messages.items()
-        if name != metadata.get("message_id") and message.get("parentId") == parent
+        if name != metadata.get("message_id")
+        and message.get("parentId") == parent
+        and message.get("role") == "assistant"
+        and message.get("model") == asked
     )
-    return any(message.get("role") == "assistant" and message.get("model") == asked for message in siblings)
 
 
 async def rated_down(feedback_id: str) -> str | None:

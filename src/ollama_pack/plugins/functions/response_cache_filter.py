@@ -40,10 +40,10 @@ from ollama_pack.services.caching import (
     note_from_cache,
 )
 from ollama_pack.services.pack_valves import PackValves
-from ollama_pack.webui.chats import wants_another
+from ollama_pack.webui.chats import other_answers
 from ollama_pack.webui.connections import prefixed_connections, trusted_certificates
 from ollama_pack.webui.functions import user_valves
-from ollama_pack.webui.meaning import embedder_of, embedding, judging
+from ollama_pack.webui.meaning import NodeEmbeddings, embedder_of, embedding, judging, somebody_chats
 from ollama_pack.webui.models import group_ids_of, may_use
 from ollama_pack.webui.presets import AnsweringModel, answering_model
 from ollama_pack.webui.reader import reader_language
@@ -73,6 +73,16 @@ class Filter:
             title="Show status line",
             description="Show above a cached answer that it is cached, and how old it is. Default: on.",
         )
+        similar_embedder: str = Field(
+            default="",
+            title="Embedding model of similar answers",
+            description=(
+                "For `semantic`: the model that makes the embeddings, by its name or an alias. The nodes of "
+                "`gpu_router` are asked (`/api/embed`), or without it Open WebUI's connections. Every user "
+                "whose questions are to be compared must be allowed to use it. Default: empty, which means "
+                "Open WebUI's own embeddings (Admin Panel → Settings → Documents)."
+            ),
+        )
 
     class UserValves(PackValves):
         use_cache: bool = Field(
@@ -88,6 +98,7 @@ class Filter:
         self._replay = ReplayModel()
         self._digests = ModelDigests(_tag_sites, trusted=trusted_certificates)
         self._wanted: Remembered[str, bool] = Remembered(USER_SECONDS)
+        self._embeddings = NodeEmbeddings()
         self._said = ""  # what was logged last of settings that cannot be used
 
     async def request(
@@ -110,6 +121,8 @@ class Filter:
             other := drawn_instead(__metadata__, __request__.app.state.MODELS)
         ):
             body["model"] = __metadata__["selected_model_id"] = other
+        if self._keeper.current is not None:
+            self._keeper.current.saw_chat()
         try:
             if not self.valves.enabled or not _wants_cache(__user__):
                 return body
@@ -234,8 +247,11 @@ class Filter:
         return _fault(trouble, cache.fault) if trouble else ""
 
     async def discard_answers(self, label: str) -> None:
-        """Discard what belongs to a chat, a user or a message, such as `chat:<id>`."""
-        await (await self._keeper.cache(self._settings())).cache.discard(label)
+        """Discard what belongs to a chat, a user or a message that nobody liked, such as `chat:<id>`."""
+        cache = (await self._keeper.cache(self._settings())).cache
+        if label.startswith("message:"):
+            await cache.reject(label)
+        await cache.discard(label)
 
     async def _look_up(
         self, body: Body, user: Json, metadata: Json, model: Json, request: Any
@@ -252,7 +268,10 @@ class Filter:
         if not await _has_access(body, user, metadata, request):
             used.cache.bypass("no access")  # Open WebUI says so
             return None
-        asked = await self._asked(body, user, metadata, model, request)
+        others = await other_answers(metadata, str(model["id"]))
+        for each in others:  # it is regenerated
+            used.reject(f"message:{each}")
+        asked = await self._asked(body, user, metadata, model, request, is_another=bool(others))
         return await self._pending_answer(used, asked, body)
 
     async def _pending_answer(
@@ -270,6 +289,8 @@ class Filter:
             near = outcome.near if isinstance(outcome, Hit) else None
             given = replace(question, slot=near.slot) if near else question
             used.note(given, f"message:{message}")  # a thumbs-down there discards it, too
+            if near:
+                used.note_similar(question, near, f"message:{message}")
         if isinstance(outcome, Miss):
             return None
         asked_for = object_at(asked.metadata, "model").get("id") or body["model"]
@@ -277,18 +298,22 @@ class Filter:
         routed = str(asked.preset["base"]).startswith(ROUTER)
         return PendingAnswer(used, outcome, body, str(body["model"]), routed)
 
-    async def _asked(self, body: Body, user: Json, metadata: Json, model: Json, request: Any) -> CacheRequest:
+    async def _asked(
+        self, body: Body, user: Json, metadata: Json, model: Json, request: Any, *, is_another: bool
+    ) -> CacheRequest:
         answering = await answering_model(str(body["model"]), metadata, user, request)
         digest, answerer = await self._weights(answering, body, user, request)
-        embedder = await embedder_of(request) if self.valves.similar == "semantic" else ""
+        embedder, embed = await self._vectors(user, request)
 
         def lend(scope: str) -> Lent:
             return Lent(
                 key=label_key(answering.id, embedder, scope, last_asked(body)),
                 error=self.valves.similar_error,
-                embed=embedding(request, user),
+                embed=embed,
                 judge=judging(request, user, str(body["model"])),
                 embedder=embedder,
+                queues=str(answering.preset["base"]).startswith(ROUTER),
+                is_busy=partial(somebody_chats, request),
             )
 
         return CacheRequest(
@@ -299,11 +324,20 @@ class Filter:
             digest=digest,
             answerer=answerer,
             preset=answering.preset,
-            refresh="no-cache" in _wishes(request) or await wants_another(metadata, str(model["id"])),
+            refresh="no-cache" in _wishes(request) or is_another,
             needs_usage=answering.origin == "ollama",
             similar=self.valves.similar != "off" and "no-similar" not in _wishes(request),
             lend=lend if embedder else None,
         )
+
+    async def _vectors(self, user: Json, request: Any) -> tuple[str, Callable[[str], Awaitable[Any]]]:
+        """What makes vectors, by name, and how to ask it; without a name, nothing does."""
+        if name := self.valves.similar_embedder.strip():
+            is_on = self.valves.similar == "semantic"
+            embedder = self._embeddings.embedder(name, request, user) if is_on else ""
+            return embedder, self._embeddings.embedding(name, request, user)
+        embedder = await embedder_of(request) if self.valves.similar == "semantic" else ""
+        return embedder, embedding(request, user)
 
     async def _weights(
         self, answering: AnsweringModel, body: Body, user: dict[str, Any], request: Any
@@ -376,8 +410,8 @@ async def _tag_sites() -> list[TagSite]:
 def _status(pending: PendingAnswer) -> Message | None:
     """What a user is told of an answer that is not generated for this question; None: it is."""
     match pending.outcome:
-        case Hit(question=question, near=Near(tier="semantic")) if not question.scope.startswith("user:"):
-            # It was somebody else's.
+        case Hit(question=question, near=Near()) if not question.scope.startswith("user:"):
+            # It may be somebody else's, and so may be its words.
             return message("answered from a similar question · regenerate for a new answer")
         case Hit(near=Near(asked=asked)):
             return message(
