@@ -192,9 +192,9 @@ def test_a_node_that_is_pulled_gets_chats_again_where_the_other_fails(moment: st
         upkeep, up, seen = router.upkeep, {"x", "y"}, []
         for watch in router.nodes.values():
             watch.known = WatchedNode((NodeModel("m", InstalledModel("m", 1)),), 0.0)
-        router.is_healthy = lambda name: name in up  # type: ignore[method-assign]
+        router.is_healthy = lambda node: node in up  # type: ignore[method-assign]
         busy = iter([1, 1, 0] if moment == "draining" else [0])
-        router.in_flight = lambda _node: next(busy, 0)  # type: ignore[method-assign]
+        router.in_flight = lambda node: next(busy, 0) if node == "x" else 0  # type: ignore[method-assign]
 
         async def ask(_model: str) -> AsyncIterator[tuple[int, int]]:
             seen.append("x" in upkeep.drained)
