@@ -13,7 +13,8 @@ from pathlib import Path
 import requests
 
 from deploy.client import OpenWebUI
-from local.processes import free_port, running, wait_until_http
+from deploy.shown import message
+from local.processes import ServerStartError, free_port, running, wait_until_http
 
 START_SECONDS = 180.0
 EMPTY_DATABASES = Path(__file__).parents[2] / ".cache"  # one for each version of Open WebUI
@@ -85,7 +86,6 @@ def open_webui(
 
     Raises:
         ServerStartError: it did not start; the message has the end of its log.
-        RuntimeError: its database could not be made.
     """
     for name in ("data", "static"):
         (folder / name).mkdir(parents=True, exist_ok=True)
@@ -96,6 +96,9 @@ def open_webui(
         | _ENVIRONMENT
         | {
             "DATA_DIR": str(folder / "data"),
+            "DATABASE_URL": _database_url(
+                folder / "data"
+            ),  # not the one that this machine may have for another
             "STATIC_DIR": str(folder / "static"),  # the server empties this one at every start
             "WEBUI_SECRET_KEY": "a scratch server keeps no secrets, but the key must be long",
             "WEBUI_URL": url,
@@ -103,7 +106,7 @@ def open_webui(
         | (environment or {})
     )
     if not (database := folder / "data/webui.db").exists():
-        shutil.copyfile(_empty_database(python), database)
+        shutil.copyfile(_empty_database(python, url, log), database)
     argv: list[str | Path] = [
         python.parent / "open-webui",
         "serve",
@@ -123,7 +126,11 @@ def _version(python: Path) -> str:
     return subprocess.run([python, "-c", ask], capture_output=True, text=True, check=True).stdout.strip()
 
 
-def _empty_database(python: Path) -> Path:
+def _database_url(data: Path) -> str:
+    return f"sqlite:///{data}/webui.db"
+
+
+def _empty_database(python: Path, url: str, log: Path) -> Path:
     """The database of a new Open WebUI, made once for each version: its migrations take seconds.
 
     0.11.2 cannot make it in an empty folder at all: see migrate_webui.py.
@@ -131,20 +138,24 @@ def _empty_database(python: Path) -> Path:
     database = EMPTY_DATABASES / f"open-webui-{_version(python)}.db"
     if not database.exists():
         EMPTY_DATABASES.mkdir(exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=EMPTY_DATABASES) as data:
-            own = {"DATA_DIR": data, "STATIC_DIR": f"{data}/static", "WEBUI_SECRET_KEY": "none is kept in it"}
-            own["FROM_INIT_PY"] = "true"  # so does its command: its files are in the package
+        with tempfile.TemporaryDirectory(dir=EMPTY_DATABASES) as data, log.open("ab") as sink:
+            own = {
+                "DATA_DIR": data,
+                "DATABASE_URL": _database_url(Path(data)),
+                "STATIC_DIR": f"{data}/static",
+                "WEBUI_SECRET_KEY": "none is kept in it",
+                "FROM_INIT_PY": "true",  # so does its command: its files are in the package
+            }
             made = subprocess.run(
                 [python, Path(__file__).with_name("migrate_webui.py")],
                 env=os.environ | _ENVIRONMENT | own,
                 cwd=data,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
+                stdout=sink,
+                stderr=sink,
                 check=False,
             )
             if made.returncode:
-                raise RuntimeError(f"Open WebUI could not make its database: {made.stdout[-2000:]}")
+                raise ServerStartError(message("Open WebUI could not make its database"), url, log)
             (Path(data) / "webui.db").replace(database)
     return database
 

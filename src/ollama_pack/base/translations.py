@@ -202,6 +202,7 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "One node per line: name, address, settings. Example: `gpu0 http://gpu0:11434 slots=2`. Settings: `kind=openai` (vLLM and similar engines), `key=…`, `header=\"Name: value\"`, `slots=…`, `memory=24GB`, `weight=…`, `tier=…`, `models=a,b`, `placement=own` (a gateway that chooses the engine itself), `agent=http://gpu0:9400`. With `dns+srv://_ollama._tcp.example.org` as the address, every server that DNS names is a node; with `k8s://NAMESPACE/app=ollama:11434`, every ready pod with that label. `#` starts a comment. Default: empty, which means Open WebUI's own Ollama connections.": "每行一个节点：名称、地址、设置。例如：`gpu0 http://gpu0:11434 slots=2`。设置：`kind=openai`（vLLM 等引擎）、`key=…`、`header=\"Name: value\"`、`slots=…`、`memory=24GB`、`weight=…`、`tier=…`、`models=a,b`、`placement=own`（由网关自己选择引擎）、`agent=http://gpu0:9400`。地址为 `dns+srv://_ollama._tcp.example.org` 时，DNS 返回的每台服务器都是一个节点；地址为 `k8s://NAMESPACE/app=ollama:11434` 时，带有该标签的每个就绪 Pod 都是一个节点。`#` 之后是注释。默认：空，即使用 Open WebUI 自己的 Ollama 连接。",
         "Only admins of this Open WebUI can see the dashboard. Ask one of them, or go back.": "只有此 Open WebUI 的管理员可以查看仪表盘。请联系管理员，或返回。",
         "Only an Ollama can pull models.": "只有 Ollama 能拉取模型。",
+        "Open WebUI could not make its database": "Open WebUI 无法创建自己的数据库",
         "Open WebUI does not answer.": "Open WebUI 没有响应。",
         "Open WebUI does not answer. What is shown is from {time}.": "Open WebUI 没有响应。当前显示的是 {time} 的数据。",
         "Open WebUI is starting; this takes half a minute …": "正在启动 Open WebUI，大约需要半分钟……",
