@@ -52,12 +52,14 @@ class PooledRound:
     number: int = 1
 
 
+@lru_cache(maxsize=256)
 def pooled_threshold(own: Judged, rounds: tuple[PooledRound, ...], error: float) -> int | None:
     """The place of the lowest threshold that own and others' evidence allow; None: there is none yet."""
     usable = [place for place in range(len(THRESHOLDS)) if _passes(own, rounds, place, error)]
     return max(usable, default=None)
 
 
+@lru_cache(maxsize=256)
 def pooled_bound(own: Judged, rounds: tuple[PooledRound, ...], place: int, error: float) -> float:
     """The rate of wrong ones is below it, with the confidence of a threshold, if sites are alike."""
     need = -math.log(_ALPHA * (1 - _FOR_COUNTS))
@@ -94,7 +96,7 @@ def _evidence(
     return largest + math.log(sum(math.exp(part - largest) for part in parts)) - against_all
 
 
-@lru_cache(maxsize=8192)
+@lru_cache(maxsize=65536)
 def _likelihood(one: PooledRound, place: int, rate: float) -> float:
     """The chance of the noisy count of wrong ones at or above a threshold, when each is wrong at a rate.
 

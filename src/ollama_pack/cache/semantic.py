@@ -97,12 +97,17 @@ class Neighbour(NamedTuple):
 
 
 def as_bytes(vector: Sequence[float]) -> bytes:
-    """A vector at unit length, each of its numbers in one byte."""
+    """A vector at unit length, each of its numbers in one byte.
+
+    Raises:
+        ValueError: it is none.
+    """
     import numpy as np  # noqa: PLC0415 - Open WebUI has it; whoever leaves the tier off need not
 
     found = np.asarray(vector, dtype=np.float32)
-    largest = float(np.abs(found).max()) if found.size else 0.0
-    return bytes(np.rint(found / (largest or 1.0) * 127).astype(np.int8).tobytes())
+    if found.ndim != 1 or not found.size or not np.isfinite(found).all():
+        raise ValueError("no vector")
+    return bytes(np.rint(found / (float(np.abs(found).max()) or 1.0) * 127).astype(np.int8).tobytes())
 
 
 def similarities(vector: bytes, others: Sequence[bytes]) -> list[float]:
