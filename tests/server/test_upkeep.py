@@ -82,9 +82,14 @@ class Fleet:
 
     def empty(self, node: str) -> None:
         """Restart a node, until the router knows that nothing is in its memory."""
+
+        def told() -> Json:
+            return next(one for one in self.report()["nodes"] if one["name"] == node)
+
+        eventually(lambda: bool(told()["models"]))  # else it may be what was there before
         self.nodes[node].stop()
         self.nodes[node].start()
-        eventually(lambda: next(one for one in self.report()["nodes"] if one["name"] == node)["models"] == [])
+        eventually(lambda: told()["healthy"] and told()["models"] == [])
 
     def states(self, model: str) -> list[str]:
         """Of the pulls of a model, in order."""
