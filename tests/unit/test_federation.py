@@ -249,6 +249,19 @@ def test_what_is_wrong_with_an_agreement(tmp_path: Path, text: str, named: str) 
         read_agreement(tmp_path)
 
 
+def test_part_of_a_round_is_none() -> None:
+    """Would catch right ones that count without the wrong ones, as the store failed between them."""
+    one = PooledRound(counted(3000, 90), 2.0, 1.0)
+    whole = as_set({KEY: one}, {})
+    for number in range(len(whole)):
+        assert rounds_in(dict(list(whole.items())[:number])) == {}
+    assert rounds_in(whole) == {KEY: (one,)}
+    gone = as_forgotten(whole)
+    for number in range(1, len(gone)):
+        part = dict(list(gone.items())[:number])
+        assert rounds_in({name: value + part.get(name, 0) for name, value in whole.items()}) == {}
+
+
 def test_number_of_a_round_that_ended_half_way_is_not_used_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -265,7 +278,7 @@ def test_number_of_a_round_that_ended_half_way_is_not_used_again(
         path = tmp_path / f"{asked[-1].replace('=', '-')}.json"
         path.write_text(json.dumps({"round": 2, "sum": [0]}), encoding="utf-8")
 
-    monkeypatch.setattr(federate.subprocess, "run", run)
+    monkeypatch.setattr("federate.subprocess.run", run)
     args = Namespace(folder=tmp_path, server="127.0.0.1:9092", authority=None)
     assert federate._round(args) == 1  # noqa: SLF001 - the rest of it needs Flower
     ends = False

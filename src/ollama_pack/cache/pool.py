@@ -31,6 +31,7 @@ _STEPS = 30  # of halving an interval
 
 
 POOL = "pool/"  # begins the names of the counts of what other sites gave
+EPSILON_OF_NOISE = "noise/epsilon"
 APART = "apart/"  # of keys that count on their own evidence alone, as it contradicted the others'
 
 
@@ -155,13 +156,16 @@ def _most_noise(draws: float, epsilon: float, chance: float) -> int:
 
 
 def round_counts(key: str, one: PooledRound) -> dict[str, float]:
-    """A round as counts by name, which all processes share."""
+    """A round as counts by name, which all processes share.
+
+    A store adds them one after the other, and may fail on the way. Without the last one there is no round.
+    """
     begin = f"{POOL}{key}/{one.number}"
-    found = {f"{begin}/noise/epsilon": one.epsilon, f"{begin}/noise/shares": one.shares}
+    found = {f"{begin}/noise/shares": one.shares}
     for place in range(len(THRESHOLDS)):
-        found |= {f"{begin}/{place}/right": float(one.judged.right[place])}
         found |= {f"{begin}/{place}/wrong": float(one.judged.wrong[place])}
-    return found
+        found |= {f"{begin}/{place}/right": float(one.judged.right[place])}
+    return found | {f"{begin}/{EPSILON_OF_NOISE}": one.epsilon}
 
 
 def rounds_in(counts: Mapping[str, float]) -> dict[str, tuple[PooledRound, ...]]:
@@ -173,13 +177,13 @@ def rounds_in(counts: Mapping[str, float]) -> dict[str, tuple[PooledRound, ...]]
             found.setdefault((key, int(at)), {})[f"{what}/{kind}"] = value
     rounds: dict[str, list[PooledRound]] = {}
     for (key, number), values in sorted(found.items()):
-        if values.get("noise/epsilon", 0) <= 0:
-            continue  # it was forgotten
+        if values.get(EPSILON_OF_NOISE, 0) <= 0:
+            continue  # it was forgotten, or has not come whole
         right, wrong = (
             tuple(round(values.get(f"{place}/{verdict}", 0)) for place in range(len(THRESHOLDS)))
             for verdict in ("right", "wrong")
         )
-        one = PooledRound(Judged(right, wrong), values["noise/epsilon"], values["noise/shares"], number)
+        one = PooledRound(Judged(right, wrong), values[EPSILON_OF_NOISE], values["noise/shares"], number)
         rounds.setdefault(key, []).append(one)
     return {key: tuple(each[-MOST_ROUNDS:]) for key, each in rounds.items()}
 

@@ -28,6 +28,7 @@ from ollama_pack.cache.judge import JudgeTask
 from ollama_pack.cache.keyring import Keyring, digest_of
 from ollama_pack.cache.pool import (
     APART,
+    EPSILON_OF_NOISE,
     POOL,
     PooledRound,
     pooled_bound,
@@ -315,8 +316,11 @@ def as_set(rounds: Mapping[str, PooledRound], counts: Mapping[str, float]) -> di
 
 
 def as_forgotten(counts: Mapping[str, float]) -> dict[str, float]:
-    """What to add to the counts so that nothing is left of what others gave."""
-    return {name: -value for name, value in counts.items() if name.startswith((POOL, APART)) and value}
+    """What to add to the counts so that nothing is left of what others gave; first what makes it a round."""
+    names = [name for name, value in counts.items() if name.startswith((POOL, APART)) and value]
+    return {
+        name: -counts[name] for name in sorted(names, key=lambda name: not name.endswith(EPSILON_OF_NOISE))
+    }
 
 
 class IdleWork(NamedTuple):
