@@ -10,7 +10,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/response_cache_filter.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Filter`, line 8716, which the server calls.
+# Begin here: `class Filter`, line 8723, which the server calls.
 # The modules that it uses come first:
 #    141  base.translations         The translations of all sentences. GENERATED from locale/ by scripts/package.py.
 #    221  base.messages             Sentences for people, in English and in the languages of the catalogue.
@@ -27,60 +27,60 @@ version: 0.1.0
 #   1645  cache.bound               How often answers to similar questions are wrong, at most: the bound that a threshold must pass.
 #   1751  cache.judge               The judge of similar answers: what it is asked, and when its word counts as a yes.
 #   1844  cache.pool                Evidence of other sites: counts that were added up over several deployments, with noise.
-#   2059  cache.semantic            The semantic tier: answers to questions that mean the same, once it is known how often that is wrong.
-#   2429  cache.normal_words        The words of the normal form, in English: which say the same, which say nothing, and whose case matters.
-#   2616  cache.normal_zh           The normal form of a question in Chinese: see `normal_form`.
-#   2754  cache.normal_form         The normal form of a question: two texts with the same form are one question in other words.
-#   3277  cache.similar             The normalised tier: a second key, by the normal form of the last message, that leads to an answer.
-#   3402  cache.outcome             What a request asks of the cache, and what the cache makes of it.
-#   3494  engines.body              Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#   3505  engines.ollama.installed  Which models some Ollama nodes have, and which weights, by `GET /api/tags`. One event loop at a time.
-#   3630  engines.routed_names      How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   3636  services.cache_state      What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
-#   3645  base.redis                A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#   4098  base.process              One object for all plugins of a process, which are files that share no code.
-#   4119  services.refused_valves   Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#   4182  services.pack_valves      What all valves of the pack have in common.
-#   4205  services.cache_valves     The valves of the response cache, wherever it runs.
-#   4307  cache.scope               Who may share an answer. The scope is part of an entry's key and of its encryption.
-#   4382  services.cacheable        Which requests the cache is for, whose answers they share, and what it is asked.
-#   4501  cache.collect             From the chunks of a generation to what may be kept of it.
-#   4656  cache.counters            What the cache did, in figures without any text: of this process, and to be added up over all of them.
-#   4710  cache.live                An answer while it is being generated: any number of listeners get it from the start.
-#   4814  cache.generation          One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
-#   5142  cache.follow              One generation for many: the followers' side, in every process but the leader's.
-#   5245  cache.guards              What two questions must have in common before the similarity of their meanings counts at all.
-#   5330  engines.ollama.to_openai  What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   5355  engines.ollama.stream     A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   5388  cache.replay              A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
-#   5534  cache.cache               The response cache: look an answer up, follow one that is being generated, or lead.
-#   6158  cache.redis_scripts       What happens in one step inside of Redis: the scripts, and the names of the keys.
-#   6501  cache.store_redis         The cache in Redis or Valkey, for any number of processes and hosts.
-#   6745  cache.sqlite_cache        The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
-#   7072  cache.store_sqlite        The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
-#   7282  services.activity         What chats did in this process, until somebody writes it into the history.
-#   7308  engines.refusals          What a client gets instead of an answer, in the form of each API that clients speak.
-#   7380  engines.sse               Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   7474  webui.errors              What goes wrong between the pack and Open WebUI.
-#   7494  services.answers          An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#   7505  services.caching          The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
-#   7765  webui.chats               Chats of the running Open WebUI. Imports `open_webui` when called, not before.
-#   7804  engines.way_in            What a node is asked with besides the request: its login, its key, its headers.
-#   7869  webui.connections         Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-#   7926  webui.functions           Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   7984  webui.calling             Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#   8132  webui.embedding           Vectors and model facts over Open WebUI's own connections. Imports `open_webui` when called, not before.
-#   8165  webui.meaning             What the running Open WebUI lends the cache to compare meanings. Imports `open_webui` when called.
-#   8305  webui.models              What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   8361  webui.presets             What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
-#   8420  webui.reader              Who reads what the pack says, and in which language.
-#   8435  webui.audience            Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#   8449  webui.replay_row          The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
-#   8483  webui.rows                Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
-#   8507  webui.replay_model        Whether chats can be sent through `response_cache_replay`. Imports `open_webui` when called, not before.
-#   8587  webui.router_digest       What the running `gpu_router` says of the weights behind a name. Imports `open_webui` when called.
-#   8615  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#   8667  webui.tracing             Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#   2063  cache.semantic            The semantic tier: answers to questions that mean the same, once it is known how often that is wrong.
+#   2436  cache.normal_words        The words of the normal form, in English: which say the same, which say nothing, and whose case matters.
+#   2623  cache.normal_zh           The normal form of a question in Chinese: see `normal_form`.
+#   2761  cache.normal_form         The normal form of a question: two texts with the same form are one question in other words.
+#   3284  cache.similar             The normalised tier: a second key, by the normal form of the last message, that leads to an answer.
+#   3409  cache.outcome             What a request asks of the cache, and what the cache makes of it.
+#   3501  engines.body              Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#   3512  engines.ollama.installed  Which models some Ollama nodes have, and which weights, by `GET /api/tags`. One event loop at a time.
+#   3637  engines.routed_names      How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   3643  services.cache_state      What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
+#   3652  base.redis                A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#   4105  base.process              One object for all plugins of a process, which are files that share no code.
+#   4126  services.refused_valves   Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#   4189  services.pack_valves      What all valves of the pack have in common.
+#   4212  services.cache_valves     The valves of the response cache, wherever it runs.
+#   4314  cache.scope               Who may share an answer. The scope is part of an entry's key and of its encryption.
+#   4389  services.cacheable        Which requests the cache is for, whose answers they share, and what it is asked.
+#   4508  cache.collect             From the chunks of a generation to what may be kept of it.
+#   4663  cache.counters            What the cache did, in figures without any text: of this process, and to be added up over all of them.
+#   4717  cache.live                An answer while it is being generated: any number of listeners get it from the start.
+#   4821  cache.generation          One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
+#   5149  cache.follow              One generation for many: the followers' side, in every process but the leader's.
+#   5252  cache.guards              What two questions must have in common before the similarity of their meanings counts at all.
+#   5337  engines.ollama.to_openai  What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   5362  engines.ollama.stream     A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   5395  cache.replay              A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
+#   5541  cache.cache               The response cache: look an answer up, follow one that is being generated, or lead.
+#   6165  cache.redis_scripts       What happens in one step inside of Redis: the scripts, and the names of the keys.
+#   6508  cache.store_redis         The cache in Redis or Valkey, for any number of processes and hosts.
+#   6752  cache.sqlite_cache        The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
+#   7079  cache.store_sqlite        The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
+#   7289  services.activity         What chats did in this process, until somebody writes it into the history.
+#   7315  engines.refusals          What a client gets instead of an answer, in the form of each API that clients speak.
+#   7387  engines.sse               Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   7481  webui.errors              What goes wrong between the pack and Open WebUI.
+#   7501  services.answers          An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#   7512  services.caching          The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
+#   7772  webui.chats               Chats of the running Open WebUI. Imports `open_webui` when called, not before.
+#   7811  engines.way_in            What a node is asked with besides the request: its login, its key, its headers.
+#   7876  webui.connections         Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#   7933  webui.functions           Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   7991  webui.calling             Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#   8139  webui.embedding           Vectors and model facts over Open WebUI's own connections. Imports `open_webui` when called, not before.
+#   8172  webui.meaning             What the running Open WebUI lends the cache to compare meanings. Imports `open_webui` when called.
+#   8312  webui.models              What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   8368  webui.presets             What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
+#   8427  webui.reader              Who reads what the pack says, and in which language.
+#   8442  webui.audience            Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#   8456  webui.replay_row          The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
+#   8490  webui.rows                Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
+#   8514  webui.replay_model        Whether chats can be sent through `response_cache_replay`. Imports `open_webui` when called, not before.
+#   8594  webui.router_digest       What the running `gpu_router` says of the weights behind a name. Imports `open_webui` when called.
+#   8622  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   8674  webui.tracing             Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
 
 import asyncio
 import base64
@@ -1866,6 +1866,7 @@ _pool__STEPS = 30  # of halving an interval
 
 
 POOL = "pool/"  # begins the names of the counts of what other sites gave
+EPSILON_OF_NOISE = "noise/epsilon"
 APART = "apart/"  # of keys that count on their own evidence alone, as it contradicted the others'
 
 
@@ -1990,13 +1991,16 @@ def _most_noise(draws: float, epsilon: float, chance: float) -> int:
 
 
 def round_counts(key: str, one: PooledRound) -> dict[str, float]:
-    """A round as counts by name, which all processes share."""
+    """A round as counts by name, which all processes share.
+
+    A store adds them one after the other, and may fail on the way. Without the last one there is no round.
+    """
     begin = f"{POOL}{key}/{one.number}"
-    found = {f"{begin}/noise/epsilon": one.epsilon, f"{begin}/noise/shares": one.shares}
+    found = {f"{begin}/noise/shares": one.shares}
     for place in range(len(THRESHOLDS)):
-        found |= {f"{begin}/{place}/right": float(one.judged.right[place])}
         found |= {f"{begin}/{place}/wrong": float(one.judged.wrong[place])}
-    return found
+        found |= {f"{begin}/{place}/right": float(one.judged.right[place])}
+    return found | {f"{begin}/{EPSILON_OF_NOISE}": one.epsilon}
 
 
 def rounds_in(counts: Mapping[str, float]) -> dict[str, tuple[PooledRound, ...]]:
@@ -2008,13 +2012,13 @@ def rounds_in(counts: Mapping[str, float]) -> dict[str, tuple[PooledRound, ...]]
             found.setdefault((key, int(at)), {})[f"{what}/{kind}"] = value
     rounds: dict[str, list[PooledRound]] = {}
     for (key, number), values in sorted(found.items()):
-        if values.get("noise/epsilon", 0) <= 0:
-            continue  # it was forgotten
+        if values.get(EPSILON_OF_NOISE, 0) <= 0:
+            continue  # it was forgotten, or has not come whole
         right, wrong = (
             tuple(round(values.get(f"{place}/{verdict}", 0)) for place in range(len(THRESHOLDS)))
             for verdict in ("right", "wrong")
         )
-        one = PooledRound(Judged(right, wrong), values["noise/epsilon"], values["noise/shares"], number)
+        one = PooledRound(Judged(right, wrong), values[EPSILON_OF_NOISE], values["noise/shares"], number)
         rounds.setdefault(key, []).append(one)
     return {key: tuple(each[-MOST_ROUNDS:]) for key, each in rounds.items()}
 
@@ -2350,8 +2354,11 @@ def as_set(rounds: Mapping[str, PooledRound], counts: Mapping[str, float]) -> di
 
 
 def as_forgotten(counts: Mapping[str, float]) -> dict[str, float]:
-    """What to add to the counts so that nothing is left of what others gave."""
-    return {name: -value for name, value in counts.items() if name.startswith((POOL, APART)) and value}
+    """What to add to the counts so that nothing is left of what others gave; first what makes it a round."""
+    names = [name for name, value in counts.items() if name.startswith((POOL, APART)) and value]
+    return {
+        name: -counts[name] for name in sorted(names, key=lambda name: not name.endswith(EPSILON_OF_NOISE))
+    }
 
 
 class IdleWork(NamedTuple):

@@ -10,7 +10,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/pipelines/response_cache_replay.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipeline`, line 6964, which the server calls.
+# Begin here: `class Pipeline`, line 6965, which the server calls.
 # The modules that it uses come first:
 #    113  base.single_flight          Many who ask the same at the same time ask once.
 #    179  cache.bound                 How often answers to similar questions are wrong, at most: the bound that a threshold must pass.
@@ -30,36 +30,36 @@ version: 0.1.0
 #   1765  cache.live                  An answer while it is being generated: any number of listeners get it from the start.
 #   1869  cache.judge                 The judge of similar answers: what it is asked, and when its word counts as a yes.
 #   1962  cache.pool                  Evidence of other sites: counts that were added up over several deployments, with noise.
-#   2127  cache.semantic              The semantic tier: answers to questions that mean the same, once it is known how often that is wrong.
-#   2441  cache.normal_words          The words of the normal form, in English: which say the same, which say nothing, and whose case matters.
-#   2628  cache.normal_zh             The normal form of a question in Chinese: see `normal_form`.
-#   2766  cache.normal_form           The normal form of a question: two texts with the same form are one question in other words.
-#   3289  cache.similar               The normalised tier: a second key, by the normal form of the last message, that leads to an answer.
-#   3414  cache.outcome               What a request asks of the cache, and what the cache makes of it.
-#   3506  cache.generation            One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
-#   3834  cache.follow                One generation for many: the followers' side, in every process but the leader's.
-#   3937  cache.guards                What two questions must have in common before the similarity of their meanings counts at all.
-#   4022  engines.errors              What goes wrong with a node.
-#   4040  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#   4094  engines.ollama.to_openai    What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   4119  engines.ollama.stream       A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   4136  cache.replay                A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
-#   4221  cache.cache                 The response cache: look an answer up, follow one that is being generated, or lead.
-#   4845  cache.scope                 Who may share an answer. The scope is part of an entry's key and of its encryption.
-#   4920  services.cacheable          Which requests the cache is for, whose answers they share, and what it is asked.
-#   5039  base.redis                  A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#   5479  cache.redis_scripts         What happens in one step inside of Redis: the scripts, and the names of the keys.
-#   5822  cache.store_redis           The cache in Redis or Valkey, for any number of processes and hosts.
-#   6066  cache.sqlite_cache          The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
-#   6393  cache.store_sqlite          The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
-#   6603  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   6609  base.process                One object for all plugins of a process, which are files that share no code.
-#   6630  services.activity           What chats did in this process, until somebody writes it into the history.
-#   6656  services.caching            The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
-#   6823  services.pipeline_requests  What a pipeline can know of a request, how it tells the next one, and the others of its server.
-#   6862  services.refused_valves     Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#   6925  services.pack_valves        What all valves of the pack have in common.
-#   6948  services.pipeline_valves    Valves on the Pipelines server: what all of our pipelines have in common there.
+#   2128  cache.semantic              The semantic tier: answers to questions that mean the same, once it is known how often that is wrong.
+#   2442  cache.normal_words          The words of the normal form, in English: which say the same, which say nothing, and whose case matters.
+#   2629  cache.normal_zh             The normal form of a question in Chinese: see `normal_form`.
+#   2767  cache.normal_form           The normal form of a question: two texts with the same form are one question in other words.
+#   3290  cache.similar               The normalised tier: a second key, by the normal form of the last message, that leads to an answer.
+#   3415  cache.outcome               What a request asks of the cache, and what the cache makes of it.
+#   3507  cache.generation            One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
+#   3835  cache.follow                One generation for many: the followers' side, in every process but the leader's.
+#   3938  cache.guards                What two questions must have in common before the similarity of their meanings counts at all.
+#   4023  engines.errors              What goes wrong with a node.
+#   4041  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#   4095  engines.ollama.to_openai    What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   4120  engines.ollama.stream       A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   4137  cache.replay                A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
+#   4222  cache.cache                 The response cache: look an answer up, follow one that is being generated, or lead.
+#   4846  cache.scope                 Who may share an answer. The scope is part of an entry's key and of its encryption.
+#   4921  services.cacheable          Which requests the cache is for, whose answers they share, and what it is asked.
+#   5040  base.redis                  A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#   5480  cache.redis_scripts         What happens in one step inside of Redis: the scripts, and the names of the keys.
+#   5823  cache.store_redis           The cache in Redis or Valkey, for any number of processes and hosts.
+#   6067  cache.sqlite_cache          The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
+#   6394  cache.store_sqlite          The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
+#   6604  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   6610  base.process                One object for all plugins of a process, which are files that share no code.
+#   6631  services.activity           What chats did in this process, until somebody writes it into the history.
+#   6657  services.caching            The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
+#   6824  services.pipeline_requests  What a pipeline can know of a request, how it tells the next one, and the others of its server.
+#   6863  services.refused_valves     Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#   6926  services.pack_valves        What all valves of the pack have in common.
+#   6949  services.pipeline_valves    Valves on the Pipelines server: what all of our pipelines have in common there.
 
 import asyncio
 import base64
@@ -1981,6 +1981,7 @@ _pool__STEPS = 30  # of halving an interval
 
 
 POOL = "pool/"  # begins the names of the counts of what other sites gave
+EPSILON_OF_NOISE = "noise/epsilon"
 APART = "apart/"  # of keys that count on their own evidence alone, as it contradicted the others'
 
 
@@ -2113,13 +2114,13 @@ def rounds_in(counts: Mapping[str, float]) -> dict[str, tuple[PooledRound, ...]]
             found.setdefault((key, int(at)), {})[f"{what}/{kind}"] = value
     rounds: dict[str, list[PooledRound]] = {}
     for (key, number), values in sorted(found.items()):
-        if values.get("noise/epsilon", 0) <= 0:
-            continue  # it was forgotten
+        if values.get(EPSILON_OF_NOISE, 0) <= 0:
+            continue  # it was forgotten, or has not come whole
         right, wrong = (
             tuple(round(values.get(f"{place}/{verdict}", 0)) for place in range(len(THRESHOLDS)))
             for verdict in ("right", "wrong")
         )
-        one = PooledRound(Judged(right, wrong), values["noise/epsilon"], values["noise/shares"], number)
+        one = PooledRound(Judged(right, wrong), values[EPSILON_OF_NOISE], values["noise/shares"], number)
         rounds.setdefault(key, []).append(one)
     return {key: tuple(each[-MOST_ROUNDS:]) for key, each in rounds.items()}
 
