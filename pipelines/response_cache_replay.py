@@ -2196,7 +2196,7 @@ def as_bytes(vector: Sequence[float]) -> bytes:
 
     found = np.asarray(vector, dtype=np.float32)
     if found.ndim != 1 or not found.size or not np.isfinite(found).all():
-        raise ValueError("no vector")
+        raise ValueError  # an engine that has failed gives such
     return bytes(np.rint(found / (float(np.abs(found).max()) or 1.0) * 127).astype(np.int8).tobytes())
 
 
