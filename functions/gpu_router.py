@@ -10,7 +10,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipe`, line 19414, which the server calls.
+# Begin here: `class Pipe`, line 19427, which the server calls.
 # The modules that it uses come first:
 #    218  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
 #    496  base.messages                  Sentences for people, in English and in the languages of the catalogue.
@@ -99,50 +99,50 @@ version: 0.1.0
 #  13534  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
 #  14039  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
 #  14214  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
-#  14541  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  14850  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  14965  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  15566  routing.dispatch.embedding     Vectors from the fleet: the node that has the model in memory and the least to do, then the others.
-#  15626  fit.planning                   Which models a fleet should have where, so that its demand needs the fewest loads: pure functions.
-#  15811  routing.plan.bounds            What a plan can be asked for.
-#  15817  routing.plan.demand            What people ask for: chats from the router's record, or from a file like it.
-#  15912  routing.plan.virtual_fleet     A node as Ollama is, in virtual time: no sockets, no sleeping, thousands of requests in a second.
-#  16168  routing.plan.replay            A recorded day again, in virtual time: the router's own scheduler over simulated nodes.
-#  16355  routing.plan.report            What fits where, what to pull, and what one more GPU would bring: all of a plan, as people read it.
-#  16639  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, the admin's dashboard, and a plan.
-#  16742  cache.errors                   What goes wrong with the cache.
-#  16762  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  16794  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  16944  services.budget_chats          Chats that are under way and their budgets: what each has used so far, by whoever knows it best.
-#  16950  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#  16956  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#  17075  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#  17122  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#  17213  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-#  17376  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
-#  17466  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
-#  17705  base.process                   One object for all plugins of a process, which are files that share no code.
-#  17726  services.refused_valves        Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#  17819  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  17964  services.activity              What chats did in this process, until somebody writes it into the history.
-#  17990  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  18084  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
-#  18192  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
-#  18239  services.pack_valves           What all valves of the pack have in common.
-#  18262  services.router_valves         The valves of the router, wherever it runs.
-#  18416  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  18530  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  18791  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
-#  18823  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  18845  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#  18851  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#  18902  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
-#  18979  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  19074  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#  19235  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
-#  19246  webui.reader                   Who reads what the pack says, and in which language.
-#  19261  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#  19320  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#  14554  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  14863  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  14978  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  15579  routing.dispatch.embedding     Vectors from the fleet: the node that has the model in memory and the least to do, then the others.
+#  15639  fit.planning                   Which models a fleet should have where, so that its demand needs the fewest loads: pure functions.
+#  15824  routing.plan.bounds            What a plan can be asked for.
+#  15830  routing.plan.demand            What people ask for: chats from the router's record, or from a file like it.
+#  15925  routing.plan.virtual_fleet     A node as Ollama is, in virtual time: no sockets, no sleeping, thousands of requests in a second.
+#  16181  routing.plan.replay            A recorded day again, in virtual time: the router's own scheduler over simulated nodes.
+#  16368  routing.plan.report            What fits where, what to pull, and what one more GPU would bring: all of a plan, as people read it.
+#  16652  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, the admin's dashboard, and a plan.
+#  16755  cache.errors                   What goes wrong with the cache.
+#  16775  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  16807  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  16957  services.budget_chats          Chats that are under way and their budgets: what each has used so far, by whoever knows it best.
+#  16963  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#  16969  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#  17088  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#  17135  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#  17226  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#  17389  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
+#  17479  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
+#  17718  base.process                   One object for all plugins of a process, which are files that share no code.
+#  17739  services.refused_valves        Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#  17832  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  17977  services.activity              What chats did in this process, until somebody writes it into the history.
+#  18003  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  18097  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#  18205  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
+#  18252  services.pack_valves           What all valves of the pack have in common.
+#  18275  services.router_valves         The valves of the router, wherever it runs.
+#  18429  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  18543  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  18804  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#  18836  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  18858  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#  18864  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#  18915  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
+#  18992  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  19087  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#  19248  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
+#  19259  webui.reader                   Who reads what the pack says, and in which language.
+#  19274  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#  19333  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
 
 import asyncio
 import base64
@@ -14271,7 +14271,7 @@ class Upkeep:
         self._now = now
         self._rows: tuple[WarmRow, ...] = ()
         self._drained: frozenset[str] = frozenset()
-        self._pulling: set[str] = set()  # nodes that are drained for a pull
+        self._pulling: dict[str, frozenset[str]] = {}  # nodes that are drained for a pull, and their models
         self._warming: asyncio.Task[None] | None = None
         self._pull: asyncio.Task[None] | None = None
         self._asked_at: dict[tuple[str, str], float] = {}
@@ -14293,7 +14293,7 @@ class Upkeep:
         """The nodes that get nothing new, by an admin's wish or for a pull of any worker."""
         keys = {key for news in self._others.values() for key in news.drained}
         others = {name for name, watch in self._fleet.nodes.items() if node_key(watch.row) in keys}
-        return self._drained | self._pulling | others
+        return self._drained | frozenset(self._pulling) | others
 
     def drain(self, names: Collection[str]) -> None:
         """Let these nodes finish what they have and give them nothing new; all others take part."""
@@ -14419,7 +14419,7 @@ class Upkeep:
         return True
 
     def _begin(self, states: list[PullState], after: asyncio.Task[None] | None = None) -> None:
-        self.pulls = [*self.pulls, *states][-MAX_PULLS:]
+        self.pulls = [*self.pulls, *states][-max(MAX_PULLS, len(states)) :]
         if left := [one for one in states if one.is_under_way]:
             self._lost.clear()
             self._pull = asyncio.get_running_loop().create_task(self._pull_all(left, after), name="pull")
@@ -14458,6 +14458,7 @@ class Upkeep:
         try:
             async for done, total in ask(state.model):
                 state.percent = round(100 * done / total, 1) if total else state.percent
+                self._take_back_if_needed(state.node)
         except NodeError as error:
             state.state, state.fault = "failed", error.plain
             log.warning("%s could not pull %s: %s", state.node, state.model, error)
@@ -14468,11 +14469,12 @@ class Upkeep:
     async def _without_chats(self, state: PullState) -> AsyncIterator[None]:
         """Give the node nothing new, where the others have all its models, and wait until it is idle."""
         node = state.node
-        if not self._can_spare(node):
+        models = frozenset(fold_name(model.name) for model in self._fleet.nodes[node].known.models)
+        if not self._can_spare(node, models):
             yield
             return
         state.state = "draining"
-        self._pulling.add(node)
+        self._pulling[node] = models
         self.apply()
         self._changed()
         try:
@@ -14480,21 +14482,32 @@ class Upkeep:
             ends = loop.time() + DRAIN_SECONDS
             if self._fleet.peers:  # they may have given it a chat at this very moment
                 await asyncio.sleep(IDLE_LOOK_SECONDS)
-            while self._fleet.in_flight(node) and loop.time() < ends:  # noqa: ASYNC110 - of other workers, too
+            while node in self._pulling and self._fleet.in_flight(node) and loop.time() < ends:
                 await asyncio.sleep(IDLE_LOOK_SECONDS)
+                self._take_back_if_needed(node)
             yield
         finally:
-            self._pulling.discard(node)
-            self.apply()
-            self._changed()
+            self._take_back(node)
 
-    def _can_spare(self, node: str) -> bool:
+    def _take_back_if_needed(self, node: str) -> None:
+        """Give a node chats while it is pulled, where another has gone that had its models."""
+        models = self._pulling.get(node)
+        if models is not None and not self._can_spare(node, models):
+            log.warning("%s gets chats while it is pulled: no other node has all of its models", node)
+            self._take_back(node)
+
+    def _take_back(self, node: str) -> None:
+        self._pulling.pop(node, None)
+        self.apply()
+        self._changed()
+
+    def _can_spare(self, node: str, models: Collection[str]) -> bool:
         """Whether the other nodes that get chats have all of its models."""
         others: set[str] = set()
         for name, watch in self._fleet.nodes.items():
             if name != node and name not in self.drained and self._fleet.is_healthy(name):
                 others |= {fold_name(model.name) for model in watch.known.models}
-        return {fold_name(model.name) for model in self._fleet.nodes[node].known.models} <= others
+        return others.issuperset(models)
 
     # --- what other workers pull ---
 
@@ -14508,7 +14521,7 @@ class Upkeep:
         """What this worker pulls, for the others."""
         watches = self._fleet.nodes
         keys = tuple(node_key(watches[name].row) for name in sorted(self._pulling) if name in watches)
-        return UpkeepMessage(worker, keys, tuple(self.pulls))
+        return UpkeepMessage(worker, keys, tuple(self.pulls[-MAX_PULLS:]))
 
     def heard(self, news: UpkeepMessage) -> None:
         """Another worker pulls, or has ended to."""

@@ -10,94 +10,94 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/ollama_pack_events.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Event`, line 12086, which the server calls.
+# Begin here: `class Event`, line 12097, which the server calls.
 # The modules that it uses come first:
-#    164  base.single_flight           Many who ask the same at the same time ask once.
-#    315  base.translations            The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    756  base.messages                Sentences for people, in English and in the languages of the catalogue.
-#    901  errors                       The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    927  engines.body                 Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    938  webui.functions              Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   1006  webui.cache_contact          The way from the events function to the running `response_cache_filter`, which may not be there.
-#   1063  webui.routes                 Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
-#   1217  services.calibration_routes  What sites that learn together read here and hand over: see docs/federation.md.
-#   1253  base.process                 One object for all plugins of a process, which are files that share no code.
-#   1276  services.activity            What chats did in this process, until somebody writes it into the history.
-#   1337  base.redis                   A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#   1738  services.history             The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
-#   2115  services.dashboard           What the dashboard shows, in parts that change by themselves, and the stream that sends those that did.
-#   2376  routing.plan.bounds          What a plan can be asked for.
-#   2383  engines.refusals             What a client gets instead of an answer, in the form of each API that clients speak.
-#   2455  webui.errors                 What goes wrong between the pack and Open WebUI.
-#   2528  webui.contact                The way from the events function to the running `gpu_router`: another plugin, which may not be there.
-#   2660  webui.dashboard              The dashboard's page, and what those see who may not look at it. Nothing in it comes from elsewhere.
-#   3890  services.fleet_plan          The dashboard's plan of what to have where: this plugin has the record of chats, the router the nodes.
-#   3959  webui.chats                  Chats of the running Open WebUI. Imports `open_webui` when called, not before.
-#   3974  services.forgetting          Which answers of the cache to discard when something happens in Open WebUI.
-#   3992  cache.counters               What the cache did, in figures without any text: of this process, and to be added up over all of them.
-#   3999  services.metrics_text        What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
-#   4144  services.node_upkeep         What admins do to nodes while chats go on: drain one, or pull a model at one after another.
-#   4218  engines.ollama.from_openai   An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
-#   4324  engines.sse                  Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   4433  webui.calling                Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#   4581  engines.routed_names         How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   4587  webui.models                 What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   4674  webui.ollama_models          Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
-#   4764  webui.server                 What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#   4796  services.ollama_api          Open WebUI's Ollama API for names that `gpu_router` answers.
-#   4920  aliases.errors               What goes wrong with aliases.
-#   4942  aliases.facts                What an alias table may ask about a request, read off an OpenAI chat body.
-#   4965  aliases.table                An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#   5329  engines.ollama.names         Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   5466  fit.shapes                   Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#   5503  fit.choose                   Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#   5524  aliases.resolve              Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   5582  aliases.published            Which names of a table can be published as models, and what answers for them.
-#   5651  webui.audience               Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#   5704  webui.model_rows             Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#   5823  webui.access                 Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#   5989  webui.publication            Which rows of Open WebUI's models table to write, so that users see what is offered to them. Decides only.
-#   6255  services.offer               What there is to publish: the models and aliases of the router, and the aliases of the alias filter.
-#   6525  webui.rows                   Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
-#   6653  services.publishing          Publishing: what the router and the alias tables offer becomes models that users see and may use.
-#   6806  services.refused_valves      Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#   6891  services.pack_valves         What all valves of the pack have in common.
-#   6914  speech.errors                What goes wrong with transcription.
-#   7371  speech.languages             The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
-#   7448  speech.language              Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
-#   7541  engines.failures             Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   7577  speech.values                What recordings turn into, and what an engine is.
-#   7834  speech.http_answer           What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
-#   7984  speech.pcm                   Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
-#   8072  speech.openai_http           Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
-#   8260  speech.recognizer            The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
-#   8399  speech.sentences             Segments of about a sentence, made from words with times.
-#   8453  speech.whisper_model         Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
-#   8639  speech.whisper               Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
-#   8867  services.voice_settings      The valves of voice transcription, for the tool and the routes, and the engine they ask for.
-#   9023  speech.source                Where a recording comes from: bytes, a path or an open file; and how large it may be.
-#   9107  speech.kept                  Transcripts of a while ago: the same recording with the same options is not listened to twice.
-#   9196  speech.containers            What the bytes of a file tell that the decoder does not: whether the file ends before it should.
-#   9360  speech.decode                Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
-#   9971  speech.joining               Putting pieces of text together: with spaces where the script has them between words, else without.
-#  10059  speech.script                Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
-#  10135  speech.turns                 One recording at a time on this machine's own processors, in turns between users, each with its place.
-#  10410  speech.vad                   Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
-#  10460  speech.windows               Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
-#  10607  speech.transcribe            From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
-#  10877  webui.tracing                Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
-#  10915  webui.voice_files            Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
-#  10945  services.transcribing        Transcribing on behalf of somebody: by the admin's settings, and not twice.
-#  11070  speech.subtitles             Subtitles: lines that fit on a screen, each shown while it is spoken.
-#  11208  speech.formats               A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
-#  11370  webui.reader                 Who reads what the pack says, and in which language.
-#  11379  webui.uploads                A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
-#  11585  services.voice_routes        The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
-#  11843  webui.budget_contact         The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
-#  11934  webui.load                   What `GET /api/system/load` shows of what the router tells: keys by name, so that nothing slips out.
-#  12020  webui.replay_row             The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
-#  12054  webui.service                What an event function keeps up in a process: its routes, and a task that looks again from time to time.
-#  12199  webui.users                  Users of the running Open WebUI. Imports `open_webui` when called, not before.
+#    164  base.translations            The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#    606  base.messages                Sentences for people, in English and in the languages of the catalogue.
+#    751  base.single_flight           Many who ask the same at the same time ask once.
+#    902  errors                       The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    928  engines.body                 Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    939  webui.functions              Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   1007  webui.cache_contact          The way from the events function to the running `response_cache_filter`, which may not be there.
+#   1064  webui.routes                 Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
+#   1218  services.calibration_routes  What sites that learn together read here and hand over: see docs/federation.md.
+#   1254  base.process                 One object for all plugins of a process, which are files that share no code.
+#   1277  services.activity            What chats did in this process, until somebody writes it into the history.
+#   1338  base.redis                   A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#   1739  services.history             The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
+#   2116  services.dashboard           What the dashboard shows, in parts that change by themselves, and the stream that sends those that did.
+#   2382  routing.plan.bounds          What a plan can be asked for.
+#   2389  engines.refusals             What a client gets instead of an answer, in the form of each API that clients speak.
+#   2461  webui.errors                 What goes wrong between the pack and Open WebUI.
+#   2534  webui.contact                The way from the events function to the running `gpu_router`: another plugin, which may not be there.
+#   2666  webui.dashboard              The dashboard's page, and what those see who may not look at it. Nothing in it comes from elsewhere.
+#   3896  services.fleet_plan          The dashboard's plan of what to have where: this plugin has the record of chats, the router the nodes.
+#   3970  webui.chats                  Chats of the running Open WebUI. Imports `open_webui` when called, not before.
+#   3985  services.forgetting          Which answers of the cache to discard when something happens in Open WebUI.
+#   4003  cache.counters               What the cache did, in figures without any text: of this process, and to be added up over all of them.
+#   4010  services.metrics_text        What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#   4155  services.node_upkeep         What admins do to nodes while chats go on: drain one, or pull a model at one after another.
+#   4229  engines.ollama.from_openai   An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
+#   4335  engines.sse                  Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   4444  webui.calling                Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#   4592  engines.routed_names         How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   4598  webui.models                 What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   4685  webui.ollama_models          Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
+#   4775  webui.server                 What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   4807  services.ollama_api          Open WebUI's Ollama API for names that `gpu_router` answers.
+#   4931  aliases.errors               What goes wrong with aliases.
+#   4953  aliases.facts                What an alias table may ask about a request, read off an OpenAI chat body.
+#   4976  aliases.table                An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#   5340  engines.ollama.names         Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   5477  fit.shapes                   Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   5514  fit.choose                   Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   5535  aliases.resolve              Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   5593  aliases.published            Which names of a table can be published as models, and what answers for them.
+#   5662  webui.audience               Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#   5715  webui.model_rows             Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#   5834  webui.access                 Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#   6000  webui.publication            Which rows of Open WebUI's models table to write, so that users see what is offered to them. Decides only.
+#   6266  services.offer               What there is to publish: the models and aliases of the router, and the aliases of the alias filter.
+#   6536  webui.rows                   Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
+#   6664  services.publishing          Publishing: what the router and the alias tables offer becomes models that users see and may use.
+#   6817  services.refused_valves      Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#   6902  services.pack_valves         What all valves of the pack have in common.
+#   6925  speech.errors                What goes wrong with transcription.
+#   7382  speech.languages             The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
+#   7459  speech.language              Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
+#   7552  engines.failures             Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   7588  speech.values                What recordings turn into, and what an engine is.
+#   7845  speech.http_answer           What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
+#   7995  speech.pcm                   Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
+#   8083  speech.openai_http           Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
+#   8271  speech.recognizer            The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
+#   8410  speech.sentences             Segments of about a sentence, made from words with times.
+#   8464  speech.whisper_model         Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
+#   8650  speech.whisper               Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
+#   8878  services.voice_settings      The valves of voice transcription, for the tool and the routes, and the engine they ask for.
+#   9034  speech.source                Where a recording comes from: bytes, a path or an open file; and how large it may be.
+#   9118  speech.kept                  Transcripts of a while ago: the same recording with the same options is not listened to twice.
+#   9207  speech.containers            What the bytes of a file tell that the decoder does not: whether the file ends before it should.
+#   9371  speech.decode                Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
+#   9982  speech.joining               Putting pieces of text together: with spaces where the script has them between words, else without.
+#  10070  speech.script                Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
+#  10146  speech.turns                 One recording at a time on this machine's own processors, in turns between users, each with its place.
+#  10421  speech.vad                   Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
+#  10471  speech.windows               Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
+#  10618  speech.transcribe            From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
+#  10888  webui.tracing                Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#  10926  webui.voice_files            Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
+#  10956  services.transcribing        Transcribing on behalf of somebody: by the admin's settings, and not twice.
+#  11081  speech.subtitles             Subtitles: lines that fit on a screen, each shown while it is spoken.
+#  11219  speech.formats               A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
+#  11381  webui.reader                 Who reads what the pack says, and in which language.
+#  11390  webui.uploads                A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
+#  11596  services.voice_routes        The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
+#  11854  webui.budget_contact         The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
+#  11945  webui.load                   What `GET /api/system/load` shows of what the router tells: keys by name, so that nothing slips out.
+#  12031  webui.replay_row             The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
+#  12065  webui.service                What an event function keeps up in a process: its routes, and a task that looks again from time to time.
+#  12210  webui.users                  Users of the running Open WebUI. Imports `open_webui` when called, not before.
 
 import asyncio
 import csv
@@ -160,157 +160,6 @@ from urllib.parse import quote, unquote, urlsplit
 import aiohttp
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
-
-# --- ollama_pack.base.single_flight ---
-# Many who ask the same at the same time ask once.
-
-_Key = TypeVar("_Key")
-_Shared = TypeVar("_Shared")
-
-
-class SingleFlight(Generic[_Shared]):
-    """Asks a source at most once at a time, and keeps its answer for a while. One event loop at a time."""
-
-    def __init__(
-        self,
-        ask: Callable[[], Awaitable[_Shared]],
-        seconds: float,
-        clock: Callable[[], float] = time.monotonic,
-        *,
-        ahead: bool = False,
-    ) -> None:
-        """Nothing is asked before `get` or `renew`.
-
-        Args:
-            ask: gives the answer; what it raises reaches those who wait, and is not kept.
-            seconds: how old an answer may be when `get` returns it, counted from when it was asked for.
-            clock: monotonic seconds.
-            ahead: `get` asks anew at half of that age, so that hardly anybody waits.
-        """
-        self._ask = ask
-        self._seconds = seconds
-        self._ahead = seconds / 2 if ahead else seconds
-        self._clock = clock
-        self._kept: _Shared | None = None
-        self._asked_at = -math.inf
-        self._task: asyncio.Task[_Shared] | None = None
-
-    @property
-    def kept(self) -> _Shared | None:
-        """The newest answer, however old it is; None: there is none yet."""
-        return self._kept
-
-    @property
-    def age(self) -> float:
-        """Seconds since the kept answer was asked for."""
-        return self._clock() - self._asked_at
-
-    async def get(self) -> _Shared:
-        """The kept answer, or a new one when it is too old."""
-        age = self.age
-        if age <= self._seconds:
-            if age > self._ahead:
-                self.renew()
-            kept: Any = self._kept
-            return kept  # type: ignore[no-any-return] # None may be an answer, too
-        return await asyncio.shield(self.renew())  # one who gives up takes nothing from the others
-
-    def renew(self) -> asyncio.Task[_Shared]:
-        """The question that is under way, or a new one."""
-        if self._task is None:
-            self._task = asyncio.get_running_loop().create_task(self._renew())
-            self._task.add_done_callback(_retrieve)
-        return self._task
-
-    def keep(self, answer: _Shared) -> None:
-        """Keep an answer that is known from elsewhere."""
-        self._kept, self._asked_at = answer, self._clock()
-
-    def forget(self) -> None:
-        """Keep nothing, nor what is being asked for now: something has changed."""
-        self._kept, self._asked_at, self._task = None, -math.inf, None
-
-    async def _renew(self) -> _Shared:
-        began, task = self._clock(), asyncio.current_task()
-        try:
-            answer = await self._ask()
-            if self._task is task:
-                self._kept, self._asked_at = answer, began
-            return answer
-        finally:
-            if self._task is task:
-                self._task = None
-
-
-class Remembered(Generic[_Key, _Shared]):
-    """Answers by key, each kept for a while; of more than the limit the oldest go first. One event loop."""
-
-    def __init__(
-        self, seconds: float, limit: int = 10_000, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        """Remember nothing yet.
-
-        Args:
-            seconds: how old an answer may be, counted from when it was asked for.
-            limit: answers at the most.
-            clock: monotonic seconds.
-        """
-        self._seconds, self._limit, self._clock = seconds, limit, clock
-        self._kept: dict[_Key, tuple[float, _Shared]] = {}
-        self._renewing: dict[_Key, asyncio.Task[_Shared]] = {}
-
-    def find(self, key: _Key) -> _Shared | None:
-        """The answer that is kept; None: there is none, or it is too old."""
-        found = self._kept.get(key)
-        return found[1] if found is not None and self._clock() - found[0] <= self._seconds else None
-
-    def keep(self, key: _Key, answer: _Shared) -> None:
-        """Keep an answer."""
-        self._keep(key, answer, self._clock())
-
-    async def get(self, key: _Key, ask: Callable[[], Awaitable[_Shared]]) -> _Shared:
-        """The kept answer, or a new one. What `ask` raises is not kept.
-
-        At half of the age that it may have an answer is asked for anew, so that hardly anybody waits.
-        """
-        kept = self._kept.get(key)
-        age = math.inf if kept is None else self._clock() - kept[0]
-        if kept is None or age > self._seconds:
-            return await self._ask(key, ask)
-        if age > self._seconds / 2 and key not in self._renewing:
-            task = asyncio.get_running_loop().create_task(self._ask(key, ask))
-            self._renewing[key] = task
-            task.add_done_callback(partial(self._renewed, key))
-        return kept[1]
-
-    async def _ask(self, key: _Key, ask: Callable[[], Awaitable[_Shared]]) -> _Shared:
-        before, began = self._kept, self._clock()
-        answer = await ask()
-        if before is self._kept:  # else something has changed meanwhile, and the answer may be of before
-            self._keep(key, answer, began)
-        return answer
-
-    def forget(self) -> None:
-        """Keep nothing, nor what is being asked for now: something has changed."""
-        self._kept = {}
-
-    def _renewed(self, key: _Key, task: asyncio.Task[_Shared]) -> None:
-        del self._renewing[key]
-        if task.cancelled() or task.exception() is not None:
-            self._kept.pop(key, None)  # the next to ask gets the error himself
-
-    def _keep(self, key: _Key, answer: _Shared, at: float) -> None:
-        self._kept.pop(key, None)
-        while len(self._kept) >= self._limit:
-            del self._kept[next(iter(self._kept))]
-        self._kept[key] = at, answer
-
-
-def _retrieve(task: asyncio.Task[Any]) -> None:
-    """Look at the error even when all who waited have left, or asyncio complains of it."""
-    if not task.cancelled():
-        task.exception()
-
 
 # --- ollama_pack.base.translations ---
 # The translations of all sentences. GENERATED from locale/ by scripts/package.py.
@@ -612,6 +461,7 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "replicas lag behind": "副本的数据会滞后",
         "requests": "请求数",
         "requests a minute": "每分钟请求数",
+        "response_cache_filter is not installed, or switched off: install it (upload.py, or Admin Panel → Functions), and what the cache does shows here": "没有安装 response_cache_filter，或它已关闭：安装后（upload.py，或 管理员面板 → 函数）这里会显示缓存的工作情况",
         "response_cache_replay is missing": "缺少 response_cache_replay",
         "row {line} ({row!r}): {reason}": "第 {line} 行（{row!r}）：{reason}",
         "row {line} already answers {alias!r} in the same case: put both rows' models into one row, in order of preference": "第 {line} 行已在相同条件下处理 {alias!r}：请将两行的模型按优先顺序合并为一行",
@@ -898,6 +748,157 @@ def _filled(template: str, values: Mapping[str, object], language: str) -> str:
     return template.format_map(shown)
 
 
+# --- ollama_pack.base.single_flight ---
+# Many who ask the same at the same time ask once.
+
+_Key = TypeVar("_Key")
+_Shared = TypeVar("_Shared")
+
+
+class SingleFlight(Generic[_Shared]):
+    """Asks a source at most once at a time, and keeps its answer for a while. One event loop at a time."""
+
+    def __init__(
+        self,
+        ask: Callable[[], Awaitable[_Shared]],
+        seconds: float,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        ahead: bool = False,
+    ) -> None:
+        """Nothing is asked before `get` or `renew`.
+
+        Args:
+            ask: gives the answer; what it raises reaches those who wait, and is not kept.
+            seconds: how old an answer may be when `get` returns it, counted from when it was asked for.
+            clock: monotonic seconds.
+            ahead: `get` asks anew at half of that age, so that hardly anybody waits.
+        """
+        self._ask = ask
+        self._seconds = seconds
+        self._ahead = seconds / 2 if ahead else seconds
+        self._clock = clock
+        self._kept: _Shared | None = None
+        self._asked_at = -math.inf
+        self._task: asyncio.Task[_Shared] | None = None
+
+    @property
+    def kept(self) -> _Shared | None:
+        """The newest answer, however old it is; None: there is none yet."""
+        return self._kept
+
+    @property
+    def age(self) -> float:
+        """Seconds since the kept answer was asked for."""
+        return self._clock() - self._asked_at
+
+    async def get(self) -> _Shared:
+        """The kept answer, or a new one when it is too old."""
+        age = self.age
+        if age <= self._seconds:
+            if age > self._ahead:
+                self.renew()
+            kept: Any = self._kept
+            return kept  # type: ignore[no-any-return] # None may be an answer, too
+        return await asyncio.shield(self.renew())  # one who gives up takes nothing from the others
+
+    def renew(self) -> asyncio.Task[_Shared]:
+        """The question that is under way, or a new one."""
+        if self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._renew())
+            self._task.add_done_callback(_retrieve)
+        return self._task
+
+    def keep(self, answer: _Shared) -> None:
+        """Keep an answer that is known from elsewhere."""
+        self._kept, self._asked_at = answer, self._clock()
+
+    def forget(self) -> None:
+        """Keep nothing, nor what is being asked for now: something has changed."""
+        self._kept, self._asked_at, self._task = None, -math.inf, None
+
+    async def _renew(self) -> _Shared:
+        began, task = self._clock(), asyncio.current_task()
+        try:
+            answer = await self._ask()
+            if self._task is task:
+                self._kept, self._asked_at = answer, began
+            return answer
+        finally:
+            if self._task is task:
+                self._task = None
+
+
+class Remembered(Generic[_Key, _Shared]):
+    """Answers by key, each kept for a while; of more than the limit the oldest go first. One event loop."""
+
+    def __init__(
+        self, seconds: float, limit: int = 10_000, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """Remember nothing yet.
+
+        Args:
+            seconds: how old an answer may be, counted from when it was asked for.
+            limit: answers at the most.
+            clock: monotonic seconds.
+        """
+        self._seconds, self._limit, self._clock = seconds, limit, clock
+        self._kept: dict[_Key, tuple[float, _Shared]] = {}
+        self._renewing: dict[_Key, asyncio.Task[_Shared]] = {}
+
+    def find(self, key: _Key) -> _Shared | None:
+        """The answer that is kept; None: there is none, or it is too old."""
+        found = self._kept.get(key)
+        return found[1] if found is not None and self._clock() - found[0] <= self._seconds else None
+
+    def keep(self, key: _Key, answer: _Shared) -> None:
+        """Keep an answer."""
+        self._keep(key, answer, self._clock())
+
+    async def get(self, key: _Key, ask: Callable[[], Awaitable[_Shared]]) -> _Shared:
+        """The kept answer, or a new one. What `ask` raises is not kept.
+
+        At half of the age that it may have an answer is asked for anew, so that hardly anybody waits.
+        """
+        kept = self._kept.get(key)
+        age = math.inf if kept is None else self._clock() - kept[0]
+        if kept is None or age > self._seconds:
+            return await self._ask(key, ask)
+        if age > self._seconds / 2 and key not in self._renewing:
+            task = asyncio.get_running_loop().create_task(self._ask(key, ask))
+            self._renewing[key] = task
+            task.add_done_callback(partial(self._renewed, key))
+        return kept[1]
+
+    async def _ask(self, key: _Key, ask: Callable[[], Awaitable[_Shared]]) -> _Shared:
+        before, began = self._kept, self._clock()
+        answer = await ask()
+        if before is self._kept:  # else something has changed meanwhile, and the answer may be of before
+            self._keep(key, answer, began)
+        return answer
+
+    def forget(self) -> None:
+        """Keep nothing, nor what is being asked for now: something has changed."""
+        self._kept = {}
+
+    def _renewed(self, key: _Key, task: asyncio.Task[_Shared]) -> None:
+        del self._renewing[key]
+        if task.cancelled() or task.exception() is not None:
+            self._kept.pop(key, None)  # the next to ask gets the error himself
+
+    def _keep(self, key: _Key, answer: _Shared, at: float) -> None:
+        self._kept.pop(key, None)
+        while len(self._kept) >= self._limit:
+            del self._kept[next(iter(self._kept))]
+        self._kept[key] = at, answer
+
+
+def _retrieve(task: asyncio.Task[Any]) -> None:
+    """Look at the error even when all who waited have left, or asyncio complains of it."""
+    if not task.cancelled():
+        task.exception()
+
+
 # --- ollama_pack.errors ---
 # The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
 
@@ -1009,9 +1010,9 @@ async def shared_redis_url() -> str:
 log = logging.getLogger(__name__)
 
 CACHE_ID = "response_cache_filter"
-NO_CACHE = (
-    f"{CACHE_ID} is not installed, or switched off: install it (upload.py, or Admin Panel → Functions), and "
-    "what the cache does shows here"
+NO_CACHE = message(
+    "response_cache_filter is not installed, or switched off: install it (upload.py, or Admin Panel → "
+    "Functions), and what the cache does shows here"
 )
 
 
@@ -2304,12 +2305,17 @@ async def _part(source: Source) -> Mapping[str, Any]:
 
 
 def translated(value: Any, language: str) -> Any:
-    """JSON with its sentences in a language. Another plugin's translate themselves: it has the words."""
+    """JSON with its sentences in a language. Another plugin's translate themselves: it has the words.
+
+    A word alone, such as `failed`, is a name or a code that the page compares, unless it is a message.
+    """
     if language == ENGLISH:
         return value
     if isinstance(value, str):
         by_itself = getattr(value, "translated", None)
-        return by_itself(language) if by_itself else in_language(value, language)
+        if by_itself:
+            return by_itself(language)
+        return in_language(value, language) if " " in value else value
     if isinstance(value, Mapping):
         return {key: translated(one, language) for key, one in value.items()}
     return [translated(one, language) for one in value] if isinstance(value, list | tuple) else value
@@ -3893,6 +3899,7 @@ def _answer(page: str, nonce: str, status: int = 200) -> Any:
 _fleet_plan__MAX_CHATS = 5000  # of the record that a plan is made for
 KEPT_SECONDS = 60.0
 MAX_KEPT = 8
+MAX_DIGITS = 9
 _WANTED = ("at", "model", "user", "prompt", "held", "written", "took", "waited", "background")
 
 
@@ -3924,14 +3931,18 @@ class FleetPlans:
             )
             return translated({"fault": fault}, language)
         try:
-            async with self._turn:
-                plan = await self._kept.get((context, users), lambda: self._made(context, users))
+            plan = await self._plan(context, users)
         except RouterUnavailableError as error:
-            plan = {"fault": str(error)}
+            plan = {"fault": said_by(error)}
         return translated(plan, language)
 
-    async def _made(self, context: int, users: int) -> Mapping[str, Any]:
-        return {"fault": "", **await self._router.plan(context, users, await self._chats())}
+    async def _plan(self, context: int, users: int) -> Mapping[str, Any]:
+        async with self._turn:
+            plan = self._kept.find((context, users))
+            if plan is None:
+                plan = {"fault": "", **await self._router.plan(context, users, await self._chats())}
+                self._kept.keep((context, users), plan)
+            return plan
 
     async def _chats(self) -> list[Chat]:
         """The newest chats of the record; none where it cannot be read, which the dashboard shows."""
@@ -3953,7 +3964,7 @@ def _number(written: object, usual: int, least: int, most: int) -> int | None:
     text = str(written or "").strip()
     if not text:
         return usual
-    return int(text) if text.isdecimal() and least <= int(text[:9]) <= most else None
+    return int(text) if text.isdecimal() and len(text) <= MAX_DIGITS and least <= int(text) <= most else None
 
 
 # --- ollama_pack.webui.chats ---
@@ -4188,7 +4199,7 @@ def _answering(act: Act) -> Callable[[Any, Any], Awaitable[Any]]:
         try:
             done = await act(await _object_of(request))
         except RouterUnavailableError as error:
-            done = {"fault": str(error)}
+            done = {"fault": said_by(error)}
         return translated(done, page_language(request))
 
     return answer
@@ -6310,7 +6321,7 @@ async def gather_offer(router: RouterContact) -> Offer:
     try:
         return Offer(tables, tuple(await router.models()))
     except RouterUnavailableError as error:
-        return Offer(tables, fault=str(error))
+        return Offer(tables, fault=said_by(error))
 
 
 def alias_tables(router: FunctionState, alias_filter: FunctionState) -> AliasTables:
@@ -12424,4 +12435,4 @@ class Event:
         try:
             return {"fault": "", "router": await self._router.dashboard()}
         except RouterUnavailableError as error:
-            return {"fault": str(error), "router": await self._load.get()}
+            return {"fault": said_by(error), "router": await self._load.get()}

@@ -9,7 +9,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/pipelines/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipeline`, line 16602, which the server calls.
+# Begin here: `class Pipeline`, line 16615, which the server calls.
 # The modules that it uses come first:
 #    201  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
 #    469  base.messages                  Sentences for people, in English and in the languages of the catalogue.
@@ -93,37 +93,37 @@ version: 0.1.0
 #  12367  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
 #  12872  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
 #  13047  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
-#  13374  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  13683  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  13798  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  14399  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, the admin's dashboard, and a plan.
-#  14466  cache.errors                   What goes wrong with the cache.
-#  14486  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  14502  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  14652  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
-#  14781  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
-#  14950  base.single_flight             Many who ask the same at the same time ask once.
-#  15036  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
-#  15275  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#  15728  base.process                   One object for all plugins of a process, which are files that share no code.
-#  15749  services.activity              What chats did in this process, until somebody writes it into the history.
-#  15816  services.history               The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
-#  16170  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  16271  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  16306  services.pipeline_requests     What a pipeline can know of a request, how it tells the next one, and the others of its server.
-#  16382  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
-#  16500  services.refused_valves        Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#  16563  services.pack_valves           What all valves of the pack have in common.
-#  16586  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
-#  16658  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#  17022  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#  17080  aliases.published              Which names of a table can be published as models, and what answers for them.
-#  17116  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  17234  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  17328  services.router_valves         The valves of the router, wherever it runs.
-#  17482  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  17596  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  17857  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#  13387  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  13696  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  13811  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  14412  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, the admin's dashboard, and a plan.
+#  14479  cache.errors                   What goes wrong with the cache.
+#  14499  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  14515  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  14665  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
+#  14794  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
+#  14963  base.single_flight             Many who ask the same at the same time ask once.
+#  15049  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
+#  15288  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#  15741  base.process                   One object for all plugins of a process, which are files that share no code.
+#  15762  services.activity              What chats did in this process, until somebody writes it into the history.
+#  15829  services.history               The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
+#  16183  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  16284  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  16319  services.pipeline_requests     What a pipeline can know of a request, how it tells the next one, and the others of its server.
+#  16395  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
+#  16513  services.refused_valves        Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#  16576  services.pack_valves           What all valves of the pack have in common.
+#  16599  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
+#  16671  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#  17035  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#  17093  aliases.published              Which names of a table can be published as models, and what answers for them.
+#  17129  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  17247  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  17341  services.router_valves         The valves of the router, wherever it runs.
+#  17495  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  17609  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  17870  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
 
 import asyncio
 import base64
@@ -13104,7 +13104,7 @@ class Upkeep:
         self._now = now
         self._rows: tuple[WarmRow, ...] = ()
         self._drained: frozenset[str] = frozenset()
-        self._pulling: set[str] = set()  # nodes that are drained for a pull
+        self._pulling: dict[str, frozenset[str]] = {}  # nodes that are drained for a pull, and their models
         self._warming: asyncio.Task[None] | None = None
         self._pull: asyncio.Task[None] | None = None
         self._asked_at: dict[tuple[str, str], float] = {}
@@ -13126,7 +13126,7 @@ class Upkeep:
         """The nodes that get nothing new, by an admin's wish or for a pull of any worker."""
         keys = {key for news in self._others.values() for key in news.drained}
         others = {name for name, watch in self._fleet.nodes.items() if node_key(watch.row) in keys}
-        return self._drained | self._pulling | others
+        return self._drained | frozenset(self._pulling) | others
 
     def drain(self, names: Collection[str]) -> None:
         """Let these nodes finish what they have and give them nothing new; all others take part."""
@@ -13252,7 +13252,7 @@ class Upkeep:
         return True
 
     def _begin(self, states: list[PullState], after: asyncio.Task[None] | None = None) -> None:
-        self.pulls = [*self.pulls, *states][-MAX_PULLS:]
+        self.pulls = [*self.pulls, *states][-max(MAX_PULLS, len(states)) :]
         if left := [one for one in states if one.is_under_way]:
             self._lost.clear()
             self._pull = asyncio.get_running_loop().create_task(self._pull_all(left, after), name="pull")
@@ -13291,6 +13291,7 @@ class Upkeep:
         try:
             async for done, total in ask(state.model):
                 state.percent = round(100 * done / total, 1) if total else state.percent
+                self._take_back_if_needed(state.node)
         except NodeError as error:
             state.state, state.fault = "failed", error.plain
             log.warning("%s could not pull %s: %s", state.node, state.model, error)
@@ -13301,11 +13302,12 @@ class Upkeep:
     async def _without_chats(self, state: PullState) -> AsyncIterator[None]:
         """Give the node nothing new, where the others have all its models, and wait until it is idle."""
         node = state.node
-        if not self._can_spare(node):
+        models = frozenset(fold_name(model.name) for model in self._fleet.nodes[node].known.models)
+        if not self._can_spare(node, models):
             yield
             return
         state.state = "draining"
-        self._pulling.add(node)
+        self._pulling[node] = models
         self.apply()
         self._changed()
         try:
@@ -13313,21 +13315,32 @@ class Upkeep:
             ends = loop.time() + DRAIN_SECONDS
             if self._fleet.peers:  # they may have given it a chat at this very moment
                 await asyncio.sleep(IDLE_LOOK_SECONDS)
-            while self._fleet.in_flight(node) and loop.time() < ends:  # noqa: ASYNC110 - of other workers, too
+            while node in self._pulling and self._fleet.in_flight(node) and loop.time() < ends:
                 await asyncio.sleep(IDLE_LOOK_SECONDS)
+                self._take_back_if_needed(node)
             yield
         finally:
-            self._pulling.discard(node)
-            self.apply()
-            self._changed()
+            self._take_back(node)
 
-    def _can_spare(self, node: str) -> bool:
+    def _take_back_if_needed(self, node: str) -> None:
+        """Give a node chats while it is pulled, where another has gone that had its models."""
+        models = self._pulling.get(node)
+        if models is not None and not self._can_spare(node, models):
+            log.warning("%s gets chats while it is pulled: no other node has all of its models", node)
+            self._take_back(node)
+
+    def _take_back(self, node: str) -> None:
+        self._pulling.pop(node, None)
+        self.apply()
+        self._changed()
+
+    def _can_spare(self, node: str, models: Collection[str]) -> bool:
         """Whether the other nodes that get chats have all of its models."""
         others: set[str] = set()
         for name, watch in self._fleet.nodes.items():
             if name != node and name not in self.drained and self._fleet.is_healthy(name):
                 others |= {fold_name(model.name) for model in watch.known.models}
-        return {fold_name(model.name) for model in self._fleet.nodes[node].known.models} <= others
+        return others.issuperset(models)
 
     # --- what other workers pull ---
 
@@ -13341,7 +13354,7 @@ class Upkeep:
         """What this worker pulls, for the others."""
         watches = self._fleet.nodes
         keys = tuple(node_key(watches[name].row) for name in sorted(self._pulling) if name in watches)
-        return UpkeepMessage(worker, keys, tuple(self.pulls))
+        return UpkeepMessage(worker, keys, tuple(self.pulls[-MAX_PULLS:]))
 
     def heard(self, news: UpkeepMessage) -> None:
         """Another worker pulls, or has ended to."""

@@ -1,6 +1,7 @@
 """The `warm` valve: hours that are read as they are written, on any day and in any zone."""
 
 import asyncio
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
@@ -10,11 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.virtual_world import World
+from ollama_pack.routing.decide.view import InstalledModel
 from ollama_pack.routing.dispatch.router import Router
 from ollama_pack.routing.errors import WarmTableError
 from ollama_pack.routing.nodes import parse_nodes
 from ollama_pack.routing.peers.messages import PullState
 from ollama_pack.routing.peers.share import FleetShare
+from ollama_pack.routing.probe.catalogue import NodeModel
+from ollama_pack.routing.probe.node_watch import WatchedNode
 from ollama_pack.routing.warm import parse_warm
 
 MONDAY = datetime(2026, 11, 30, tzinfo=UTC)
@@ -179,6 +183,52 @@ def test_a_pull_goes_on_when_a_node_goes() -> None:
     assert found["y"]
 
 
+@pytest.mark.parametrize("moment", ["draining", "pulling"])
+def test_a_node_that_is_pulled_gets_chats_again_where_the_other_fails(moment: str) -> None:
+    """Would catch chats that wait for the end of a pull, as the only other node has stopped meanwhile."""
+
+    async def play() -> list[bool]:
+        router = Router(parse_nodes("x http://127.0.0.1:9\ny http://127.0.0.1:9/y"), aiohttp.ClientSession())
+        upkeep, up, seen = router.upkeep, {"x", "y"}, []
+        for watch in router.nodes.values():
+            watch.known = WatchedNode((NodeModel("m", InstalledModel("m", 1)),), 0.0)
+        router.is_healthy = lambda node: node in up  # type: ignore[method-assign]
+        busy = iter([1, 1, 0] if moment == "draining" else [0])
+        router.in_flight = lambda node: next(busy, 0) if node == "x" else 0  # type: ignore[method-assign]
+
+        async def ask(_model: str) -> AsyncIterator[tuple[int, int]]:
+            seen.append("x" in upkeep.drained)
+            up.discard("y")
+            yield 1, 2
+            seen.append("x" in upkeep.drained)
+
+        state = PullState("x", "new")
+        up_at_first = upkeep.drained
+        if moment == "draining":
+            asyncio.get_running_loop().call_later(0.1, up.discard, "y")
+        async with upkeep._without_chats(state):  # noqa: SLF001
+            await upkeep._pull_at(state, ask)  # noqa: SLF001
+        assert (up_at_first, state.state, upkeep.drained) == (frozenset(), "done", frozenset())
+        await router.close()
+        return seen
+
+    assert asyncio.run(asyncio.wait_for(play(), 20)) == [moment == "pulling", False]
+
+
+def test_no_node_of_a_large_fleet_is_forgotten_in_a_pull() -> None:
+    """Would catch nodes that a new router does not pull at, as only the last ones were handed over."""
+
+    async def play() -> None:
+        rows = parse_nodes("\n".join(f"n{number} http://127.0.0.1:9/{number}" for number in range(80)))
+        router = Router(rows, aiohttp.ClientSession())
+        router.upkeep.pull("m")
+        assert len(router.upkeep.own("me").pulls) < 80
+        assert [one["node"] for one in router.upkeep.hand_over()] == [row.name for row in rows]
+        await router.close()
+
+    asyncio.run(asyncio.wait_for(play(), 30))
+
+
 # --- what other workers must know of a pull ---
 
 
@@ -226,7 +276,8 @@ def test_other_workers_give_a_node_nothing_while_it_is_pulled() -> None:
     async def play() -> None:
         one, two = pair()
         state = PullState("x", "m", "pulling", 40.0)
-        one.upkeep.pulls, one.upkeep._pulling = [state], {"x"}  # noqa: SLF001 - as in the middle of a pull
+        one.upkeep.pulls = [state]
+        one.upkeep._pulling = {"x": frozenset()}  # noqa: SLF001 - as in the middle of a pull
         one.upkeep._changed()  # noqa: SLF001
         assert draining(two) == ["x"]
         (told,) = two.upkeep.report["pulls"]
@@ -244,7 +295,8 @@ def test_a_worker_that_goes_leaves_no_node_drained() -> None:
 
     async def play() -> None:
         one, two = pair()
-        one.upkeep.pulls, one.upkeep._pulling = [PullState("x", "m", "pulling")], {"x"}  # noqa: SLF001
+        one.upkeep.pulls = [PullState("x", "m", "pulling")]
+        one.upkeep._pulling = {"x": frozenset()}  # noqa: SLF001
         one.upkeep._changed()  # noqa: SLF001
         assert draining(two) == ["x"]
         await one.close()

@@ -1,5 +1,6 @@
 """plan.py: what fits, what to pull, and what that saves, on nodes that answer as an Ollama does."""
 
+import asyncio
 import json
 import threading
 from collections.abc import Iterator, Mapping
@@ -7,16 +8,21 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from random import Random
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 import plan
 from harness.gguf_headers import MODELS, Header
+from ollama_pack.base.messages import message
 from ollama_pack.fit.planning import PlannedModel, PlannedNode, PlannedVariant, plan_fleet, state_of
 from ollama_pack.fit.shapes import in_other_bits, level_bits, planned_shape, shape_of
 from ollama_pack.routing.plan.demand import Asked, Speeds, asked_in, busiest_hour
 from ollama_pack.routing.plan.replay import ReplayNode, replay
+from ollama_pack.services.dashboard import translated
+from ollama_pack.services.fleet_plan import FleetPlans
+from ollama_pack.webui.errors import RouterUnavailableError
 
 GB = 10**9
 HEADERS = {model.name: model.header for model in MODELS}
@@ -307,3 +313,69 @@ def test_a_replay_is_the_same_each_time() -> None:
     record = [Asked(float(number), "a", f"u{number % 3}", 300, 100, 50, 3.0, False) for number in range(50)]  # noqa: FBT003 - `background`
     fleet = [ReplayNode("x", 10, 2, {"a": 5})]
     assert replay(fleet, record, Speeds()).figures == replay(fleet, record, Speeds()).figures
+
+
+# --- the dashboard's plan ---
+
+
+class Planner:
+    """A router that makes plans, and a history without chats. Counts those that are made at once."""
+
+    def __init__(self) -> None:
+        self.made = self.at_once = self.most_at_once = 0
+        self.fails = False
+
+    async def plan(self, context: int, _users: int, _chats: list[Any]) -> Mapping[str, Any]:
+        if self.fails:
+            raise RouterUnavailableError(
+                message(
+                    "gpu_router did not answer {method} within {seconds:g} s: see the server's log",
+                    method="plan",
+                    seconds=55.0,
+                )
+            )
+        self.made, self.at_once = self.made + 1, self.at_once + 1
+        self.most_at_once = max(self.most_at_once, self.at_once)
+        await asyncio.sleep(0)
+        self.at_once -= 1
+        return {"context": context, "fits": [{"state": word} for word in ("fits", "spills", "cannot")]}
+
+    async def store(self) -> None:
+        """There is none."""
+
+
+def asked_plan(plans: FleetPlans, language: str = "en", **query: str) -> Any:
+    request = SimpleNamespace(query_params={"language": language, **query}, headers={})
+    return plans.route.answer(request, None)
+
+
+def test_plans_are_made_one_at_a_time_and_kept() -> None:
+    """Would catch a plan that is made again in the background, beside another one."""
+
+    async def play() -> tuple[int, int, list[Any]]:
+        planner = Planner()
+        plans = FleetPlans(planner, planner)  # type: ignore[arg-type] # as far as they are used
+        asked = [asked_plan(plans, context=context) for context in ("8192", "8192", "4096")]
+        answers = await asyncio.gather(*asked)
+        odd = await asked_plan(plans, users="000000001" + "9" * 5000)
+        assert "people" in odd["fault"]
+        return planner.made, planner.most_at_once, [one["context"] for one in answers]
+
+    assert asyncio.run(play()) == (2, 1, [8192, 8192, 4096])
+
+
+def test_a_plan_says_its_sentences_in_chinese_and_keeps_its_codes() -> None:
+    """Would catch a cell of the table that says nothing in Chinese, as the page compares `spills`."""
+
+    async def play() -> None:
+        planner = Planner()
+        plans = FleetPlans(planner, planner)  # type: ignore[arg-type] # as far as they are used
+        found = await asked_plan(plans, "zh-CN")
+        assert [one["state"] for one in found["fits"]] == ["fits", "spills", "cannot"]
+        planner.fails = True
+        found = await asked_plan(plans, "zh-CN", context="4096")
+        assert found["fault"] == "gpu_router 在 55 秒内没有回应 plan：请查看服务器日志"
+
+    asyncio.run(play())
+    pulls = [{"state": word} for word in ("waiting", "done", "failed", "stopped")]
+    assert translated(pulls, "zh-CN") == pulls

@@ -854,6 +854,7 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "requests": "请求数",
         "requests a minute": "每分钟请求数",
         "requests of API clients pass by these filters: {passed}": "API 客户端的请求绕过这些过滤器：{passed}",
+        "response_cache_filter is not installed, or switched off: install it (upload.py, or Admin Panel → Functions), and what the cache does shows here": "没有安装 response_cache_filter，或它已关闭：安装后（upload.py，或 管理员面板 → 函数）这里会显示缓存的工作情况",
         "response_cache_replay is missing": "缺少 response_cache_replay",
         "response_cache_replay is not a chat model: response_cache_filter sends chats through it, to give cached answers. Choose another model.": "response_cache_replay 不是对话模型：response_cache_filter 通过它返回缓存的回答。请选择其他模型。",
         "role={name} is not a known role: the roles are {roles}": "role={name} 不是已知角色：角色有 {roles}",

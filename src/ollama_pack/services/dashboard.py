@@ -206,12 +206,17 @@ async def _part(source: Source) -> Mapping[str, Any]:
 
 
 def translated(value: Any, language: str) -> Any:
-    """JSON with its sentences in a language. Another plugin's translate themselves: it has the words."""
+    """JSON with its sentences in a language. Another plugin's translate themselves: it has the words.
+
+    A word alone, such as `failed`, is a name or a code that the page compares, unless it is a message.
+    """
     if language == ENGLISH:
         return value
     if isinstance(value, str):
         by_itself = getattr(value, "translated", None)
-        return by_itself(language) if by_itself else in_language(value, language)
+        if by_itself:
+            return by_itself(language)
+        return in_language(value, language) if " " in value else value
     if isinstance(value, Mapping):
         return {key: translated(one, language) for key, one in value.items()}
     return [translated(one, language) for one in value] if isinstance(value, list | tuple) else value

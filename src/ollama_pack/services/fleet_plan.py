@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Mapping
 from typing import Any
 
-from ollama_pack.base.messages import message
+from ollama_pack.base.messages import message, said_by
 from ollama_pack.base.single_flight import Remembered
 from ollama_pack.routing.plan.bounds import LEAST_CONTEXT, MOST_CONTEXT, MOST_USERS, USUAL_CONTEXT
 from ollama_pack.services.dashboard import translated
@@ -17,6 +17,7 @@ from ollama_pack.webui.routes import RouteSpec
 MAX_CHATS = 5000  # of the record that a plan is made for
 KEPT_SECONDS = 60.0
 MAX_KEPT = 8
+MAX_DIGITS = 9
 _WANTED = ("at", "model", "user", "prompt", "held", "written", "took", "waited", "background")
 
 
@@ -48,14 +49,18 @@ class FleetPlans:
             )
             return translated({"fault": fault}, language)
         try:
-            async with self._turn:
-                plan = await self._kept.get((context, users), lambda: self._made(context, users))
+            plan = await self._plan(context, users)
         except RouterUnavailableError as error:
-            plan = {"fault": str(error)}
+            plan = {"fault": said_by(error)}
         return translated(plan, language)
 
-    async def _made(self, context: int, users: int) -> Mapping[str, Any]:
-        return {"fault": "", **await self._router.plan(context, users, await self._chats())}
+    async def _plan(self, context: int, users: int) -> Mapping[str, Any]:
+        async with self._turn:
+            plan = self._kept.find((context, users))
+            if plan is None:
+                plan = {"fault": "", **await self._router.plan(context, users, await self._chats())}
+                self._kept.keep((context, users), plan)
+            return plan
 
     async def _chats(self) -> list[Chat]:
         """The newest chats of the record; none where it cannot be read, which the dashboard shows."""
@@ -77,4 +82,4 @@ def _number(written: object, usual: int, least: int, most: int) -> int | None:
     text = str(written or "").strip()
     if not text:
         return usual
-    return int(text) if text.isdecimal() and least <= int(text[:9]) <= most else None
+    return int(text) if text.isdecimal() and len(text) <= MAX_DIGITS and least <= int(text) <= most else None

@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-from ollama_pack.base.messages import message
+from ollama_pack.base.messages import message, said_by
 from ollama_pack.engines.body import object_at
 from ollama_pack.services.dashboard import translated
 from ollama_pack.webui.contact import ROUTER_ID, RouterContact
@@ -56,7 +56,7 @@ def _answering(act: Act) -> Callable[[Any, Any], Awaitable[Any]]:
         try:
             done = await act(await _object_of(request))
         except RouterUnavailableError as error:
-            done = {"fault": str(error)}
+            done = {"fault": said_by(error)}
         return translated(done, page_language(request))
 
     return answer

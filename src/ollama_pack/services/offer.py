@@ -8,7 +8,7 @@ from typing import Any
 from ollama_pack.aliases.errors import AliasTableError
 from ollama_pack.aliases.published import candidates_of, concrete_names, groups_behind, models_behind
 from ollama_pack.aliases.table import AliasTable, parse_table
-from ollama_pack.base.messages import message
+from ollama_pack.base.messages import message, said_by
 from ollama_pack.engines.routed_names import ROUTER
 from ollama_pack.webui.access import (
     Access,
@@ -82,7 +82,7 @@ async def gather_offer(router: RouterContact) -> Offer:
     try:
         return Offer(tables, tuple(await router.models()))
     except RouterUnavailableError as error:
-        return Offer(tables, fault=str(error))
+        return Offer(tables, fault=said_by(error))
 
 
 def alias_tables(router: FunctionState, alias_filter: FunctionState) -> AliasTables:

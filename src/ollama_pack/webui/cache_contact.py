@@ -4,14 +4,15 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
+from ollama_pack.base.messages import message
 from ollama_pack.webui.functions import function_state, live_function
 
 log = logging.getLogger(__name__)
 
 CACHE_ID = "response_cache_filter"
-NO_CACHE = (
-    f"{CACHE_ID} is not installed, or switched off: install it (upload.py, or Admin Panel → Functions), and "
-    "what the cache does shows here"
+NO_CACHE = message(
+    "response_cache_filter is not installed, or switched off: install it (upload.py, or Admin Panel → "
+    "Functions), and what the cache does shows here"
 )
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from pydantic import Field, field_validator
 
+from ollama_pack.base.messages import said_by
 from ollama_pack.base.single_flight import SingleFlight
 from ollama_pack.engines.body import object_at
 from ollama_pack.services.calibration_routes import calibration_routes
@@ -261,4 +262,4 @@ class Event:
         try:
             return {"fault": "", "router": await self._router.dashboard()}
         except RouterUnavailableError as error:
-            return {"fault": str(error), "router": await self._load.get()}
+            return {"fault": said_by(error), "router": await self._load.get()}

@@ -78,7 +78,7 @@ class Upkeep:
         self._now = now
         self._rows: tuple[WarmRow, ...] = ()
         self._drained: frozenset[str] = frozenset()
-        self._pulling: set[str] = set()  # nodes that are drained for a pull
+        self._pulling: dict[str, frozenset[str]] = {}  # nodes that are drained for a pull, and their models
         self._warming: asyncio.Task[None] | None = None
         self._pull: asyncio.Task[None] | None = None
         self._asked_at: dict[tuple[str, str], float] = {}
@@ -100,7 +100,7 @@ class Upkeep:
         """The nodes that get nothing new, by an admin's wish or for a pull of any worker."""
         keys = {key for news in self._others.values() for key in news.drained}
         others = {name for name, watch in self._fleet.nodes.items() if node_key(watch.row) in keys}
-        return self._drained | self._pulling | others
+        return self._drained | frozenset(self._pulling) | others
 
     def drain(self, names: Collection[str]) -> None:
         """Let these nodes finish what they have and give them nothing new; all others take part."""
@@ -226,7 +226,7 @@ class Upkeep:
         return True
 
     def _begin(self, states: list[PullState], after: asyncio.Task[None] | None = None) -> None:
-        self.pulls = [*self.pulls, *states][-MAX_PULLS:]
+        self.pulls = [*self.pulls, *states][-max(MAX_PULLS, len(states)) :]
         if left := [one for one in states if one.is_under_way]:
             self._lost.clear()
             self._pull = asyncio.get_running_loop().create_task(self._pull_all(left, after), name="pull")
@@ -265,6 +265,7 @@ class Upkeep:
         try:
             async for done, total in ask(state.model):
                 state.percent = round(100 * done / total, 1) if total else state.percent
+                self._take_back_if_needed(state.node)
         except NodeError as error:
             state.state, state.fault = "failed", error.plain
             log.warning("%s could not pull %s: %s", state.node, state.model, error)
@@ -275,11 +276,12 @@ class Upkeep:
     async def _without_chats(self, state: PullState) -> AsyncIterator[None]:
         """Give the node nothing new, where the others have all its models, and wait until it is idle."""
         node = state.node
-        if not self._can_spare(node):
+        models = frozenset(fold_name(model.name) for model in self._fleet.nodes[node].known.models)
+        if not self._can_spare(node, models):
             yield
             return
         state.state = "draining"
-        self._pulling.add(node)
+        self._pulling[node] = models
         self.apply()
         self._changed()
         try:
@@ -287,21 +289,32 @@ class Upkeep:
             ends = loop.time() + DRAIN_SECONDS
             if self._fleet.peers:  # they may have given it a chat at this very moment
                 await asyncio.sleep(IDLE_LOOK_SECONDS)
-            while self._fleet.in_flight(node) and loop.time() < ends:  # noqa: ASYNC110 - of other workers, too
+            while node in self._pulling and self._fleet.in_flight(node) and loop.time() < ends:
                 await asyncio.sleep(IDLE_LOOK_SECONDS)
+                self._take_back_if_needed(node)
             yield
         finally:
-            self._pulling.discard(node)
-            self.apply()
-            self._changed()
+            self._take_back(node)
 
-    def _can_spare(self, node: str) -> bool:
+    def _take_back_if_needed(self, node: str) -> None:
+        """Give a node chats while it is pulled, where another has gone that had its models."""
+        models = self._pulling.get(node)
+        if models is not None and not self._can_spare(node, models):
+            log.warning("%s gets chats while it is pulled: no other node has all of its models", node)
+            self._take_back(node)
+
+    def _take_back(self, node: str) -> None:
+        self._pulling.pop(node, None)
+        self.apply()
+        self._changed()
+
+    def _can_spare(self, node: str, models: Collection[str]) -> bool:
         """Whether the other nodes that get chats have all of its models."""
         others: set[str] = set()
         for name, watch in self._fleet.nodes.items():
             if name != node and name not in self.drained and self._fleet.is_healthy(name):
                 others |= {fold_name(model.name) for model in watch.known.models}
-        return {fold_name(model.name) for model in self._fleet.nodes[node].known.models} <= others
+        return others.issuperset(models)
 
     # --- what other workers pull ---
 
@@ -315,7 +328,7 @@ class Upkeep:
         """What this worker pulls, for the others."""
         watches = self._fleet.nodes
         keys = tuple(node_key(watches[name].row) for name in sorted(self._pulling) if name in watches)
-        return UpkeepMessage(worker, keys, tuple(self.pulls))
+        return UpkeepMessage(worker, keys, tuple(self.pulls[-MAX_PULLS:]))
 
     def heard(self, news: UpkeepMessage) -> None:
         """Another worker pulls, or has ended to."""
