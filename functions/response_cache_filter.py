@@ -10,7 +10,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/response_cache_filter.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Filter`, line 8705, which the server calls.
+# Begin here: `class Filter`, line 8723, which the server calls.
 # The modules that it uses come first:
 #    141  base.translations         The translations of all sentences. GENERATED from locale/ by scripts/package.py.
 #    221  base.messages             Sentences for people, in English and in the languages of the catalogue.
@@ -27,60 +27,60 @@ version: 0.1.0
 #   1645  cache.bound               How often answers to similar questions are wrong, at most: the bound that a threshold must pass.
 #   1751  cache.judge               The judge of similar answers: what it is asked, and when its word counts as a yes.
 #   1844  cache.pool                Evidence of other sites: counts that were added up over several deployments, with noise.
-#   2057  cache.semantic            The semantic tier: answers to questions that mean the same, once it is known how often that is wrong.
-#   2422  cache.normal_words        The words of the normal form, in English: which say the same, which say nothing, and whose case matters.
-#   2609  cache.normal_zh           The normal form of a question in Chinese: see `normal_form`.
-#   2747  cache.normal_form         The normal form of a question: two texts with the same form are one question in other words.
-#   3270  cache.similar             The normalised tier: a second key, by the normal form of the last message, that leads to an answer.
-#   3395  cache.outcome             What a request asks of the cache, and what the cache makes of it.
-#   3487  engines.body              Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#   3498  engines.ollama.installed  Which models some Ollama nodes have, and which weights, by `GET /api/tags`. One event loop at a time.
-#   3623  engines.routed_names      How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   3629  services.cache_state      What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
-#   3638  base.redis                A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#   4091  base.process              One object for all plugins of a process, which are files that share no code.
-#   4112  services.refused_valves   Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#   4175  services.pack_valves      What all valves of the pack have in common.
-#   4198  services.cache_valves     The valves of the response cache, wherever it runs.
-#   4300  cache.scope               Who may share an answer. The scope is part of an entry's key and of its encryption.
-#   4375  services.cacheable        Which requests the cache is for, whose answers they share, and what it is asked.
-#   4494  cache.collect             From the chunks of a generation to what may be kept of it.
-#   4649  cache.counters            What the cache did, in figures without any text: of this process, and to be added up over all of them.
-#   4703  cache.live                An answer while it is being generated: any number of listeners get it from the start.
-#   4807  cache.generation          One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
-#   5135  cache.follow              One generation for many: the followers' side, in every process but the leader's.
-#   5238  cache.guards              What two questions must have in common before the similarity of their meanings counts at all.
-#   5323  engines.ollama.to_openai  What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   5348  engines.ollama.stream     A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   5381  cache.replay              A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
-#   5527  cache.cache               The response cache: look an answer up, follow one that is being generated, or lead.
-#   6149  cache.redis_scripts       What happens in one step inside of Redis: the scripts, and the names of the keys.
-#   6492  cache.store_redis         The cache in Redis or Valkey, for any number of processes and hosts.
-#   6736  cache.sqlite_cache        The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
-#   7063  cache.store_sqlite        The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
-#   7273  services.activity         What chats did in this process, until somebody writes it into the history.
-#   7299  engines.refusals          What a client gets instead of an answer, in the form of each API that clients speak.
-#   7371  engines.sse               Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   7465  webui.errors              What goes wrong between the pack and Open WebUI.
-#   7485  services.answers          An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#   7496  services.caching          The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
-#   7756  webui.chats               Chats of the running Open WebUI. Imports `open_webui` when called, not before.
-#   7795  engines.way_in            What a node is asked with besides the request: its login, its key, its headers.
-#   7860  webui.connections         Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-#   7917  webui.functions           Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   7975  webui.calling             Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#   8123  webui.embedding           Vectors and model facts over Open WebUI's own connections. Imports `open_webui` when called, not before.
-#   8156  webui.meaning             What the running Open WebUI lends the cache to compare meanings. Imports `open_webui` when called.
-#   8294  webui.models              What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   8350  webui.presets             What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
-#   8409  webui.reader              Who reads what the pack says, and in which language.
-#   8424  webui.audience            Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#   8438  webui.replay_row          The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
-#   8472  webui.rows                Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
-#   8496  webui.replay_model        Whether chats can be sent through `response_cache_replay`. Imports `open_webui` when called, not before.
-#   8576  webui.router_digest       What the running `gpu_router` says of the weights behind a name. Imports `open_webui` when called.
-#   8604  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#   8656  webui.tracing             Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#   2063  cache.semantic            The semantic tier: answers to questions that mean the same, once it is known how often that is wrong.
+#   2436  cache.normal_words        The words of the normal form, in English: which say the same, which say nothing, and whose case matters.
+#   2623  cache.normal_zh           The normal form of a question in Chinese: see `normal_form`.
+#   2761  cache.normal_form         The normal form of a question: two texts with the same form are one question in other words.
+#   3284  cache.similar             The normalised tier: a second key, by the normal form of the last message, that leads to an answer.
+#   3409  cache.outcome             What a request asks of the cache, and what the cache makes of it.
+#   3501  engines.body              Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#   3512  engines.ollama.installed  Which models some Ollama nodes have, and which weights, by `GET /api/tags`. One event loop at a time.
+#   3637  engines.routed_names      How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   3643  services.cache_state      What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
+#   3652  base.redis                A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#   4105  base.process              One object for all plugins of a process, which are files that share no code.
+#   4126  services.refused_valves   Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#   4189  services.pack_valves      What all valves of the pack have in common.
+#   4212  services.cache_valves     The valves of the response cache, wherever it runs.
+#   4314  cache.scope               Who may share an answer. The scope is part of an entry's key and of its encryption.
+#   4389  services.cacheable        Which requests the cache is for, whose answers they share, and what it is asked.
+#   4508  cache.collect             From the chunks of a generation to what may be kept of it.
+#   4663  cache.counters            What the cache did, in figures without any text: of this process, and to be added up over all of them.
+#   4717  cache.live                An answer while it is being generated: any number of listeners get it from the start.
+#   4821  cache.generation          One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
+#   5149  cache.follow              One generation for many: the followers' side, in every process but the leader's.
+#   5252  cache.guards              What two questions must have in common before the similarity of their meanings counts at all.
+#   5337  engines.ollama.to_openai  What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   5362  engines.ollama.stream     A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   5395  cache.replay              A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
+#   5541  cache.cache               The response cache: look an answer up, follow one that is being generated, or lead.
+#   6165  cache.redis_scripts       What happens in one step inside of Redis: the scripts, and the names of the keys.
+#   6508  cache.store_redis         The cache in Redis or Valkey, for any number of processes and hosts.
+#   6752  cache.sqlite_cache        The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
+#   7079  cache.store_sqlite        The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
+#   7289  services.activity         What chats did in this process, until somebody writes it into the history.
+#   7315  engines.refusals          What a client gets instead of an answer, in the form of each API that clients speak.
+#   7387  engines.sse               Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   7481  webui.errors              What goes wrong between the pack and Open WebUI.
+#   7501  services.answers          An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#   7512  services.caching          The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
+#   7772  webui.chats               Chats of the running Open WebUI. Imports `open_webui` when called, not before.
+#   7811  engines.way_in            What a node is asked with besides the request: its login, its key, its headers.
+#   7876  webui.connections         Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#   7933  webui.functions           Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   7991  webui.calling             Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#   8139  webui.embedding           Vectors and model facts over Open WebUI's own connections. Imports `open_webui` when called, not before.
+#   8172  webui.meaning             What the running Open WebUI lends the cache to compare meanings. Imports `open_webui` when called.
+#   8312  webui.models              What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   8368  webui.presets             What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
+#   8427  webui.reader              Who reads what the pack says, and in which language.
+#   8442  webui.audience            Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#   8456  webui.replay_row          The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
+#   8490  webui.rows                Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
+#   8514  webui.replay_model        Whether chats can be sent through `response_cache_replay`. Imports `open_webui` when called, not before.
+#   8594  webui.router_digest       What the running `gpu_router` says of the weights behind a name. Imports `open_webui` when called.
+#   8622  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   8674  webui.tracing             Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
 
 import asyncio
 import base64
@@ -1866,6 +1866,7 @@ _pool__STEPS = 30  # of halving an interval
 
 
 POOL = "pool/"  # begins the names of the counts of what other sites gave
+EPSILON_OF_NOISE = "noise/epsilon"
 APART = "apart/"  # of keys that count on their own evidence alone, as it contradicted the others'
 
 
@@ -1887,12 +1888,14 @@ class PooledRound:
     number: int = 1
 
 
+@lru_cache(maxsize=256)
 def pooled_threshold(own: Judged, rounds: tuple[PooledRound, ...], error: float) -> int | None:
     """The place of the lowest threshold that own and others' evidence allow; None: there is none yet."""
     usable = [place for place in range(len(THRESHOLDS)) if _passes(own, rounds, place, error)]
     return max(usable, default=None)
 
 
+@lru_cache(maxsize=256)
 def pooled_bound(own: Judged, rounds: tuple[PooledRound, ...], place: int, error: float) -> float:
     """The rate of wrong ones is below it, with the confidence of a threshold, if sites are alike."""
     need = -math.log(_pool__ALPHA * (1 - _FOR_COUNTS))
@@ -1929,7 +1932,7 @@ def _evidence(
     return largest + math.log(sum(math.exp(part - largest) for part in parts)) - against_all
 
 
-@lru_cache(maxsize=8192)
+@lru_cache(maxsize=65536)
 def _likelihood(one: PooledRound, place: int, rate: float) -> float:
     """The chance of the noisy count of wrong ones at or above a threshold, when each is wrong at a rate.
 
@@ -1988,13 +1991,16 @@ def _most_noise(draws: float, epsilon: float, chance: float) -> int:
 
 
 def round_counts(key: str, one: PooledRound) -> dict[str, float]:
-    """A round as counts by name, which all processes share."""
+    """A round as counts by name, which all processes share.
+
+    A store adds them one after the other, and may fail on the way. Without the last one there is no round.
+    """
     begin = f"{POOL}{key}/{one.number}"
-    found = {f"{begin}/noise/epsilon": one.epsilon, f"{begin}/noise/shares": one.shares}
+    found = {f"{begin}/noise/shares": one.shares}
     for place in range(len(THRESHOLDS)):
-        found |= {f"{begin}/{place}/right": float(one.judged.right[place])}
         found |= {f"{begin}/{place}/wrong": float(one.judged.wrong[place])}
-    return found
+        found |= {f"{begin}/{place}/right": float(one.judged.right[place])}
+    return found | {f"{begin}/{EPSILON_OF_NOISE}": one.epsilon}
 
 
 def rounds_in(counts: Mapping[str, float]) -> dict[str, tuple[PooledRound, ...]]:
@@ -2006,13 +2012,13 @@ def rounds_in(counts: Mapping[str, float]) -> dict[str, tuple[PooledRound, ...]]
             found.setdefault((key, int(at)), {})[f"{what}/{kind}"] = value
     rounds: dict[str, list[PooledRound]] = {}
     for (key, number), values in sorted(found.items()):
-        if values.get("noise/epsilon", 0) <= 0:
-            continue  # it was forgotten
+        if values.get(EPSILON_OF_NOISE, 0) <= 0:
+            continue  # it was forgotten, or has not come whole
         right, wrong = (
             tuple(round(values.get(f"{place}/{verdict}", 0)) for place in range(len(THRESHOLDS)))
             for verdict in ("right", "wrong")
         )
-        one = PooledRound(Judged(right, wrong), values["noise/epsilon"], values["noise/shares"], number)
+        one = PooledRound(Judged(right, wrong), values[EPSILON_OF_NOISE], values["noise/shares"], number)
         rounds.setdefault(key, []).append(one)
     return {key: tuple(each[-MOST_ROUNDS:]) for key, each in rounds.items()}
 
@@ -2130,12 +2136,17 @@ class Neighbour(NamedTuple):
 
 
 def as_bytes(vector: Sequence[float]) -> bytes:
-    """A vector at unit length, each of its numbers in one byte."""
+    """A vector at unit length, each of its numbers in one byte.
+
+    Raises:
+        ValueError: it is none.
+    """
     import numpy as np  # noqa: PLC0415 - Open WebUI has it; whoever leaves the tier off need not
 
     found = np.asarray(vector, dtype=np.float32)
-    largest = float(np.abs(found).max()) if found.size else 0.0
-    return bytes(np.rint(found / (largest or 1.0) * 127).astype(np.int8).tobytes())
+    if found.ndim != 1 or not found.size or not np.isfinite(found).all():
+        raise ValueError  # an engine that has failed gives such
+    return bytes(np.rint(found / (float(np.abs(found).max()) or 1.0) * 127).astype(np.int8).tobytes())
 
 
 def similarities(vector: bytes, others: Sequence[bytes]) -> list[float]:
@@ -2343,8 +2354,11 @@ def as_set(rounds: Mapping[str, PooledRound], counts: Mapping[str, float]) -> di
 
 
 def as_forgotten(counts: Mapping[str, float]) -> dict[str, float]:
-    """What to add to the counts so that nothing is left of what others gave."""
-    return {name: -value for name, value in counts.items() if name.startswith((POOL, APART)) and value}
+    """What to add to the counts so that nothing is left of what others gave; first what makes it a round."""
+    names = [name for name, value in counts.items() if name.startswith((POOL, APART)) and value]
+    return {
+        name: -counts[name] for name in sorted(names, key=lambda name: not name.endswith(EPSILON_OF_NOISE))
+    }
 
 
 class IdleWork(NamedTuple):
@@ -5776,11 +5790,9 @@ class ResponseCache:
         """The answer to the same question in other words; the lease goes back then."""
         if question.basis is None or question.refresh or not last_asked(question.basis.body):
             return None
-        hit = (
-            await self._by_wording(question, question.basis)
-            or await self._by_promotion(question, question.basis)
-            or await self._by_meaning(question)
-        )
+        hit = await self._by_wording(question, question.basis)
+        if hit is None and not self.calibration.asks_anyway():  # drawn once: both ways may find the same
+            hit = await self._by_promotion(question, question.basis) or await self._by_meaning(question)
         if hit is not None:
             await self._give_back(question, lease)
         return hit
@@ -5800,7 +5812,7 @@ class ResponseCache:
         place = promoted_slot(basis, self.keyring)
         promoted = await self._pointer(question, place) if place else None
         pointer = await self._pointer(question, promoted.slot) if promoted else None
-        if promoted is None or pointer is None or self.calibration.asks_anyway():
+        if promoted is None or pointer is None:
             return None
         near = Near(pointer.slot, pointer.asked, promoted.similarity, "promoted")
         return await self._led_to(question, near)
@@ -5816,7 +5828,7 @@ class ResponseCache:
         if threshold is None or (vector := await self._vector(question)) is None:
             return None
         near = self._nearest(question, vector, await self._neighbours(question))
-        if (found := await near) is None or found.similarity < threshold or self.calibration.asks_anyway():
+        if (found := await near) is None or found.similarity < threshold:
             return None
         return await self._led_to(question, found)
 
@@ -5871,7 +5883,11 @@ class ResponseCache:
         return None
 
     async def _learn(self, question: Question, place: Slot) -> None:
-        """Enter a question among its neighbours, and have the nearest answer judged beside its own."""
+        """Enter a question among its neighbours, and have the nearest answer judged beside its own.
+
+        Whoever wants a new answer would not have been given a kept one, so it is not judged: else one pair
+        that is asked anew again and again would count each time, and one that was just rejected come back.
+        """
         async with self._entering:
             context, vector = self._context(question), await self._vector(question)
         if context is None or vector is None:
@@ -5881,7 +5897,7 @@ class ResponseCache:
         among.append(Neighbour(place.name, vector))
         sealed = seal_neighbours(among, question.scope, context.name, self.keyring)
         await self._put(context, sealed)
-        if near is not None:
+        if near is not None and not question.refresh:
             self.counters.add("similar/would have served")
             waits = bool(question.lent and question.lent.queues)
             idle = partial(self._nobody_chats, question)
@@ -8222,12 +8238,14 @@ class NodeEmbeddings:
     def embedding(
         self, name: str, request: Any, user: Mapping[str, Any]
     ) -> Callable[[str], Awaitable[Sequence[float]]]:
-        """Makes vectors, as long as the same model answers for the name."""
+        """Makes vectors, as long as the model answers that answers for the name now."""
+        known = self._models.get(name)
 
         async def embed(text: str) -> Sequence[float]:
             model, vector = await _embedded(name, text, request, user)
-            if model != self._models.get(name):
-                self._models.pop(name, None)
+            if model != known:  # it may be long ago, and others may have found out the new one
+                if self._models.get(name) == known:
+                    self._models.pop(name, None)
                 raise LookupError(f"{name} is {model} now")
             return vector
 

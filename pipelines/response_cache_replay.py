@@ -10,7 +10,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/pipelines/response_cache_replay.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipeline`, line 6955, which the server calls.
+# Begin here: `class Pipeline`, line 6965, which the server calls.
 # The modules that it uses come first:
 #    113  base.single_flight          Many who ask the same at the same time ask once.
 #    179  cache.bound                 How often answers to similar questions are wrong, at most: the bound that a threshold must pass.
@@ -30,36 +30,36 @@ version: 0.1.0
 #   1765  cache.live                  An answer while it is being generated: any number of listeners get it from the start.
 #   1869  cache.judge                 The judge of similar answers: what it is asked, and when its word counts as a yes.
 #   1962  cache.pool                  Evidence of other sites: counts that were added up over several deployments, with noise.
-#   2125  cache.semantic              The semantic tier: answers to questions that mean the same, once it is known how often that is wrong.
-#   2434  cache.normal_words          The words of the normal form, in English: which say the same, which say nothing, and whose case matters.
-#   2621  cache.normal_zh             The normal form of a question in Chinese: see `normal_form`.
-#   2759  cache.normal_form           The normal form of a question: two texts with the same form are one question in other words.
-#   3282  cache.similar               The normalised tier: a second key, by the normal form of the last message, that leads to an answer.
-#   3407  cache.outcome               What a request asks of the cache, and what the cache makes of it.
-#   3499  cache.generation            One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
-#   3827  cache.follow                One generation for many: the followers' side, in every process but the leader's.
-#   3930  cache.guards                What two questions must have in common before the similarity of their meanings counts at all.
-#   4015  engines.errors              What goes wrong with a node.
-#   4033  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#   4087  engines.ollama.to_openai    What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   4112  engines.ollama.stream       A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   4129  cache.replay                A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
-#   4214  cache.cache                 The response cache: look an answer up, follow one that is being generated, or lead.
-#   4836  cache.scope                 Who may share an answer. The scope is part of an entry's key and of its encryption.
-#   4911  services.cacheable          Which requests the cache is for, whose answers they share, and what it is asked.
-#   5030  base.redis                  A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#   5470  cache.redis_scripts         What happens in one step inside of Redis: the scripts, and the names of the keys.
-#   5813  cache.store_redis           The cache in Redis or Valkey, for any number of processes and hosts.
-#   6057  cache.sqlite_cache          The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
-#   6384  cache.store_sqlite          The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
-#   6594  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   6600  base.process                One object for all plugins of a process, which are files that share no code.
-#   6621  services.activity           What chats did in this process, until somebody writes it into the history.
-#   6647  services.caching            The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
-#   6814  services.pipeline_requests  What a pipeline can know of a request, how it tells the next one, and the others of its server.
-#   6853  services.refused_valves     Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#   6916  services.pack_valves        What all valves of the pack have in common.
-#   6939  services.pipeline_valves    Valves on the Pipelines server: what all of our pipelines have in common there.
+#   2128  cache.semantic              The semantic tier: answers to questions that mean the same, once it is known how often that is wrong.
+#   2442  cache.normal_words          The words of the normal form, in English: which say the same, which say nothing, and whose case matters.
+#   2629  cache.normal_zh             The normal form of a question in Chinese: see `normal_form`.
+#   2767  cache.normal_form           The normal form of a question: two texts with the same form are one question in other words.
+#   3290  cache.similar               The normalised tier: a second key, by the normal form of the last message, that leads to an answer.
+#   3415  cache.outcome               What a request asks of the cache, and what the cache makes of it.
+#   3507  cache.generation            One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
+#   3835  cache.follow                One generation for many: the followers' side, in every process but the leader's.
+#   3938  cache.guards                What two questions must have in common before the similarity of their meanings counts at all.
+#   4023  engines.errors              What goes wrong with a node.
+#   4041  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#   4095  engines.ollama.to_openai    What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   4120  engines.ollama.stream       A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   4137  cache.replay                A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
+#   4222  cache.cache                 The response cache: look an answer up, follow one that is being generated, or lead.
+#   4846  cache.scope                 Who may share an answer. The scope is part of an entry's key and of its encryption.
+#   4921  services.cacheable          Which requests the cache is for, whose answers they share, and what it is asked.
+#   5040  base.redis                  A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#   5480  cache.redis_scripts         What happens in one step inside of Redis: the scripts, and the names of the keys.
+#   5823  cache.store_redis           The cache in Redis or Valkey, for any number of processes and hosts.
+#   6067  cache.sqlite_cache          The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
+#   6394  cache.store_sqlite          The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
+#   6604  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   6610  base.process                One object for all plugins of a process, which are files that share no code.
+#   6631  services.activity           What chats did in this process, until somebody writes it into the history.
+#   6657  services.caching            The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
+#   6824  services.pipeline_requests  What a pipeline can know of a request, how it tells the next one, and the others of its server.
+#   6863  services.refused_valves     Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#   6926  services.pack_valves        What all valves of the pack have in common.
+#   6949  services.pipeline_valves    Valves on the Pipelines server: what all of our pipelines have in common there.
 
 import asyncio
 import base64
@@ -1981,6 +1981,7 @@ _pool__STEPS = 30  # of halving an interval
 
 
 POOL = "pool/"  # begins the names of the counts of what other sites gave
+EPSILON_OF_NOISE = "noise/epsilon"
 APART = "apart/"  # of keys that count on their own evidence alone, as it contradicted the others'
 
 
@@ -2002,12 +2003,14 @@ class PooledRound:
     number: int = 1
 
 
+@lru_cache(maxsize=256)
 def pooled_threshold(own: Judged, rounds: tuple[PooledRound, ...], error: float) -> int | None:
     """The place of the lowest threshold that own and others' evidence allow; None: there is none yet."""
     usable = [place for place in range(len(THRESHOLDS)) if _passes(own, rounds, place, error)]
     return max(usable, default=None)
 
 
+@lru_cache(maxsize=256)
 def pooled_bound(own: Judged, rounds: tuple[PooledRound, ...], place: int, error: float) -> float:
     """The rate of wrong ones is below it, with the confidence of a threshold, if sites are alike."""
     need = -math.log(_pool__ALPHA * (1 - _FOR_COUNTS))
@@ -2044,7 +2047,7 @@ def _evidence(
     return largest + math.log(sum(math.exp(part - largest) for part in parts)) - against_all
 
 
-@lru_cache(maxsize=8192)
+@lru_cache(maxsize=65536)
 def _likelihood(one: PooledRound, place: int, rate: float) -> float:
     """The chance of the noisy count of wrong ones at or above a threshold, when each is wrong at a rate.
 
@@ -2111,13 +2114,13 @@ def rounds_in(counts: Mapping[str, float]) -> dict[str, tuple[PooledRound, ...]]
             found.setdefault((key, int(at)), {})[f"{what}/{kind}"] = value
     rounds: dict[str, list[PooledRound]] = {}
     for (key, number), values in sorted(found.items()):
-        if values.get("noise/epsilon", 0) <= 0:
-            continue  # it was forgotten
+        if values.get(EPSILON_OF_NOISE, 0) <= 0:
+            continue  # it was forgotten, or has not come whole
         right, wrong = (
             tuple(round(values.get(f"{place}/{verdict}", 0)) for place in range(len(THRESHOLDS)))
             for verdict in ("right", "wrong")
         )
-        one = PooledRound(Judged(right, wrong), values["noise/epsilon"], values["noise/shares"], number)
+        one = PooledRound(Judged(right, wrong), values[EPSILON_OF_NOISE], values["noise/shares"], number)
         rounds.setdefault(key, []).append(one)
     return {key: tuple(each[-MOST_ROUNDS:]) for key, each in rounds.items()}
 
@@ -2184,12 +2187,17 @@ class Neighbour(NamedTuple):
 
 
 def as_bytes(vector: Sequence[float]) -> bytes:
-    """A vector at unit length, each of its numbers in one byte."""
+    """A vector at unit length, each of its numbers in one byte.
+
+    Raises:
+        ValueError: it is none.
+    """
     import numpy as np  # noqa: PLC0415 - Open WebUI has it; whoever leaves the tier off need not
 
     found = np.asarray(vector, dtype=np.float32)
-    largest = float(np.abs(found).max()) if found.size else 0.0
-    return bytes(np.rint(found / (largest or 1.0) * 127).astype(np.int8).tobytes())
+    if found.ndim != 1 or not found.size or not np.isfinite(found).all():
+        raise ValueError  # an engine that has failed gives such
+    return bytes(np.rint(found / (float(np.abs(found).max()) or 1.0) * 127).astype(np.int8).tobytes())
 
 
 def similarities(vector: bytes, others: Sequence[bytes]) -> list[float]:
@@ -4463,11 +4471,9 @@ class ResponseCache:
         """The answer to the same question in other words; the lease goes back then."""
         if question.basis is None or question.refresh or not last_asked(question.basis.body):
             return None
-        hit = (
-            await self._by_wording(question, question.basis)
-            or await self._by_promotion(question, question.basis)
-            or await self._by_meaning(question)
-        )
+        hit = await self._by_wording(question, question.basis)
+        if hit is None and not self.calibration.asks_anyway():  # drawn once: both ways may find the same
+            hit = await self._by_promotion(question, question.basis) or await self._by_meaning(question)
         if hit is not None:
             await self._give_back(question, lease)
         return hit
@@ -4487,7 +4493,7 @@ class ResponseCache:
         place = promoted_slot(basis, self.keyring)
         promoted = await self._pointer(question, place) if place else None
         pointer = await self._pointer(question, promoted.slot) if promoted else None
-        if promoted is None or pointer is None or self.calibration.asks_anyway():
+        if promoted is None or pointer is None:
             return None
         near = Near(pointer.slot, pointer.asked, promoted.similarity, "promoted")
         return await self._led_to(question, near)
@@ -4503,7 +4509,7 @@ class ResponseCache:
         if threshold is None or (vector := await self._vector(question)) is None:
             return None
         near = self._nearest(question, vector, await self._neighbours(question))
-        if (found := await near) is None or found.similarity < threshold or self.calibration.asks_anyway():
+        if (found := await near) is None or found.similarity < threshold:
             return None
         return await self._led_to(question, found)
 
@@ -4558,7 +4564,11 @@ class ResponseCache:
         return None
 
     async def _learn(self, question: Question, place: Slot) -> None:
-        """Enter a question among its neighbours, and have the nearest answer judged beside its own."""
+        """Enter a question among its neighbours, and have the nearest answer judged beside its own.
+
+        Whoever wants a new answer would not have been given a kept one, so it is not judged: else one pair
+        that is asked anew again and again would count each time, and one that was just rejected come back.
+        """
         async with self._entering:
             context, vector = self._context(question), await self._vector(question)
         if context is None or vector is None:
@@ -4568,7 +4578,7 @@ class ResponseCache:
         among.append(Neighbour(place.name, vector))
         sealed = seal_neighbours(among, question.scope, context.name, self.keyring)
         await self._put(context, sealed)
-        if near is not None:
+        if near is not None and not question.refresh:
             self.counters.add("similar/would have served")
             waits = bool(question.lent and question.lent.queues)
             idle = partial(self._nobody_chats, question)

@@ -127,10 +127,12 @@ def _round(args: argparse.Namespace) -> int:
     lines = ["[superlink]", 'default = "pack"', "", "[superlink.pack]", *connection]
     (home / "config.toml").write_text("\n".join(lines) + "\n", encoding="utf-8")
     app = app_folder(args.folder)
+    result = args.folder / f"round-{number}.json"
+    # Its number is used up, even if this ends half-way: a site gives nothing twice for one number
+    result.write_text(json.dumps({"round": number, "sum": None}), encoding="utf-8")
     run = [_flower("flwr"), "run", str(app), "pack", "--run-config", f"round={number}", "--stream"]
     subprocess.run(run, check=False)
-    result = args.folder / f"round-{number}.json"
-    if not result.exists() or json.loads(result.read_text())["sum"] is None:
+    if json.loads(result.read_text(encoding="utf-8"))["sum"] is None:
         return _fail(f"round {number} did not come about: the lines above say why")
     print(f"round {number}: the sum of all sites is in {result}, and each site has it")
     return 0

@@ -241,6 +241,9 @@ def test_similarity_of_vectors() -> None:
     """Would catch vectors that lose their direction in a byte, or of another length that are compared."""
     one, two, other = (as_bytes(vector) for vector in ((1.0, 0.0), (0.8, 0.6), (1.0, 0.0, 0.0)))
     assert similarities(one, [one, two, other]) == pytest.approx([1.0, 0.8, -1.0], abs=0.01)
+    for none in ((), None, [[1.0]], (float("nan"), 1.0)):  # what failing embeddings have given
+        with pytest.raises((ValueError, TypeError)):
+            as_bytes(none)  # type: ignore[arg-type] # it comes from elsewhere
 
 
 class Site:
@@ -259,13 +262,14 @@ class Site:
         scope: str = "user:1",
         history: Sequence[dict[str, Any]] = (),
         chat: str = "chat:1",
+        refresh: bool = False,
     ) -> Question:
         body = {"model": "llama3:8b", "messages": [*history, {"role": "user", "content": text}]}
         basis = AnswerBasis(scope, body, "sha256:1")
         slot = slot_of(basis, Keyring(SECRET))
         assert isinstance(slot, Slot)
         lent = Lent("llama3:8b|user", ERROR, self._embed, self._judge, "embedder")
-        return Question(slot, scope, (chat,), basis=basis, lent=lent)
+        return Question(slot, scope, (chat,), refresh=refresh, basis=basis, lent=lent)
 
     async def _embed(self, text: str) -> Sequence[float]:
         return VECTORS.get(text, (0.0, 1.0, 0.0))
@@ -397,6 +401,50 @@ def test_pair_that_the_judge_accepts_is_promoted(tmp_path: Path) -> None:
         await site.cache.close()
 
     asyncio.run(test())
+
+
+def test_one_in_ten_of_promoted_words_goes_to_the_model_too(tmp_path: Path) -> None:
+    """Would catch a question that is to go to the model, and is answered by the next way that finds it."""
+
+    async def test() -> None:
+        site = Site(tmp_path / "cache.sqlite3")
+        trusted(site.cache)
+        store = site.cache._store  # noqa: SLF001 - where other processes would write
+        await store.add_counts({"judged/llama3:8b|user/0/right": 2000.0})
+        await ask(site.cache, ScriptedUpstream(), site.question(ONE))
+        await until(lambda: bool(site.cache._tasks) is False)  # noqa: SLF001 - it is entered after its end
+        site.cache.calibration.asks_anyway = lambda: True  # type: ignore[method-assign]
+        await ask(site.cache, ScriptedUpstream(), site.question(OTHER))
+        await until(lambda: site.cache.counters.snapshot().get("similar/promotions", 0) == 2)
+        await store.discard(site.question(OTHER).slot)  # its end has come
+        draws = iter((True, False))
+        site.cache.calibration.asks_anyway = lambda: next(draws)  # type: ignore[method-assign]
+        assert isinstance(await site.cache.lookup(site.question(OTHER)), Lead)
+        await site.cache.close()
+
+    asyncio.run(test())
+
+
+def test_answer_that_was_asked_for_anew_is_no_evidence(tmp_path: Path) -> None:
+    """Would catch one pair that earns a threshold alone, by a client that always says `no-cache`."""
+
+    async def test() -> None:
+        site = Site(tmp_path / "cache.sqlite3")
+        for text, refresh in ((ONE, False), (OTHER, True), (OTHER, True)):
+            await ask(site.cache, ScriptedUpstream(), site.question(text, refresh=refresh))
+            await until(lambda: bool(site.cache._tasks) is False)  # noqa: SLF001 - it is entered after its end
+        assert "similar/would have served" not in site.cache.counters.snapshot()
+        await store_ends(site, OTHER)
+        await ask(site.cache, ScriptedUpstream(), site.question(OTHER))
+        await until(lambda: site.cache.calibration.judged("llama3:8b|user").above(CLASSES - 1) == (0, 1))
+        await site.cache.close()
+
+    asyncio.run(test())
+
+
+async def store_ends(site: Site, text: str) -> None:
+    """As when the answer to a question is too old."""
+    await site.cache._store.discard(site.question(text).slot)  # noqa: SLF001 - nobody waits for its end
 
 
 def test_answer_that_somebody_rejects_is_a_wrong_label_once(tmp_path: Path) -> None:

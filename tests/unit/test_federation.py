@@ -1,6 +1,8 @@
 """Sites that learn together: what leaves a site, and what the others' evidence is worth here."""
 
+import json
 import math
+from argparse import Namespace
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
@@ -8,6 +10,7 @@ from random import Random
 
 import pytest
 
+import federate
 from federation.counts import (
     CLASSES,
     MOST_PAIRS,
@@ -244,3 +247,40 @@ def test_what_is_wrong_with_an_agreement(tmp_path: Path, text: str, named: str) 
     (tmp_path / "agreement.toml").write_text(text)
     with pytest.raises(AgreementError, match=named):
         read_agreement(tmp_path)
+
+
+def test_part_of_a_round_is_none() -> None:
+    """Would catch right ones that count without the wrong ones, as the store failed between them."""
+    one = PooledRound(counted(3000, 90), 2.0, 1.0)
+    whole = as_set({KEY: one}, {})
+    for number in range(len(whole)):
+        assert rounds_in(dict(list(whole.items())[:number])) == {}
+    assert rounds_in(whole) == {KEY: (one,)}
+    gone = as_forgotten(whole)
+    for number in range(1, len(gone)):
+        part = dict(list(gone.items())[:number])
+        assert rounds_in({name: value + part.get(name, 0) for name, value in whole.items()}) == {}
+
+
+def test_number_of_a_round_that_ended_half_way_is_not_used_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Would catch a federation that stands still: sites that have given refuse the same number for ever."""
+    (tmp_path / "agreement.toml").write_text("", encoding="utf-8")
+    monkeypatch.setenv("FLWR_HOME", str(tmp_path / "flower"))
+    asked: list[str] = []
+    ends = True
+
+    def run(command: list[str], **_more: object) -> None:
+        asked.extend(each for each in command if each.startswith("round="))
+        if ends:
+            return
+        path = tmp_path / f"{asked[-1].replace('=', '-')}.json"
+        path.write_text(json.dumps({"round": 2, "sum": [0]}), encoding="utf-8")
+
+    monkeypatch.setattr("federate.subprocess.run", run)
+    args = Namespace(folder=tmp_path, server="127.0.0.1:9092", authority=None)
+    assert federate._round(args) == 1  # noqa: SLF001 - the rest of it needs Flower
+    ends = False
+    assert federate._round(args) == 0  # noqa: SLF001 - see above
+    assert asked == ["round=1", "round=2"]

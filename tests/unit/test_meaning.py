@@ -8,8 +8,9 @@ import pytest
 from starlette.requests import Request
 
 from ollama_pack.cache.judge import Answered, judge_task
+from ollama_pack.webui import meaning
 from ollama_pack.webui.calling import UNCOUNTED, ModelCall
-from ollama_pack.webui.meaning import judging
+from ollama_pack.webui.meaning import NodeEmbeddings, judging
 
 
 def test_the_judge_is_asked_apart_from_the_chat(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -38,3 +39,30 @@ def test_the_judge_is_asked_apart_from_the_chat(monkeypatch: pytest.MonkeyPatch)
     assert asked[0].request.state.token == "k"
     assert not hasattr(asked[0].request.state, "metadata")
     assert request.state.bypass_system_prompt is False
+
+
+def test_vectors_are_of_the_model_that_they_were_promised_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Would catch a vector of an alias's new model among those of the one that it led to before."""
+    answers = "one"
+
+    async def made(_name: str, _text: str, *_more: Any) -> tuple[str, list[float]]:
+        return answers, [1.0]
+
+    monkeypatch.setattr(meaning, "_embedded", made)
+
+    async def test() -> None:
+        nonlocal answers
+        embeddings, user = NodeEmbeddings(), {"id": "u"}
+        assert embeddings.embedder("alias", None, user) == ""
+        assert embeddings._trying  # noqa: SLF001 - nobody waits for it
+        await embeddings._trying  # noqa: SLF001 - see above
+        assert embeddings.embedder("alias", None, user) == "alias/one"
+        early = embeddings.embedding("alias", None, user)
+        assert await early("a question") == [1.0]
+        answers = "two"
+        embeddings._models["alias"] = "two"  # noqa: SLF001 - another request has found out
+        with pytest.raises(LookupError):
+            await early("a question")
+        assert embeddings.embedder("alias", None, user) == "alias/two"
+
+    asyncio.run(test())

@@ -303,11 +303,9 @@ class ResponseCache:
         """The answer to the same question in other words; the lease goes back then."""
         if question.basis is None or question.refresh or not last_asked(question.basis.body):
             return None
-        hit = (
-            await self._by_wording(question, question.basis)
-            or await self._by_promotion(question, question.basis)
-            or await self._by_meaning(question)
-        )
+        hit = await self._by_wording(question, question.basis)
+        if hit is None and not self.calibration.asks_anyway():  # drawn once: both ways may find the same
+            hit = await self._by_promotion(question, question.basis) or await self._by_meaning(question)
         if hit is not None:
             await self._give_back(question, lease)
         return hit
@@ -327,7 +325,7 @@ class ResponseCache:
         place = promoted_slot(basis, self.keyring)
         promoted = await self._pointer(question, place) if place else None
         pointer = await self._pointer(question, promoted.slot) if promoted else None
-        if promoted is None or pointer is None or self.calibration.asks_anyway():
+        if promoted is None or pointer is None:
             return None
         near = Near(pointer.slot, pointer.asked, promoted.similarity, "promoted")
         return await self._led_to(question, near)
@@ -343,7 +341,7 @@ class ResponseCache:
         if threshold is None or (vector := await self._vector(question)) is None:
             return None
         near = self._nearest(question, vector, await self._neighbours(question))
-        if (found := await near) is None or found.similarity < threshold or self.calibration.asks_anyway():
+        if (found := await near) is None or found.similarity < threshold:
             return None
         return await self._led_to(question, found)
 
@@ -398,7 +396,11 @@ class ResponseCache:
         return None
 
     async def _learn(self, question: Question, place: Slot) -> None:
-        """Enter a question among its neighbours, and have the nearest answer judged beside its own."""
+        """Enter a question among its neighbours, and have the nearest answer judged beside its own.
+
+        Whoever wants a new answer would not have been given a kept one, so it is not judged: else one pair
+        that is asked anew again and again would count each time, and one that was just rejected come back.
+        """
         async with self._entering:
             context, vector = self._context(question), await self._vector(question)
         if context is None or vector is None:
@@ -408,7 +410,7 @@ class ResponseCache:
         among.append(Neighbour(place.name, vector))
         sealed = seal_neighbours(among, question.scope, context.name, self.keyring)
         await self._put(context, sealed)
-        if near is not None:
+        if near is not None and not question.refresh:
             self.counters.add("similar/would have served")
             waits = bool(question.lent and question.lent.queues)
             idle = partial(self._nobody_chats, question)

@@ -31,6 +31,7 @@ _STEPS = 30  # of halving an interval
 
 
 POOL = "pool/"  # begins the names of the counts of what other sites gave
+EPSILON_OF_NOISE = "noise/epsilon"
 APART = "apart/"  # of keys that count on their own evidence alone, as it contradicted the others'
 
 
@@ -52,12 +53,14 @@ class PooledRound:
     number: int = 1
 
 
+@lru_cache(maxsize=256)
 def pooled_threshold(own: Judged, rounds: tuple[PooledRound, ...], error: float) -> int | None:
     """The place of the lowest threshold that own and others' evidence allow; None: there is none yet."""
     usable = [place for place in range(len(THRESHOLDS)) if _passes(own, rounds, place, error)]
     return max(usable, default=None)
 
 
+@lru_cache(maxsize=256)
 def pooled_bound(own: Judged, rounds: tuple[PooledRound, ...], place: int, error: float) -> float:
     """The rate of wrong ones is below it, with the confidence of a threshold, if sites are alike."""
     need = -math.log(_ALPHA * (1 - _FOR_COUNTS))
@@ -94,7 +97,7 @@ def _evidence(
     return largest + math.log(sum(math.exp(part - largest) for part in parts)) - against_all
 
 
-@lru_cache(maxsize=8192)
+@lru_cache(maxsize=65536)
 def _likelihood(one: PooledRound, place: int, rate: float) -> float:
     """The chance of the noisy count of wrong ones at or above a threshold, when each is wrong at a rate.
 
@@ -153,13 +156,16 @@ def _most_noise(draws: float, epsilon: float, chance: float) -> int:
 
 
 def round_counts(key: str, one: PooledRound) -> dict[str, float]:
-    """A round as counts by name, which all processes share."""
+    """A round as counts by name, which all processes share.
+
+    A store adds them one after the other, and may fail on the way. Without the last one there is no round.
+    """
     begin = f"{POOL}{key}/{one.number}"
-    found = {f"{begin}/noise/epsilon": one.epsilon, f"{begin}/noise/shares": one.shares}
+    found = {f"{begin}/noise/shares": one.shares}
     for place in range(len(THRESHOLDS)):
-        found |= {f"{begin}/{place}/right": float(one.judged.right[place])}
         found |= {f"{begin}/{place}/wrong": float(one.judged.wrong[place])}
-    return found
+        found |= {f"{begin}/{place}/right": float(one.judged.right[place])}
+    return found | {f"{begin}/{EPSILON_OF_NOISE}": one.epsilon}
 
 
 def rounds_in(counts: Mapping[str, float]) -> dict[str, tuple[PooledRound, ...]]:
@@ -171,13 +177,13 @@ def rounds_in(counts: Mapping[str, float]) -> dict[str, tuple[PooledRound, ...]]
             found.setdefault((key, int(at)), {})[f"{what}/{kind}"] = value
     rounds: dict[str, list[PooledRound]] = {}
     for (key, number), values in sorted(found.items()):
-        if values.get("noise/epsilon", 0) <= 0:
-            continue  # it was forgotten
+        if values.get(EPSILON_OF_NOISE, 0) <= 0:
+            continue  # it was forgotten, or has not come whole
         right, wrong = (
             tuple(round(values.get(f"{place}/{verdict}", 0)) for place in range(len(THRESHOLDS)))
             for verdict in ("right", "wrong")
         )
-        one = PooledRound(Judged(right, wrong), values["noise/epsilon"], values["noise/shares"], number)
+        one = PooledRound(Judged(right, wrong), values[EPSILON_OF_NOISE], values["noise/shares"], number)
         rounds.setdefault(key, []).append(one)
     return {key: tuple(each[-MOST_ROUNDS:]) for key, each in rounds.items()}
 

@@ -28,6 +28,7 @@ from ollama_pack.cache.judge import JudgeTask
 from ollama_pack.cache.keyring import Keyring, digest_of
 from ollama_pack.cache.pool import (
     APART,
+    EPSILON_OF_NOISE,
     POOL,
     PooledRound,
     pooled_bound,
@@ -97,12 +98,17 @@ class Neighbour(NamedTuple):
 
 
 def as_bytes(vector: Sequence[float]) -> bytes:
-    """A vector at unit length, each of its numbers in one byte."""
+    """A vector at unit length, each of its numbers in one byte.
+
+    Raises:
+        ValueError: it is none.
+    """
     import numpy as np  # noqa: PLC0415 - Open WebUI has it; whoever leaves the tier off need not
 
     found = np.asarray(vector, dtype=np.float32)
-    largest = float(np.abs(found).max()) if found.size else 0.0
-    return bytes(np.rint(found / (largest or 1.0) * 127).astype(np.int8).tobytes())
+    if found.ndim != 1 or not found.size or not np.isfinite(found).all():
+        raise ValueError  # an engine that has failed gives such
+    return bytes(np.rint(found / (float(np.abs(found).max()) or 1.0) * 127).astype(np.int8).tobytes())
 
 
 def similarities(vector: bytes, others: Sequence[bytes]) -> list[float]:
@@ -310,8 +316,11 @@ def as_set(rounds: Mapping[str, PooledRound], counts: Mapping[str, float]) -> di
 
 
 def as_forgotten(counts: Mapping[str, float]) -> dict[str, float]:
-    """What to add to the counts so that nothing is left of what others gave."""
-    return {name: -value for name, value in counts.items() if name.startswith((POOL, APART)) and value}
+    """What to add to the counts so that nothing is left of what others gave; first what makes it a round."""
+    names = [name for name, value in counts.items() if name.startswith((POOL, APART)) and value]
+    return {
+        name: -counts[name] for name in sorted(names, key=lambda name: not name.endswith(EPSILON_OF_NOISE))
+    }
 
 
 class IdleWork(NamedTuple):

@@ -79,12 +79,14 @@ class NodeEmbeddings:
     def embedding(
         self, name: str, request: Any, user: Mapping[str, Any]
     ) -> Callable[[str], Awaitable[Sequence[float]]]:
-        """Makes vectors, as long as the same model answers for the name."""
+        """Makes vectors, as long as the model answers that answers for the name now."""
+        known = self._models.get(name)
 
         async def embed(text: str) -> Sequence[float]:
             model, vector = await _embedded(name, text, request, user)
-            if model != self._models.get(name):
-                self._models.pop(name, None)
+            if model != known:  # it may be long ago, and others may have found out the new one
+                if self._models.get(name) == known:
+                    self._models.pop(name, None)
                 raise LookupError(f"{name} is {model} now")
             return vector
 
