@@ -309,6 +309,14 @@ def test_a_planned_day_has_fewer_loads() -> None:
     assert (without, planned) == (pytest.approx(131, abs=6), pytest.approx(8, abs=2))  # as in docs/fit.md
 
 
+def test_a_recorded_model_that_is_gone_is_refused_in_the_replay() -> None:
+    """Would catch a plan that cannot be made at all for one model that was deleted since."""
+    fleet = [ReplayNode("gpu0", 24 * 10**9, 2, {"here": 5 * 10**9})]
+    record = [Asked(at, model, "anna", 50, 0, 10, 1.0, False) for at, model in ((0.0, "here"), (1.0, "gone"))]  # noqa: FBT003 - `background`
+    played = replay(fleet, record, Speeds())
+    assert (played.refused, len(played.waits)) == (1, 1)
+
+
 def test_a_replay_is_the_same_each_time() -> None:
     record = [Asked(float(number), "a", f"u{number % 3}", 300, 100, 50, 3.0, False) for number in range(50)]  # noqa: FBT003 - `background`
     fleet = [ReplayNode("x", 10, 2, {"a": 5})]

@@ -8,7 +8,7 @@ from random import Random
 
 from ollama_pack.routing.decide.assignment import Assignment
 from ollama_pack.routing.decide.view import FleetRequest, InstalledModel, PromptBlock
-from ollama_pack.routing.errors import QueueFullError
+from ollama_pack.routing.errors import RoutingError
 from ollama_pack.routing.nodes import NodeRow
 from ollama_pack.routing.plan.demand import Asked, Speeds
 from ollama_pack.routing.plan.virtual_fleet import Job, NodeShape, SimNode, Spent, Timeline, Work
@@ -119,7 +119,7 @@ class _Day:
         request = FleetRequest(identity, one.user, (one.model,), one.user, blocks, background=one.background)
         try:
             displaced = self.scheduler.submit(request)
-        except (QueueFullError, LookupError, ValueError):
+        except RoutingError:  # no room in the queue, or a model of the record that no node has now
             self.result.refused += 1
             return
         if displaced:
