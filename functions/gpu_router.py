@@ -16284,7 +16284,7 @@ class _Day:
         request = FleetRequest(identity, one.user, (one.model,), one.user, blocks, background=one.background)
         try:
             displaced = self.scheduler.submit(request)
-        except (QueueFullError, LookupError, ValueError):
+        except RoutingError:  # no room in the queue, or a model of the record that no node has now
             self.result.refused += 1
             return
         if displaced:
