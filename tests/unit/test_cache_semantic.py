@@ -375,22 +375,28 @@ def test_two_processes_take_labels_back_at_once() -> None:
     assert sum(one.judged("m|e|user|en").wrong) == before + 2  # both are seen
 
 
+async def promoting(folder: Path) -> Site:
+    """A site whose judge has accepted two questions for each other; only the answer of the first is there."""
+    site = Site(folder / "cache.sqlite3")
+    trusted(site.cache)
+    store = site.cache._store  # noqa: SLF001 - where other processes would write
+    await store.add_counts({"judged/llama3:8b|user/0/right": 2000.0})
+    await ask(site.cache, ScriptedUpstream(), site.question(ONE))
+    await until(lambda: bool(site.cache._tasks) is False)  # noqa: SLF001 - it is entered after its end
+    site.cache.calibration.asks_anyway = lambda: True  # type: ignore[method-assign] # the model is asked
+    own = ScriptedUpstream(content_chunk("Own"), last_chunk())
+    await ask(site.cache, own, site.question(OTHER, chat="chat:2"))
+    await until(lambda: site.cache.counters.snapshot().get("similar/promotions", 0) == 2)
+    await store.discard(site.question(OTHER).slot)  # its end has come
+    return site
+
+
 def test_pair_that_the_judge_accepts_is_promoted(tmp_path: Path) -> None:
     """Would catch words that are judged again each time, and a promotion that outlives its answer."""
 
     async def test() -> None:
-        site = Site(tmp_path / "cache.sqlite3")
-        trusted(site.cache)
-        store = site.cache._store  # noqa: SLF001 - where other processes would write
-        await store.add_counts({"judged/llama3:8b|user/0/right": 2000.0})
-        await ask(site.cache, ScriptedUpstream(), site.question(ONE))
-        await until(lambda: bool(site.cache._tasks) is False)  # noqa: SLF001 - it is entered after its end
-        site.cache.calibration.asks_anyway = lambda: True  # type: ignore[method-assign] # the model is asked
-        own = ScriptedUpstream(content_chunk("Own"), last_chunk())
-        await ask(site.cache, own, site.question(OTHER, chat="chat:2"))
-        await until(lambda: site.cache.counters.snapshot().get("similar/promotions", 0) == 2)
+        site = await promoting(tmp_path)
         site.cache.calibration.asks_anyway = lambda: False  # type: ignore[method-assign]
-        await store.discard(site.question(OTHER).slot)  # its end has come
         found = await site.cache.lookup(site.question(OTHER))
         assert isinstance(found, Hit)
         assert found.near is not None
@@ -407,16 +413,7 @@ def test_one_in_ten_of_promoted_words_goes_to_the_model_too(tmp_path: Path) -> N
     """Would catch a question that is to go to the model, and is answered by the next way that finds it."""
 
     async def test() -> None:
-        site = Site(tmp_path / "cache.sqlite3")
-        trusted(site.cache)
-        store = site.cache._store  # noqa: SLF001 - where other processes would write
-        await store.add_counts({"judged/llama3:8b|user/0/right": 2000.0})
-        await ask(site.cache, ScriptedUpstream(), site.question(ONE))
-        await until(lambda: bool(site.cache._tasks) is False)  # noqa: SLF001 - it is entered after its end
-        site.cache.calibration.asks_anyway = lambda: True  # type: ignore[method-assign]
-        await ask(site.cache, ScriptedUpstream(), site.question(OTHER))
-        await until(lambda: site.cache.counters.snapshot().get("similar/promotions", 0) == 2)
-        await store.discard(site.question(OTHER).slot)  # its end has come
+        site = await promoting(tmp_path)
         draws = iter((True, False))
         site.cache.calibration.asks_anyway = lambda: next(draws)  # type: ignore[method-assign]
         assert isinstance(await site.cache.lookup(site.question(OTHER)), Lead)

@@ -1,13 +1,10 @@
 """The parts of the routes that need no server: what is shown, how often it is asked for, and the page."""
 
-import asyncio
 import re
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ollama_pack.base.single_flight import SingleFlight
 from ollama_pack.webui.dashboard import dashboard_html
 from ollama_pack.webui.load import ADMIN_NODE_KEYS, GPU_KEYS, NODE_KEYS, system_load
 
@@ -53,72 +50,6 @@ def test_admins_get_addresses() -> None:
     told = {"nodes": [shown | {"key": "secret"}], "recent": [1]}
     assert system_load(told, for_admin=True) == {"nodes": [shown], "recent": [1]}
     assert system_load(told, for_admin=False) == {"nodes": [{"name": "gpu0"}]}
-
-
-class Source:
-    """Something to ask, that answers when it is told to."""
-
-    def __init__(self) -> None:
-        self.asked = 0
-        self.now = 0.0
-        self.fails = False
-        self.may_answer = asyncio.Event()
-
-    async def ask(self) -> int:
-        self.asked += 1
-        await self.may_answer.wait()
-        if self.fails:
-            raise OSError("down")
-        return self.asked
-
-
-def test_one_question_for_all() -> None:
-    """Would catch a question for each asker, or an answer that is never renewed."""
-
-    async def run() -> None:
-        source = Source()
-        shared = SingleFlight(source.ask, 1.0, lambda: source.now)
-        askers = [asyncio.ensure_future(shared.get()) for _ in range(50)]
-        await asyncio.sleep(0)
-        source.may_answer.set()
-        assert await asyncio.gather(*askers) == [1] * 50
-        source.now = 1.0
-        assert await shared.get() == 1
-        source.now = 1.01
-        assert await shared.get() == 2
-
-    asyncio.run(run())
-
-
-def test_one_who_leaves_takes_nothing_from_the_others() -> None:
-    """Would catch a closed browser tab that fails the request of everybody who waits with it."""
-
-    async def run() -> None:
-        source = Source()
-        shared = SingleFlight(source.ask, 1.0, lambda: source.now)
-        first, second = (asyncio.ensure_future(shared.get()) for _ in range(2))
-        await asyncio.sleep(0)
-        first.cancel()
-        source.may_answer.set()
-        assert await second == 1
-
-    asyncio.run(run())
-
-
-def test_an_error_is_not_kept() -> None:
-    """Would catch a fault that is told on after it is over, or one that nobody is told of."""
-
-    async def run() -> None:
-        source = Source()
-        source.fails = True
-        source.may_answer.set()
-        shared = SingleFlight(source.ask, 1.0, lambda: source.now)
-        with pytest.raises(OSError, match="down"):
-            await shared.get()
-        source.fails = False
-        assert await shared.get() == 2
-
-    asyncio.run(run())
 
 
 def test_page_takes_nothing_from_elsewhere() -> None:

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from ollama_pack.base.single_flight import Remembered
 from ollama_pack.engines.errors import ChatBodyError
 from ollama_pack.engines.ollama.client_request import (
     asks_nothing,
@@ -121,46 +120,6 @@ def test_budgets_are_told_as_rate_limits() -> None:
     }
     assert "anthropic-ratelimit-tokens-reset" in limit_headers(budgets, "anthropic", now)
     assert limit_headers(budgets, "ollama", now) == {}
-
-
-def test_what_is_remembered_is_bounded_and_forgotten() -> None:
-    now = 0.0
-    kept: Remembered[int, int] = Remembered(5.0, limit=2, clock=lambda: now)
-    asked: list[int] = []
-
-    async def square(number: int) -> int:
-        async def ask() -> int:
-            asked.append(number)
-            return number * number
-
-        return await kept.get(number, ask)
-
-    async def play() -> None:
-        nonlocal now
-        assert [await square(2), await square(2)] == [4, 4]
-        assert asked == [2]
-        now = 6.0
-        await square(2)
-        assert asked == [2, 2]
-        for number in (3, 4):
-            await square(number)
-        assert kept.find(2) is None  # the oldest had to go
-        kept.forget()
-        assert kept.find(4) is None
-
-    asyncio.run(play())
-
-
-def test_an_answer_from_before_a_change_is_not_kept() -> None:
-    """Would catch a grant that is taken away while it is looked up, and then remembered for seconds."""
-    kept: Remembered[str, int] = Remembered(5.0)
-
-    async def ask() -> int:
-        kept.forget()
-        return 1
-
-    assert asyncio.run(kept.get("key", ask)) == 1
-    assert kept.find("key") is None
 
 
 def test_a_whole_answer_to_who_wants_a_stream_is_streamed() -> None:
