@@ -120,10 +120,8 @@ def with_noise(counts: Sequence[int], agreed: Agreement, dice: random.Random | N
 
 def round_for(others: Sequence[int], number: int, agreed: Agreement) -> dict[str, Any]:
     """What a site is handed: the sum of the others' counts, and how much noise is in it."""
-    labels: Table = {}
-    for (key, verdict, place), count in zip(agreed.cells, others, strict=True):
-        labels.setdefault(key, {name: [0] * CLASSES for name in _VERDICTS})[verdict][place] = count
     shares = (agreed.sites - 1) * agreed.share
+    labels = with_given({}, others, agreed)
     return {"round": number, "epsilon": agreed.epsilon, "shares": shares, "labels": labels}
 
 

@@ -13,6 +13,7 @@ import pytest
 import federate
 from federation.counts import (
     CLASSES,
+    EPSILONS,
     MOST_PAIRS,
     Agreement,
     AgreementError,
@@ -23,6 +24,7 @@ from federation.counts import (
     with_noise,
 )
 from federation.masking import CLIPPING, QUANTIZATION, threshold_of
+from ollama_pack.cache import pool
 from ollama_pack.cache.bound import THRESHOLDS, Judged, upper_bound
 from ollama_pack.cache.pool import PooledRound, pooled_threshold, read_rounds, round_counts, rounds_in
 from ollama_pack.cache.semantic import Calibration, as_forgotten, as_set, calibration_report, label_key
@@ -56,6 +58,11 @@ def table(right: int, wrong: int = 0) -> dict[str, dict[str, list[int]]]:
 def alone() -> int:
     """How many labels without a wrong one a site needs by itself."""
     return next(number for number in range(1, 2000) if upper_bound(0, number, ERROR) <= ERROR)
+
+
+def test_scripts_and_cache_have_the_same_limits() -> None:
+    """What runs beside Flower cannot import the pack. Would catch a round that every cache refuses."""
+    assert (len(THRESHOLDS), pool.EPSILONS) == (CLASSES, EPSILONS)
 
 
 def handed(agreed: Agreement, tables: list[dict[str, dict[str, list[int]]]], chance: Random) -> PooledRound:
