@@ -10,7 +10,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/ollama_pack_events.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Event`, line 12097, which the server calls.
+# Begin here: `class Event`, line 12096, which the server calls.
 # The modules that it uses come first:
 #    164  base.translations            The translations of all sentences. GENERATED from locale/ by scripts/package.py.
 #    606  base.messages                Sentences for people, in English and in the languages of the catalogue.
@@ -24,80 +24,80 @@ version: 0.1.0
 #   1254  base.process                 One object for all plugins of a process, which are files that share no code.
 #   1277  services.activity            What chats did in this process, until somebody writes it into the history.
 #   1338  base.redis                   A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#   1739  services.history             The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
-#   2116  services.dashboard           What the dashboard shows, in parts that change by themselves, and the stream that sends those that did.
-#   2382  routing.plan.bounds          What a plan can be asked for.
-#   2389  engines.refusals             What a client gets instead of an answer, in the form of each API that clients speak.
-#   2461  webui.errors                 What goes wrong between the pack and Open WebUI.
-#   2534  webui.contact                The way from the events function to the running `gpu_router`: another plugin, which may not be there.
-#   2666  webui.dashboard              The dashboard's page, and what those see who may not look at it. Nothing in it comes from elsewhere.
-#   3896  services.fleet_plan          The dashboard's plan of what to have where: this plugin has the record of chats, the router the nodes.
-#   3970  webui.chats                  Chats of the running Open WebUI. Imports `open_webui` when called, not before.
-#   3985  services.forgetting          Which answers of the cache to discard when something happens in Open WebUI.
-#   4003  cache.counters               What the cache did, in figures without any text: of this process, and to be added up over all of them.
-#   4010  services.metrics_text        What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
-#   4155  services.node_upkeep         What admins do to nodes while chats go on: drain one, or pull a model at one after another.
-#   4229  engines.ollama.from_openai   An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
-#   4335  engines.sse                  Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   4444  webui.calling                Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#   4592  engines.routed_names         How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   4598  webui.models                 What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   4685  webui.ollama_models          Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
-#   4775  webui.server                 What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#   4807  services.ollama_api          Open WebUI's Ollama API for names that `gpu_router` answers.
-#   4931  aliases.errors               What goes wrong with aliases.
-#   4953  aliases.facts                What an alias table may ask about a request, read off an OpenAI chat body.
-#   4976  aliases.table                An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#   5340  engines.ollama.names         Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   5477  fit.shapes                   Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#   5514  fit.choose                   Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#   5535  aliases.resolve              Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   5593  aliases.published            Which names of a table can be published as models, and what answers for them.
-#   5662  webui.audience               Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#   5715  webui.model_rows             Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#   5834  webui.access                 Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#   6000  webui.publication            Which rows of Open WebUI's models table to write, so that users see what is offered to them. Decides only.
-#   6266  services.offer               What there is to publish: the models and aliases of the router, and the aliases of the alias filter.
-#   6536  webui.rows                   Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
-#   6664  services.publishing          Publishing: what the router and the alias tables offer becomes models that users see and may use.
-#   6817  services.refused_valves      Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#   6902  services.pack_valves         What all valves of the pack have in common.
-#   6925  speech.errors                What goes wrong with transcription.
-#   7382  speech.languages             The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
-#   7459  speech.language              Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
-#   7552  engines.failures             Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   7588  speech.values                What recordings turn into, and what an engine is.
-#   7845  speech.http_answer           What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
-#   7995  speech.pcm                   Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
-#   8083  speech.openai_http           Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
-#   8271  speech.recognizer            The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
-#   8410  speech.sentences             Segments of about a sentence, made from words with times.
-#   8464  speech.whisper_model         Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
-#   8650  speech.whisper               Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
-#   8878  services.voice_settings      The valves of voice transcription, for the tool and the routes, and the engine they ask for.
-#   9034  speech.source                Where a recording comes from: bytes, a path or an open file; and how large it may be.
-#   9118  speech.kept                  Transcripts of a while ago: the same recording with the same options is not listened to twice.
-#   9207  speech.containers            What the bytes of a file tell that the decoder does not: whether the file ends before it should.
-#   9371  speech.decode                Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
-#   9982  speech.joining               Putting pieces of text together: with spaces where the script has them between words, else without.
-#  10070  speech.script                Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
-#  10146  speech.turns                 One recording at a time on this machine's own processors, in turns between users, each with its place.
-#  10421  speech.vad                   Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
-#  10471  speech.windows               Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
-#  10618  speech.transcribe            From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
-#  10888  webui.tracing                Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
-#  10926  webui.voice_files            Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
-#  10956  services.transcribing        Transcribing on behalf of somebody: by the admin's settings, and not twice.
-#  11081  speech.subtitles             Subtitles: lines that fit on a screen, each shown while it is spoken.
-#  11219  speech.formats               A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
-#  11381  webui.reader                 Who reads what the pack says, and in which language.
-#  11390  webui.uploads                A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
-#  11596  services.voice_routes        The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
-#  11854  webui.budget_contact         The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
-#  11945  webui.load                   What `GET /api/system/load` shows of what the router tells: keys by name, so that nothing slips out.
-#  12031  webui.replay_row             The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
-#  12065  webui.service                What an event function keeps up in a process: its routes, and a task that looks again from time to time.
-#  12210  webui.users                  Users of the running Open WebUI. Imports `open_webui` when called, not before.
+#   1738  services.history             The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
+#   2115  services.dashboard           What the dashboard shows, in parts that change by themselves, and the stream that sends those that did.
+#   2381  routing.plan.bounds          What a plan can be asked for.
+#   2388  engines.refusals             What a client gets instead of an answer, in the form of each API that clients speak.
+#   2460  webui.errors                 What goes wrong between the pack and Open WebUI.
+#   2533  webui.contact                The way from the events function to the running `gpu_router`: another plugin, which may not be there.
+#   2665  webui.dashboard              The dashboard's page, and what those see who may not look at it. Nothing in it comes from elsewhere.
+#   3895  services.fleet_plan          The dashboard's plan of what to have where: this plugin has the record of chats, the router the nodes.
+#   3969  webui.chats                  Chats of the running Open WebUI. Imports `open_webui` when called, not before.
+#   3984  services.forgetting          Which answers of the cache to discard when something happens in Open WebUI.
+#   4002  cache.counters               What the cache did, in figures without any text: of this process, and to be added up over all of them.
+#   4009  services.metrics_text        What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#   4154  services.node_upkeep         What admins do to nodes while chats go on: drain one, or pull a model at one after another.
+#   4228  engines.ollama.from_openai   An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
+#   4334  engines.sse                  Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   4443  webui.calling                Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#   4591  engines.routed_names         How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   4597  webui.models                 What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   4684  webui.ollama_models          Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
+#   4774  webui.server                 What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   4806  services.ollama_api          Open WebUI's Ollama API for names that `gpu_router` answers.
+#   4930  aliases.errors               What goes wrong with aliases.
+#   4952  aliases.facts                What an alias table may ask about a request, read off an OpenAI chat body.
+#   4975  aliases.table                An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#   5339  engines.ollama.names         Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   5476  fit.shapes                   Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   5513  fit.choose                   Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   5534  aliases.resolve              Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   5592  aliases.published            Which names of a table can be published as models, and what answers for them.
+#   5661  webui.audience               Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#   5714  webui.model_rows             Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#   5833  webui.access                 Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#   5999  webui.publication            Which rows of Open WebUI's models table to write, so that users see what is offered to them. Decides only.
+#   6265  services.offer               What there is to publish: the models and aliases of the router, and the aliases of the alias filter.
+#   6535  webui.rows                   Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
+#   6663  services.publishing          Publishing: what the router and the alias tables offer becomes models that users see and may use.
+#   6816  services.refused_valves      Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#   6901  services.pack_valves         What all valves of the pack have in common.
+#   6924  speech.errors                What goes wrong with transcription.
+#   7381  speech.languages             The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
+#   7458  speech.language              Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
+#   7551  engines.failures             Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   7587  speech.values                What recordings turn into, and what an engine is.
+#   7844  speech.http_answer           What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
+#   7994  speech.pcm                   Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
+#   8082  speech.openai_http           Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
+#   8270  speech.recognizer            The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
+#   8409  speech.sentences             Segments of about a sentence, made from words with times.
+#   8463  speech.whisper_model         Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
+#   8649  speech.whisper               Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
+#   8877  services.voice_settings      The valves of voice transcription, for the tool and the routes, and the engine they ask for.
+#   9033  speech.source                Where a recording comes from: bytes, a path or an open file; and how large it may be.
+#   9117  speech.kept                  Transcripts of a while ago: the same recording with the same options is not listened to twice.
+#   9206  speech.containers            What the bytes of a file tell that the decoder does not: whether the file ends before it should.
+#   9370  speech.decode                Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
+#   9981  speech.joining               Putting pieces of text together: with spaces where the script has them between words, else without.
+#  10069  speech.script                Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
+#  10145  speech.turns                 One recording at a time on this machine's own processors, in turns between users, each with its place.
+#  10420  speech.vad                   Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
+#  10470  speech.windows               Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
+#  10617  speech.transcribe            From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
+#  10887  webui.tracing                Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#  10925  webui.voice_files            Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
+#  10955  services.transcribing        Transcribing on behalf of somebody: by the admin's settings, and not twice.
+#  11080  speech.subtitles             Subtitles: lines that fit on a screen, each shown while it is spoken.
+#  11218  speech.formats               A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
+#  11380  webui.reader                 Who reads what the pack says, and in which language.
+#  11389  webui.uploads                A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
+#  11595  services.voice_routes        The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
+#  11853  webui.budget_contact         The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
+#  11944  webui.load                   What `GET /api/system/load` shows of what the router tells: keys by name, so that nothing slips out.
+#  12030  webui.replay_row             The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
+#  12064  webui.service                What an event function keeps up in a process: its routes, and a task that looks again from time to time.
+#  12209  webui.users                  Users of the running Open WebUI. Imports `open_webui` when called, not before.
 
 import asyncio
 import csv
@@ -578,13 +578,13 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "{name}: no connection has any of its models (`ollama pull` one)": "{name}：没有任何连接有它的模型（可用 `ollama pull` 拉取一个）",
         "{name}: no node has any of its models (`ollama pull` one there)": "{name}：没有任何节点有它的模型（可在节点上用 `ollama pull` 拉取一个）",
         "{name}: {model} stays closed to a part of its audience: {reason} (Admin Panel → Settings → Models)": "{name}：{model} 对其部分使用者保持关闭：{reason}（管理员面板 → 设置 → 模型）",
-        "{needs_tls} is for TLS: begin the URL with rediss{value}{kind}://": "{needs_tls} 用于 TLS：URL 请以 rediss{value}{kind}:// 开头",
         "{node} failed chats with {model}: they go elsewhere for a while.": "{node} 上的 {model} 处理失败，请求暂时转到其他节点。",
         "{node} failed it: {why}": "{node} 处理失败：{why}",
         "{node} had to load {model}: no node could begin sooner.": "{node} 需要加载 {model}：没有其他节点能更早开始。",
         "{node} had {model} in memory, and could begin soonest.": "{node} 已加载 {model}，能最早开始回答。",
         "{node} had {model} in memory, and {held} of the {prompt} tokens of the prompt.": "{node} 已加载 {model}，并保留了提示词 {prompt} 个 token 中的 {held} 个。",
         "{node} is down: {why}": "{node} 不可用：{why}",
+        "{option} is for TLS: begin the URL with {beginning}": "{option} 用于 TLS：URL 请以 {beginning} 开头",
         "{percent} % pulled": "已拉取 {percent} %",
         "{rate} Hz, {channels} channels: it is {lowest} to {highest} Hz, 1 to {most} channels": "{rate} Hz、{channels} 个声道：应为 {lowest} 到 {highest} Hz、1 到 {most} 个声道",
         "{recognizer!r} sends recordings to a cloud service: set `allow_cloud`, or choose an offline one: {valid}": "{recognizer!r} 会把录音发送到云服务：请设置 `allow_cloud`，或选择离线的识别器：{valid}",
@@ -1096,7 +1096,7 @@ class RouteSpec:
 
 
 def place_routes(app: Any, owner: str, specs: tuple[RouteSpec, ...]) -> None:
-    """Make these the routes of a plugin, before Open WebUI's own hundreds, which are tried in order.
+    """Make these the routes of a plugin. They come first: Open WebUI has hundreds, which are tried in order.
 
     Safe to call again: what an earlier call, or earlier code of the same plugin, has placed is replaced.
 
@@ -1500,10 +1500,9 @@ def _read_url(url: str) -> _RedisUrl:
     if not tls and (needs_tls := sorted(name for name in given if name.startswith("ssl_"))):
         raise _UrlError(
             message(
-                "{needs_tls} is for TLS: begin the URL with rediss{value}{kind}://",
-                needs_tls=needs_tls[0],
-                value="+" * bool(kind),
-                kind=kind,
+                "{option} is for TLS: begin the URL with {beginning}",
+                option=needs_tls[0],
+                beginning=f"rediss{'+' * bool(kind)}{kind}://",
             )
         )
     hosts = [] if scheme == "unix" else _hosts(parts.netloc)

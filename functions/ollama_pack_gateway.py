@@ -3770,7 +3770,7 @@ class RouteSpec:
 
 
 def place_routes(app: Any, owner: str, specs: tuple[RouteSpec, ...]) -> None:
-    """Make these the routes of a plugin, before Open WebUI's own hundreds, which are tried in order.
+    """Make these the routes of a plugin. They come first: Open WebUI has hundreds, which are tried in order.
 
     Safe to call again: what an earlier call, or earlier code of the same plugin, has placed is replaced.
 

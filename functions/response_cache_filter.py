@@ -10,34 +10,34 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/response_cache_filter.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Filter`, line 8723, which the server calls.
+# Begin here: `class Filter`, line 8726, which the server calls.
 # The modules that it uses come first:
-#    141  base.translations         The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    221  base.messages             Sentences for people, in English and in the languages of the catalogue.
-#    349  base.single_flight        Many who ask the same at the same time ask once.
-#    559  base.breaker              A breaker: after failures nothing is sent for a while, then one request tries.
-#    640  errors                    The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    660  cache.errors              What goes wrong with the cache.
-#    696  cache.canonical           JSON values as bytes: the same value gives the same bytes, and no two values share them.
-#    812  cache.keyring             Everything that is derived from the admin's secret: names in the store, and ciphers.
-#    985  cache.key                 What makes two requests the same: the key of a cached answer.
-#   1222  cache.store               What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
-#   1422  cache.guard               A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
-#   1576  cache.entry               An answer as it is kept.
-#   1645  cache.bound               How often answers to similar questions are wrong, at most: the bound that a threshold must pass.
-#   1751  cache.judge               The judge of similar answers: what it is asked, and when its word counts as a yes.
-#   1844  cache.pool                Evidence of other sites: counts that were added up over several deployments, with noise.
-#   2063  cache.semantic            The semantic tier: answers to questions that mean the same, once it is known how often that is wrong.
-#   2436  cache.normal_words        The words of the normal form, in English: which say the same, which say nothing, and whose case matters.
-#   2623  cache.normal_zh           The normal form of a question in Chinese: see `normal_form`.
-#   2761  cache.normal_form         The normal form of a question: two texts with the same form are one question in other words.
-#   3284  cache.similar             The normalised tier: a second key, by the normal form of the last message, that leads to an answer.
-#   3409  cache.outcome             What a request asks of the cache, and what the cache makes of it.
-#   3501  engines.body              Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#   3512  engines.ollama.installed  Which models some Ollama nodes have, and which weights, by `GET /api/tags`. One event loop at a time.
-#   3637  engines.routed_names      How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   3643  services.cache_state      What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
-#   3652  base.redis                A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#    142  base.translations         The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#    222  base.messages             Sentences for people, in English and in the languages of the catalogue.
+#    350  base.single_flight        Many who ask the same at the same time ask once.
+#    560  base.breaker              A breaker: after failures nothing is sent for a while, then one request tries.
+#    641  errors                    The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    661  cache.errors              What goes wrong with the cache.
+#    697  cache.canonical           JSON values as bytes: the same value gives the same bytes, and no two values share them.
+#    813  cache.keyring             Everything that is derived from the admin's secret: names in the store, and ciphers.
+#    986  cache.key                 What makes two requests the same: the key of a cached answer.
+#   1223  cache.store               What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
+#   1423  cache.guard               A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
+#   1577  cache.entry               An answer as it is kept.
+#   1646  cache.bound               How often answers to similar questions are wrong, at most: the bound that a threshold must pass.
+#   1752  cache.judge               The judge of similar answers: what it is asked, and when its word counts as a yes.
+#   1845  cache.pool                Evidence of other sites: counts that were added up over several deployments, with noise.
+#   2064  cache.semantic            The semantic tier: answers to questions that mean the same, once it is known how often that is wrong.
+#   2437  cache.normal_words        The words of the normal form, in English: which say the same, which say nothing, and whose case matters.
+#   2624  cache.normal_zh           The normal form of a question in Chinese: see `normal_form`.
+#   2762  cache.normal_form         The normal form of a question: two texts with the same form are one question in other words.
+#   3285  cache.similar             The normalised tier: a second key, by the normal form of the last message, that leads to an answer.
+#   3410  cache.outcome             What a request asks of the cache, and what the cache makes of it.
+#   3502  engines.body              Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#   3513  engines.ollama.installed  Which models some Ollama nodes have, and which weights, by `GET /api/tags`. One event loop at a time.
+#   3638  engines.routed_names      How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   3644  services.cache_state      What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
+#   3653  base.redis                A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
 #   4105  base.process              One object for all plugins of a process, which are files that share no code.
 #   4126  services.refused_valves   Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
 #   4189  services.pack_valves      What all valves of the pack have in common.
@@ -69,18 +69,19 @@ version: 0.1.0
 #   7876  webui.connections         Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
 #   7933  webui.functions           Functions of the running Open WebUI. Imports `open_webui` when called, not before.
 #   7991  webui.calling             Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#   8139  webui.embedding           Vectors and model facts over Open WebUI's own connections. Imports `open_webui` when called, not before.
-#   8172  webui.meaning             What the running Open WebUI lends the cache to compare meanings. Imports `open_webui` when called.
-#   8312  webui.models              What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   8368  webui.presets             What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
-#   8427  webui.reader              Who reads what the pack says, and in which language.
-#   8442  webui.audience            Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#   8456  webui.replay_row          The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
-#   8490  webui.rows                Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
-#   8514  webui.replay_model        Whether chats can be sent through `response_cache_replay`. Imports `open_webui` when called, not before.
-#   8594  webui.router_digest       What the running `gpu_router` says of the weights behind a name. Imports `open_webui` when called.
-#   8622  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#   8674  webui.tracing             Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#   8139  webui.contact             The way from the events function to the running `gpu_router`: another plugin, which may not be there.
+#   8145  webui.embedding           Vectors and model facts over Open WebUI's own connections. Imports `open_webui` when called, not before.
+#   8178  webui.meaning             What the running Open WebUI lends the cache to compare meanings. Imports `open_webui` when called.
+#   8317  webui.models              What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   8373  webui.presets             What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
+#   8432  webui.reader              Who reads what the pack says, and in which language.
+#   8447  webui.audience            Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#   8461  webui.replay_row          The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
+#   8495  webui.rows                Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
+#   8519  webui.replay_model        Whether chats can be sent through `response_cache_replay`. Imports `open_webui` when called, not before.
+#   8599  webui.router_digest       What the running `gpu_router` says of the weights behind a name. Imports `open_webui` when called.
+#   8625  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   8677  webui.tracing             Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
 
 import asyncio
 import base64
@@ -212,7 +213,7 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "{name} needs a whole number": "{name} 需要整数",
         "{name} needs none, optional or required": "{name} 需要 none、optional 或 required",
         "{name} needs true or false": "{name} 需要 true 或 false",
-        "{needs_tls} is for TLS: begin the URL with rediss{value}{kind}://": "{needs_tls} 用于 TLS：URL 请以 rediss{value}{kind}:// 开头",
+        "{option} is for TLS: begin the URL with {beginning}": "{option} 用于 TLS：URL 请以 {beginning} 开头",
         "{seconds} s": "{seconds} 秒",
     },
 }
@@ -3866,10 +3867,9 @@ def _read_url(url: str) -> _RedisUrl:
     if not tls and (needs_tls := sorted(name for name in given if name.startswith("ssl_"))):
         raise _UrlError(
             message(
-                "{needs_tls} is for TLS: begin the URL with rediss{value}{kind}://",
-                needs_tls=needs_tls[0],
-                value="+" * bool(kind),
-                kind=kind,
+                "{option} is for TLS: begin the URL with {beginning}",
+                option=needs_tls[0],
+                beginning=f"rediss{'+' * bool(kind)}{kind}://",
             )
         )
     hosts = [] if scheme == "unix" else _hosts(parts.netloc)
@@ -8136,6 +8136,12 @@ def _header(headers: Mapping[str, str] | None, name: str) -> str:
     return next((value for given, value in (headers or {}).items() if given.lower() == name), "")
 
 
+# --- ollama_pack.webui.contact ---
+# The way from the events function to the running `gpu_router`: another plugin, which may not be there.
+
+ROUTER_ID = "gpu_router"
+
+
 # --- ollama_pack.webui.embedding ---
 # Vectors and model facts over Open WebUI's own connections. Imports `open_webui` when called, not before.
 
@@ -8172,7 +8178,6 @@ async def embedded(
 # --- ollama_pack.webui.meaning ---
 # What the running Open WebUI lends the cache to compare meanings. Imports `open_webui` when called.
 
-_ROUTER_ID = ROUTER.rstrip(".")
 _LOAD_SECONDS = 120.0  # that the model may take to make its first vector
 _meaning__RETRY_SECONDS = 30.0  # between two tries to find out which model makes the vectors
 
@@ -8259,9 +8264,9 @@ async def _embedded(
     from open_webui.models.users import UserModel  # noqa: PLC0415 - see the top of this module
 
     who = {field: value for field, value in user.items() if field != "valves"}
-    state = await function_state(_ROUTER_ID)
+    state = await function_state(ROUTER_ID)
     if state.active:
-        router = await live_function(request.app, _ROUTER_ID)
+        router = await live_function(request.app, ROUTER_ID)
         made = await router.embed({"model": name.removeprefix(ROUTER), "input": [text]}, who)
         return str(made["model"]), list(made["vectors"][0])
     vectors, _ = await embedded(_apart(request), name, [text], 0, UserModel.model_validate(who))
@@ -8594,8 +8599,6 @@ class ReplayModel:
 # --- ollama_pack.webui.router_digest ---
 # What the running `gpu_router` says of the weights behind a name. Imports `open_webui` when called.
 
-_router_digest__ROUTER_ID = ROUTER.rstrip(".")
-
 
 async def routed_weights(
     app: Any, model: str, body: Mapping[str, Any], user: Mapping[str, Any]
@@ -8608,7 +8611,7 @@ async def routed_weights(
         body: the chat, as conditions of aliases look at it.
         user: who asks.
     """
-    router = app.state.FUNCTIONS.get(_router_digest__ROUTER_ID) or await live_function(app, _router_digest__ROUTER_ID)
+    router = app.state.FUNCTIONS.get(ROUTER_ID) or await live_function(app, ROUTER_ID)
     ask = getattr(router, "answering_weights", None)  # an older router has it not
     try:
         found = await ask({**body, "model": model}, dict(user)) if ask else None

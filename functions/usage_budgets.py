@@ -10,30 +10,30 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/usage_budgets.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Filter`, line 2715, which the server calls.
+# Begin here: `class Filter`, line 2714, which the server calls.
 # The modules that it uses come first:
 #     66  base.translations        The translations of all sentences. GENERATED from locale/ by scripts/package.py.
 #    156  base.messages            Sentences for people, in English and in the languages of the catalogue.
 #    284  base.process             One object for all plugins of a process, which are files that share no code.
 #    307  errors                   The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
 #    327  base.redis               A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#    780  budgets.errors           What goes wrong with budgets.
-#    810  budgets.period           Days, weeks and months in the site's time zone.
-#    879  budgets.table            The budget table: a row a line, read once and then only looked up.
-#   1211  engines.refusals         What a client gets instead of an answer, in the form of each API that clients speak.
-#   1283  budgets.store            What a store of budgets does, and the values that it takes and gives.
-#   1397  budgets.store_redis      Budgets in Redis or Valkey, for any number of replicas. Each step is one run of one script.
-#   1567  budgets.store_sqlite     Budgets in one SQLite file, for the workers of one machine.
-#   1728  services.budgets         Budgets at work: reserve before a chat, settle after it, say what is left.
-#   2067  services.budget_chats    Chats that are under way and their budgets: what each has used so far, by whoever knows it best.
-#   2234  services.cache_state     What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
-#   2243  services.refused_valves  Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#   2306  services.pack_valves     What all valves of the pack have in common.
-#   2329  engines.front_route      A route in front of a server's own, which sees each answer of a chat before its client does.
-#   2424  webui.early_errors       The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#   2571  engines.routed_names     How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   2577  webui.models             What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   2664  webui.server             What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#    779  budgets.errors           What goes wrong with budgets.
+#    809  budgets.period           Days, weeks and months in the site's time zone.
+#    878  budgets.table            The budget table: a row a line, read once and then only looked up.
+#   1210  engines.refusals         What a client gets instead of an answer, in the form of each API that clients speak.
+#   1282  budgets.store            What a store of budgets does, and the values that it takes and gives.
+#   1396  budgets.store_redis      Budgets in Redis or Valkey, for any number of replicas. Each step is one run of one script.
+#   1566  budgets.store_sqlite     Budgets in one SQLite file, for the workers of one machine.
+#   1727  services.budgets         Budgets at work: reserve before a chat, settle after it, say what is left.
+#   2066  services.budget_chats    Chats that are under way and their budgets: what each has used so far, by whoever knows it best.
+#   2233  services.cache_state     What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
+#   2242  services.refused_valves  Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#   2305  services.pack_valves     What all valves of the pack have in common.
+#   2328  engines.front_route      A route in front of a server's own, which sees each answer of a chat before its client does.
+#   2423  webui.early_errors       The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#   2570  engines.routed_names     How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   2576  webui.models             What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   2663  webui.server             What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
 
 import asyncio
 import hashlib
@@ -140,11 +140,11 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "{name} needs none, optional or required": "{name} 需要 none、optional 或 required",
         "{name} needs true or false": "{name} 需要 true 或 false",
         "{name}= is empty: write its value, or leave it out": "{name}= 为空：请写上值，或去掉",
-        "{needs_tls} is for TLS: begin the URL with rediss{value}{kind}://": "{needs_tls} 用于 TLS：URL 请以 rediss{value}{kind}:// 开头",
         "{number} GPU-minutes": "{number} GPU 分钟",
         "{number} GPU-seconds": "{number} GPU 秒",
         "{number} requests": "{number} 次请求",
         "{number} tokens": "{number} 个 token",
+        "{option} is for TLS: begin the URL with {beginning}": "{option} 用于 TLS：URL 请以 {beginning} 开头",
         "{word!r} does not say whose budget it is: begin with everyone, role=user, group=NAME or user=ADDRESS": "{word!r} 没有说明是谁的预算：请以 everyone、role=user、group=NAME 或 user=ADDRESS 开头",
         "{word!r} is not a known unit: use {units}, as in gpu-minutes/day": "{word!r} 不是已知单位：请使用 {units}，例如 gpu-minutes/day",
         "{word!r} is not known: after the unit come shared, burst=NUMBER and then=ACTION": "未知的 {word!r}：单位之后是 shared、burst=NUMBER 和 then=ACTION",
@@ -541,10 +541,9 @@ def _read_url(url: str) -> _RedisUrl:
     if not tls and (needs_tls := sorted(name for name in given if name.startswith("ssl_"))):
         raise _UrlError(
             message(
-                "{needs_tls} is for TLS: begin the URL with rediss{value}{kind}://",
-                needs_tls=needs_tls[0],
-                value="+" * bool(kind),
-                kind=kind,
+                "{option} is for TLS: begin the URL with {beginning}",
+                option=needs_tls[0],
+                beginning=f"rediss{'+' * bool(kind)}{kind}://",
             )
         )
     hosts = [] if scheme == "unix" else _hosts(parts.netloc)

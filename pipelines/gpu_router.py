@@ -9,7 +9,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/pipelines/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipeline`, line 16615, which the server calls.
+# Begin here: `class Pipeline`, line 16614, which the server calls.
 # The modules that it uses come first:
 #    201  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
 #    469  base.messages                  Sentences for people, in English and in the languages of the catalogue.
@@ -105,25 +105,25 @@ version: 0.1.0
 #  14963  base.single_flight             Many who ask the same at the same time ask once.
 #  15049  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
 #  15288  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#  15741  base.process                   One object for all plugins of a process, which are files that share no code.
-#  15762  services.activity              What chats did in this process, until somebody writes it into the history.
-#  15829  services.history               The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
-#  16183  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  16284  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  16319  services.pipeline_requests     What a pipeline can know of a request, how it tells the next one, and the others of its server.
-#  16395  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
-#  16513  services.refused_valves        Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#  16576  services.pack_valves           What all valves of the pack have in common.
-#  16599  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
-#  16671  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#  17035  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#  17093  aliases.published              Which names of a table can be published as models, and what answers for them.
-#  17129  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  17247  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  17341  services.router_valves         The valves of the router, wherever it runs.
-#  17495  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  17609  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  17870  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#  15740  base.process                   One object for all plugins of a process, which are files that share no code.
+#  15761  services.activity              What chats did in this process, until somebody writes it into the history.
+#  15828  services.history               The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
+#  16182  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  16283  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  16318  services.pipeline_requests     What a pipeline can know of a request, how it tells the next one, and the others of its server.
+#  16394  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
+#  16512  services.refused_valves        Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#  16575  services.pack_valves           What all valves of the pack have in common.
+#  16598  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
+#  16670  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#  17034  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#  17092  aliases.published              Which names of a table can be published as models, and what answers for them.
+#  17128  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  17246  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  17340  services.router_valves         The valves of the router, wherever it runs.
+#  17494  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  17608  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  17869  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
 
 import asyncio
 import base64
@@ -439,7 +439,6 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "{name} needs none, optional or required": "{name} 需要 none、optional 或 required",
         "{name} needs true or false": "{name} 需要 true 或 false",
         "{name}= is set twice": "{name}= 设置了两次",
-        "{needs_tls} is for TLS: begin the URL with rediss{value}{kind}://": "{needs_tls} 用于 TLS：URL 请以 rediss{value}{kind}:// 开头",
         "{nodes} failed in the same way ({why}): change this request, as it is the likely reason": "{nodes} 以同样的方式出错（{why}）：很可能是请求本身的问题，请修改请求",
         "{node} ({fault})": "{node}（{fault}）",
         "{node} failed": "节点 {node} 出错",
@@ -449,6 +448,7 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "{node} loads {model}": "节点 {node} 需要加载 {model}",
         "{node} passes this on to {model}": "节点 {node} 将请求转给 {model}",
         "{number} ahead of you": "前面还有 {number} 个请求",
+        "{option} is for TLS: begin the URL with {beginning}": "{option} 用于 TLS：URL 请以 {beginning} 开头",
         "{percent} % of the prompt is cached there": "提示词的 {percent}% 已在该节点缓存",
         "{plain} (its connection signs in by {auth}, with a token of the user who asks: let the gateway list models without one, or use bearer)": "{plain}（其连接以 {auth} 登录，使用提问用户的令牌：请让网关无需令牌即可列出模型，或使用 bearer）",
         "{reason}: {said}": "{reason}：{said}",
@@ -15502,10 +15502,9 @@ def _read_url(url: str) -> _RedisUrl:
     if not tls and (needs_tls := sorted(name for name in given if name.startswith("ssl_"))):
         raise _UrlError(
             message(
-                "{needs_tls} is for TLS: begin the URL with rediss{value}{kind}://",
-                needs_tls=needs_tls[0],
-                value="+" * bool(kind),
-                kind=kind,
+                "{option} is for TLS: begin the URL with {beginning}",
+                option=needs_tls[0],
+                beginning=f"rediss{'+' * bool(kind)}{kind}://",
             )
         )
     hosts = [] if scheme == "unix" else _hosts(parts.netloc)

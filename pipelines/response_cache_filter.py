@@ -10,23 +10,23 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/pipelines/response_cache_filter.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipeline`, line 1025, which the server calls.
+# Begin here: `class Pipeline`, line 1024, which the server calls.
 # The modules that it uses come first:
 #     50  base.translations           The translations of all sentences. GENERATED from locale/ by scripts/package.py.
 #    102  base.messages               Sentences for people, in English and in the languages of the catalogue.
 #    230  errors                      The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
 #    250  base.redis                  A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#    659  cache.keyring               Everything that is derived from the admin's secret: names in the store, and ciphers.
-#    688  base.process                One object for all plugins of a process, which are files that share no code.
-#    711  services.refused_valves     Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#    774  services.pack_valves        What all valves of the pack have in common.
-#    797  services.cache_valves       The valves of the response cache, wherever it runs.
-#    899  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    910  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#    916  services.caching            The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
-#    939  services.webui_tasks        Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#    956  services.pipeline_requests  What a pipeline can know of a request, how it tells the next one, and the others of its server.
-#   1007  services.pipeline_valves    Valves on the Pipelines server: what all of our pipelines have in common there.
+#    658  cache.keyring               Everything that is derived from the admin's secret: names in the store, and ciphers.
+#    687  base.process                One object for all plugins of a process, which are files that share no code.
+#    710  services.refused_valves     Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#    773  services.pack_valves        What all valves of the pack have in common.
+#    796  services.cache_valves       The valves of the response cache, wherever it runs.
+#    898  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    909  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#    915  services.caching            The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
+#    938  services.webui_tasks        Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#    955  services.pipeline_requests  What a pipeline can know of a request, how it tells the next one, and the others of its server.
+#   1006  services.pipeline_valves    Valves on the Pipelines server: what all of our pipelines have in common there.
 
 import hashlib
 import logging
@@ -94,7 +94,7 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "{name} needs a whole number": "{name} 需要整数",
         "{name} needs none, optional or required": "{name} 需要 none、optional 或 required",
         "{name} needs true or false": "{name} 需要 true 或 false",
-        "{needs_tls} is for TLS: begin the URL with rediss{value}{kind}://": "{needs_tls} 用于 TLS：URL 请以 rediss{value}{kind}:// 开头",
+        "{option} is for TLS: begin the URL with {beginning}": "{option} 用于 TLS：URL 请以 {beginning} 开头",
     },
 }
 
@@ -420,10 +420,9 @@ def _read_url(url: str) -> _RedisUrl:
     if not tls and (needs_tls := sorted(name for name in given if name.startswith("ssl_"))):
         raise _UrlError(
             message(
-                "{needs_tls} is for TLS: begin the URL with rediss{value}{kind}://",
-                needs_tls=needs_tls[0],
-                value="+" * bool(kind),
-                kind=kind,
+                "{option} is for TLS: begin the URL with {beginning}",
+                option=needs_tls[0],
+                beginning=f"rediss{'+' * bool(kind)}{kind}://",
             )
         )
     hosts = [] if scheme == "unix" else _hosts(parts.netloc)

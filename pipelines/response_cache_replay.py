@@ -10,7 +10,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/pipelines/response_cache_replay.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipeline`, line 6965, which the server calls.
+# Begin here: `class Pipeline`, line 6964, which the server calls.
 # The modules that it uses come first:
 #    113  base.single_flight          Many who ask the same at the same time ask once.
 #    179  cache.bound                 How often answers to similar questions are wrong, at most: the bound that a threshold must pass.
@@ -48,18 +48,18 @@ version: 0.1.0
 #   4846  cache.scope                 Who may share an answer. The scope is part of an entry's key and of its encryption.
 #   4921  services.cacheable          Which requests the cache is for, whose answers they share, and what it is asked.
 #   5040  base.redis                  A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#   5480  cache.redis_scripts         What happens in one step inside of Redis: the scripts, and the names of the keys.
-#   5823  cache.store_redis           The cache in Redis or Valkey, for any number of processes and hosts.
-#   6067  cache.sqlite_cache          The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
-#   6394  cache.store_sqlite          The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
-#   6604  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   6610  base.process                One object for all plugins of a process, which are files that share no code.
-#   6631  services.activity           What chats did in this process, until somebody writes it into the history.
-#   6657  services.caching            The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
-#   6824  services.pipeline_requests  What a pipeline can know of a request, how it tells the next one, and the others of its server.
-#   6863  services.refused_valves     Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#   6926  services.pack_valves        What all valves of the pack have in common.
-#   6949  services.pipeline_valves    Valves on the Pipelines server: what all of our pipelines have in common there.
+#   5479  cache.redis_scripts         What happens in one step inside of Redis: the scripts, and the names of the keys.
+#   5822  cache.store_redis           The cache in Redis or Valkey, for any number of processes and hosts.
+#   6066  cache.sqlite_cache          The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
+#   6393  cache.store_sqlite          The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
+#   6603  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   6609  base.process                One object for all plugins of a process, which are files that share no code.
+#   6630  services.activity           What chats did in this process, until somebody writes it into the history.
+#   6656  services.caching            The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
+#   6823  services.pipeline_requests  What a pipeline can know of a request, how it tells the next one, and the others of its server.
+#   6862  services.refused_valves     Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#   6925  services.pack_valves        What all valves of the pack have in common.
+#   6948  services.pipeline_valves    Valves on the Pipelines server: what all of our pipelines have in common there.
 
 import asyncio
 import base64
@@ -345,7 +345,7 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "{name} needs a whole number": "{name} 需要整数",
         "{name} needs none, optional or required": "{name} 需要 none、optional 或 required",
         "{name} needs true or false": "{name} 需要 true 或 false",
-        "{needs_tls} is for TLS: begin the URL with rediss{value}{kind}://": "{needs_tls} 用于 TLS：URL 请以 rediss{value}{kind}:// 开头",
+        "{option} is for TLS: begin the URL with {beginning}": "{option} 用于 TLS：URL 请以 {beginning} 开头",
     },
 }
 
@@ -5241,10 +5241,9 @@ def _read_url(url: str) -> _RedisUrl:
     if not tls and (needs_tls := sorted(name for name in given if name.startswith("ssl_"))):
         raise _UrlError(
             message(
-                "{needs_tls} is for TLS: begin the URL with rediss{value}{kind}://",
-                needs_tls=needs_tls[0],
-                value="+" * bool(kind),
-                kind=kind,
+                "{option} is for TLS: begin the URL with {beginning}",
+                option=needs_tls[0],
+                beginning=f"rediss{'+' * bool(kind)}{kind}://",
             )
         )
     hosts = [] if scheme == "unix" else _hosts(parts.netloc)

@@ -228,10 +228,9 @@ def _read_url(url: str) -> _RedisUrl:
     if not tls and (needs_tls := sorted(name for name in given if name.startswith("ssl_"))):
         raise _UrlError(
             message(
-                "{needs_tls} is for TLS: begin the URL with rediss{value}{kind}://",
-                needs_tls=needs_tls[0],
-                value="+" * bool(kind),
-                kind=kind,
+                "{option} is for TLS: begin the URL with {beginning}",
+                option=needs_tls[0],
+                beginning=f"rediss{'+' * bool(kind)}{kind}://",
             )
         )
     hosts = [] if scheme == "unix" else _hosts(parts.netloc)

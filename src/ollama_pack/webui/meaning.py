@@ -8,12 +8,12 @@ from typing import Any
 
 from ollama_pack.engines.routed_names import ROUTER
 from ollama_pack.webui.calling import UNCOUNTED, ModelCall
+from ollama_pack.webui.contact import ROUTER_ID
 from ollama_pack.webui.embedding import embedded
 from ollama_pack.webui.functions import function_state, live_function
 
 log = logging.getLogger(__name__)
 
-_ROUTER_ID = ROUTER.rstrip(".")
 _LOAD_SECONDS = 120.0  # that the model may take to make its first vector
 _RETRY_SECONDS = 30.0  # between two tries to find out which model makes the vectors
 
@@ -100,9 +100,9 @@ async def _embedded(
     from open_webui.models.users import UserModel  # noqa: PLC0415 - see the top of this module
 
     who = {field: value for field, value in user.items() if field != "valves"}
-    state = await function_state(_ROUTER_ID)
+    state = await function_state(ROUTER_ID)
     if state.active:
-        router = await live_function(request.app, _ROUTER_ID)
+        router = await live_function(request.app, ROUTER_ID)
         made = await router.embed({"model": name.removeprefix(ROUTER), "input": [text]}, who)
         return str(made["model"]), list(made["vectors"][0])
     vectors, _ = await embedded(_apart(request), name, [text], 0, UserModel.model_validate(who))

@@ -4,12 +4,10 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from ollama_pack.engines.routed_names import ROUTER
+from ollama_pack.webui.contact import ROUTER_ID
 from ollama_pack.webui.functions import live_function
 
 log = logging.getLogger(__name__)
-
-_ROUTER_ID = ROUTER.rstrip(".")
 
 
 async def routed_weights(
@@ -23,7 +21,7 @@ async def routed_weights(
         body: the chat, as conditions of aliases look at it.
         user: who asks.
     """
-    router = app.state.FUNCTIONS.get(_ROUTER_ID) or await live_function(app, _ROUTER_ID)
+    router = app.state.FUNCTIONS.get(ROUTER_ID) or await live_function(app, ROUTER_ID)
     ask = getattr(router, "answering_weights", None)  # an older router has it not
     try:
         found = await ask({**body, "model": model}, dict(user)) if ask else None
