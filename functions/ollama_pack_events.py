@@ -2803,7 +2803,7 @@ button.more[aria-expanded="true"]::before { content: "▾"; }
 :focus-visible { outline: 2px solid var(--accent); outline-offset: 2px; }
 input[type="search"], input[type="text"] { width: 210px; }
 input.short { width: 90px; }
-.card + .card { margin-top: 12px; }
+section > .card + .card { margin-top: 12px; }
 .card > h3:first-child { margin-top: 0; }
 .bar { display: block; height: 6px; width: 100%; min-width: 54px; margin-top: 3px; border-radius: 3px; background: var(--faint); }
 .bar rect { fill: var(--first); }

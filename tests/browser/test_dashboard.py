@@ -218,6 +218,8 @@ def test_nobody_is_kept_out(events: EventsTarget, browser: Browser, server: Runn
         wrong = Axe().run(page).response["violations"]
         assert [(one["id"], [node["html"] for node in one["nodes"]][:3]) for one in wrong] == []
         assert page.evaluate("document.documentElement.scrollWidth") == width  # nothing sticks out
+        tops = page.locator(".tiles > *").evaluate_all("all => all.map(one => one.getBoundingClientRect().y)")
+        assert tops[0] == tops[1]  # what stands in one row begins at one height
         if language == "zh-CN":
             expect(page.get_by_role("heading", name="节点", exact=True)).to_be_visible()
             expect(page.get_by_text("gpu1 不可用", exact=False)).to_be_visible()
