@@ -28,11 +28,13 @@ from ollama_pack.cache.key import AnswerBasis, Slot, slot_of
 from ollama_pack.cache.keyring import Keyring
 from ollama_pack.cache.outcome import Hit, Lead, Question
 from ollama_pack.cache.semantic import (
+    MOST_KEYS,
     Calibration,
     IdleQueue,
     IdleWork,
     Lent,
     as_bytes,
+    calibration_report,
     label_key,
     similarities,
 )
@@ -192,6 +194,46 @@ def test_judge_who_accepts_too_much_is_not_believed(accepts: str) -> None:
     assert not asyncio.run(judged_same(one, other, judge))
 
 
+def test_decoys_are_drawn_anew_each_time() -> None:
+    """Would catch a decoy that everybody can read in the source, so that a text names it to the judge."""
+    shown: list[str] = []
+
+    async def judge(task: JudgeTask) -> str:
+        answer = json.loads(task.messages[1]["content"])["answer_1"]
+        known = answer in ("b", "d")
+        shown.extend(() if known else (answer,))
+        return json.dumps({"verdict": "same" if known else "different"})
+
+    for _ in range(20):
+        assert asyncio.run(judged_same(Answered("a?", "b"), Answered("c?", "d"), judge))
+    assert len(shown) == 40
+    assert len(set(shown)) > 20
+
+
+def test_work_that_fails_does_not_hold_up_the_rest(caplog: pytest.LogCaptureFixture) -> None:
+    """Would catch a queue that tries the same failing work for ever, and never judges again."""
+    done: list[str] = []
+
+    async def is_idle() -> bool:
+        return True
+
+    async def fails() -> None:
+        raise RuntimeError("of the test")  # noqa: EM101 - it is read in the log alone
+
+    async def works() -> None:
+        done.append("works")
+
+    async def test() -> None:
+        queue = IdleQueue(pause=0.001)
+        assert queue.add(IdleWork(fails, is_idle))
+        assert queue.add(IdleWork(works, is_idle))
+        await until(lambda: done == ["works"])
+        await queue.close()
+
+    asyncio.run(test())
+    assert "of the test" in caplog.text
+
+
 def test_people_come_before_the_judge() -> None:
     """Would catch a judge that competes with people on a connection without a queue, or never comes."""
 
@@ -278,7 +320,7 @@ class Site:
         """Says the same of any two, but is not fooled by what answers neither."""
         texts: dict[str, str] = json.loads(task.messages[1]["content"])
         self.judged.append(texts)
-        verdict = "different" if "Basalt" in texts["answer_1"] else self._verdict
+        verdict = self._verdict if texts["answer_1"] in ("Hello", "Own") else "different"
         return json.dumps({"verdict": verdict})
 
 
@@ -345,6 +387,41 @@ def test_evidence_is_of_one_maker_of_vectors() -> None:
     assert calibration.threshold(keys[1], ERROR) is None
     (row,) = calibration.report(ERROR)
     assert (row["model"], row["scope"]) == ("m", "user")
+
+
+def test_evidence_is_of_one_set_of_weights() -> None:
+    """Would catch a threshold that a model has earned, and that another one of its name serves by after a pull."""
+    calibration = Calibration()
+    keys = [label_key("m", "e", "user:1", weights=f"sha256:{number}") for number in range(2)]
+    for _ in range(600):
+        calibration.label(keys[0], 0.99, right=True, error=ERROR)
+    assert calibration.threshold(keys[0], ERROR) is not None
+    assert calibration.threshold(keys[1], ERROR) is None
+    assert label_key("m", "e", "user:1", weights="") == label_key("m", "e", "user:1")
+    for number in range(MOST_KEYS):  # those of old weights make room
+        calibration.label(label_key("m", "e", "user:1", weights=f"{number}"), 0.99, right=True, error=ERROR)
+    assert len(calibration.keys()) == MOST_KEYS
+    assert keys[0] not in calibration.keys()
+
+
+def test_labels_without_room_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Would catch a model that never gets a threshold, and nobody knows why."""
+
+    async def test() -> None:
+        site = Site(tmp_path / "cache.sqlite3")
+        for number in range(MOST_KEYS):
+            await site.cache.label(label_key(f"m{number}", "e", "user:1"), 0.99, right=True, error=ERROR)
+        assert "similar questions" not in caplog.text
+        for _ in range(2):
+            await site.cache.label(label_key("one more", "e", "user:1"), 0.99, right=True, error=ERROR)
+        counts = await site.cache.shared_counts()
+        assert isinstance(counts, dict)
+        report = calibration_report(counts)
+        assert (report["most_keys"], report["no_room"]) == (MOST_KEYS, 2)
+        await site.cache.close()
+
+    asyncio.run(test())
+    assert caplog.text.count("No more labels are counted for one more") == 1
 
 
 def test_two_processes_take_labels_back_at_once() -> None:

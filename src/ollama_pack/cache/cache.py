@@ -1,6 +1,7 @@
 """The response cache: look an answer up, follow one that is being generated, or lead."""
 
 import asyncio
+import logging
 import random
 import time
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
@@ -29,6 +30,8 @@ from ollama_pack.cache.normal_form import LONGEST
 from ollama_pack.cache.outcome import CacheOutcome, Follow, Hit, Lead, Miss, Question
 from ollama_pack.cache.replay import CacheMark, entry_chunks, shared_chunks
 from ollama_pack.cache.semantic import (
+    MOST_KEYS,
+    NO_ROOM,
     Calibration,
     IdleQueue,
     IdleWork,
@@ -54,11 +57,15 @@ from ollama_pack.cache.store import CacheStore, Kept, Lease, Running
 from ollama_pack.engines.ollama.stream import UsagePlace
 from ollama_pack.engines.ollama.to_openai import ReplyHead
 
+log = logging.getLogger(__name__)
+
 _FLUSH_SECONDS = 60.0  # of thousands of scopes, for an admin
 _EMBED_SECONDS = 1.0  # that a chat waits for the vector of its question
 _EMBEDS_AT_ONCE = 2  # of answers that are entered; a chat's own vector does not wait for them
 _JUDGE_SECONDS = 240.0  # for all that it is asked about a pair
 _SERVED = "served similar"  # the scope of what is known of answers to similar questions: no user's
+_CHANGES = "changes of counts"  # the scope of the lease of who makes one
+_LOOKS_FOR_LEASE, _WAIT_FOR_LEASE = 10, 1000  # times, and milliseconds each
 _LOOKED_AT = 3  # of the most similar questions
 _ROUNDS = 2  # that a request follows in vain before it generates by itself
 
@@ -120,6 +127,7 @@ class ResponseCache:
         self._published = clock()
         self.calibration = Calibration()
         self._calibrate_at = 0.0
+        self._said_no_room = False
         self._idle = IdleQueue()
         self._seen_at = -self._rules.quiet_seconds
         self._entering = asyncio.Semaphore(_EMBEDS_AT_ONCE)
@@ -239,15 +247,43 @@ class ResponseCache:
     async def change_counts(
         self, change: Callable[[Mapping[str, float]], Mapping[str, float]]
     ) -> StoreTrouble | None:
-        """Add to the figures of all processes what a function of them says."""
+        """Add to the figures of all processes what a function of them says.
+
+        One change at a time, whichever process makes it: two that read the same figures would both add the
+        same difference.
+        """
+        lease = await self._alone(Slot(self.keyring.scope_tag(_CHANGES), self.keyring.label_tag(_CHANGES)))
+        if isinstance(lease, StoreTrouble):
+            return lease
+        try:
+            trouble = await self._change_counts(change, lease)
+        finally:
+            await self._ask_patiently(lambda store: store.release(lease, (1, b"")))
+        await self._calibrate()
+        return trouble
+
+    async def _alone(self, place: Slot) -> Lease | StoreTrouble:
+        """The lease of a place, once nobody else has it."""
+        token = token_hex(16)
+        for _ in range(_LOOKS_FOR_LEASE):
+            found = await self._ask_patiently(lambda store: store.acquire(place, token, "read"))
+            if not isinstance(found, Running):
+                return found if isinstance(found, Lease) else StoreTrouble("slow")
+            await self._ask_patiently(partial(_end_of, running=found))
+        return StoreTrouble("slow")
+
+    async def _change_counts(
+        self, change: Callable[[Mapping[str, float]], Mapping[str, float]], lease: Lease
+    ) -> StoreTrouble | None:
         counts = await self.shared_counts()
         if isinstance(counts, StoreTrouble):
             return counts
         if more := dict(change(counts)):
+            if not isinstance(await self._ask_patiently(lambda store: store.renew(lease)), int):
+                return StoreTrouble("slow")  # the lease has ended, and somebody else may be at it
             done = await self._ask_patiently(lambda store: store.add_counts(more))
             if isinstance(done, StoreTrouble):
                 return done
-        await self._calibrate()
         return None
 
     @property
@@ -484,6 +520,14 @@ class ResponseCache:
         """Count whether an answer to a similar question was right, for all processes."""
         await self._calibrate()  # others may have begun another era
         if added := self.calibration.label(key, similarity, right=right, error=error):
+            if NO_ROOM in added and not self._said_no_room:
+                self._said_no_room = True
+                log.warning(
+                    "Answers to similar questions are compared for %d models, scopes and languages at most. "
+                    "No more labels are counted for %s",
+                    MOST_KEYS,
+                    key,
+                )
             await self._ask_patiently(lambda store: store.add_counts(added))
 
     def _refresh_calibration(self) -> None:
@@ -657,6 +701,10 @@ async def _kept_chunks(hit: Hit, head: ReplyHead, place: UsagePlace) -> AsyncGen
         mark = CacheMark("similar", hit.age_seconds, hit.near.similarity)
     for chunk in entry_chunks(hit.entry, head, mark, place):
         yield chunk
+
+
+async def _end_of(store: CacheStore, running: Running) -> None:
+    await store.tail(running, token_hex(8), 0, _WAIT_FOR_LEASE)
 
 
 async def _find(store: CacheStore, slot: Slot) -> Kept | None:

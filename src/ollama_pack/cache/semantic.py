@@ -15,8 +15,9 @@ and the slot of its wording. Lists are sealed, end and are flushed as answers ar
 
 import asyncio
 import base64
+import logging
 import random
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -37,8 +38,11 @@ from ollama_pack.cache.pool import (
     rounds_in,
 )
 
+log = logging.getLogger(__name__)
+
 NEIGHBOURS = 256  # of one context; the oldest go first
 MOST_KEYS = 64  # models and kinds of scopes that labels are kept for
+NO_ROOM = "similar/no room"  # counts labels of others
 ASKED_ANYWAY = 0.1  # of those that could be served, so that labels go on coming
 RECENT = 100  # labels of a page of the window in which a change is looked for; it has up to two
 _VERSION = 1
@@ -71,13 +75,21 @@ class Lent:
     is_busy: Callable[[], Awaitable[bool]] | None = None
 
 
-def label_key(model: str, embedder: str, scope: str, asked: str = "") -> str:
-    """What labels are counted by: the model, what makes the vectors, the kind of the scope, the language.
+def label_key(model: str, embedder: str, scope: str, asked: str = "", weights: str = "") -> str:
+    """What labels are counted by: the model, what it is made of, the kind of the scope, the language.
 
-    Of another maker of vectors, or in another language, the same similarity means something else, so its
-    evidence is its own.
+    Of another maker of vectors, or in another language, the same similarity means something else. Of other
+    weights, which a name has after a pull, the same answers are right no longer. So their evidence is their own.
+
+    Args:
+        model: the name.
+        embedder: what makes the vectors.
+        scope: of the question.
+        asked: the question.
+        weights: the digest of the model's; empty where an engine has none.
     """
-    return f"{model}|{digest_of(embedder.encode())[:8]}|{scope.partition(':')[0]}|{language_of(asked)}"
+    made_of = digest_of(f"{embedder} {weights}".strip().encode())[:8]
+    return f"{model}|{made_of}|{scope.partition(':')[0]}|{language_of(asked)}"
 
 
 def language_of(asked: str) -> str:
@@ -195,8 +207,14 @@ class Calibration:
         evidence is gathered from the beginning.
         """
         place = class_of(similarity)
-        if place is None or (key not in self.keys() and len(self.keys()) >= MOST_KEYS):
+        if place is None:
             return {}
+        room: dict[str, float] = {}
+        if key not in (keys := self.keys()) and len(keys) >= MOST_KEYS:
+            if (old := _older(key, keys)) is None:
+                return {NO_ROOM: 1.0}
+            room = {f"{_BEGIN}{old}/{_ERA}": 1.0}
+            self._add(room)
         era = self._era(key)
         added = {f"{_BEGIN}{key}/{place}{era}/{'right' if right else 'wrong'}": 1.0}
         used = self._usable(key, error)
@@ -209,7 +227,7 @@ class Calibration:
                 gone[f"{APART}{key}"] = 1.0 - self._counts.get(f"{APART}{key}", 0)
             self._add(gone)
             added |= gone
-        return added | {f"{_EVER}{key}/{place}/{'right' if right else 'wrong'}": 1.0}
+        return room | added | {f"{_EVER}{key}/{place}/{'right' if right else 'wrong'}": 1.0}
 
     def keys(self) -> set[str]:
         """Of which there are labels; those that were taken back make room for others."""
@@ -278,6 +296,13 @@ class Calibration:
             self._counts[name] = self._counts.get(name, 0) + value
 
 
+def _older(key: str, keys: Set[str]) -> str | None:
+    """One of the keys that differs by what the model is made of alone: its weights have been pulled since."""
+    model, _, *rest = key.rsplit("|", 3)
+    same = [each for each in keys if (parts := each.rsplit("|", 3))[0] == model and parts[2:] == rest]
+    return min(same, default=None)
+
+
 def calibration_report(counts: Mapping[str, float]) -> dict[str, Any]:
     """What a site may give to others, and what it has from them: plain counts, by key and similarity."""
     labels: dict[str, dict[str, list[int]]] = {}
@@ -302,7 +327,14 @@ def calibration_report(counts: Mapping[str, float]) -> dict[str, Any]:
     apart = sorted(
         name.removeprefix(APART) for name, value in counts.items() if name.startswith(APART) and value > 0
     )
-    return {"thresholds": THRESHOLDS, "labels": labels, "pooled": pooled, "apart": apart}
+    return {
+        "thresholds": THRESHOLDS,
+        "labels": labels,
+        "pooled": pooled,
+        "apart": apart,
+        "most_keys": MOST_KEYS,
+        "no_room": round(counts.get(NO_ROOM, 0)),
+    }
 
 
 def as_set(rounds: Mapping[str, PooledRound], counts: Mapping[str, float]) -> dict[str, float]:
@@ -372,13 +404,20 @@ class IdleQueue:
     async def _run(self) -> None:
         while self._work:
             work = self._work[0]
-            for tried in range(self._tries):
-                may = (work.waits and tried >= _PATIENT_TRIES) or await work.is_idle()
-                if may and await self._did(work):
-                    break
-                await asyncio.sleep(self._pause)
+            try:
+                await self._try(work)
+            except Exception:
+                log.exception("Work that had waited for people to leave failed, and is dropped")
             if self._work:
                 del self._work[0]
+
+    async def _try(self, work: IdleWork) -> None:
+        """Do a piece once it may be done; give up after so many looks."""
+        for tried in range(self._tries):
+            may = (work.waits and tried >= _PATIENT_TRIES) or await work.is_idle()
+            if may and await self._did(work):
+                return
+            await asyncio.sleep(self._pause)
 
     async def _did(self, work: IdleWork) -> bool:
         """Whether it was done to its end; it is stopped when people come."""

@@ -307,7 +307,7 @@ class Filter:
 
         def lend(scope: str) -> Lent:
             return Lent(
-                key=label_key(answering.id, embedder, scope, last_asked(body)),
+                key=label_key(answering.id, embedder, scope, last_asked(body), digest or ""),
                 error=self.valves.similar_error,
                 embed=embed,
                 judge=judging(request, user, str(body["model"])),
