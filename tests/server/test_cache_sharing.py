@@ -258,7 +258,8 @@ def test_round_that_is_handed_over_twice_at_once_counts_once(place: str) -> None
     given = {key: PooledRound(Judged((90, *[0] * 5), (2, *[0] * 5)), 2.0, 1.0, 1)}
 
     async def test(one: ResponseCache, two: ResponseCache) -> None:
-        done = await asyncio.gather(*(each.change_counts(partial(as_set, given)) for each in (one, two) * 3))
+        taken = partial(as_set, given)
+        done = await asyncio.gather(*(each.change_counts(taken) for each in (one, two) * 3))
         assert done == [None] * 6
         counts = await one.shared_counts()
         assert isinstance(counts, dict)

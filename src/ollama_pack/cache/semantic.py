@@ -17,7 +17,7 @@ import asyncio
 import base64
 import logging
 import random
-from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -79,7 +79,7 @@ def label_key(model: str, embedder: str, scope: str, asked: str = "", weights: s
     """What labels are counted by: the model, what it is made of, the kind of the scope, the language.
 
     Of another maker of vectors, or in another language, the same similarity means something else. Of other
-    weights, which a name has after a pull, the same answers are right no longer. So their evidence is their own.
+    weights, which a name has after a pull, other answers come. So their evidence is their own.
 
     Args:
         model: the name.
@@ -296,7 +296,7 @@ class Calibration:
             self._counts[name] = self._counts.get(name, 0) + value
 
 
-def _older(key: str, keys: Set[str]) -> str | None:
+def _older(key: str, keys: set[str]) -> str | None:
     """One of the keys that differs by what the model is made of alone: its weights have been pulled since."""
     model, _, *rest = key.rsplit("|", 3)
     same = [each for each in keys if (parts := each.rsplit("|", 3))[0] == model and parts[2:] == rest]
