@@ -253,7 +253,7 @@ def test_leader_killed_half_way_is_a_clear_error(place: str) -> None:
 
 
 def test_round_that_is_handed_over_twice_at_once_counts_once(place: str) -> None:
-    """Would catch evidence of other sites that counts twice: two workers that read before either has added."""
+    """Would catch evidence of other sites that counts twice: two workers read it before either adds."""
     key = "llama3:8b|12345678|user|en"
     given = {key: PooledRound(Judged((90, *[0] * 5), (2, *[0] * 5)), 2.0, 1.0, 1)}
 

@@ -35,6 +35,7 @@ from ollama_pack.cache.semantic import (
     Calibration,
     IdleQueue,
     IdleWork,
+    Lent,
     Neighbour,
     as_bytes,
     open_neighbours,
@@ -195,6 +196,7 @@ class ResponseCache:
         judged = lent and near.tier != "normalised"
         told = {
             "key": lent.key if lent and judged else "",
+            "user": self._group(lent) if lent else "",
             "error": lent.error if lent and judged else 0.0,
             "similarity": near.similarity,
             "promoted": [list(slot) for slot in promoted],
@@ -221,7 +223,14 @@ class ResponseCache:
         for promoted in told["promoted"]:
             await self._ask_patiently(partial(_discard, slot=Slot(*promoted)))
         if told["key"]:
-            await self.label(told["key"], told["similarity"], right=False, error=told["error"])
+            await self.label(
+                told["key"],
+                told["similarity"],
+                right=False,
+                error=told["error"],
+                user=told.get("user", ""),
+                rejected=True,
+            )
         return True
 
     def _served_slot(self, label: str) -> Slot:
@@ -356,7 +365,7 @@ class ResponseCache:
         if (lent := question.lent) is None or len(last_asked(basis.body)) > LONGEST:
             return None
         self._refresh_calibration()
-        if self.calibration.threshold(lent.key, lent.error) is None:
+        if self.calibration.threshold(lent.key, lent.error, self._group(lent)) is None:
             return None
         place = promoted_slot(basis, self.keyring)
         promoted = await self._pointer(question, place) if place else None
@@ -373,7 +382,7 @@ class ResponseCache:
         if len(last_asked(question.basis.body)) > LONGEST:
             return None  # none so long is among the neighbours
         self._refresh_calibration()
-        threshold = self.calibration.threshold(lent.key, lent.error)
+        threshold = self.calibration.threshold(lent.key, lent.error, self._group(lent))
         if threshold is None or (vector := await self._vector(question)) is None:
             return None
         near = self._nearest(question, vector, await self._neighbours(question))
@@ -495,7 +504,8 @@ class ResponseCache:
         if lent is None or basis is None:
             return
         self.counters.add("similar/judged")
-        await self.label(lent.key, near.similarity, right=right, error=lent.error)
+        user = self._group(lent)
+        await self.label(lent.key, near.similarity, right=right, error=lent.error, user=user)
         if right:
             await self._promote(question, basis, near.place, near.similarity)
             await self._promote(question, with_last(basis, near.asked), place.name, near.similarity)
@@ -516,10 +526,26 @@ class ResponseCache:
             await self._put(place, seal_pointer(pointer, question.scope, place, self.keyring))
             self.counters.add("similar/promotions")
 
-    async def label(self, key: str, similarity: float, *, right: bool, error: float) -> None:
+    def _group(self, lent: Lent) -> str:
+        """One of 256 groups of users, by which their labels are told apart."""
+        return self.keyring.label_tag(f"labels of {lent.user}")[:2] if lent.user else ""
+
+    async def label(  # noqa: PLR0913 - as `Calibration.label` has it
+        self,
+        key: str,
+        similarity: float,
+        *,
+        right: bool,
+        error: float,
+        user: str = "",
+        rejected: bool = False,
+    ) -> None:
         """Count whether an answer to a similar question was right, for all processes."""
         await self._calibrate()  # others may have begun another era
-        if added := self.calibration.label(key, similarity, right=right, error=error):
+        added = self.calibration.label(
+            key, similarity, right=right, error=error, user=user, rejected=rejected
+        )
+        if added:
             if NO_ROOM in added and not self._said_no_room:
                 self._said_no_room = True
                 log.warning(

@@ -314,6 +314,7 @@ class Filter:
                 embedder=embedder,
                 queues=str(answering.preset["base"]).startswith(ROUTER),
                 is_busy=partial(somebody_chats, request),
+                user=str(user.get("id") or ""),
             )
 
         return CacheRequest(
