@@ -469,7 +469,7 @@ def test_evidence_is_of_one_set_of_weights() -> None:
     for number in range(MOST_KEYS):  # those of old weights make room
         calibration.label(label_key("m", "e", "user:1", weights=f"{number}"), 0.99, right=True, error=ERROR)
     assert len(calibration.keys()) == MOST_KEYS
-    assert not any(calibration.judged(keys[0]).right)
+    assert calibration.judged(label_key("m", "e", "user:1", weights=f"{number}")) == evidence(1)
 
 
 def test_labels_without_room_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
