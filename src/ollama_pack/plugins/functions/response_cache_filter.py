@@ -203,6 +203,8 @@ class Filter:
         cache = (await self._keeper.cache(self._settings())).cache
         shared = await cache.shared_counts()
         fault = _fault(shared, cache.fault) if isinstance(shared, StoreTrouble) else ""
+        if not isinstance(shared, StoreTrouble):
+            cache.calibration.learn(shared)  # a worker that nobody has asked anything yet knows no labels
         return {
             "enabled": self.valves.enabled,
             "store": "Redis" if self.valves.redis_url else "SQLite",
