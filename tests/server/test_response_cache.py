@@ -447,9 +447,9 @@ def test_same_meaning_is_served_once_enough_answers_were_compared(cached_file: C
             assert tiers()[0]["judged"] == 1
             assert tiers()[0]["threshold"] is None
             key = learns_from_others(cached_file, tiers)
-            place = next(cached_file.webui.log.parent.rglob("ollama_pack_cache*.sqlite3"))
+            kept = next(cached_file.webui.log.parent.rglob("ollama_pack_cache*.sqlite3"))
             for judged, user, threshold in ((3001, "zz", None), (6001, "yy", 0.85)):  # groups without users
-                with sqlite3.connect(place) as file:
+                with sqlite3.connect(kept) as file:
                     name = f"judged/{key}/0/right by {user}"
                     file.execute("INSERT OR REPLACE INTO counts VALUES (?, 3000)", (name,))
                 cached_file.set_valves(secret=uuid4().hex, similar="semantic")  # another cache, same labels
