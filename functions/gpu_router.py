@@ -10,7 +10,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipe`, line 19426, which the server calls.
+# Begin here: `class Pipe`, line 19437, which the server calls.
 # The modules that it uses come first:
 #    218  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
 #    496  base.messages                  Sentences for people, in English and in the languages of the catalogue.
@@ -45,104 +45,104 @@ version: 0.1.0
 #   4431  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
 #   4469  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
 #   4834  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
-#   5248  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
-#   5372  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   5474  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
-#   5603  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
-#   5727  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
-#   5877  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   6011  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
-#   6335  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
-#   6557  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
-#   6674  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
-#   6732  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
-#   6797  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
-#   6946  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
-#   7077  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
-#   7427  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
-#   7512  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   7555  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   7660  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
-#   7864  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
-#   8144  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
-#   8202  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
-#   8299  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
-#   8502  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
-#   8673  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
-#   9026  routing.nodes                  The `nodes` valve: a row a line, read once.
-#   9379  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
-#   9465  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
-#   9639  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
-#   9835  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
-#   9932  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
-#  10013  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
-#  10079  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
-#  10128  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
-#  10215  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
-#  10323  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
-#  10812  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
-#  10993  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
-#  11178  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
-#  11416  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
-#  11519  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
-#  11621  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-#  11738  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
-#  11991  routing.state.demand           How often each set of weights is asked for, over the last minutes.
-#  12024  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-#  12208  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#  12243  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#  12911  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#  12987  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#  13133  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#  13333  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
-#  13473  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  13533  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
-#  14038  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
-#  14213  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
-#  14553  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  14862  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  14977  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  15578  routing.dispatch.embedding     Vectors from the fleet: the node that has the model in memory and the least to do, then the others.
-#  15638  fit.planning                   Which models a fleet should have where, so that its demand needs the fewest loads: pure functions.
-#  15823  routing.plan.bounds            What a plan can be asked for.
-#  15829  routing.plan.demand            What people ask for: chats from the router's record, or from a file like it.
-#  15924  routing.plan.virtual_fleet     A node as Ollama is, in virtual time: no sockets, no sleeping, thousands of requests in a second.
-#  16180  routing.plan.replay            A recorded day again, in virtual time: the router's own scheduler over simulated nodes.
-#  16367  routing.plan.report            What fits where, what to pull, and what one more GPU would bring: all of a plan, as people read it.
-#  16651  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, the admin's dashboard, and a plan.
-#  16754  cache.errors                   What goes wrong with the cache.
-#  16774  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  16806  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  16956  services.budget_chats          Chats that are under way and their budgets: what each has used so far, by whoever knows it best.
-#  16962  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#  16968  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#  17087  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#  17134  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#  17225  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-#  17388  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
-#  17478  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
-#  17717  base.process                   One object for all plugins of a process, which are files that share no code.
-#  17738  services.refused_valves        Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#  17831  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  17976  services.activity              What chats did in this process, until somebody writes it into the history.
-#  18002  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  18096  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
-#  18204  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
-#  18251  services.pack_valves           What all valves of the pack have in common.
-#  18274  services.router_valves         The valves of the router, wherever it runs.
-#  18428  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  18542  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  18803  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
-#  18835  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  18857  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#  18863  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#  18914  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
-#  18991  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  19086  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#  19247  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
-#  19258  webui.reader                   Who reads what the pack says, and in which language.
-#  19273  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#  19332  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#   5254  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
+#   5378  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   5480  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
+#   5609  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
+#   5733  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
+#   5883  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   6017  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
+#   6341  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
+#   6563  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
+#   6680  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
+#   6738  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
+#   6803  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
+#   6952  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
+#   7083  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
+#   7433  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
+#   7518  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   7561  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   7666  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
+#   7870  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
+#   8150  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
+#   8208  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
+#   8305  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
+#   8508  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
+#   8679  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
+#   9032  routing.nodes                  The `nodes` valve: a row a line, read once.
+#   9385  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
+#   9471  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
+#   9645  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
+#   9841  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
+#   9938  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
+#  10019  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
+#  10085  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
+#  10134  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
+#  10221  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
+#  10329  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
+#  10818  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
+#  10999  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
+#  11184  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
+#  11422  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
+#  11525  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
+#  11627  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+#  11744  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
+#  11997  routing.state.demand           How often each set of weights is asked for, over the last minutes.
+#  12030  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+#  12214  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#  12249  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#  12922  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#  12998  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#  13144  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#  13344  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
+#  13484  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  13544  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
+#  14049  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
+#  14224  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
+#  14564  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  14873  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  14988  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  15589  routing.dispatch.embedding     Vectors from the fleet: the node that has the model in memory and the least to do, then the others.
+#  15649  fit.planning                   Which models a fleet should have where, so that its demand needs the fewest loads: pure functions.
+#  15834  routing.plan.bounds            What a plan can be asked for.
+#  15840  routing.plan.demand            What people ask for: chats from the router's record, or from a file like it.
+#  15935  routing.plan.virtual_fleet     A node as Ollama is, in virtual time: no sockets, no sleeping, thousands of requests in a second.
+#  16191  routing.plan.replay            A recorded day again, in virtual time: the router's own scheduler over simulated nodes.
+#  16378  routing.plan.report            What fits where, what to pull, and what one more GPU would bring: all of a plan, as people read it.
+#  16662  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, the admin's dashboard, and a plan.
+#  16765  cache.errors                   What goes wrong with the cache.
+#  16785  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  16817  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  16967  services.budget_chats          Chats that are under way and their budgets: what each has used so far, by whoever knows it best.
+#  16973  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#  16979  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#  17098  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#  17145  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#  17236  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#  17399  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
+#  17489  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
+#  17728  base.process                   One object for all plugins of a process, which are files that share no code.
+#  17749  services.refused_valves        Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#  17842  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  17987  services.activity              What chats did in this process, until somebody writes it into the history.
+#  18013  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  18107  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#  18215  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
+#  18262  services.pack_valves           What all valves of the pack have in common.
+#  18285  services.router_valves         The valves of the router, wherever it runs.
+#  18439  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  18553  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  18814  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#  18846  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  18868  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#  18874  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#  18925  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
+#  19002  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  19097  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#  19258  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
+#  19269  webui.reader                   Who reads what the pack says, and in which language.
+#  19284  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#  19343  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
 
 import asyncio
 import base64
@@ -5038,6 +5038,12 @@ class VirtualNode:
             return False
         used = sum([runner.size for runner in self.runners.values()])
         return not self.runners or used + self.view.smallest <= self.view.room
+
+    def has_room_for_all(self) -> bool:
+        """Whether its memory holds all of its models together: loading one takes nothing from the others."""
+        sizes = {model.blob: model.size for model in self.view.models.values()}
+        sizes |= {blob: runner.size for blob, runner in self.runners.items()}
+        return len(sizes) == 1 or sum(sizes.values()) <= self.view.room
 
     def serves_now(self, blob: str) -> bool:
         """Whether it has these weights in memory, and a slot free for them at this moment."""
@@ -12601,8 +12607,8 @@ class Planner:
     def _loads_ahead(self, found: Sequence[Assignment]) -> list[Assignment]:
         """Loads of models whose slots fill up, where nothing is unloaded for them and nobody has to wait.
 
-        They take nothing from anybody, except that the last node with room is left to models that no node has
-        in memory.
+        They take nothing from anybody. The last node with room is left to models that no node has in memory;
+        where it has no room for all models, which one needs it most is not known before a model is short.
         """
         if not self._timelines.roomy:
             return []
@@ -12624,7 +12630,7 @@ class Planner:
                 return
             if name not in roomy or node.view.tier > nearest or node.has(kind.model):
                 continue
-            if left == 1 and self._leaves_models_out(node, kind.model):
+            if left == 1 and (self._leaves_models_out(node, kind.model) or self._is_early(node, busy, slots)):
                 return
             quote = node.quote((kind.model, assignment.entry.kind, request.max_output), request)
             if quote.now_open and quote.load and not quote.victims:
@@ -12636,6 +12642,11 @@ class Planner:
         """Whether a node has other models that no node has in memory."""
         held, own = self._timelines.moment.held, node.view.models[model].blob
         return any(not held[other.blob] for other in node.view.models.values() if other.blob != own)
+
+    @staticmethod
+    def _is_early(node: VirtualNode, busy: int, slots: int) -> bool:
+        """Whether it is too early to choose a model for a node that has no room for all."""
+        return busy <= slots and not node.has_room_for_all()
 
     def _load(self, node: VirtualNode, quote: Quote, assignment: Assignment) -> Assignment:
         """A load for those who will ask for the same as a request."""

@@ -9,7 +9,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/pipelines/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipeline`, line 16614, which the server calls.
+# Begin here: `class Pipeline`, line 16625, which the server calls.
 # The modules that it uses come first:
 #    201  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
 #    469  base.messages                  Sentences for people, in English and in the languages of the catalogue.
@@ -32,98 +32,98 @@ version: 0.1.0
 #   2457  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
 #   2495  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
 #   2860  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
-#   3274  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
-#   3398  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   3500  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
-#   3629  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
-#   3748  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
-#   3872  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
-#   3983  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
-#   4133  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   4267  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
-#   4591  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
-#   4813  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
-#   4930  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
-#   4988  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
-#   5053  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
-#   5202  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
-#   5333  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
-#   5508  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
-#   5858  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
-#   5943  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   5986  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   6091  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#   6383  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
-#   6587  engines.vectors                Vectors for texts, as an engine gives them.
-#   6616  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
-#   6896  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
-#   6954  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
-#   7051  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
-#   7254  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
-#   7425  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
-#   7778  routing.nodes                  The `nodes` valve: a row a line, read once.
-#   8131  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
-#   8217  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
-#   8391  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
-#   8587  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
-#   8684  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
-#   8765  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
-#   8831  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
-#   8880  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#   8956  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
-#   9043  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
-#   9151  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
-#   9640  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
-#   9821  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
-#  10006  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
-#  10244  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
-#  10347  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#  10353  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
-#  10455  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-#  10572  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
-#  10825  routing.state.demand           How often each set of weights is asked for, over the last minutes.
-#  10858  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-#  11042  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#  11077  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#  11745  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#  11821  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#  11967  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#  12167  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
-#  12307  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  12367  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
-#  12872  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
-#  13047  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
-#  13387  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  13696  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  13811  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  14412  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, the admin's dashboard, and a plan.
-#  14479  cache.errors                   What goes wrong with the cache.
-#  14499  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  14515  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  14665  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
-#  14794  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
-#  14963  base.single_flight             Many who ask the same at the same time ask once.
-#  15049  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
-#  15288  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#  15740  base.process                   One object for all plugins of a process, which are files that share no code.
-#  15761  services.activity              What chats did in this process, until somebody writes it into the history.
-#  15828  services.history               The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
-#  16182  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  16283  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  16318  services.pipeline_requests     What a pipeline can know of a request, how it tells the next one, and the others of its server.
-#  16394  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
-#  16512  services.refused_valves        Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#  16575  services.pack_valves           What all valves of the pack have in common.
-#  16598  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
-#  16670  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#  17034  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#  17092  aliases.published              Which names of a table can be published as models, and what answers for them.
-#  17128  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  17246  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  17340  services.router_valves         The valves of the router, wherever it runs.
-#  17494  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  17608  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  17869  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#   3280  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
+#   3404  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   3506  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
+#   3635  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
+#   3754  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
+#   3878  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
+#   3989  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
+#   4139  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   4273  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
+#   4597  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
+#   4819  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
+#   4936  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
+#   4994  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
+#   5059  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
+#   5208  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
+#   5339  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
+#   5514  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
+#   5864  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
+#   5949  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   5992  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   6097  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   6389  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
+#   6593  engines.vectors                Vectors for texts, as an engine gives them.
+#   6622  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
+#   6902  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
+#   6960  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
+#   7057  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
+#   7260  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
+#   7431  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
+#   7784  routing.nodes                  The `nodes` valve: a row a line, read once.
+#   8137  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
+#   8223  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
+#   8397  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
+#   8593  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
+#   8690  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
+#   8771  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
+#   8837  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
+#   8886  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   8962  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
+#   9049  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
+#   9157  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
+#   9646  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
+#   9827  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
+#  10012  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
+#  10250  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
+#  10353  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#  10359  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
+#  10461  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+#  10578  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
+#  10831  routing.state.demand           How often each set of weights is asked for, over the last minutes.
+#  10864  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+#  11048  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#  11083  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#  11756  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#  11832  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#  11978  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#  12178  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
+#  12318  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  12378  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
+#  12883  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
+#  13058  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
+#  13398  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  13707  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  13822  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  14423  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, the admin's dashboard, and a plan.
+#  14490  cache.errors                   What goes wrong with the cache.
+#  14510  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  14526  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  14676  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
+#  14805  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
+#  14974  base.single_flight             Many who ask the same at the same time ask once.
+#  15060  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
+#  15299  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#  15751  base.process                   One object for all plugins of a process, which are files that share no code.
+#  15772  services.activity              What chats did in this process, until somebody writes it into the history.
+#  15839  services.history               The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
+#  16193  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  16294  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  16329  services.pipeline_requests     What a pipeline can know of a request, how it tells the next one, and the others of its server.
+#  16405  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
+#  16523  services.refused_valves        Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#  16586  services.pack_valves           What all valves of the pack have in common.
+#  16609  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
+#  16681  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#  17045  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#  17103  aliases.published              Which names of a table can be published as models, and what answers for them.
+#  17139  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  17257  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  17351  services.router_valves         The valves of the router, wherever it runs.
+#  17505  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  17619  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  17880  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
 
 import asyncio
 import base64
@@ -3064,6 +3064,12 @@ class VirtualNode:
             return False
         used = sum([runner.size for runner in self.runners.values()])
         return not self.runners or used + self.view.smallest <= self.view.room
+
+    def has_room_for_all(self) -> bool:
+        """Whether its memory holds all of its models together: loading one takes nothing from the others."""
+        sizes = {model.blob: model.size for model in self.view.models.values()}
+        sizes |= {blob: runner.size for blob, runner in self.runners.items()}
+        return len(sizes) == 1 or sum(sizes.values()) <= self.view.room
 
     def serves_now(self, blob: str) -> bool:
         """Whether it has these weights in memory, and a slot free for them at this moment."""
@@ -11435,8 +11441,8 @@ class Planner:
     def _loads_ahead(self, found: Sequence[Assignment]) -> list[Assignment]:
         """Loads of models whose slots fill up, where nothing is unloaded for them and nobody has to wait.
 
-        They take nothing from anybody, except that the last node with room is left to models that no node has
-        in memory.
+        They take nothing from anybody. The last node with room is left to models that no node has in memory;
+        where it has no room for all models, which one needs it most is not known before a model is short.
         """
         if not self._timelines.roomy:
             return []
@@ -11458,7 +11464,7 @@ class Planner:
                 return
             if name not in roomy or node.view.tier > nearest or node.has(kind.model):
                 continue
-            if left == 1 and self._leaves_models_out(node, kind.model):
+            if left == 1 and (self._leaves_models_out(node, kind.model) or self._is_early(node, busy, slots)):
                 return
             quote = node.quote((kind.model, assignment.entry.kind, request.max_output), request)
             if quote.now_open and quote.load and not quote.victims:
@@ -11470,6 +11476,11 @@ class Planner:
         """Whether a node has other models that no node has in memory."""
         held, own = self._timelines.moment.held, node.view.models[model].blob
         return any(not held[other.blob] for other in node.view.models.values() if other.blob != own)
+
+    @staticmethod
+    def _is_early(node: VirtualNode, busy: int, slots: int) -> bool:
+        """Whether it is too early to choose a model for a node that has no room for all."""
+        return busy <= slots and not node.has_room_for_all()
 
     def _load(self, node: VirtualNode, quote: Quote, assignment: Assignment) -> Assignment:
         """A load for those who will ask for the same as a request."""

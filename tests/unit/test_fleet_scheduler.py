@@ -358,6 +358,21 @@ def test_loads_ahead_of_need_take_nothing_from_other_models() -> None:
     assert not crowd(a_resident_world(MODELS, y=taken, z=taken), 4)
 
 
+def test_the_last_node_with_room_waits_until_a_model_is_short_of_slots() -> None:
+    """Would catch two early chats for one model that give it the node which another one needs for hours."""
+
+    def last_is_z(room: int) -> World:
+        models = {name: MODELS[name] for name in "ab"}
+        world = a_resident_world(models, y=[ResidentModel("b", 10, 4096, 1.0)])
+        world.scheduler.cluster.sized("z", room)
+        return world
+
+    scarce = last_is_z(10)
+    assert not crowd(scarce, 4)
+    assert "z" in {one.node for one in (*crowd(scarce, 1), *scarce.running.values())}
+    assert [one.node for one in crowd(last_is_z(20), 3)] == ["z"]
+
+
 def test_a_load_ahead_of_need_that_fails_is_not_tried_again_at_once() -> None:
     """Would catch a node that is asked again and again to load what it cannot, or is shut for it."""
     world = a_resident_world({"a": MODELS["a"]})

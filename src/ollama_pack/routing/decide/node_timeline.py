@@ -234,6 +234,12 @@ class VirtualNode:
         used = sum([runner.size for runner in self.runners.values()])
         return not self.runners or used + self.view.smallest <= self.view.room
 
+    def has_room_for_all(self) -> bool:
+        """Whether its memory holds all of its models together: loading one takes nothing from the others."""
+        sizes = {model.blob: model.size for model in self.view.models.values()}
+        sizes |= {blob: runner.size for blob, runner in self.runners.items()}
+        return len(sizes) == 1 or sum(sizes.values()) <= self.view.room
+
     def serves_now(self, blob: str) -> bool:
         """Whether it has these weights in memory, and a slot free for them at this moment."""
         runner = self.runners.get(blob)

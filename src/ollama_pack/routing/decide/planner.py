@@ -382,8 +382,8 @@ class Planner:
     def _loads_ahead(self, found: Sequence[Assignment]) -> list[Assignment]:
         """Loads of models whose slots fill up, where nothing is unloaded for them and nobody has to wait.
 
-        They take nothing from anybody, except that the last node with room is left to models that no node has
-        in memory.
+        They take nothing from anybody. The last node with room is left to models that no node has in memory;
+        where it has no room for all models, which one needs it most is not known before a model is short.
         """
         if not self._timelines.roomy:
             return []
@@ -405,7 +405,7 @@ class Planner:
                 return
             if name not in roomy or node.view.tier > nearest or node.has(kind.model):
                 continue
-            if left == 1 and self._leaves_models_out(node, kind.model):
+            if left == 1 and (self._leaves_models_out(node, kind.model) or self._is_early(node, busy, slots)):
                 return
             quote = node.quote((kind.model, assignment.entry.kind, request.max_output), request)
             if quote.now_open and quote.load and not quote.victims:
@@ -417,6 +417,11 @@ class Planner:
         """Whether a node has other models that no node has in memory."""
         held, own = self._timelines.moment.held, node.view.models[model].blob
         return any(not held[other.blob] for other in node.view.models.values() if other.blob != own)
+
+    @staticmethod
+    def _is_early(node: VirtualNode, busy: int, slots: int) -> bool:
+        """Whether it is too early to choose a model for a node that has no room for all."""
+        return busy <= slots and not node.has_room_for_all()
 
     def _load(self, node: VirtualNode, quote: Quote, assignment: Assignment) -> Assignment:
         """A load for those who will ask for the same as a request."""
