@@ -10,78 +10,78 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/response_cache_filter.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Filter`, line 8726, which the server calls.
+# Begin here: `class Filter`, line 8772, which the server calls.
 # The modules that it uses come first:
 #    142  base.translations         The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    222  base.messages             Sentences for people, in English and in the languages of the catalogue.
-#    350  base.single_flight        Many who ask the same at the same time ask once.
-#    560  base.breaker              A breaker: after failures nothing is sent for a while, then one request tries.
-#    641  errors                    The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    661  cache.errors              What goes wrong with the cache.
-#    697  cache.canonical           JSON values as bytes: the same value gives the same bytes, and no two values share them.
-#    813  cache.keyring             Everything that is derived from the admin's secret: names in the store, and ciphers.
-#    986  cache.key                 What makes two requests the same: the key of a cached answer.
-#   1223  cache.store               What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
-#   1423  cache.guard               A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
-#   1577  cache.entry               An answer as it is kept.
-#   1646  cache.bound               How often answers to similar questions are wrong, at most: the bound that a threshold must pass.
-#   1752  cache.judge               The judge of similar answers: what it is asked, and when its word counts as a yes.
-#   1845  cache.pool                Evidence of other sites: counts that were added up over several deployments, with noise.
-#   2064  cache.semantic            The semantic tier: answers to questions that mean the same, once it is known how often that is wrong.
-#   2437  cache.normal_words        The words of the normal form, in English: which say the same, which say nothing, and whose case matters.
-#   2624  cache.normal_zh           The normal form of a question in Chinese: see `normal_form`.
-#   2762  cache.normal_form         The normal form of a question: two texts with the same form are one question in other words.
-#   3285  cache.similar             The normalised tier: a second key, by the normal form of the last message, that leads to an answer.
-#   3410  cache.outcome             What a request asks of the cache, and what the cache makes of it.
-#   3502  engines.body              Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#   3513  engines.ollama.installed  Which models some Ollama nodes have, and which weights, by `GET /api/tags`. One event loop at a time.
-#   3638  engines.routed_names      How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   3644  services.cache_state      What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
-#   3653  base.redis                A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#   4105  base.process              One object for all plugins of a process, which are files that share no code.
-#   4126  services.refused_valves   Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#   4189  services.pack_valves      What all valves of the pack have in common.
-#   4212  services.cache_valves     The valves of the response cache, wherever it runs.
-#   4314  cache.scope               Who may share an answer. The scope is part of an entry's key and of its encryption.
-#   4389  services.cacheable        Which requests the cache is for, whose answers they share, and what it is asked.
-#   4508  cache.collect             From the chunks of a generation to what may be kept of it.
-#   4663  cache.counters            What the cache did, in figures without any text: of this process, and to be added up over all of them.
-#   4717  cache.live                An answer while it is being generated: any number of listeners get it from the start.
-#   4821  cache.generation          One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
-#   5149  cache.follow              One generation for many: the followers' side, in every process but the leader's.
-#   5252  cache.guards              What two questions must have in common before the similarity of their meanings counts at all.
-#   5337  engines.ollama.to_openai  What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   5362  engines.ollama.stream     A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   5395  cache.replay              A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
-#   5541  cache.cache               The response cache: look an answer up, follow one that is being generated, or lead.
-#   6165  cache.redis_scripts       What happens in one step inside of Redis: the scripts, and the names of the keys.
-#   6508  cache.store_redis         The cache in Redis or Valkey, for any number of processes and hosts.
-#   6752  cache.sqlite_cache        The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
-#   7079  cache.store_sqlite        The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
-#   7289  services.activity         What chats did in this process, until somebody writes it into the history.
-#   7315  engines.refusals          What a client gets instead of an answer, in the form of each API that clients speak.
-#   7387  engines.sse               Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   7481  webui.errors              What goes wrong between the pack and Open WebUI.
-#   7501  services.answers          An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#   7512  services.caching          The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
-#   7772  webui.chats               Chats of the running Open WebUI. Imports `open_webui` when called, not before.
-#   7811  engines.way_in            What a node is asked with besides the request: its login, its key, its headers.
-#   7876  webui.connections         Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-#   7933  webui.functions           Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   7991  webui.calling             Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#   8139  webui.contact             The way from the events function to the running `gpu_router`: another plugin, which may not be there.
-#   8145  webui.embedding           Vectors and model facts over Open WebUI's own connections. Imports `open_webui` when called, not before.
-#   8178  webui.meaning             What the running Open WebUI lends the cache to compare meanings. Imports `open_webui` when called.
-#   8317  webui.models              What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   8373  webui.presets             What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
-#   8432  webui.reader              Who reads what the pack says, and in which language.
-#   8447  webui.audience            Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#   8461  webui.replay_row          The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
-#   8495  webui.rows                Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
-#   8519  webui.replay_model        Whether chats can be sent through `response_cache_replay`. Imports `open_webui` when called, not before.
-#   8599  webui.router_digest       What the running `gpu_router` says of the weights behind a name. Imports `open_webui` when called.
-#   8625  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#   8677  webui.tracing             Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#    232  base.messages             Sentences for people, in English and in the languages of the catalogue.
+#    360  base.single_flight        Many who ask the same at the same time ask once.
+#    570  base.breaker              A breaker: after failures nothing is sent for a while, then one request tries.
+#    651  errors                    The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    671  cache.errors              What goes wrong with the cache.
+#    707  cache.canonical           JSON values as bytes: the same value gives the same bytes, and no two values share them.
+#    823  cache.keyring             Everything that is derived from the admin's secret: names in the store, and ciphers.
+#    996  cache.key                 What makes two requests the same: the key of a cached answer.
+#   1233  cache.store               What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
+#   1433  cache.guard               A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
+#   1587  cache.entry               An answer as it is kept.
+#   1656  cache.bound               How often answers to similar questions are wrong, at most: the bound that a threshold must pass.
+#   1762  cache.judge               The judge of similar answers: what it is asked, and when its word counts as a yes.
+#   1855  cache.pool                Evidence of other sites: counts that were added up over several deployments, with noise.
+#   2090  cache.semantic            The semantic tier: answers to questions that mean the same, once it is known how often that is wrong.
+#   2463  cache.normal_words        The words of the normal form, in English: which say the same, which say nothing, and whose case matters.
+#   2650  cache.normal_zh           The normal form of a question in Chinese: see `normal_form`.
+#   2788  cache.normal_form         The normal form of a question: two texts with the same form are one question in other words.
+#   3311  cache.similar             The normalised tier: a second key, by the normal form of the last message, that leads to an answer.
+#   3436  cache.outcome             What a request asks of the cache, and what the cache makes of it.
+#   3528  engines.body              Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#   3539  engines.ollama.installed  Which models some Ollama nodes have, and which weights, by `GET /api/tags`. One event loop at a time.
+#   3664  engines.routed_names      How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   3670  services.cache_state      What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
+#   3679  base.redis                A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#   4131  base.process              One object for all plugins of a process, which are files that share no code.
+#   4152  services.refused_valves   Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#   4230  services.pack_valves      What all valves of the pack have in common.
+#   4253  services.cache_valves     The valves of the response cache, wherever it runs.
+#   4355  cache.scope               Who may share an answer. The scope is part of an entry's key and of its encryption.
+#   4430  services.cacheable        Which requests the cache is for, whose answers they share, and what it is asked.
+#   4549  cache.collect             From the chunks of a generation to what may be kept of it.
+#   4704  cache.counters            What the cache did, in figures without any text: of this process, and to be added up over all of them.
+#   4758  cache.live                An answer while it is being generated: any number of listeners get it from the start.
+#   4862  cache.generation          One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
+#   5190  cache.follow              One generation for many: the followers' side, in every process but the leader's.
+#   5293  cache.guards              What two questions must have in common before the similarity of their meanings counts at all.
+#   5378  engines.ollama.to_openai  What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   5403  engines.ollama.stream     A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   5436  cache.replay              A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
+#   5582  cache.cache               The response cache: look an answer up, follow one that is being generated, or lead.
+#   6206  cache.redis_scripts       What happens in one step inside of Redis: the scripts, and the names of the keys.
+#   6549  cache.store_redis         The cache in Redis or Valkey, for any number of processes and hosts.
+#   6793  cache.sqlite_cache        The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
+#   7120  cache.store_sqlite        The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
+#   7330  services.activity         What chats did in this process, until somebody writes it into the history.
+#   7356  engines.refusals          What a client gets instead of an answer, in the form of each API that clients speak.
+#   7433  engines.sse               Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   7527  webui.errors              What goes wrong between the pack and Open WebUI.
+#   7547  services.answers          An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#   7558  services.caching          The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
+#   7818  webui.chats               Chats of the running Open WebUI. Imports `open_webui` when called, not before.
+#   7857  engines.way_in            What a node is asked with besides the request: its login, its key, its headers.
+#   7922  webui.connections         Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#   7979  webui.functions           Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   8037  webui.calling             Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#   8185  webui.contact             The way from the events function to the running `gpu_router`: another plugin, which may not be there.
+#   8191  webui.embedding           Vectors and model facts over Open WebUI's own connections. Imports `open_webui` when called, not before.
+#   8224  webui.meaning             What the running Open WebUI lends the cache to compare meanings. Imports `open_webui` when called.
+#   8363  webui.models              What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   8419  webui.presets             What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
+#   8478  webui.reader              Who reads what the pack says, and in which language.
+#   8493  webui.audience            Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#   8507  webui.replay_row          The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
+#   8541  webui.rows                Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
+#   8565  webui.replay_model        Whether chats can be sent through `response_cache_replay`. Imports `open_webui` when called, not before.
+#   8645  webui.router_digest       What the running `gpu_router` says of the weights behind a name. Imports `open_webui` when called.
+#   8671  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   8723  webui.tracing             Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
 
 import asyncio
 import base64
@@ -156,12 +156,19 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "The model sends a stream, though none was asked for.": "模型返回了流，而请求并未要求流式输出。",
         "The response cache does nothing for some users: an admin has taken the access to the model {model} from them. Share it with everybody (Admin Panel → Settings → Models): it shows nothing of others.": "回答缓存对部分用户不起作用：管理员收回了他们对模型 {model} 的访问权。请将它分享给所有人（管理员面板 → 设置 → 模型）：它不会显示他人的内容。",
         "The response cache does nothing: the function {model} is not installed, or switched off. Install it next to response_cache_filter and switch it on (Admin Panel → Functions).": "回答缓存不起作用：函数 {model} 没有安装或已关闭。请将它与 response_cache_filter 一起安装并启用（管理员面板 → 函数）。",
+        "`epsilon` must be from {least:g} to {most:g}, not {epsilon!r}": "`epsilon` 必须在 {least:g} 到 {most:g} 之间，而不是 {epsilon!r}",
+        "`labels` must be an object: for each key `right` and `wrong`": "`labels` 必须是对象：每个键各有 `right` 和 `wrong`",
+        "`labels` of {key!r} must be {count} whole numbers `right`, and as many `wrong`": "{key!r} 的 `labels` 必须有 {count} 个整数 `right`，以及同样多的 `wrong`",
+        "`round` must be a number from 1 on, not {number!r}": "`round` 必须是从 1 开始的数，而不是 {number!r}",
+        "`shares` must be above 0 and at most {most}, not {shares!r}": "`shares` 必须大于 0 且不超过 {most}，而不是 {shares!r}",
         "a URL that begins with rediss has TLS": "以 rediss 开头的 URL 使用 TLS",
         "a cluster has no db but 0: leave the number out": "集群只有数据库 0：请去掉编号",
         "answered from a similar question · regenerate for a new answer": "来自相似问题的回答 · 点击“重新生成”可获得新回答",
         "answered from a similar question: *{question}* · regenerate for a new answer": "来自相似问题的回答：*{question}* · 点击“重新生成”可获得新回答",
         "cached · {age} ago · regenerate for a new answer": "来自缓存 · {age}前生成 · 点击“重新生成”可获得新回答",
         "in a password, @ is written as %40, : as %3A, / as %2F, ? as %3F, # as %23, and % as %25": "密码中 @ 写成 %40，`:` 写成 %3A，/ 写成 %2F，`?` 写成 %3F，# 写成 %23，% 写成 %25",
+        "is missing": "缺失",
+        "is not known": "未知",
         "it belongs before the ?": "应写在 `?` 之前",
         "it does not answer within {seconds:g} s": "在 {seconds:g} 秒内没有响应",
         "it has a user or a password twice: before the host and as an option": "用户或密码出现两次：主机之前和选项中",
@@ -173,11 +180,14 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "it names several hosts: use redis+sentinel:// or redis+cluster://": "写了多个主机：请使用 redis+sentinel:// 或 redis+cluster://",
         "it needs the name of the service, as in redis+sentinel://host:26379/mymaster": "需要服务名称，例如 redis+sentinel://host:26379/mymaster",
         "it needs the path of the socket, as in unix:///run/redis.sock": "需要套接字路径，例如 unix:///run/redis.sock",
+        "must be a list": "必须是列表",
         "must be a number": "必须是数字",
         "must be a whole number": "必须是整数",
         "must be at least {limit}": "不能小于 {limit}",
         "must be at most {limit}": "不能大于 {limit}",
         "must be one of {choices}": "必须是以下之一：{choices}",
+        "must be text": "必须是文本",
+        "must be true or false": "必须是 true 或 false",
         "no scheme that is known": "未知的协议",
         "only new versions have it": "只有新版本支持",
         "redis-py checks OCSP only where nothing is awaited": "redis-py 只在同步代码中检查 OCSP",
@@ -2032,14 +2042,26 @@ def read_rounds(given: Mapping[str, Any]) -> dict[str, PooledRound]:
     """
     number, epsilon, shares = given.get("round"), given.get("epsilon"), given.get("shares")
     if not isinstance(number, int) or not 1 <= number <= MOST_PAIRS:
-        raise ValueError(f"`round` must be a number from 1 on, not {number!r}")
+        raise ValueError(message("`round` must be a number from 1 on, not {number!r}", number=number))
     if not isinstance(epsilon, int | float) or not EPSILONS[0] <= epsilon <= EPSILONS[1]:
-        raise ValueError(f"`epsilon` must be from {EPSILONS[0]:g} to {EPSILONS[1]:g}, not {epsilon!r}")
+        least, most = EPSILONS
+        raise ValueError(
+            message(
+                "`epsilon` must be from {least:g} to {most:g}, not {epsilon!r}",
+                least=least,
+                most=most,
+                epsilon=epsilon,
+            )
+        )
     if not isinstance(shares, int | float) or not 0 < shares <= MOST_SHARES:
-        raise ValueError(f"`shares` must be above 0 and at most {MOST_SHARES}, not {shares!r}")
+        raise ValueError(
+            message(
+                "`shares` must be above 0 and at most {most}, not {shares!r}", most=MOST_SHARES, shares=shares
+            )
+        )
     labels = given.get("labels")
     if not isinstance(labels, Mapping):
-        raise ValueError("`labels` must be an object: for each key `right` and `wrong`")  # noqa: TRY004 - of JSON
+        raise ValueError(message("`labels` must be an object: for each key `right` and `wrong`"))  # noqa: TRY004 - of JSON
     return {
         str(key): PooledRound(Judged(*_two_rows(key, row)), float(epsilon), float(shares), number)
         for key, row in labels.items()
@@ -2057,7 +2079,11 @@ def _two_rows(key: str, row: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
         if rows and key.count("|") >= 3:  # noqa: PLR2004 - see `label_key`
             return tuple(rows[0]), tuple(rows[1])
     raise ValueError(
-        f"`labels` of {key!r} must be {len(THRESHOLDS)} whole numbers `right`, and as many `wrong`"
+        message(
+            "`labels` of {key!r} must be {count} whole numbers `right`, and as many `wrong`",
+            key=key,
+            count=len(THRESHOLDS),
+        )
     )
 
 
@@ -4128,6 +4154,25 @@ def process_wide(name: str, make: Callable[[], T]) -> T:
 #
 # What a process has refused is kept in it for an hour, as plain values: each plugin has a copy of this code.
 
+_WHOLE, _NUMBER, _SWITCH = (
+    message("must be a whole number"),
+    message("must be a number"),
+    message("must be true or false"),
+)
+# By pydantic's name for the error.
+_REFUSALS = {
+    "bool_parsing": _SWITCH,
+    "bool_type": _SWITCH,
+    "extra_forbidden": message("is not known"),
+    "float_parsing": _NUMBER,
+    "float_type": _NUMBER,
+    "int_from_float": _WHOLE,
+    "int_parsing": _WHOLE,
+    "int_type": _WHOLE,
+    "list_type": message("must be a list"),
+    "missing": message("is missing"),
+    "string_type": message("must be text"),
+}
 _MODULE = re.compile(r"(?:function|tool)_(\w+)_[0-9a-f]{32}")  # as Open WebUI calls a plugin's module
 
 
@@ -4167,7 +4212,7 @@ def _said(problem: Any) -> Message:
     return joined([valve, refusal(problem)], message(": "))
 
 
-def refusal(problem: Any) -> Message:  # noqa: PLR0911 - a line for each kind
+def refusal(problem: Any) -> Message:
     """What one of pydantic's errors says, in words for people."""
     context = problem.get("ctx") or {}
     match problem["type"]:
@@ -4177,13 +4222,9 @@ def refusal(problem: Any) -> Message:  # noqa: PLR0911 - a line for each kind
             return message("must be at least {limit}", limit=context["ge"])
         case "less_than_equal":
             return message("must be at most {limit}", limit=context["le"])
-        case "int_parsing" | "int_type" | "int_from_float":
-            return message("must be a whole number")
-        case "float_parsing" | "float_type":
-            return message("must be a number")
         case "literal_error":
             return message("must be one of {choices}", choices=context["expected"])
-    return Message(str(problem["msg"]))
+    return _REFUSALS.get(problem["type"]) or Message(str(problem["msg"]))
 
 
 # --- ollama_pack.services.pack_valves ---
@@ -5257,7 +5298,7 @@ class LiveHub:
 
 _WORD = re.compile(r"[A-Za-z]+(?:'[A-Za-z]+)?")
 _PARTS = re.compile(r"[A-Za-z]+|[^A-Za-z]+")
-_NUMBER = re.compile(r"\d+(?:[.,:]\d+)*")
+_guards__NUMBER = re.compile(r"\d+(?:[.,:]\d+)*")
 _KEPT = re.compile(r"`[^`]*`|\"[^\"]*\"|“[^”]*”|《[^》]*》|\S*[/\\@_={}\[\]^~<>$*+]\S*|\S*\(\)\S*")
 _SENTENCE_BEGINS = re.compile(r"(?:^|[.!?:,]\s*)$")
 _guards__HAN = re.compile(r"[\u3400-\u9fff]")
@@ -5296,7 +5337,7 @@ def may_be_same(one: str, two: str) -> bool:
 def _numbers(text: str) -> tuple[list[str], list[str]]:
     """In their order: 15 % of 80 is not 80 % of 15."""
     digits = "".join(f" {''.join(CONTRACTIONS.get(word.lower(), (word,)))} " for word in _PARTS.findall(text))
-    return _NUMBER.findall(digits), _NUMBER_ZH.findall(text)
+    return _guards__NUMBER.findall(digits), _NUMBER_ZH.findall(text)
 
 
 def _kept(text: str) -> Counter[str]:
@@ -7348,6 +7389,11 @@ class Refusal:
     param: str | None = None
     retry_after: int | None = None
 
+    def translated(self, language: str) -> "Refusal":
+        """The same in a reader's language. Another plugin's sentence translates itself: it has the words."""
+        by_itself = getattr(self.message, "translated", None)
+        return replace(self, message=by_itself(language)) if by_itself else self
+
     @property
     def kind(self) -> str:
         """OpenAI's name for errors of this kind."""
@@ -8887,7 +8933,7 @@ class Filter:
         try:
             rounds = read_rounds(given)
         except ValueError as error:
-            return str(error)
+            return said_by(error)
         return await self._change_counts(partial(as_set, rounds))
 
     async def forget_rounds(self) -> str:

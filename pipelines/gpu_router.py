@@ -9,121 +9,121 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/pipelines/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipeline`, line 16614, which the server calls.
+# Begin here: `class Pipeline`, line 16656, which the server calls.
 # The modules that it uses come first:
 #    201  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    469  base.messages                  Sentences for people, in English and in the languages of the catalogue.
-#    597  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    623  aliases.errors                 What goes wrong with aliases.
-#    680  engines.errors                 What goes wrong with a node.
-#    850  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    980  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#   1055  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
-#   1116  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   1240  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
-#   1312  fit.memory                     How much memory a model takes while it runs: a pure function of its shape and of what it is loaded with.
-#   1480  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
-#   1528  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
-#   1855  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
-#   1944  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
-#   1992  routing.decide.cost            What sending a request to a node costs, term by term.
-#   2104  routing.errors                 What goes wrong with routing.
-#   2310  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   2457  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
-#   2495  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
-#   2860  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
-#   3274  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
-#   3398  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   3500  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
-#   3629  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
-#   3748  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
-#   3872  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
-#   3983  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
-#   4133  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   4267  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
-#   4591  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
-#   4813  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
-#   4930  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
-#   4988  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
-#   5053  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
-#   5202  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
-#   5333  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
-#   5508  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
-#   5858  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
-#   5943  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   5986  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   6091  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#   6383  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
-#   6587  engines.vectors                Vectors for texts, as an engine gives them.
-#   6616  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
-#   6896  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
-#   6954  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
-#   7051  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
-#   7254  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
-#   7425  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
-#   7778  routing.nodes                  The `nodes` valve: a row a line, read once.
-#   8131  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
-#   8217  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
-#   8391  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
-#   8587  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
-#   8684  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
-#   8765  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
-#   8831  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
-#   8880  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#   8956  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
-#   9043  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
-#   9151  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
-#   9640  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
-#   9821  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
-#  10006  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
-#  10244  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
-#  10347  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#  10353  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
-#  10455  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-#  10572  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
-#  10825  routing.state.demand           How often each set of weights is asked for, over the last minutes.
-#  10858  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-#  11042  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#  11077  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#  11745  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#  11821  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#  11967  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#  12167  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
-#  12307  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  12367  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
-#  12872  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
-#  13047  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
-#  13387  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  13696  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  13811  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  14412  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, the admin's dashboard, and a plan.
-#  14479  cache.errors                   What goes wrong with the cache.
-#  14499  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  14515  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  14665  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
-#  14794  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
-#  14963  base.single_flight             Many who ask the same at the same time ask once.
-#  15049  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
-#  15288  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#  15740  base.process                   One object for all plugins of a process, which are files that share no code.
-#  15761  services.activity              What chats did in this process, until somebody writes it into the history.
-#  15828  services.history               The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
-#  16182  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  16283  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  16318  services.pipeline_requests     What a pipeline can know of a request, how it tells the next one, and the others of its server.
-#  16394  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
-#  16512  services.refused_valves        Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#  16575  services.pack_valves           What all valves of the pack have in common.
-#  16598  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
-#  16670  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#  17034  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#  17092  aliases.published              Which names of a table can be published as models, and what answers for them.
-#  17128  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  17246  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  17340  services.router_valves         The valves of the router, wherever it runs.
-#  17494  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  17608  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  17869  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#    474  base.messages                  Sentences for people, in English and in the languages of the catalogue.
+#    602  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    628  aliases.errors                 What goes wrong with aliases.
+#    685  engines.errors                 What goes wrong with a node.
+#    855  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    985  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#   1060  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
+#   1121  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   1245  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
+#   1322  fit.memory                     How much memory a model takes while it runs: a pure function of its shape and of what it is loaded with.
+#   1490  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
+#   1538  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
+#   1865  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
+#   1954  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
+#   2002  routing.decide.cost            What sending a request to a node costs, term by term.
+#   2114  routing.errors                 What goes wrong with routing.
+#   2320  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   2467  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
+#   2505  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
+#   2870  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
+#   3284  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
+#   3408  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   3510  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
+#   3639  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
+#   3758  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
+#   3882  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
+#   3993  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
+#   4143  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   4277  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
+#   4601  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
+#   4823  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
+#   4940  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
+#   4998  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
+#   5063  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
+#   5212  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
+#   5345  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
+#   5520  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
+#   5870  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
+#   5955  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   5998  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   6103  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   6395  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
+#   6599  engines.vectors                Vectors for texts, as an engine gives them.
+#   6628  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
+#   6908  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
+#   6966  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
+#   7063  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
+#   7266  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
+#   7437  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
+#   7790  routing.nodes                  The `nodes` valve: a row a line, read once.
+#   8143  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
+#   8229  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
+#   8403  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
+#   8599  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
+#   8696  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
+#   8777  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
+#   8843  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
+#   8892  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   8968  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
+#   9055  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
+#   9163  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
+#   9652  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
+#   9833  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
+#  10018  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
+#  10256  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
+#  10359  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#  10365  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
+#  10473  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+#  10590  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
+#  10843  routing.state.demand           How often each set of weights is asked for, over the last minutes.
+#  10876  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+#  11060  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#  11095  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#  11763  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#  11839  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#  11985  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#  12185  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
+#  12325  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  12385  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
+#  12890  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
+#  13065  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
+#  13405  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  13714  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  13829  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  14433  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, the admin's dashboard, and a plan.
+#  14500  cache.errors                   What goes wrong with the cache.
+#  14520  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  14536  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  14685  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
+#  14814  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
+#  14983  base.single_flight             Many who ask the same at the same time ask once.
+#  15069  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
+#  15308  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#  15760  base.process                   One object for all plugins of a process, which are files that share no code.
+#  15781  services.activity              What chats did in this process, until somebody writes it into the history.
+#  15848  services.history               The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
+#  16202  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  16303  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  16338  services.pipeline_requests     What a pipeline can know of a request, how it tells the next one, and the others of its server.
+#  16421  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
+#  16539  services.refused_valves        Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#  16617  services.pack_valves           What all valves of the pack have in common.
+#  16640  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
+#  16712  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#  17076  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#  17134  aliases.published              Which names of a table can be published as models, and what answers for them.
+#  17170  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  17288  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  17382  services.router_valves         The valves of the router, wherever it runs.
+#  17536  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  17650  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  17911  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
 
 import asyncio
 import base64
@@ -292,9 +292,11 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "is a link: Ollama fetches none, so send the image itself as a data URL": "是链接：Ollama 不会下载图片，请以 data URL 发送图片本身",
         "is busy (status {status})": "正忙（状态码 {status}）",
         "is empty": "为空",
+        "is missing": "缺失",
         "is neither json nor a JSON schema": "既不是 json 也不是 JSON schema",
         "is not JSON: an earlier answer was cut off or made up": "不是 JSON：之前的回答被截断或是编造的",
         "is not base64: send the image as a data URL": "不是 base64：请以 data URL 发送图片",
+        "is not known": "未知",
         "is of the type {kind!r}: Ollama takes text and images only": "类型为 {kind!r}：Ollama 只接受文本和图片",
         "is too large a JSON schema: at most {limits} are possible": "JSON schema 过大：最多 {limits}",
         "it belongs before the ?": "应写在 `?` 之前",
@@ -323,6 +325,7 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "must be \"auto\", \"none\", \"required\" or the name of one of the tools": "必须是 \"auto\"、\"none\"、\"required\" 或其中一个工具的名称",
         "must be \"json\" or a JSON schema": "必须是 \"json\" 或 JSON schema",
         "must be a JSON schema: an object, true or false": "必须是 JSON schema：对象、true 或 false",
+        "must be a list": "必须是列表",
         "must be a list of JSON schemas": "必须是 JSON schema 的列表",
         "must be a list of images in base64": "必须是 base64 图片的列表",
         "must be a number": "必须是数字",
@@ -337,8 +340,10 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "must be one of {choices}": "必须是以下之一：{choices}",
         "must be one of {types}": "必须是 {types} 之一",
         "must be seconds or a duration such as \"5m\"": "必须是秒数，或 \"5m\" 这样的时长",
+        "must be text": "必须是文本",
         "must be text or a list of texts": "必须是文本或文本列表",
         "must be text, json_object or json_schema": "必须是 text、json_object 或 json_schema",
+        "must be true or false": "必须是 true 或 false",
         "must be {wanted}, not {value}": "必须是{wanted}，而不是{value}",
         "must begin with ^ and end with $: Ollama takes no other pattern": "必须以 ^ 开头、以 $ 结尾：Ollama 不接受其他模式",
         "must lead to a part of this schema, such as #/$defs/name": "必须指向此 schema 的一部分，例如 #/$defs/name",
@@ -1272,6 +1277,11 @@ class Refusal:
     code: str | None = None
     param: str | None = None
     retry_after: int | None = None
+
+    def translated(self, language: str) -> "Refusal":
+        """The same in a reader's language. Another plugin's sentence translates itself: it has the words."""
+        by_itself = getattr(self.message, "translated", None)
+        return replace(self, message=by_itself(language)) if by_itself else self
 
     @property
     def kind(self) -> str:
@@ -5270,6 +5280,7 @@ class PendingChat:
         tell: shows status lines.
         bound: set when it has a node.
         figures: its user may see figures about what others do: see `reason`.
+        language: of the reason that its answer carries.
         waits_since: when it began to wait for one, on the loop's clock; None: it is at one.
         tried: nodes that have failed it → what was wrong.
         unexplained: those of these failures that may have been its own fault.
@@ -5292,6 +5303,7 @@ class PendingChat:
     tell: Tell
     bound: asyncio.Future[Assignment]
     figures: bool = True
+    language: str = ENGLISH
     waits_since: float | None = None
     tried: dict[str, NodeError] = field(default_factory=dict)
     unexplained: list[UnexplainedFailure] = field(default_factory=list)
@@ -10122,8 +10134,8 @@ class Attempt:
 
     def _noted(self, chunk: dict[str, Any]) -> dict[str, Any]:
         if "usage" in chunk:
-            why = self._pending_chat.reason(self.binding)
-            chunk[TAG] = {"model": self.binding.model, "node": self.binding.node, "reason": str(why)}
+            why = in_language(self._pending_chat.reason(self.binding), self._pending_chat.language)
+            chunk[TAG] = {"model": self.binding.model, "node": self.binding.node, "reason": why}
             self._figures = chunk
         return chunk
 
@@ -10379,6 +10391,7 @@ def chat_record(pending: PendingChat, error: BaseException | None, now: float) -
     | `prompt`, `held`, `written` | tokens: of the prompt, of these those that the node held, of the answer |
     | `loads`, `background` | the model had to be loaded; nobody looked at the answer |
     | `tried` | nodes that failed it, each with what was wrong |
+    | `tried_texts` | the same in other languages |
     | `considered` | the cheapest nodes, the chosen one first: node, model, terms in seconds |
 
     Args:
@@ -10414,7 +10427,12 @@ def chat_record(pending: PendingChat, error: BaseException | None, now: float) -
         others = {language: in_language(error, language)[:MAX_ERROR] for language in TRANSLATIONS}
         record["error_texts"] = {name: text for name, text in others.items() if text != record["error_text"]}
     if pending.tried:
-        record["tried"] = {node: fault.plain[:MAX_ERROR] for node, fault in pending.tried.items()}
+        faults = {node: fault.plain for node, fault in pending.tried.items()}
+        record["tried"] = {node: fault[:MAX_ERROR] for node, fault in faults.items()}
+        record["tried_texts"] = {
+            language: {node: in_language(fault, language)[:MAX_ERROR] for node, fault in faults.items()}
+            for language in TRANSLATIONS
+        }
     return record
 
 
@@ -14030,6 +14048,7 @@ class Router:
         background: bool = False,
         tell: Tell = _tell_nobody,
         figures: bool = True,
+        language: str = ENGLISH,
         headers: NodeHeaders | None = None,
         last: bool = False,
         served: Served | None = None,
@@ -14049,6 +14068,7 @@ class Router:
             background: nobody looks at the answer as it is written.
             tell: shows status lines.
             figures: whether the user may see what the nodes hold of others: see `explain.reason`.
+            language: of whoever reads the reason.
             headers: for its request to a node; None: only those that every request has.
             last: it comes behind all others.
             served: is told what the answer took, also where its user leaves before the end.
@@ -14079,6 +14099,7 @@ class Router:
             tell,
             bound,
             figures,
+            language=language,
             headers=headers,
             served=served,
             user=user,
@@ -14557,22 +14578,21 @@ async def answer_events(
     yield LAST_EVENT
 
 
-def refusal_of(error: Exception, *, for_admin: bool, language: str = ENGLISH) -> Refusal:
+def refusal_of(error: Exception, *, for_admin: bool) -> Refusal:
     """The status, the code and the sentence for an error. What is not the pack's own goes to the log.
 
     Args:
         error: one of the pack's, or any other.
         for_admin: the sentence says which node did what, and how to put it right.
-        language: of whoever reads it.
     """
     if not isinstance(error, PackError):
         log.error("A chat was not answered", exc_info=error)
-        return Refusal(HTTPStatus.INTERNAL_SERVER_ERROR, in_language(_UNFORESEEN, language), "internal_error")
+        return Refusal(HTTPStatus.INTERNAL_SERVER_ERROR, _UNFORESEEN, "internal_error")
     status, code, sentence = _meaning(error)
     waiting_helps = status in {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE}
     return Refusal(
         status=status,
-        message=in_language(error if for_admin else sentence, language),
+        message=said_by(error) if for_admin else sentence,
         code=code,
         param=_param(error),
         retry_after=RETRY_AFTER_SECONDS if waiting_helps else None,
@@ -16321,10 +16341,12 @@ def is_background_prompt(body: Mapping[str, Any]) -> bool:
 # Open WebUI sends a pipeline the user and no more. What else it knows stands in the `metadata` that an inlet
 # is shown; OpenAI has fields for two things of it, so they travel on under those names, and any other client
 # may set them as well: `prompt_cache_key` for the conversation, `service_tier: flex` for what nobody waits for.
-# What the response cache has to know travels in a field of ours.
+# What the response cache has to know travels in a field of ours, and so does the user's language.
 
 CHAT_FIELD, URGENCY_FIELD, BACKGROUND = "prompt_cache_key", "service_tier", "flex"
-NOTE_FIELD = "ollama_pack"
+NOTE_FIELD, LANGUAGE_FIELD = "ollama_pack", "ollama_pack_language"
+
+MOST_LANGUAGE = 200  # characters
 
 
 @dataclass(frozen=True, slots=True)
@@ -16338,6 +16360,7 @@ class Asking:
         from_webui: Open WebUI sent it, and put its own tools into it.
         note: as `noted` has made it; None where no filter has seen the request.
         is_admin: Open WebUI says so of the user.
+        language: that the user reads.
     """
 
     user: str = ""
@@ -16346,6 +16369,7 @@ class Asking:
     from_webui: bool = False
     note: Mapping[str, Any] | None = None
     is_admin: bool = False
+    language: str = ENGLISH
 
 
 def asking(body: Mapping[str, Any]) -> Asking:
@@ -16360,12 +16384,13 @@ def asking(body: Mapping[str, Any]) -> Asking:
         from_webui,
         note if isinstance(note, Mapping) else None,
         isinstance(user, Mapping) and user.get("role") == "admin",
+        str(body.get(LANGUAGE_FIELD) or ENGLISH)[:MOST_LANGUAGE],
     )
 
 
 def without_asking(body: Mapping[str, Any]) -> dict[str, Any]:
     """The body without what is nobody's business further on."""
-    ours = {"user", CHAT_FIELD, URGENCY_FIELD, NOTE_FIELD}
+    ours = {"user", CHAT_FIELD, URGENCY_FIELD, NOTE_FIELD, LANGUAGE_FIELD}
     return {name: value for name, value in body.items() if name not in ours}
 
 
@@ -16379,6 +16404,8 @@ def with_hints(body: dict[str, Any]) -> dict[str, Any]:
         hints[CHAT_FIELD] = chat
     if is_background_task(metadata.get("task")):
         hints[URGENCY_FIELD] = BACKGROUND
+    if language := object_at(metadata, "variables").get("{{USER_LANGUAGE}}"):
+        hints[LANGUAGE_FIELD] = str(language)
     return {**body, **hints}
 
 
@@ -16514,6 +16541,25 @@ def early_refusal(beginning: bytes) -> Refusal | None:
 #
 # What a process has refused is kept in it for an hour, as plain values: each plugin has a copy of this code.
 
+_WHOLE, _NUMBER, _SWITCH = (
+    message("must be a whole number"),
+    message("must be a number"),
+    message("must be true or false"),
+)
+# By pydantic's name for the error.
+_REFUSALS = {
+    "bool_parsing": _SWITCH,
+    "bool_type": _SWITCH,
+    "extra_forbidden": message("is not known"),
+    "float_parsing": _NUMBER,
+    "float_type": _NUMBER,
+    "int_from_float": _WHOLE,
+    "int_parsing": _WHOLE,
+    "int_type": _WHOLE,
+    "list_type": message("must be a list"),
+    "missing": message("is missing"),
+    "string_type": message("must be text"),
+}
 _MODULE = re.compile(r"(?:function|tool)_(\w+)_[0-9a-f]{32}")  # as Open WebUI calls a plugin's module
 
 
@@ -16553,7 +16599,7 @@ def _refused_valves__said(problem: Any) -> Message:
     return joined([valve, refusal(problem)], message(": "))
 
 
-def refusal(problem: Any) -> Message:  # noqa: PLR0911 - a line for each kind
+def refusal(problem: Any) -> Message:
     """What one of pydantic's errors says, in words for people."""
     context = problem.get("ctx") or {}
     match problem["type"]:
@@ -16563,13 +16609,9 @@ def refusal(problem: Any) -> Message:  # noqa: PLR0911 - a line for each kind
             return message("must be at least {limit}", limit=context["ge"])
         case "less_than_equal":
             return message("must be at most {limit}", limit=context["le"])
-        case "int_parsing" | "int_type" | "int_from_float":
-            return message("must be a whole number")
-        case "float_parsing" | "float_type":
-            return message("must be a number")
         case "literal_error":
             return message("must be one of {choices}", choices=context["expected"])
-    return Message(str(problem["msg"]))
+    return _REFUSALS.get(problem["type"]) or Message(str(problem["msg"]))
 
 
 # --- ollama_pack.services.pack_valves ---
@@ -18041,11 +18083,12 @@ class Pipeline:
         """Answer a chat. An error becomes the answer's error, in one sentence."""
         name = self._names.get(model_id, model_id)
         if body.get("stream"):
-            return self._bridge.stream(lambda: answer_events(self._chunks(name, body), _gpu_router__refused))
+            refused = partial(_gpu_router__refused, asking(body).language)
+            return self._bridge.stream(lambda: answer_events(self._chunks(name, body), refused))
         try:
             return self._bridge.call(lambda: self._completion(name, body))
         except Exception as error:
-            refusal = _gpu_router__refused(error)
+            refusal = _gpu_router__refused(asking(body).language, error)
             if gives_status():
                 return refusal.body()
             raise _http_error(refusal) from error
@@ -18083,6 +18126,7 @@ class Pipeline:
                 chat=who.chat,
                 background=who.background,
                 figures=who.is_admin,
+                language=who.language,
                 why_model=partial(passed_over, table, facts, catalogue, frozenset()),
             )
 
@@ -18144,9 +18188,9 @@ class UnloggedAnswer(dict[str, Any]):
         return "<an answer>"
 
 
-def _gpu_router__refused(error: Exception) -> Refusal:
+def _gpu_router__refused(language: str, error: Exception) -> Refusal:
     """The server does not say whether an admin asks."""
-    return refusal_of(error, for_admin=False)
+    return refusal_of(error, for_admin=False).translated(language)
 
 
 def _http_error(refusal: Refusal) -> Exception:

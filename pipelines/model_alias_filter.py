@@ -9,25 +9,25 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/pipelines/model_alias_filter.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipeline`, line 1352, which the server calls.
+# Begin here: `class Pipeline`, line 1372, which the server calls.
 # The modules that it uses come first:
 #     55  base.translations         The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#     99  base.messages             Sentences for people, in English and in the languages of the catalogue.
-#    227  errors                    The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    235  aliases.errors            What goes wrong with aliases.
-#    291  engines.content           The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#    300  aliases.facts             What an alias table may ask about a request, read off an OpenAI chat body.
-#    361  aliases.table             An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#    725  engines.ollama.names      Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#    862  fit.shapes                Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#    899  fit.choose                Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#    920  aliases.resolve           Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   1038  base.single_flight        Many who ask the same at the same time ask once.
-#   1124  engines.ollama.installed  Which models some Ollama nodes have, and which weights, by `GET /api/tags`. One event loop at a time.
-#   1225  base.process              One object for all plugins of a process, which are files that share no code.
-#   1248  services.refused_valves   Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#   1311  services.pack_valves      What all valves of the pack have in common.
-#   1334  services.pipeline_valves  Valves on the Pipelines server: what all of our pipelines have in common there.
+#    104  base.messages             Sentences for people, in English and in the languages of the catalogue.
+#    232  errors                    The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    240  aliases.errors            What goes wrong with aliases.
+#    296  engines.content           The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#    305  aliases.facts             What an alias table may ask about a request, read off an OpenAI chat body.
+#    366  aliases.table             An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#    730  engines.ollama.names      Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#    867  fit.shapes                Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#    904  fit.choose                Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#    925  aliases.resolve           Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   1043  base.single_flight        Many who ask the same at the same time ask once.
+#   1129  engines.ollama.installed  Which models some Ollama nodes have, and which weights, by `GET /api/tags`. One event loop at a time.
+#   1230  base.process              One object for all plugins of a process, which are files that share no code.
+#   1253  services.refused_valves   Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#   1331  services.pack_valves      What all valves of the pack have in common.
+#   1354  services.pipeline_valves  Valves on the Pipelines server: what all of our pipelines have in common there.
 
 import asyncio
 import hashlib
@@ -68,11 +68,16 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "context>= needs a number of tokens, such as context>=8192 or context>=8k, not {value!r}": "context>= 需要 token 数，例如 context>=8192 或 context>=8k，而不是 {value!r}",
         "group= is not known on the Pipelines server: use the model_alias_filter function for it": "Pipelines 服务器不支持 group=：请改用 model_alias_filter 函数",
         "group= needs names of groups, such as group=staff or group=staff|teachers, not {value!r}": "group= 需要分组名称，例如 group=staff 或 group=staff|teachers，而不是 {value!r}",
+        "is missing": "缺失",
+        "is not known": "未知",
+        "must be a list": "必须是列表",
         "must be a number": "必须是数字",
         "must be a whole number": "必须是整数",
         "must be at least {limit}": "不能小于 {limit}",
         "must be at most {limit}": "不能大于 {limit}",
         "must be one of {choices}": "必须是以下之一：{choices}",
+        "must be text": "必须是文本",
+        "must be true or false": "必须是 true 或 false",
         "no node can answer with {model} now": "目前没有节点能用 {model} 回答",
         "quant= needs levels, the preferred one first, such as quant=q8_0>q4_K_M, not {value!r}": "quant= 需要量化级别，首选在前，例如 quant=q8_0>q4_K_M，而不是 {value!r}",
         "quant=auto takes no other level next to it, as in {value!r}": "quant=auto 不能与其他级别一起使用，如 {value!r}",
@@ -1250,6 +1255,25 @@ def process_wide(name: str, make: Callable[[], T]) -> T:
 #
 # What a process has refused is kept in it for an hour, as plain values: each plugin has a copy of this code.
 
+_WHOLE, _NUMBER, _SWITCH = (
+    message("must be a whole number"),
+    message("must be a number"),
+    message("must be true or false"),
+)
+# By pydantic's name for the error.
+_REFUSALS = {
+    "bool_parsing": _SWITCH,
+    "bool_type": _SWITCH,
+    "extra_forbidden": message("is not known"),
+    "float_parsing": _NUMBER,
+    "float_type": _NUMBER,
+    "int_from_float": _WHOLE,
+    "int_parsing": _WHOLE,
+    "int_type": _WHOLE,
+    "list_type": message("must be a list"),
+    "missing": message("is missing"),
+    "string_type": message("must be text"),
+}
 _MODULE = re.compile(r"(?:function|tool)_(\w+)_[0-9a-f]{32}")  # as Open WebUI calls a plugin's module
 
 
@@ -1289,7 +1313,7 @@ def _said(problem: Any) -> Message:
     return joined([valve, refusal(problem)], message(": "))
 
 
-def refusal(problem: Any) -> Message:  # noqa: PLR0911 - a line for each kind
+def refusal(problem: Any) -> Message:
     """What one of pydantic's errors says, in words for people."""
     context = problem.get("ctx") or {}
     match problem["type"]:
@@ -1299,13 +1323,9 @@ def refusal(problem: Any) -> Message:  # noqa: PLR0911 - a line for each kind
             return message("must be at least {limit}", limit=context["ge"])
         case "less_than_equal":
             return message("must be at most {limit}", limit=context["le"])
-        case "int_parsing" | "int_type" | "int_from_float":
-            return message("must be a whole number")
-        case "float_parsing" | "float_type":
-            return message("must be a number")
         case "literal_error":
             return message("must be one of {choices}", choices=context["expected"])
-    return Message(str(problem["msg"]))
+    return _REFUSALS.get(problem["type"]) or Message(str(problem["msg"]))
 
 
 # --- ollama_pack.services.pack_valves ---

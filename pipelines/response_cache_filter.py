@@ -10,23 +10,23 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/pipelines/response_cache_filter.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipeline`, line 1024, which the server calls.
+# Begin here: `class Pipeline`, line 1046, which the server calls.
 # The modules that it uses come first:
 #     50  base.translations           The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    102  base.messages               Sentences for people, in English and in the languages of the catalogue.
-#    230  errors                      The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    250  base.redis                  A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#    658  cache.keyring               Everything that is derived from the admin's secret: names in the store, and ciphers.
-#    687  base.process                One object for all plugins of a process, which are files that share no code.
-#    710  services.refused_valves     Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#    773  services.pack_valves        What all valves of the pack have in common.
-#    796  services.cache_valves       The valves of the response cache, wherever it runs.
-#    898  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    909  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#    915  services.caching            The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
-#    938  services.webui_tasks        Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#    955  services.pipeline_requests  What a pipeline can know of a request, how it tells the next one, and the others of its server.
-#   1006  services.pipeline_valves    Valves on the Pipelines server: what all of our pipelines have in common there.
+#    107  base.messages               Sentences for people, in English and in the languages of the catalogue.
+#    235  errors                      The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    255  base.redis                  A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#    663  cache.keyring               Everything that is derived from the admin's secret: names in the store, and ciphers.
+#    692  base.process                One object for all plugins of a process, which are files that share no code.
+#    715  services.refused_valves     Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#    793  services.pack_valves        What all valves of the pack have in common.
+#    816  services.cache_valves       The valves of the response cache, wherever it runs.
+#    918  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    929  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#    935  services.caching            The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
+#    958  services.webui_tasks        Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#    975  services.pipeline_requests  What a pipeline can know of a request, how it tells the next one, and the others of its server.
+#   1028  services.pipeline_valves    Valves on the Pipelines server: what all of our pipelines have in common there.
 
 import hashlib
 import logging
@@ -57,6 +57,8 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "a URL that begins with rediss has TLS": "以 rediss 开头的 URL 使用 TLS",
         "a cluster has no db but 0: leave the number out": "集群只有数据库 0：请去掉编号",
         "in a password, @ is written as %40, : as %3A, / as %2F, ? as %3F, # as %23, and % as %25": "密码中 @ 写成 %40，`:` 写成 %3A，/ 写成 %2F，`?` 写成 %3F，# 写成 %23，% 写成 %25",
+        "is missing": "缺失",
+        "is not known": "未知",
         "it belongs before the ?": "应写在 `?` 之前",
         "it has a user or a password twice: before the host and as an option": "用户或密码出现两次：主机之前和选项中",
         "it has an @ or a # too many, perhaps in the password: {how}": "多了 @ 或 #，可能在密码中：{how}",
@@ -67,11 +69,14 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "it names several hosts: use redis+sentinel:// or redis+cluster://": "写了多个主机：请使用 redis+sentinel:// 或 redis+cluster://",
         "it needs the name of the service, as in redis+sentinel://host:26379/mymaster": "需要服务名称，例如 redis+sentinel://host:26379/mymaster",
         "it needs the path of the socket, as in unix:///run/redis.sock": "需要套接字路径，例如 unix:///run/redis.sock",
+        "must be a list": "必须是列表",
         "must be a number": "必须是数字",
         "must be a whole number": "必须是整数",
         "must be at least {limit}": "不能小于 {limit}",
         "must be at most {limit}": "不能大于 {limit}",
         "must be one of {choices}": "必须是以下之一：{choices}",
+        "must be text": "必须是文本",
+        "must be true or false": "必须是 true 或 false",
         "no scheme that is known": "未知的协议",
         "only new versions have it": "只有新版本支持",
         "redis-py checks OCSP only where nothing is awaited": "redis-py 只在同步代码中检查 OCSP",
@@ -712,6 +717,25 @@ def process_wide(name: str, make: Callable[[], T]) -> T:
 #
 # What a process has refused is kept in it for an hour, as plain values: each plugin has a copy of this code.
 
+_WHOLE, _NUMBER, _SWITCH = (
+    message("must be a whole number"),
+    message("must be a number"),
+    message("must be true or false"),
+)
+# By pydantic's name for the error.
+_REFUSALS = {
+    "bool_parsing": _SWITCH,
+    "bool_type": _SWITCH,
+    "extra_forbidden": message("is not known"),
+    "float_parsing": _NUMBER,
+    "float_type": _NUMBER,
+    "int_from_float": _WHOLE,
+    "int_parsing": _WHOLE,
+    "int_type": _WHOLE,
+    "list_type": message("must be a list"),
+    "missing": message("is missing"),
+    "string_type": message("must be text"),
+}
 _MODULE = re.compile(r"(?:function|tool)_(\w+)_[0-9a-f]{32}")  # as Open WebUI calls a plugin's module
 
 
@@ -751,7 +775,7 @@ def _said(problem: Any) -> Message:
     return joined([valve, refusal(problem)], message(": "))
 
 
-def refusal(problem: Any) -> Message:  # noqa: PLR0911 - a line for each kind
+def refusal(problem: Any) -> Message:
     """What one of pydantic's errors says, in words for people."""
     context = problem.get("ctx") or {}
     match problem["type"]:
@@ -761,13 +785,9 @@ def refusal(problem: Any) -> Message:  # noqa: PLR0911 - a line for each kind
             return message("must be at least {limit}", limit=context["ge"])
         case "less_than_equal":
             return message("must be at most {limit}", limit=context["le"])
-        case "int_parsing" | "int_type" | "int_from_float":
-            return message("must be a whole number")
-        case "float_parsing" | "float_type":
-            return message("must be a number")
         case "literal_error":
             return message("must be one of {choices}", choices=context["expected"])
-    return Message(str(problem["msg"]))
+    return _REFUSALS.get(problem["type"]) or Message(str(problem["msg"]))
 
 
 # --- ollama_pack.services.pack_valves ---
@@ -958,10 +978,10 @@ def is_background_task(task: object) -> bool:
 # Open WebUI sends a pipeline the user and no more. What else it knows stands in the `metadata` that an inlet
 # is shown; OpenAI has fields for two things of it, so they travel on under those names, and any other client
 # may set them as well: `prompt_cache_key` for the conversation, `service_tier: flex` for what nobody waits for.
-# What the response cache has to know travels in a field of ours.
+# What the response cache has to know travels in a field of ours, and so does the user's language.
 
 CHAT_FIELD, URGENCY_FIELD, BACKGROUND = "prompt_cache_key", "service_tier", "flex"
-NOTE_FIELD = "ollama_pack"
+NOTE_FIELD, LANGUAGE_FIELD = "ollama_pack", "ollama_pack_language"
 
 # What decides on whether an answer may be kept, and for whom. Nothing of the conversation.
 _NOTED = (
@@ -981,6 +1001,8 @@ def with_hints(body: dict[str, Any]) -> dict[str, Any]:
         hints[CHAT_FIELD] = chat
     if is_background_task(metadata.get("task")):
         hints[URGENCY_FIELD] = BACKGROUND
+    if language := object_at(metadata, "variables").get("{{USER_LANGUAGE}}"):
+        hints[LANGUAGE_FIELD] = str(language)
     return {**body, **hints}
 
 

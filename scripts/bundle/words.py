@@ -87,13 +87,22 @@ def _filtered(part: Part, used: set[str]) -> Part:
 
 
 def sentences(nodes: Iterable[ast.AST]) -> Iterator[str]:
-    """What the code gives to `message`, and the pages' scripts in its strings to `t`."""
+    """What the code gives to `message`, the pages' scripts in its strings to `t`, and docstrings it shows."""
     for node in (inner for top in nodes for inner in ast.walk(top)):
         match node:
             case ast.Call(func=ast.Name(id="message"), args=[ast.Constant(value=str(english)), *_]):
                 yield english
+            case ast.Module(body=[ast.Expr(value=ast.Constant(value=str(english))), *_]) if _is_shown(node):
+                yield english
             case ast.Constant(value=str(text)):
                 yield from in_script(text)
+
+
+def _is_shown(module: ast.Module) -> bool:
+    """Whether a script says its own docstring: `translated(__doc__)`."""
+    return any(
+        isinstance(node, ast.Call) and ast.unparse(node) == "translated(__doc__)" for node in ast.walk(module)
+    )
 
 
 def in_script(text: str) -> Iterator[str]:
