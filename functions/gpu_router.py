@@ -10,139 +10,139 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipe`, line 19461, which the server calls.
+# Begin here: `class Pipe`, line 19464, which the server calls.
 # The modules that it uses come first:
 #    218  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    501  base.messages                  Sentences for people, in English and in the languages of the catalogue.
-#    629  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    655  aliases.errors                 What goes wrong with aliases.
-#    712  engines.errors                 What goes wrong with a node.
-#    882  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#   1012  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#   1087  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
-#   1148  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#   1512  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   1659  fit.memory                     How much memory a model takes while it runs: a pure function of its shape and of what it is loaded with.
-#   1827  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#   2166  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#   2242  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   2300  aliases.published              Which names of a table can be published as models, and what answers for them.
-#   2336  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#   2788  base.single_flight             Many who ask the same at the same time ask once.
-#   2939  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
-#   3089  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   3213  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
-#   3324  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
-#   3499  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
-#   3576  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   3582  engines.vectors                Vectors for texts, as an engine gives them.
-#   3611  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
-#   3700  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
-#   3748  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
-#   3796  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
-#   4123  routing.decide.cost            What sending a request to a node costs, term by term.
-#   4235  routing.errors                 What goes wrong with routing.
-#   4441  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
-#   4479  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
-#   4844  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
-#   5258  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
-#   5382  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   5484  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
-#   5613  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
-#   5737  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
-#   5887  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   6021  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
-#   6345  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
-#   6567  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
-#   6684  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
-#   6742  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
-#   6807  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
-#   6956  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
-#   7089  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
-#   7439  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
-#   7524  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   7567  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   7672  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
-#   7876  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
-#   8156  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
-#   8214  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
-#   8311  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
-#   8514  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
-#   8685  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
-#   9038  routing.nodes                  The `nodes` valve: a row a line, read once.
-#   9391  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
-#   9477  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
-#   9651  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
-#   9847  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
-#   9944  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
-#  10025  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
-#  10091  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
-#  10140  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
-#  10227  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
-#  10335  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
-#  10824  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
-#  11005  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
-#  11190  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
-#  11428  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
-#  11531  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
-#  11639  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-#  11756  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
-#  12009  routing.state.demand           How often each set of weights is asked for, over the last minutes.
-#  12042  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-#  12226  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#  12261  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#  12929  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#  13005  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#  13151  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#  13351  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
-#  13491  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  13551  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
-#  14056  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
-#  14231  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
-#  14571  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  14880  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  14995  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  15599  routing.dispatch.embedding     Vectors from the fleet: the node that has the model in memory and the least to do, then the others.
-#  15659  fit.planning                   Which models a fleet should have where, so that its demand needs the fewest loads: pure functions.
-#  15844  routing.plan.bounds            What a plan can be asked for.
-#  15850  routing.plan.demand            What people ask for: chats from the router's record, or from a file like it.
-#  15945  routing.plan.virtual_fleet     A node as Ollama is, in virtual time: no sockets, no sleeping, thousands of requests in a second.
-#  16201  routing.plan.replay            A recorded day again, in virtual time: the router's own scheduler over simulated nodes.
-#  16388  routing.plan.report            What fits where, what to pull, and what one more GPU would bring: all of a plan, as people read it.
-#  16672  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, the admin's dashboard, and a plan.
-#  16775  cache.errors                   What goes wrong with the cache.
-#  16795  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  16827  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  16976  services.budget_chats          Chats that are under way and their budgets: what each has used so far, by whoever knows it best.
-#  16982  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#  16988  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#  17107  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#  17154  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#  17245  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-#  17408  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
-#  17498  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
-#  17737  base.process                   One object for all plugins of a process, which are files that share no code.
-#  17758  services.refused_valves        Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#  17866  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  18011  services.activity              What chats did in this process, until somebody writes it into the history.
-#  18037  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  18131  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
-#  18239  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
-#  18286  services.pack_valves           What all valves of the pack have in common.
-#  18309  services.router_valves         The valves of the router, wherever it runs.
-#  18463  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  18577  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  18838  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
-#  18870  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  18892  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#  18898  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#  18949  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
-#  19026  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  19121  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#  19282  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
-#  19293  webui.reader                   Who reads what the pack says, and in which language.
-#  19308  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#  19367  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#    504  base.messages                  Sentences for people, in English and in the languages of the catalogue.
+#    632  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    658  aliases.errors                 What goes wrong with aliases.
+#    715  engines.errors                 What goes wrong with a node.
+#    885  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#   1015  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#   1090  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
+#   1151  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#   1515  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   1662  fit.memory                     How much memory a model takes while it runs: a pure function of its shape and of what it is loaded with.
+#   1830  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   2169  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   2245  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   2303  aliases.published              Which names of a table can be published as models, and what answers for them.
+#   2339  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#   2791  base.single_flight             Many who ask the same at the same time ask once.
+#   2942  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
+#   3092  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   3216  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
+#   3327  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
+#   3502  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
+#   3579  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   3585  engines.vectors                Vectors for texts, as an engine gives them.
+#   3614  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
+#   3703  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
+#   3751  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
+#   3799  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
+#   4126  routing.decide.cost            What sending a request to a node costs, term by term.
+#   4238  routing.errors                 What goes wrong with routing.
+#   4444  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
+#   4482  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
+#   4847  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
+#   5261  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
+#   5385  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   5487  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
+#   5616  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
+#   5740  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
+#   5890  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   6024  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
+#   6348  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
+#   6570  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
+#   6687  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
+#   6745  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
+#   6810  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
+#   6959  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
+#   7092  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
+#   7442  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
+#   7527  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   7570  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   7675  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
+#   7879  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
+#   8159  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
+#   8217  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
+#   8314  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
+#   8517  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
+#   8688  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
+#   9041  routing.nodes                  The `nodes` valve: a row a line, read once.
+#   9394  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
+#   9480  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
+#   9654  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
+#   9850  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
+#   9947  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
+#  10028  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
+#  10094  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
+#  10143  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
+#  10230  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
+#  10338  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
+#  10827  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
+#  11008  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
+#  11193  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
+#  11431  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
+#  11534  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
+#  11642  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+#  11759  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
+#  12012  routing.state.demand           How often each set of weights is asked for, over the last minutes.
+#  12045  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+#  12229  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#  12264  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#  12932  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#  13008  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#  13154  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#  13354  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
+#  13494  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  13554  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
+#  14059  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
+#  14234  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
+#  14574  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  14883  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  14998  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  15602  routing.dispatch.embedding     Vectors from the fleet: the node that has the model in memory and the least to do, then the others.
+#  15662  fit.planning                   Which models a fleet should have where, so that its demand needs the fewest loads: pure functions.
+#  15847  routing.plan.bounds            What a plan can be asked for.
+#  15853  routing.plan.demand            What people ask for: chats from the router's record, or from a file like it.
+#  15948  routing.plan.virtual_fleet     A node as Ollama is, in virtual time: no sockets, no sleeping, thousands of requests in a second.
+#  16204  routing.plan.replay            A recorded day again, in virtual time: the router's own scheduler over simulated nodes.
+#  16391  routing.plan.report            What fits where, what to pull, and what one more GPU would bring: all of a plan, as people read it.
+#  16675  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, the admin's dashboard, and a plan.
+#  16778  cache.errors                   What goes wrong with the cache.
+#  16798  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  16830  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  16979  services.budget_chats          Chats that are under way and their budgets: what each has used so far, by whoever knows it best.
+#  16985  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#  16991  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#  17110  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#  17157  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#  17248  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#  17411  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
+#  17501  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
+#  17740  base.process                   One object for all plugins of a process, which are files that share no code.
+#  17761  services.refused_valves        Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#  17869  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  18014  services.activity              What chats did in this process, until somebody writes it into the history.
+#  18040  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  18134  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#  18242  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
+#  18289  services.pack_valves           What all valves of the pack have in common.
+#  18312  services.router_valves         The valves of the router, wherever it runs.
+#  18466  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  18580  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  18841  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#  18873  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  18895  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#  18901  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#  18952  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
+#  19029  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  19124  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#  19285  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
+#  19296  webui.reader                   Who reads what the pack says, and in which language.
+#  19311  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#  19370  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
 
 import asyncio
 import base64
@@ -264,6 +264,8 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "all nodes are busy and {waiting} requests wait (the limit is {limit}): try again in a minute": "所有节点都忙，已有 {waiting} 个请求在排队（上限 {limit}）：请稍后再试",
         "all nodes are busy and {waiting} requests wait, {own} of them yours (the limit is {limit}): try again in a minute": "所有节点都忙，已有 {waiting} 个请求在排队，其中 {own} 个来自您（上限 {limit}）：请稍后再试",
         "all nodes were busy for {seconds:g} s and {waiting} requests wait: try again later, or let an admin add a node or raise first_token_timeout_seconds": "所有节点已忙了 {seconds:g} 秒，有 {waiting} 个请求在排队：请稍后再试，或请管理员增加节点、调大 first_token_timeout_seconds",
+        "an Ollama": "Ollama",
+        "an OpenAI-compatible engine": "OpenAI 兼容的引擎",
         "an object": "对象",
         "another machine: start gpu_agent.py there and add agent=…": "另一台机器：请在那里启动 gpu_agent.py，并添加 agent=…",
         "answers in a form that is not Ollama's": "返回的格式不是 Ollama 的",
@@ -403,6 +405,7 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "sends what is no JSON, or its address cannot be used": "返回的不是 JSON，或其地址无法使用",
         "sends {count} bytes that are no JSON object: is it {engine}?": "返回了 {count} 字节，但不是 JSON 对象：它是 {engine} 吗？",
         "sentinel_username and sentinel_password belong to redis+sentinel://": "sentinel_username 和 sentinel_password 属于 redis+sentinel://",
+        "start the engine there with it, or name a model that it serves": "请在那里用该模型启动引擎，或指定它提供的模型",
         "strategy {strategy!r} is unknown: the known ones are {known}": "未知策略 {strategy!r}：可用 {known}",
         "the Kubernetes API answered with HTTP {status}": "Kubernetes API 返回 HTTP {status}",
         "the Kubernetes API did not answer with a list of pods": "Kubernetes API 返回的不是 pod 列表",
@@ -6077,7 +6080,7 @@ class Dialect:
     refusal: Callable[[str, int, bytes, str], NodeError]
 
 
-OLLAMA_DIALECT = Dialect("an Ollama", status_error)
+OLLAMA_DIALECT = Dialect(message("an Ollama"), status_error)
 
 
 class NodeTransport:
@@ -8156,7 +8159,7 @@ class OllamaClient:
 # --- ollama_pack.engines.openai.failures ---
 # Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
 
-SERVE_IT = "start the engine there with it, or name a model that it serves"
+SERVE_IT = message("start the engine there with it, or name a model that it serves")
 
 # vLLM and OpenAI say that "The model `x` does not exist", llama.cpp "model 'x' not found" or "model is not
 # loaded", LiteLLM "Invalid model name passed in". Only a sentence that begins so is about the model.
@@ -8686,7 +8689,7 @@ def _string_or_empty(value: object) -> str:
 # A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
 
 METRICS_RETRY_SECONDS = 600.0  # until an engine without metrics is asked again: it may have been restarted
-OPENAI_DIALECT = Dialect("an OpenAI-compatible engine", engine_status_error)
+OPENAI_DIALECT = Dialect(message("an OpenAI-compatible engine"), engine_status_error)
 LLAMACPP = "llamacpp"  # what it calls itself in `owned_by`
 
 _V1 = "/v1"

@@ -9,121 +9,121 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/pipelines/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipeline`, line 16656, which the server calls.
+# Begin here: `class Pipeline`, line 16684, which the server calls.
 # The modules that it uses come first:
 #    201  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    474  base.messages                  Sentences for people, in English and in the languages of the catalogue.
-#    602  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    628  aliases.errors                 What goes wrong with aliases.
-#    685  engines.errors                 What goes wrong with a node.
-#    855  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    985  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#   1060  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
-#   1121  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   1245  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
-#   1322  fit.memory                     How much memory a model takes while it runs: a pure function of its shape and of what it is loaded with.
-#   1490  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
-#   1538  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
-#   1865  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
-#   1954  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
-#   2002  routing.decide.cost            What sending a request to a node costs, term by term.
-#   2114  routing.errors                 What goes wrong with routing.
-#   2320  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   2467  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
-#   2505  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
-#   2870  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
-#   3284  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
-#   3408  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   3510  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
-#   3639  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
-#   3758  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
-#   3882  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
-#   3993  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
-#   4143  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   4277  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
-#   4601  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
-#   4823  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
-#   4940  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
-#   4998  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
-#   5063  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
-#   5212  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
-#   5345  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
-#   5520  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
-#   5870  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
-#   5955  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   5998  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   6103  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#   6395  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
-#   6599  engines.vectors                Vectors for texts, as an engine gives them.
-#   6628  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
-#   6908  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
-#   6966  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
-#   7063  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
-#   7266  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
-#   7437  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
-#   7790  routing.nodes                  The `nodes` valve: a row a line, read once.
-#   8143  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
-#   8229  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
-#   8403  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
-#   8599  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
-#   8696  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
-#   8777  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
-#   8843  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
-#   8892  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#   8968  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
-#   9055  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
-#   9163  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
-#   9652  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
-#   9833  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
-#  10018  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
-#  10256  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
-#  10359  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#  10365  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
-#  10473  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-#  10590  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
-#  10843  routing.state.demand           How often each set of weights is asked for, over the last minutes.
-#  10876  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-#  11060  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#  11095  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#  11763  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#  11839  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#  11985  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#  12185  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
-#  12325  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  12385  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
-#  12890  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
-#  13065  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
-#  13405  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  13714  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  13829  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  14433  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, the admin's dashboard, and a plan.
-#  14500  cache.errors                   What goes wrong with the cache.
-#  14520  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  14536  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  14685  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
-#  14814  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
-#  14983  base.single_flight             Many who ask the same at the same time ask once.
-#  15069  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
-#  15308  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#  15760  base.process                   One object for all plugins of a process, which are files that share no code.
-#  15781  services.activity              What chats did in this process, until somebody writes it into the history.
-#  15848  services.history               The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
-#  16202  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  16303  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  16338  services.pipeline_requests     What a pipeline can know of a request, how it tells the next one, and the others of its server.
-#  16421  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
-#  16539  services.refused_valves        Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#  16617  services.pack_valves           What all valves of the pack have in common.
-#  16640  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
-#  16712  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#  17076  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#  17134  aliases.published              Which names of a table can be published as models, and what answers for them.
-#  17170  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  17288  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  17382  services.router_valves         The valves of the router, wherever it runs.
-#  17536  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  17650  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  17911  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#    502  base.messages                  Sentences for people, in English and in the languages of the catalogue.
+#    630  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    656  aliases.errors                 What goes wrong with aliases.
+#    713  engines.errors                 What goes wrong with a node.
+#    883  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#   1013  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#   1088  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
+#   1149  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   1273  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
+#   1350  fit.memory                     How much memory a model takes while it runs: a pure function of its shape and of what it is loaded with.
+#   1518  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
+#   1566  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
+#   1893  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
+#   1982  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
+#   2030  routing.decide.cost            What sending a request to a node costs, term by term.
+#   2142  routing.errors                 What goes wrong with routing.
+#   2348  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   2495  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
+#   2533  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
+#   2898  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
+#   3312  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
+#   3436  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   3538  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
+#   3667  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
+#   3786  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
+#   3910  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
+#   4021  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
+#   4171  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   4305  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
+#   4629  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
+#   4851  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
+#   4968  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
+#   5026  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
+#   5091  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
+#   5240  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
+#   5373  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
+#   5548  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
+#   5898  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
+#   5983  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   6026  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   6131  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   6423  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
+#   6627  engines.vectors                Vectors for texts, as an engine gives them.
+#   6656  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
+#   6936  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
+#   6994  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
+#   7091  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
+#   7294  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
+#   7465  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
+#   7818  routing.nodes                  The `nodes` valve: a row a line, read once.
+#   8171  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
+#   8257  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
+#   8431  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
+#   8627  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
+#   8724  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
+#   8805  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
+#   8871  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
+#   8920  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   8996  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
+#   9083  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
+#   9191  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
+#   9680  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
+#   9861  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
+#  10046  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
+#  10284  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
+#  10387  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#  10393  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
+#  10501  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+#  10618  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
+#  10871  routing.state.demand           How often each set of weights is asked for, over the last minutes.
+#  10904  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+#  11088  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#  11123  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#  11791  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#  11867  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#  12013  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#  12213  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
+#  12353  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  12413  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
+#  12918  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
+#  13093  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
+#  13433  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  13742  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  13857  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  14461  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, the admin's dashboard, and a plan.
+#  14528  cache.errors                   What goes wrong with the cache.
+#  14548  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  14564  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  14713  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
+#  14842  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
+#  15011  base.single_flight             Many who ask the same at the same time ask once.
+#  15097  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
+#  15336  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#  15788  base.process                   One object for all plugins of a process, which are files that share no code.
+#  15809  services.activity              What chats did in this process, until somebody writes it into the history.
+#  15876  services.history               The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
+#  16230  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  16331  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  16366  services.pipeline_requests     What a pipeline can know of a request, how it tells the next one, and the others of its server.
+#  16449  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
+#  16567  services.refused_valves        Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#  16645  services.pack_valves           What all valves of the pack have in common.
+#  16668  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
+#  16757  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#  17121  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#  17179  aliases.published              Which names of a table can be published as models, and what answers for them.
+#  17215  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  17333  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  17427  services.router_valves         The valves of the router, wherever it runs.
+#  17581  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  17695  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  17956  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
 
 import asyncio
 import base64
@@ -209,15 +209,39 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         ": ": "：",
         "; ": "；",
         "A pull is under way. Wait until it is done, or stop it.": "正在拉取模型。请等它完成，或先停止它。",
+        "Address of a Redis or Valkey server, such as `redis://:password@host:6379/0`. With it, Pipelines servers and routers of Open WebUI share what they know about the nodes, and no slot is used twice. If it does not answer, chats go on without it. Needs the package redis, which the server's minimal image lacks. Default: empty, which means the variable `GPU_ROUTER_REDIS_URL`.": "Redis 或 Valkey 服务器的地址，例如 `redis://:password@host:6379/0`。配置后，Pipelines 服务器和 Open WebUI 的路由器共享节点信息，同一个槽位不会被重复占用。如果它没有响应，对话照常进行。需要 redis 包，服务器的精简镜像中没有。默认：空，即使用环境变量 `GPU_ROUTER_REDIS_URL`。",
+        "Aliases": "别名",
+        "Code digest": "代码摘要",
+        "Drained nodes": "停用的节点",
+        "First token timeout, seconds": "首个 token 超时（秒）",
+        "How a node is chosen. `predicted_ttft` chooses the node that will answer first; `least_busy` and `random` are there for comparison. Default: `predicted_ttft`.": "如何选择节点。`predicted_ttft` 选择预计最先开始回答的节点；`least_busy` 和 `random` 仅用于对比。默认：`predicted_ttft`。",
+        "How long a chat waits for a free node, and then again for the first token once the model is loaded, in seconds. A node that hangs is given up earlier if another one can answer. Default: 120.": "对话等待空闲节点的最长时间，以及模型加载完成后等待首个 token 的最长时间，单位为秒。如果其他节点可以回答，卡住的节点会更早被放弃。默认：120。",
+        "How long a model stays in memory after its last answer, such as `30m`; `-1` means forever. Default: empty, which means the node's own setting.": "模型在最后一次回答后留在显存中的时间，例如 `30m`；`-1` 表示一直保留。默认：空，即使用节点自己的设置。",
+        "How many chats may wait at the same time. Further chats get an error. Default: 64.": "最多允许多少个对话同时排队，超出的对话会收到错误。默认：64。",
+        "How often each node is checked, in seconds. Default: 5.": "每隔多少秒检查一次各节点。默认：5。",
         "It is not a node any more.": "它已不再是节点。",
+        "Keep models in memory": "模型保留时间",
+        "Keep warm": "常驻模型",
+        "Load timeout, seconds": "加载超时（秒）",
+        "Models that are kept in memory, one per line. Example: `llama3:8b = Mon-Fri 07:30-17:00`. Separate several spans with commas. `copies=2` keeps it on two nodes. `zone=Europe/Berlin` sets the time zone, which is the server's otherwise. `#` starts a comment. Default: empty.": "常驻显存的模型，每行一个。例如：`llama3:8b = Mon-Fri 07:30-17:00`。多个时段用逗号分隔。`copies=2` 表示在两个节点上常驻。`zone=Asia/Shanghai` 指定时区，否则使用服务器的时区。`#` 之后是注释。默认：空。",
+        "Names of nodes that finish their requests and get no new ones, separated by spaces. The dashboard sets this. Default: empty.": "只处理完已有请求、不再接收新请求的节点名称，用空格分隔。由仪表盘设置。默认：空。",
         "No computer was free for this model within {seconds:g} seconds. Try again in a minute, or choose another model.": "{seconds:g} 秒内没有空闲的机器可以运行该模型。请稍后再试，或选择其他模型。",
         "No model behind the alias {alias!r} can answer: {reasons}. An admin can install one (ollama pull {first}), grant access to it, or change the alias.": "别名 {alias!r} 背后没有可用的模型：{reasons}。管理员可以安装一个（ollama pull {first}）、授予使用权限，或修改别名。",
         "No model behind this name can be used. Choose another model, or ask an admin.": "该名称对应的模型均不可用。请选择其他模型，或联系管理员。",
         "No pull is under way.": "没有正在进行的拉取。",
+        "Nodes": "节点",
+        "One alias per line: `alias = model, model [condition, …]`, as in the alias filter. Each alias appears as a model. The first of its models that a node has answers; the next ones are the fallback. Default: empty.": "每行一个别名：`别名 = 模型, 模型 [条件, …]`，写法与别名过滤器相同。每个别名显示为一个模型，由其中第一个有节点可用的模型回答，后面的模型作为备选。默认：空。",
+        "One node per line: name, address, settings. Example: `gpu0 http://gpu0:11434 slots=2`. Settings: `kind=openai` (vLLM and similar engines), `key=…`, `header=\"Name: value\"`, `slots=…`, `memory=24GB`, `weight=…`, `tier=…`, `models=a,b`, `placement=own` (a gateway that chooses the engine itself), `agent=http://gpu0:9400`. With `dns+srv://_ollama._tcp.example.org` as the address, every server that DNS names is a node; with `k8s://NAMESPACE/app=ollama:11434`, every ready pod with that label. `#` starts a comment. All may be on one line with `;` between them. Default: empty.": "每行一个节点：名称、地址、设置。例如：`gpu0 http://gpu0:11434 slots=2`。设置：`kind=openai`（vLLM 等引擎）、`key=…`、`header=\"Name: value\"`、`slots=…`、`memory=24GB`、`weight=…`、`tier=…`、`models=a,b`、`placement=own`（由网关自己选择引擎）、`agent=http://gpu0:9400`。地址为 `dns+srv://_ollama._tcp.example.org` 时，DNS 返回的每台服务器都是一个节点；地址为 `k8s://NAMESPACE/app=ollama:11434` 时，带有该标签的每个就绪 Pod 都是一个节点。`#` 之后是注释。也可以写在一行中，用 `;` 分隔。默认：空。",
+        "One node per line: name, address, settings. Example: `gpu0 http://gpu0:11434 slots=2`. Settings: `kind=openai` (vLLM and similar engines), `key=…`, `header=\"Name: value\"`, `slots=…`, `memory=24GB`, `weight=…`, `tier=…`, `models=a,b`, `placement=own` (a gateway that chooses the engine itself), `agent=http://gpu0:9400`. With `dns+srv://_ollama._tcp.example.org` as the address, every server that DNS names is a node; with `k8s://NAMESPACE/app=ollama:11434`, every ready pod with that label. `#` starts a comment. Default: empty, which means Open WebUI's own Ollama connections.": "每行一个节点：名称、地址、设置。例如：`gpu0 http://gpu0:11434 slots=2`。设置：`kind=openai`（vLLM 等引擎）、`key=…`、`header=\"Name: value\"`、`slots=…`、`memory=24GB`、`weight=…`、`tier=…`、`models=a,b`、`placement=own`（由网关自己选择引擎）、`agent=http://gpu0:9400`。地址为 `dns+srv://_ollama._tcp.example.org` 时，DNS 返回的每台服务器都是一个节点；地址为 `k8s://NAMESPACE/app=ollama:11434` 时，带有该标签的每个就绪 Pod 都是一个节点。`#` 之后是注释。默认：空，即使用 Open WebUI 自己的 Ollama 连接。",
         "Only an Ollama can pull models.": "只有 Ollama 能拉取模型。",
+        "Probe interval, seconds": "探测间隔（秒）",
+        "Queue limit": "排队上限",
+        "Redis address": "Redis 地址",
+        "Strategy": "选择策略",
         "The answer broke off and is incomplete. Generate it again.": "回答中断，内容不完整。请重新生成。",
         "The answer failed unexpectedly. Try again. Admins find the cause in the server's log.": "生成回答时发生意外错误。请重试；管理员可在服务器日志中查看原因。",
         "The computers that run this model do not answer at the moment. Try again in a minute, or choose another model.": "运行该模型的机器目前没有响应。请稍后再试，或选择其他模型。",
+        "The longest time that a model may take to load, in seconds. Small models get less: ten minutes, or the time it takes to read them at 5 MB/s. Default: 7200.": "加载一个模型的最长时间，单位为秒。小模型的上限更短：十分钟，或按 5 MB/s 读取所需的时间。默认：7200。",
         "The model cannot answer this request. Change it, or choose another model.": "该模型无法回答此请求。请修改请求，或选择其他模型。",
         "The model cannot answer this request: {reason}": "该模型无法回答此请求：{reason}",
         "The model fails at this request every time. Change it, or choose another model.": "该模型每次处理此请求都会失败。请修改请求，或选择其他模型。",
@@ -229,6 +253,7 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "This model is not installed on any computer here. Choose another model, or ask an admin.": "所有机器上都没有安装该模型。请选择其他模型，或联系管理员。",
         "Too many questions are waiting, {own} of them yours. Try again in a minute.": "排队的请求过多，其中 {own} 个来自您。请稍后再试。",
         "Too many questions are waiting. Try again in a minute.": "排队的请求过多。请稍后再试。",
+        "Written by the server, so that `upload.py` sees which code runs here. Do not edit.": "由服务器写入，供 `upload.py` 识别正在运行的代码。请勿修改。",
         "`data` is not a list": "`data` 不是列表",
         "`models` is not a list": "`models` 不是列表",
         "a URL that begins with rediss has TLS": "以 rediss 开头的 URL 使用 TLS",
@@ -246,6 +271,8 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "all nodes are busy and {waiting} requests wait (the limit is {limit}): try again in a minute": "所有节点都忙，已有 {waiting} 个请求在排队（上限 {limit}）：请稍后再试",
         "all nodes are busy and {waiting} requests wait, {own} of them yours (the limit is {limit}): try again in a minute": "所有节点都忙，已有 {waiting} 个请求在排队，其中 {own} 个来自您（上限 {limit}）：请稍后再试",
         "all nodes were busy for {seconds:g} s and {waiting} requests wait: try again later, or let an admin add a node or raise first_token_timeout_seconds": "所有节点已忙了 {seconds:g} 秒，有 {waiting} 个请求在排队：请稍后再试，或请管理员增加节点、调大 first_token_timeout_seconds",
+        "an Ollama": "Ollama",
+        "an OpenAI-compatible engine": "OpenAI 兼容的引擎",
         "an object": "对象",
         "another machine: start gpu_agent.py there and add agent=…": "另一台机器：请在那里启动 gpu_agent.py，并添加 agent=…",
         "answers in a form that is not Ollama's": "返回的格式不是 Ollama 的",
@@ -382,6 +409,7 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "sends what is no JSON, or its address cannot be used": "返回的不是 JSON，或其地址无法使用",
         "sends {count} bytes that are no JSON object: is it {engine}?": "返回了 {count} 字节，但不是 JSON 对象：它是 {engine} 吗？",
         "sentinel_username and sentinel_password belong to redis+sentinel://": "sentinel_username 和 sentinel_password 属于 redis+sentinel://",
+        "start the engine there with it, or name a model that it serves": "请在那里用该模型启动引擎，或指定它提供的模型",
         "strategy {strategy!r} is unknown: the known ones are {known}": "未知策略 {strategy!r}：可用 {known}",
         "the Kubernetes API answered with HTTP {status}": "Kubernetes API 返回 HTTP {status}",
         "the Kubernetes API did not answer with a list of pods": "Kubernetes API 返回的不是 pod 列表",
@@ -4333,7 +4361,7 @@ class Dialect:
     refusal: Callable[[str, int, bytes, str], NodeError]
 
 
-OLLAMA_DIALECT = Dialect("an Ollama", status_error)
+OLLAMA_DIALECT = Dialect(message("an Ollama"), status_error)
 
 
 class NodeTransport:
@@ -6908,7 +6936,7 @@ class OllamaClient:
 # --- ollama_pack.engines.openai.failures ---
 # Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
 
-SERVE_IT = "start the engine there with it, or name a model that it serves"
+SERVE_IT = message("start the engine there with it, or name a model that it serves")
 
 # vLLM and OpenAI say that "The model `x` does not exist", llama.cpp "model 'x' not found" or "model is not
 # loaded", LiteLLM "Invalid model name passed in". Only a sentence that begins so is about the model.
@@ -7438,7 +7466,7 @@ def _string_or_empty(value: object) -> str:
 # A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
 
 METRICS_RETRY_SECONDS = 600.0  # until an engine without metrics is asked again: it may have been restarted
-OPENAI_DIALECT = Dialect("an OpenAI-compatible engine", engine_status_error)
+OPENAI_DIALECT = Dialect(message("an OpenAI-compatible engine"), engine_status_error)
 LLAMACPP = "llamacpp"  # what it calls itself in `owned_by`
 
 _V1 = "/v1"
@@ -16659,6 +16687,18 @@ class PipelineValves(PackValves):
     A subclass has a field `code_digest` with the default `CODE_DIGEST`.
     """
 
+    @classmethod
+    def model_json_schema(cls, *form: Any, **more: Any) -> dict[str, Any]:
+        """What Open WebUI's page shows: titles and texts in the language of the server's environment."""
+        schema = super().model_json_schema(*form, **more)
+        for field in schema.get("properties", {}).values():
+            field |= {
+                name: in_language(field[name], server_language())
+                for name in ("title", "description")
+                if name in field
+            }
+        return schema
+
     @field_validator("*", mode="before")
     @classmethod
     def _default_for_none(cls, value: Any, info: ValidationInfo) -> Any:
@@ -16670,6 +16710,11 @@ class PipelineValves(PackValves):
     def _of_this_code(cls, _: str) -> str:
         """What valves.json says is about the code that ran when it was saved."""
         return CODE_DIGEST
+
+
+def server_language() -> str:
+    """As `LC_ALL`, `LC_MESSAGES` or `LANG` of the server has it: Open WebUI does not say who looks at a page."""
+    return next(filter(None, map(os.getenv, ("LC_ALL", "LC_MESSAGES", "LANG"))), "")
 
 
 _V = TypeVar("_V", bound=BaseModel)

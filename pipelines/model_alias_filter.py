@@ -9,25 +9,25 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/pipelines/model_alias_filter.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipeline`, line 1372, which the server calls.
+# Begin here: `class Pipeline`, line 1382, which the server calls.
 # The modules that it uses come first:
 #     55  base.translations         The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    104  base.messages             Sentences for people, in English and in the languages of the catalogue.
-#    232  errors                    The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    240  aliases.errors            What goes wrong with aliases.
-#    296  engines.content           The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#    305  aliases.facts             What an alias table may ask about a request, read off an OpenAI chat body.
-#    366  aliases.table             An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#    730  engines.ollama.names      Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#    867  fit.shapes                Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#    904  fit.choose                Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#    925  aliases.resolve           Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   1043  base.single_flight        Many who ask the same at the same time ask once.
-#   1129  engines.ollama.installed  Which models some Ollama nodes have, and which weights, by `GET /api/tags`. One event loop at a time.
-#   1230  base.process              One object for all plugins of a process, which are files that share no code.
-#   1253  services.refused_valves   Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#   1331  services.pack_valves      What all valves of the pack have in common.
-#   1354  services.pipeline_valves  Valves on the Pipelines server: what all of our pipelines have in common there.
+#    114  base.messages             Sentences for people, in English and in the languages of the catalogue.
+#    242  errors                    The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    250  aliases.errors            What goes wrong with aliases.
+#    306  engines.content           The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#    315  aliases.facts             What an alias table may ask about a request, read off an OpenAI chat body.
+#    376  aliases.table             An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#    740  engines.ollama.names      Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#    877  fit.shapes                Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#    914  fit.choose                Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#    935  aliases.resolve           Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   1053  base.single_flight        Many who ask the same at the same time ask once.
+#   1139  engines.ollama.installed  Which models some Ollama nodes have, and which weights, by `GET /api/tags`. One event loop at a time.
+#   1240  base.process              One object for all plugins of a process, which are files that share no code.
+#   1263  services.refused_valves   Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#   1341  services.pack_valves      What all valves of the pack have in common.
+#   1364  services.pipeline_valves  Valves on the Pipelines server: what all of our pipelines have in common there.
 
 import asyncio
 import hashlib
@@ -60,7 +60,17 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         ", ": "、",
         ": ": "：",
         "; ": "；",
+        "Aliases": "别名",
+        "Code digest": "代码摘要",
+        "Filters run in order of this number, lowest first. Default: 0.": "过滤器按此数字从小到大依次运行。默认：0。",
+        "Models that this filter handles; `*` means all. Default: `*`.": "此过滤器处理的模型；`*` 表示全部。默认：`*`。",
         "No model behind the alias {alias!r} can answer: {reasons}. An admin can install one (ollama pull {first}), grant access to it, or change the alias.": "别名 {alias!r} 背后没有可用的模型：{reasons}。管理员可以安装一个（ollama pull {first}）、授予使用权限，或修改别名。",
+        "Ollama addresses": "Ollama 地址",
+        "Ollama servers that are asked which models are installed, separated by commas. Default: empty, so the first model of a line answers.": "用于查询已安装模型的 Ollama 服务器，用逗号分隔。默认：空，即使用每行的第一个模型。",
+        "One alias per line, or all on one line with `;` between them: `alias = model, model [condition, …]`. The first model that is installed answers. `*` in an alias stands for any text. Conditions: `vision`, `tools`, `context>=8k`, `quant=q8_0>q4_K_M`. `#` starts a comment. Default: empty.": "每行一个别名，或写在一行中用 `;` 分隔：`别名 = 模型, 模型 [条件, …]`。由第一个已安装的模型回答。别名中的 `*` 代表任意文本。条件：`vision`、`tools`、`context>=8k`、`quant=q8_0>q4_K_M`。`#` 之后是注释。默认：空。",
+        "Pipelines": "管道",
+        "Priority": "优先级",
+        "Written by the server, so that `upload.py` sees which code runs here. Do not edit.": "由服务器写入，供 `upload.py` 识别正在运行的代码。请勿修改。",
         "a model is missing: after `=` stand model names with commas between them": "缺少模型：`=` 之后是以逗号分隔的模型名称",
         "a model is named twice": "有一个模型重复出现",
         "a table has at most {limit} rows: use wildcards": "一张表最多 {limit} 行：请使用通配符",
@@ -1375,6 +1385,18 @@ class PipelineValves(PackValves):
     A subclass has a field `code_digest` with the default `CODE_DIGEST`.
     """
 
+    @classmethod
+    def model_json_schema(cls, *form: Any, **more: Any) -> dict[str, Any]:
+        """What Open WebUI's page shows: titles and texts in the language of the server's environment."""
+        schema = super().model_json_schema(*form, **more)
+        for field in schema.get("properties", {}).values():
+            field |= {
+                name: in_language(field[name], server_language())
+                for name in ("title", "description")
+                if name in field
+            }
+        return schema
+
     @field_validator("*", mode="before")
     @classmethod
     def _default_for_none(cls, value: Any, info: ValidationInfo) -> Any:
@@ -1386,6 +1408,11 @@ class PipelineValves(PackValves):
     def _of_this_code(cls, _: str) -> str:
         """What valves.json says is about the code that ran when it was saved."""
         return CODE_DIGEST
+
+
+def server_language() -> str:
+    """As `LC_ALL`, `LC_MESSAGES` or `LANG` of the server has it: Open WebUI does not say who looks at a page."""
+    return next(filter(None, map(os.getenv, ("LC_ALL", "LC_MESSAGES", "LANG"))), "")
 
 
 _V = TypeVar("_V", bound=BaseModel)

@@ -10,57 +10,57 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/pipelines/response_cache_replay.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipeline`, line 7060, which the server calls.
+# Begin here: `class Pipeline`, line 7063, which the server calls.
 # The modules that it uses come first:
-#    114  base.translations           The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    189  base.messages               Sentences for people, in English and in the languages of the catalogue.
-#    317  base.single_flight          Many who ask the same at the same time ask once.
-#    383  cache.bound                 How often answers to similar questions are wrong, at most: the bound that a threshold must pass.
-#    489  errors                      The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    509  cache.errors                What goes wrong with the cache.
-#    545  cache.canonical             JSON values as bytes: the same value gives the same bytes, and no two values share them.
-#    661  cache.keyring               Everything that is derived from the admin's secret: names in the store, and ciphers.
-#    823  cache.key                   What makes two requests the same: the key of a cached answer.
-#   1060  cache.entry                 An answer as it is kept.
-#   1129  cache.collect               From the chunks of a generation to what may be kept of it.
-#   1284  cache.counters              What the cache did, in figures without any text: of this process, and to be added up over all of them.
-#   1338  base.breaker                A breaker: after failures nothing is sent for a while, then one request tries.
-#   1419  cache.store                 What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
-#   1619  cache.guard                 A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
-#   1773  cache.live                  An answer while it is being generated: any number of listeners get it from the start.
-#   1877  cache.judge                 The judge of similar answers: what it is asked, and when its word counts as a yes.
-#   1970  cache.pool                  Evidence of other sites: counts that were added up over several deployments, with noise.
-#   2136  cache.semantic              The semantic tier: answers to questions that mean the same, once it is known how often that is wrong.
-#   2450  cache.normal_words          The words of the normal form, in English: which say the same, which say nothing, and whose case matters.
-#   2637  cache.normal_zh             The normal form of a question in Chinese: see `normal_form`.
-#   2775  cache.normal_form           The normal form of a question: two texts with the same form are one question in other words.
-#   3298  cache.similar               The normalised tier: a second key, by the normal form of the last message, that leads to an answer.
-#   3423  cache.outcome               What a request asks of the cache, and what the cache makes of it.
-#   3515  cache.generation            One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
-#   3843  cache.follow                One generation for many: the followers' side, in every process but the leader's.
-#   3946  cache.guards                What two questions must have in common before the similarity of their meanings counts at all.
-#   4031  engines.errors              What goes wrong with a node.
-#   4049  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#   4103  engines.ollama.to_openai    What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   4128  engines.ollama.stream       A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   4145  cache.replay                A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
-#   4230  cache.cache                 The response cache: look an answer up, follow one that is being generated, or lead.
-#   4854  cache.scope                 Who may share an answer. The scope is part of an entry's key and of its encryption.
-#   4929  services.cacheable          Which requests the cache is for, whose answers they share, and what it is asked.
-#   5048  base.redis                  A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#   5487  cache.redis_scripts         What happens in one step inside of Redis: the scripts, and the names of the keys.
-#   5830  cache.store_redis           The cache in Redis or Valkey, for any number of processes and hosts.
-#   6074  cache.sqlite_cache          The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
-#   6401  cache.store_sqlite          The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
-#   6611  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   6617  base.process                One object for all plugins of a process, which are files that share no code.
-#   6638  services.activity           What chats did in this process, until somebody writes it into the history.
-#   6664  services.caching            The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
-#   6831  services.webui_tasks        Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#   6866  services.pipeline_requests  What a pipeline can know of a request, how it tells the next one, and the others of its server.
-#   6943  services.refused_valves     Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#   7021  services.pack_valves        What all valves of the pack have in common.
-#   7044  services.pipeline_valves    Valves on the Pipelines server: what all of our pipelines have in common there.
+#    115  base.translations           The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#    192  base.messages               Sentences for people, in English and in the languages of the catalogue.
+#    320  base.single_flight          Many who ask the same at the same time ask once.
+#    386  cache.bound                 How often answers to similar questions are wrong, at most: the bound that a threshold must pass.
+#    492  errors                      The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    512  cache.errors                What goes wrong with the cache.
+#    548  cache.canonical             JSON values as bytes: the same value gives the same bytes, and no two values share them.
+#    664  cache.keyring               Everything that is derived from the admin's secret: names in the store, and ciphers.
+#    826  cache.key                   What makes two requests the same: the key of a cached answer.
+#   1063  cache.entry                 An answer as it is kept.
+#   1132  cache.collect               From the chunks of a generation to what may be kept of it.
+#   1287  cache.counters              What the cache did, in figures without any text: of this process, and to be added up over all of them.
+#   1341  base.breaker                A breaker: after failures nothing is sent for a while, then one request tries.
+#   1422  cache.store                 What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
+#   1622  cache.guard                 A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
+#   1776  cache.live                  An answer while it is being generated: any number of listeners get it from the start.
+#   1880  cache.judge                 The judge of similar answers: what it is asked, and when its word counts as a yes.
+#   1973  cache.pool                  Evidence of other sites: counts that were added up over several deployments, with noise.
+#   2139  cache.semantic              The semantic tier: answers to questions that mean the same, once it is known how often that is wrong.
+#   2453  cache.normal_words          The words of the normal form, in English: which say the same, which say nothing, and whose case matters.
+#   2640  cache.normal_zh             The normal form of a question in Chinese: see `normal_form`.
+#   2778  cache.normal_form           The normal form of a question: two texts with the same form are one question in other words.
+#   3301  cache.similar               The normalised tier: a second key, by the normal form of the last message, that leads to an answer.
+#   3426  cache.outcome               What a request asks of the cache, and what the cache makes of it.
+#   3518  cache.generation            One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
+#   3846  cache.follow                One generation for many: the followers' side, in every process but the leader's.
+#   3949  cache.guards                What two questions must have in common before the similarity of their meanings counts at all.
+#   4034  engines.errors              What goes wrong with a node.
+#   4052  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#   4106  engines.ollama.to_openai    What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   4131  engines.ollama.stream       A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   4148  cache.replay                A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
+#   4233  cache.cache                 The response cache: look an answer up, follow one that is being generated, or lead.
+#   4857  cache.scope                 Who may share an answer. The scope is part of an entry's key and of its encryption.
+#   4932  services.cacheable          Which requests the cache is for, whose answers they share, and what it is asked.
+#   5051  base.redis                  A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#   5490  cache.redis_scripts         What happens in one step inside of Redis: the scripts, and the names of the keys.
+#   5833  cache.store_redis           The cache in Redis or Valkey, for any number of processes and hosts.
+#   6077  cache.sqlite_cache          The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
+#   6404  cache.store_sqlite          The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
+#   6614  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   6620  base.process                One object for all plugins of a process, which are files that share no code.
+#   6641  services.activity           What chats did in this process, until somebody writes it into the history.
+#   6667  services.caching            The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
+#   6834  services.webui_tasks        Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#   6869  services.pipeline_requests  What a pipeline can know of a request, how it tells the next one, and the others of its server.
+#   6946  services.refused_valves     Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#   7024  services.pack_valves        What all valves of the pack have in common.
+#   7047  services.pipeline_valves    Valves on the Pipelines server: what all of our pipelines have in common there.
 
 import asyncio
 import base64
@@ -68,6 +68,7 @@ import binascii
 import hashlib
 import logging
 import math
+import os
 import random
 import re
 import sqlite3
@@ -118,11 +119,13 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
     "zh-CN": {
         ": ": "：",
         "; ": "；",
+        "Code digest": "代码摘要",
         "Redis answered {found!r} to a lookup": "Redis 对查询返回了 {found!r}",
         "Redis failed: {error}": "Redis 出错：{error}",
         "Redis is at its maxmemory": "Redis 已达到 maxmemory",
         "SQLite failed at {file}: {error}": "SQLite 出错（{file}）：{error}",
         "SQLite failed: {error}": "SQLite 出错：{error}",
+        "Written by the server, so that `upload.py` sees which code runs here. Do not edit.": "由服务器写入，供 `upload.py` 识别正在运行的代码。请勿修改。",
         "a URL that begins with rediss has TLS": "以 rediss 开头的 URL 使用 TLS",
         "a cluster has no db but 0: leave the number out": "集群只有数据库 0：请去掉编号",
         "a list": "列表",
@@ -7063,6 +7066,18 @@ class PipelineValves(PackValves):
     A subclass has a field `code_digest` with the default `CODE_DIGEST`.
     """
 
+    @classmethod
+    def model_json_schema(cls, *form: Any, **more: Any) -> dict[str, Any]:
+        """What Open WebUI's page shows: titles and texts in the language of the server's environment."""
+        schema = super().model_json_schema(*form, **more)
+        for field in schema.get("properties", {}).values():
+            field |= {
+                name: in_language(field[name], server_language())
+                for name in ("title", "description")
+                if name in field
+            }
+        return schema
+
     @field_validator("*", mode="before")
     @classmethod
     def _default_for_none(cls, value: Any, info: ValidationInfo) -> Any:
@@ -7074,6 +7089,11 @@ class PipelineValves(PackValves):
     def _of_this_code(cls, _: str) -> str:
         """What valves.json says is about the code that ran when it was saved."""
         return CODE_DIGEST
+
+
+def server_language() -> str:
+    """As `LC_ALL`, `LC_MESSAGES` or `LANG` of the server has it: Open WebUI does not say who looks at a page."""
+    return next(filter(None, map(os.getenv, ("LC_ALL", "LC_MESSAGES", "LANG"))), "")
 
 
 # --- ollama_pack.plugins.pipelines.response_cache_replay ---

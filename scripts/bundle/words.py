@@ -66,10 +66,16 @@ def _quoted(text: str) -> str:
     return f'"{escaped}"'
 
 
-def with_own_translations(parts: Iterable[Part]) -> list[Part]:
-    """The parts of a plugin, of whose translations only those are left that the plugin can show."""
+def with_own_translations(parts: Iterable[Part], *, with_valves: bool) -> list[Part]:
+    """The parts of a plugin, of whose translations only those are left that the plugin can show.
+
+    Args:
+        parts: of the plugin.
+        with_valves: it shows titles and texts of its valves itself, as Open WebUI does not know them.
+    """
     parts = list(parts)
-    used = {english for part in parts for piece in part.pieces for english in sentences(piece.nodes)}
+    nodes = [node for part in parts for piece in part.pieces for node in piece.nodes]
+    used = {*sentences(nodes), *(_of_valves(nodes) if with_valves else ())}
     return [_filtered(part, used) if _is_catalogue(part.module) else part for part in parts]
 
 
@@ -103,6 +109,31 @@ def _is_shown(module: ast.Module) -> bool:
     return any(
         isinstance(node, ast.Call) and ast.unparse(node) == "translated(__doc__)" for node in ast.walk(module)
     )
+
+
+def _of_valves(nodes: Iterable[ast.AST]) -> Iterator[str]:
+    """Titles and descriptions of fields, whether they stand there or are a constant's."""
+    nodes = list(nodes)
+    constants: dict[str, str] = {}
+
+    def text(node: ast.AST) -> str:
+        match node:
+            case ast.Constant(value=str(found)):
+                return found
+            case ast.Name(id=name):
+                return constants.get(name, "")
+            case ast.FormattedValue(value=value):
+                return text(value)
+            case ast.JoinedStr(values=values):
+                return "".join(map(text, values))
+        return ""
+
+    for node in nodes:
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            constants[node.targets[0].id] = text(node.value)
+    for node in (inner for top in nodes for inner in ast.walk(top)):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "Field":
+            yield from (text(one.value) for one in node.keywords if one.arg in {"title", "description"})
 
 
 def in_script(text: str) -> Iterator[str]:
