@@ -282,7 +282,7 @@ def test_pipelines_valves_work_as_they_come(path: Path, load_pipeline: LoadPipel
 
 @for_pipelines
 def test_pipelines_valves_in_chinese(path: Path, load_pipeline: LoadPipeline) -> None:
-    """English titles and texts on the page of a Pipelines server that runs in Chinese: Open WebUI has no others."""
+    """English on the page of a Pipelines server that runs in Chinese: Open WebUI knows no other words."""
     fields = load_pipeline(path, LANG="zh_CN.UTF-8")["schema"].get("properties", {})
     said = {name: f"{field['title']} {field.get('description', '')}" for name, field in fields.items()}
     assert {name: text for name, text in said.items() if english_in(text)} == {}
