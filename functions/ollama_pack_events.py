@@ -12456,8 +12456,7 @@ class Event:
     async def _data(self, request: Any, _user: Any) -> Any:
         told, language = await self._details.get(), page_language(request)
         parts = {"cache": await self._cached.get(), "publishing": await self._publishing()}
-        parts |= {"refused_valves": refused_valves(language)}
-        return translated({**told, **parts}, language)
+        return translated({**told, **parts, "refused_valves": refused_valves(language)}, language)
 
     async def _publishing(self) -> dict[str, Any]:
         valves = {"publish_aliases": self.valves.publish_aliases, "audience": self.valves.audience}

@@ -7092,7 +7092,7 @@ class PipelineValves(PackValves):
 
 
 def server_language() -> str:
-    """As `LC_ALL`, `LC_MESSAGES` or `LANG` of the server has it: Open WebUI does not say who looks at a page."""
+    """What `LC_ALL`, `LC_MESSAGES` or `LANG` names: Open WebUI does not say who looks at a page."""
     return next(filter(None, map(os.getenv, ("LC_ALL", "LC_MESSAGES", "LANG"))), "")
 
 
