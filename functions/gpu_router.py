@@ -10,7 +10,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipe`, line 19426, which the server calls.
+# Begin here: `class Pipe`, line 19460, which the server calls.
 # The modules that it uses come first:
 #    218  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
 #    496  base.messages                  Sentences for people, in English and in the languages of the catalogue.
@@ -31,118 +31,118 @@ version: 0.1.0
 #   2783  base.single_flight             Many who ask the same at the same time ask once.
 #   2934  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
 #   3084  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   3208  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
-#   3319  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
-#   3494  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
-#   3566  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   3572  engines.vectors                Vectors for texts, as an engine gives them.
-#   3601  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
-#   3690  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
-#   3738  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
-#   3786  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
-#   4113  routing.decide.cost            What sending a request to a node costs, term by term.
-#   4225  routing.errors                 What goes wrong with routing.
-#   4431  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
-#   4469  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
-#   4834  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
-#   5248  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
-#   5372  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   5474  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
-#   5603  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
-#   5727  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
-#   5877  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   6011  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
-#   6335  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
-#   6557  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
-#   6674  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
-#   6732  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
-#   6797  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
-#   6946  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
-#   7077  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
-#   7427  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
-#   7512  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   7555  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   7660  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
-#   7864  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
-#   8144  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
-#   8202  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
-#   8299  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
-#   8502  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
-#   8673  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
-#   9026  routing.nodes                  The `nodes` valve: a row a line, read once.
-#   9379  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
-#   9465  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
-#   9639  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
-#   9835  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
-#   9932  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
-#  10013  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
-#  10079  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
-#  10128  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
-#  10215  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
-#  10323  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
-#  10812  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
-#  10993  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
-#  11178  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
-#  11416  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
-#  11519  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
-#  11621  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-#  11738  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
-#  11991  routing.state.demand           How often each set of weights is asked for, over the last minutes.
-#  12024  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-#  12208  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#  12243  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#  12911  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#  12987  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#  13133  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#  13333  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
-#  13473  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  13533  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
-#  14038  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
-#  14213  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
-#  14553  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  14862  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  14977  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  15578  routing.dispatch.embedding     Vectors from the fleet: the node that has the model in memory and the least to do, then the others.
-#  15638  fit.planning                   Which models a fleet should have where, so that its demand needs the fewest loads: pure functions.
-#  15823  routing.plan.bounds            What a plan can be asked for.
-#  15829  routing.plan.demand            What people ask for: chats from the router's record, or from a file like it.
-#  15924  routing.plan.virtual_fleet     A node as Ollama is, in virtual time: no sockets, no sleeping, thousands of requests in a second.
-#  16180  routing.plan.replay            A recorded day again, in virtual time: the router's own scheduler over simulated nodes.
-#  16367  routing.plan.report            What fits where, what to pull, and what one more GPU would bring: all of a plan, as people read it.
-#  16651  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, the admin's dashboard, and a plan.
-#  16754  cache.errors                   What goes wrong with the cache.
-#  16774  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  16806  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  16956  services.budget_chats          Chats that are under way and their budgets: what each has used so far, by whoever knows it best.
-#  16962  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#  16968  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#  17087  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#  17134  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#  17225  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-#  17388  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
-#  17478  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
-#  17717  base.process                   One object for all plugins of a process, which are files that share no code.
-#  17738  services.refused_valves        Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#  17831  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  17976  services.activity              What chats did in this process, until somebody writes it into the history.
-#  18002  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  18096  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
-#  18204  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
-#  18251  services.pack_valves           What all valves of the pack have in common.
-#  18274  services.router_valves         The valves of the router, wherever it runs.
-#  18428  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  18542  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  18803  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
-#  18835  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  18857  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#  18863  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#  18914  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
-#  18991  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  19086  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#  19247  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
-#  19258  webui.reader                   Who reads what the pack says, and in which language.
-#  19273  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#  19332  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#   3213  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
+#   3324  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
+#   3499  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
+#   3571  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   3577  engines.vectors                Vectors for texts, as an engine gives them.
+#   3608  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
+#   3697  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
+#   3745  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
+#   3793  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
+#   4120  routing.decide.cost            What sending a request to a node costs, term by term.
+#   4232  routing.errors                 What goes wrong with routing.
+#   4438  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
+#   4476  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
+#   4841  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
+#   5255  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
+#   5379  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   5481  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
+#   5610  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
+#   5734  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
+#   5884  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   6018  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
+#   6342  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
+#   6564  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
+#   6681  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
+#   6739  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
+#   6804  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
+#   6953  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
+#   7084  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
+#   7434  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
+#   7519  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   7562  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   7667  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
+#   7871  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
+#   8152  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
+#   8210  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
+#   8307  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
+#   8510  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
+#   8681  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
+#   9034  routing.nodes                  The `nodes` valve: a row a line, read once.
+#   9387  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
+#   9473  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
+#   9647  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
+#   9843  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
+#   9940  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
+#  10021  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
+#  10087  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
+#  10136  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
+#  10223  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
+#  10331  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
+#  10820  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
+#  11001  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
+#  11186  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
+#  11424  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
+#  11527  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
+#  11629  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+#  11746  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
+#  11999  routing.state.demand           How often each set of weights is asked for, over the last minutes.
+#  12032  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+#  12216  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#  12251  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#  12919  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#  12995  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#  13141  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#  13341  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
+#  13481  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  13541  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
+#  14046  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
+#  14221  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
+#  14561  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  14870  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  14985  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  15586  routing.dispatch.embedding     Vectors from the fleet: the node that has the model in memory and the least to do, then the others.
+#  15646  fit.planning                   Which models a fleet should have where, so that its demand needs the fewest loads: pure functions.
+#  15831  routing.plan.bounds            What a plan can be asked for.
+#  15837  routing.plan.demand            What people ask for: chats from the router's record, or from a file like it.
+#  15932  routing.plan.virtual_fleet     A node as Ollama is, in virtual time: no sockets, no sleeping, thousands of requests in a second.
+#  16188  routing.plan.replay            A recorded day again, in virtual time: the router's own scheduler over simulated nodes.
+#  16375  routing.plan.report            What fits where, what to pull, and what one more GPU would bring: all of a plan, as people read it.
+#  16659  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, the admin's dashboard, and a plan.
+#  16762  cache.errors                   What goes wrong with the cache.
+#  16782  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  16814  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  16964  services.budget_chats          Chats that are under way and their budgets: what each has used so far, by whoever knows it best.
+#  16970  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#  16976  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#  17095  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#  17142  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#  17233  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#  17396  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
+#  17486  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
+#  17725  base.process                   One object for all plugins of a process, which are files that share no code.
+#  17746  services.refused_valves        Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#  17839  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  17984  services.activity              What chats did in this process, until somebody writes it into the history.
+#  18010  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  18104  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#  18212  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
+#  18259  services.pack_valves           What all valves of the pack have in common.
+#  18282  services.router_valves         The valves of the router, wherever it runs.
+#  18436  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  18550  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  18811  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#  18843  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  18865  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#  18871  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#  18922  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
+#  19025  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  19120  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#  19281  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
+#  19292  webui.reader                   Who reads what the pack says, and in which language.
+#  19307  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#  19366  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
 
 import asyncio
 import base64
@@ -3191,6 +3191,11 @@ def openai_usage(line: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def working_seconds(line: Mapping[str, Any]) -> float:
+    """How long a node worked on an answer, without loading the model; 0 where it does not tell."""
+    return max(0, _figure(line, "total_duration") - _figure(line, "load_duration")) / NANOSECONDS
+
+
 def _text_or_none(value: object) -> str | None:
     return value if isinstance(value, str) and value else None
 
@@ -3580,13 +3585,15 @@ class Vectors:
     Attributes:
         vectors: one for each text, in their order.
         tokens: of all texts; 0 where the engine does not count them.
+        seconds: of GPU time, without a load; 0 where the engine does not tell.
     """
 
     vectors: tuple[list[float], ...]
     tokens: int = 0
+    seconds: float = 0.0
 
 
-def vectors_in(node: str, found: object, tokens: object, wanted: int) -> Vectors:
+def vectors_in(node: str, found: object, tokens: object, wanted: int, seconds: float = 0.0) -> Vectors:
     """The vectors in an answer.
 
     Raises:
@@ -3595,7 +3602,7 @@ def vectors_in(node: str, found: object, tokens: object, wanted: int) -> Vectors
     vectors = found if isinstance(found, list) else []
     if len(vectors) != wanted or not all(isinstance(vector, list) and vector for vector in vectors):
         raise NodeFaultError(node, message("gives no vector for some of the texts"))
-    return Vectors(tuple(vectors), tokens if isinstance(tokens, int) else 0)
+    return Vectors(tuple(vectors), tokens if isinstance(tokens, int) else 0, seconds)
 
 
 # --- ollama_pack.engines.openai.metrics ---
@@ -8112,7 +8119,8 @@ class OllamaClient:
         wanted = {"dimensions": dimensions} if dimensions else {}
         body = {"model": self._ids.real(model), "input": list(texts), **wanted}
         answer = await self._node.ask("/api/embed", body, seconds)
-        return vectors_in(self.name, answer.get("embeddings"), answer.get("prompt_eval_count"), len(texts))
+        tokens = answer.get("prompt_eval_count")
+        return vectors_in(self.name, answer.get("embeddings"), tokens, len(texts), working_seconds(answer))
 
     async def pull(self, model: str) -> AsyncGenerator[tuple[int, int], None]:
         """Have the node pull a model: bytes that are there of the current layer, and its bytes (0: unknown).
@@ -18917,7 +18925,7 @@ async def live_function(app: Any, function_id: str) -> Any:
 # Imports `open_webui` when called, not before.
 
 BUDGETS_ID = "usage_budgets"
-_LOOK_SECONDS = 5.0  # between two looks at whether it is installed and on
+_LOOK_SECONDS = 2.0  # after which it is looked up again: its valves may have changed
 _USERS_AT_ONCE = 500
 _MOST_SHOWN = 50  # on the dashboard; the table has all
 NO_BUDGET: dict[str, Any] = {"ticket": "", "own": False, "last": False, "refusal": None}
@@ -18929,7 +18937,7 @@ class BudgetContact:
     def __init__(self) -> None:
         """Ask nothing yet."""
         self._app: Any = None
-        self._live = SingleFlight(self._look, _LOOK_SECONDS)
+        self._live = SingleFlight(self._look, _LOOK_SECONDS, ahead=True)
 
     async def live(self, app: Any) -> Any:
         """The function as it runs in this process; None: it is not installed, off, or has no table."""
@@ -18953,6 +18961,32 @@ class BudgetContact:
         except Exception:
             log.exception("An answer is not counted, and no budgets hold for it")
             return None, NO_BUDGET
+
+    @asynccontextmanager
+    async def counting(
+        self, app: Any, user: dict[str, Any], model: str
+    ) -> AsyncGenerator[Callable[[float, float], None]]:
+        """Count something that is no chat. Call what is given with its seconds of GPU time and its tokens.
+
+        Where that is not called, nothing was made, and nothing counts.
+
+        Raises:
+            ModelRefusedError: the budget is used up.
+        """
+        budgets, begun = await self.begin(app, user, {}, model, always=False)
+        if begun["refusal"]:
+            raise ModelRefusedError(Refusal(**begun["refusal"]))
+        if budgets is None:
+            yield lambda _seconds, _tokens: None
+            return
+        try:
+            yield lambda seconds, tokens: budgets.budget_note(begun["ticket"], seconds, tokens)
+        finally:
+            budgets.budget_end(begun["ticket"])
+
+    def forget(self) -> None:
+        """It may have been switched, or have other valves."""
+        self._live.forget()
 
     async def usage(self, app: Any, user: dict[str, Any]) -> dict[str, Any]:
         """The budgets of a user, as `budget_usage` says; users are named by their e-mail addresses."""
@@ -19641,7 +19675,8 @@ class Pipe:
         return DirectChat(model, weights_behind(model, router.catalogue()), asked, answered)
 
     async def embed(self, body: Body, user: Body) -> Body:
-        """Vectors for the gateway: `model`, `node`, `tokens` and the `vectors` of the texts in `input`.
+        """Vectors for the gateway: `model`, `node`, `tokens`, `seconds` of GPU time where the node tells them,
+        and the `vectors` of the texts in `input`.
 
         Raises:
             ModelRefusedError: there are none.
@@ -19654,7 +19689,8 @@ class Pipe:
             made, node = await self._embedding.embed(
                 router, model, body["input"], int(body.get("dimensions") or 0)
             )
-        return {"model": model, "node": node, "tokens": made.tokens, "vectors": made.vectors}
+        about = {"model": model, "node": node, "tokens": made.tokens, "seconds": made.seconds}
+        return {**about, "vectors": made.vectors}
 
     async def shown(self, name: str, user: Body) -> Body:
         """What a node knows of the model that answers for a name, as `/api/show` has it.

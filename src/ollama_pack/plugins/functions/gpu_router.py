@@ -310,7 +310,11 @@ class Pipe:
         return DirectChat(model, weights_behind(model, router.catalogue()), asked, answered)
 
     async def embed(self, body: Body, user: Body) -> Body:
-        """Vectors for the gateway: `model`, `node`, `tokens` and the `vectors` of the texts in `input`.
+        """Vectors for the gateway: `model`, `node`, `tokens`, `seconds` of GPU time and `vectors`.
+
+        Args:
+            body: `model`, `dimensions` and the texts in `input`.
+            user: who asks.
 
         Raises:
             ModelRefusedError: there are none.
@@ -323,7 +327,8 @@ class Pipe:
             made, node = await self._embedding.embed(
                 router, model, body["input"], int(body.get("dimensions") or 0)
             )
-        return {"model": model, "node": node, "tokens": made.tokens, "vectors": made.vectors}
+        about = {"model": model, "node": node, "tokens": made.tokens, "seconds": made.seconds}
+        return {**about, "vectors": made.vectors}
 
     async def shown(self, name: str, user: Body) -> Body:
         """What a node knows of the model that answers for a name, as `/api/show` has it.
