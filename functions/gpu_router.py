@@ -10,139 +10,139 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipe`, line 19460, which the server calls.
+# Begin here: `class Pipe`, line 19474, which the server calls.
 # The modules that it uses come first:
-#    218  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    496  base.messages                  Sentences for people, in English and in the languages of the catalogue.
-#    624  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    650  aliases.errors                 What goes wrong with aliases.
-#    707  engines.errors                 What goes wrong with a node.
-#    877  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#   1007  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#   1082  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
-#   1143  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#   1507  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   1654  fit.memory                     How much memory a model takes while it runs: a pure function of its shape and of what it is loaded with.
-#   1822  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#   2161  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#   2237  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   2295  aliases.published              Which names of a table can be published as models, and what answers for them.
-#   2331  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#   2783  base.single_flight             Many who ask the same at the same time ask once.
-#   2934  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
-#   3084  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   3213  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
-#   3324  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
-#   3499  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
-#   3571  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   3577  engines.vectors                Vectors for texts, as an engine gives them.
-#   3608  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
-#   3697  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
-#   3745  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
-#   3793  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
-#   4120  routing.decide.cost            What sending a request to a node costs, term by term.
-#   4232  routing.errors                 What goes wrong with routing.
-#   4438  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
-#   4476  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
-#   4841  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
-#   5255  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
-#   5379  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   5481  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
-#   5610  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
-#   5734  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
-#   5884  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   6018  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
-#   6342  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
-#   6564  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
-#   6681  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
-#   6739  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
-#   6804  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
-#   6953  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
-#   7084  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
-#   7434  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
-#   7519  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   7562  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   7667  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
-#   7871  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
-#   8152  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
-#   8210  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
-#   8307  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
-#   8510  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
-#   8681  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
-#   9034  routing.nodes                  The `nodes` valve: a row a line, read once.
-#   9387  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
-#   9473  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
-#   9647  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
-#   9843  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
-#   9940  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
-#  10021  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
-#  10087  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
-#  10136  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
-#  10223  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
-#  10331  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
-#  10820  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
-#  11001  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
-#  11186  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
-#  11424  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
-#  11527  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
-#  11629  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-#  11746  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
-#  11999  routing.state.demand           How often each set of weights is asked for, over the last minutes.
-#  12032  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-#  12216  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#  12251  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#  12919  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#  12995  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#  13141  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#  13341  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
-#  13481  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  13541  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
-#  14046  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
-#  14221  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
-#  14561  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  14870  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  14985  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  15586  routing.dispatch.embedding     Vectors from the fleet: the node that has the model in memory and the least to do, then the others.
-#  15646  fit.planning                   Which models a fleet should have where, so that its demand needs the fewest loads: pure functions.
-#  15831  routing.plan.bounds            What a plan can be asked for.
-#  15837  routing.plan.demand            What people ask for: chats from the router's record, or from a file like it.
-#  15932  routing.plan.virtual_fleet     A node as Ollama is, in virtual time: no sockets, no sleeping, thousands of requests in a second.
-#  16188  routing.plan.replay            A recorded day again, in virtual time: the router's own scheduler over simulated nodes.
-#  16375  routing.plan.report            What fits where, what to pull, and what one more GPU would bring: all of a plan, as people read it.
-#  16659  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, the admin's dashboard, and a plan.
-#  16762  cache.errors                   What goes wrong with the cache.
-#  16782  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  16814  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  16964  services.budget_chats          Chats that are under way and their budgets: what each has used so far, by whoever knows it best.
-#  16970  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#  16976  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#  17095  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#  17142  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#  17233  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-#  17396  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
-#  17486  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
-#  17725  base.process                   One object for all plugins of a process, which are files that share no code.
-#  17746  services.refused_valves        Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#  17839  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  17984  services.activity              What chats did in this process, until somebody writes it into the history.
-#  18010  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  18104  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
-#  18212  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
-#  18259  services.pack_valves           What all valves of the pack have in common.
-#  18282  services.router_valves         The valves of the router, wherever it runs.
-#  18436  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  18550  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  18811  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
-#  18843  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  18865  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#  18871  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#  18922  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
-#  19025  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  19120  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#  19281  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
-#  19292  webui.reader                   Who reads what the pack says, and in which language.
-#  19307  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#  19366  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#    219  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#    497  base.messages                  Sentences for people, in English and in the languages of the catalogue.
+#    625  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    651  aliases.errors                 What goes wrong with aliases.
+#    708  engines.errors                 What goes wrong with a node.
+#    878  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#   1008  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#   1083  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
+#   1144  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#   1508  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   1655  fit.memory                     How much memory a model takes while it runs: a pure function of its shape and of what it is loaded with.
+#   1823  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   2162  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   2238  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   2296  aliases.published              Which names of a table can be published as models, and what answers for them.
+#   2332  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#   2784  base.single_flight             Many who ask the same at the same time ask once.
+#   2935  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
+#   3085  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   3214  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
+#   3325  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
+#   3500  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
+#   3572  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   3578  engines.vectors                Vectors for texts, as an engine gives them.
+#   3609  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
+#   3698  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
+#   3746  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
+#   3794  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
+#   4121  routing.decide.cost            What sending a request to a node costs, term by term.
+#   4233  routing.errors                 What goes wrong with routing.
+#   4439  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
+#   4477  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
+#   4842  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
+#   5256  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
+#   5380  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   5482  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
+#   5611  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
+#   5735  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
+#   5885  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   6019  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
+#   6343  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
+#   6565  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
+#   6682  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
+#   6740  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
+#   6805  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
+#   6954  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
+#   7085  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
+#   7435  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
+#   7520  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   7563  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   7668  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
+#   7872  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
+#   8153  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
+#   8211  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
+#   8308  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
+#   8511  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
+#   8682  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
+#   9035  routing.nodes                  The `nodes` valve: a row a line, read once.
+#   9388  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
+#   9474  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
+#   9648  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
+#   9844  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
+#   9941  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
+#  10022  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
+#  10088  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
+#  10137  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
+#  10224  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
+#  10332  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
+#  10821  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
+#  11002  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
+#  11187  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
+#  11425  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
+#  11528  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
+#  11630  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+#  11747  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
+#  12000  routing.state.demand           How often each set of weights is asked for, over the last minutes.
+#  12033  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+#  12217  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#  12252  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#  12920  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#  12996  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#  13142  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#  13342  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
+#  13482  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  13542  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
+#  14047  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
+#  14222  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
+#  14562  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  14871  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  14986  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  15587  routing.dispatch.embedding     Vectors from the fleet: the node that has the model in memory and the least to do, then the others.
+#  15647  fit.planning                   Which models a fleet should have where, so that its demand needs the fewest loads: pure functions.
+#  15832  routing.plan.bounds            What a plan can be asked for.
+#  15838  routing.plan.demand            What people ask for: chats from the router's record, or from a file like it.
+#  15933  routing.plan.virtual_fleet     A node as Ollama is, in virtual time: no sockets, no sleeping, thousands of requests in a second.
+#  16189  routing.plan.replay            A recorded day again, in virtual time: the router's own scheduler over simulated nodes.
+#  16376  routing.plan.report            What fits where, what to pull, and what one more GPU would bring: all of a plan, as people read it.
+#  16660  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, the admin's dashboard, and a plan.
+#  16763  cache.errors                   What goes wrong with the cache.
+#  16783  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  16815  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  16965  services.budget_chats          Chats that are under way and their budgets: what each has used so far, by whoever knows it best.
+#  16971  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#  16977  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#  17096  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#  17143  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#  17234  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#  17397  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
+#  17487  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
+#  17726  base.process                   One object for all plugins of a process, which are files that share no code.
+#  17747  services.refused_valves        Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#  17840  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  17985  services.activity              What chats did in this process, until somebody writes it into the history.
+#  18011  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  18118  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#  18226  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
+#  18273  services.pack_valves           What all valves of the pack have in common.
+#  18296  services.router_valves         The valves of the router, wherever it runs.
+#  18450  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  18564  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  18825  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#  18857  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  18879  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#  18885  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#  18936  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
+#  19039  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  19134  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#  19295  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
+#  19306  webui.reader                   Who reads what the pack says, and in which language.
+#  19321  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#  19380  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
 
 import asyncio
 import base64
@@ -199,6 +199,7 @@ from string import punctuation
 from types import ModuleType, SimpleNamespace
 from typing import Annotated, Any, ClassVar, Generic, Literal, NamedTuple, Protocol, Self, TypeVar, get_args
 from urllib.parse import quote, unquote, urljoin, urlsplit
+from urllib.request import getproxies
 from uuid import uuid4
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -18052,8 +18053,7 @@ class RouterHost:
         elif self.current is None or self._made_of != wanted:
             self.retire()
             connector = aiohttp.TCPConnector(limit=0, ssl=self._trusted())
-            # As Open WebUI's own: with proxies from HTTP_PROXY, HTTPS_PROXY and NO_PROXY.
-            session = aiohttp.ClientSession(connector=connector, trust_env=True)
+            session = aiohttp.ClientSession(connector=connector, trust_env=_environment_counts())
             self.current = Router(
                 rows,
                 session,
@@ -18099,6 +18099,20 @@ class RouterHost:
 def _pulls_left() -> list[tuple[list[dict[str, Any]], asyncio.Task[None]]]:
     """The pulls of routers of this process that were replaced, by whatever code, and when each has ended."""
     return process_wide("pulls left", list[tuple[list[dict[str, Any]], asyncio.Task[None]]])
+
+
+def _environment_counts() -> bool:
+    """Whether the environment says how to reach nodes, as for Open WebUI's own connections.
+
+    That is a proxy (HTTP_PROXY, HTTPS_PROXY, NO_PROXY) or a file of logins (.netrc). Without them aiohttp
+    need not look for both before every request, which takes two threads and half a millisecond.
+    """
+    if getproxies().keys() & {"http", "https"}:
+        return True
+    try:
+        return Path(os.environ.get("NETRC") or "~/.netrc").expanduser().is_file()
+    except RuntimeError:  # nobody's home
+        return False
 
 
 # --- ollama_pack.services.metrics_text ---
@@ -19675,8 +19689,11 @@ class Pipe:
         return DirectChat(model, weights_behind(model, router.catalogue()), asked, answered)
 
     async def embed(self, body: Body, user: Body) -> Body:
-        """Vectors for the gateway: `model`, `node`, `tokens`, `seconds` of GPU time where the node tells them,
-        and the `vectors` of the texts in `input`.
+        """Vectors for the gateway: `model`, `node`, `tokens`, `seconds` of GPU time and `vectors`.
+
+        Args:
+            body: `model`, `dimensions` and the texts in `input`.
+            user: who asks.
 
         Raises:
             ModelRefusedError: there are none.

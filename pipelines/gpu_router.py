@@ -9,121 +9,121 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/pipelines/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipeline`, line 16622, which the server calls.
+# Begin here: `class Pipeline`, line 16623, which the server calls.
 # The modules that it uses come first:
-#    201  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    469  base.messages                  Sentences for people, in English and in the languages of the catalogue.
-#    597  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    623  aliases.errors                 What goes wrong with aliases.
-#    680  engines.errors                 What goes wrong with a node.
-#    850  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    980  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#   1055  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
-#   1116  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   1245  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
-#   1317  fit.memory                     How much memory a model takes while it runs: a pure function of its shape and of what it is loaded with.
-#   1485  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
-#   1533  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
-#   1860  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
-#   1949  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
-#   1997  routing.decide.cost            What sending a request to a node costs, term by term.
-#   2109  routing.errors                 What goes wrong with routing.
-#   2315  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   2462  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
-#   2500  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
-#   2865  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
-#   3279  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
-#   3403  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   3505  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
-#   3634  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
-#   3753  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
-#   3877  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
-#   3988  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
-#   4138  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   4272  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
-#   4596  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
-#   4818  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
-#   4935  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
-#   4993  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
-#   5058  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
-#   5207  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
-#   5338  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
-#   5513  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
-#   5863  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
-#   5948  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   5991  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   6096  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#   6388  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
-#   6592  engines.vectors                Vectors for texts, as an engine gives them.
-#   6623  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
-#   6904  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
-#   6962  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
-#   7059  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
-#   7262  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
-#   7433  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
-#   7786  routing.nodes                  The `nodes` valve: a row a line, read once.
-#   8139  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
-#   8225  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
-#   8399  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
-#   8595  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
-#   8692  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
-#   8773  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
-#   8839  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
-#   8888  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#   8964  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
-#   9051  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
-#   9159  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
-#   9648  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
-#   9829  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
-#  10014  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
-#  10252  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
-#  10355  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#  10361  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
-#  10463  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-#  10580  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
-#  10833  routing.state.demand           How often each set of weights is asked for, over the last minutes.
-#  10866  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-#  11050  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#  11085  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#  11753  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#  11829  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#  11975  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#  12175  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
-#  12315  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  12375  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
-#  12880  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
-#  13055  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
-#  13395  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  13704  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  13819  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  14420  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, the admin's dashboard, and a plan.
-#  14487  cache.errors                   What goes wrong with the cache.
-#  14507  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  14523  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  14673  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
-#  14802  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
-#  14971  base.single_flight             Many who ask the same at the same time ask once.
-#  15057  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
-#  15296  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#  15748  base.process                   One object for all plugins of a process, which are files that share no code.
-#  15769  services.activity              What chats did in this process, until somebody writes it into the history.
-#  15836  services.history               The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
-#  16190  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  16291  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  16326  services.pipeline_requests     What a pipeline can know of a request, how it tells the next one, and the others of its server.
-#  16402  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
-#  16520  services.refused_valves        Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#  16583  services.pack_valves           What all valves of the pack have in common.
-#  16606  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
-#  16678  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#  17042  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#  17100  aliases.published              Which names of a table can be published as models, and what answers for them.
-#  17136  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  17254  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  17348  services.router_valves         The valves of the router, wherever it runs.
-#  17502  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  17616  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  17877  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#    202  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#    470  base.messages                  Sentences for people, in English and in the languages of the catalogue.
+#    598  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    624  aliases.errors                 What goes wrong with aliases.
+#    681  engines.errors                 What goes wrong with a node.
+#    851  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    981  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#   1056  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
+#   1117  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   1246  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
+#   1318  fit.memory                     How much memory a model takes while it runs: a pure function of its shape and of what it is loaded with.
+#   1486  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
+#   1534  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
+#   1861  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
+#   1950  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
+#   1998  routing.decide.cost            What sending a request to a node costs, term by term.
+#   2110  routing.errors                 What goes wrong with routing.
+#   2316  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   2463  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
+#   2501  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
+#   2866  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
+#   3280  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
+#   3404  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   3506  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
+#   3635  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
+#   3754  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
+#   3878  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
+#   3989  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
+#   4139  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   4273  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
+#   4597  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
+#   4819  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
+#   4936  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
+#   4994  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
+#   5059  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
+#   5208  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
+#   5339  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
+#   5514  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
+#   5864  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
+#   5949  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   5992  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   6097  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   6389  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
+#   6593  engines.vectors                Vectors for texts, as an engine gives them.
+#   6624  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
+#   6905  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
+#   6963  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
+#   7060  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
+#   7263  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
+#   7434  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
+#   7787  routing.nodes                  The `nodes` valve: a row a line, read once.
+#   8140  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
+#   8226  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
+#   8400  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
+#   8596  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
+#   8693  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
+#   8774  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
+#   8840  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
+#   8889  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   8965  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
+#   9052  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
+#   9160  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
+#   9649  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
+#   9830  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
+#  10015  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
+#  10253  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
+#  10356  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#  10362  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
+#  10464  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+#  10581  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
+#  10834  routing.state.demand           How often each set of weights is asked for, over the last minutes.
+#  10867  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+#  11051  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#  11086  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#  11754  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#  11830  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#  11976  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#  12176  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
+#  12316  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  12376  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
+#  12881  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
+#  13056  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
+#  13396  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  13705  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  13820  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  14421  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, the admin's dashboard, and a plan.
+#  14488  cache.errors                   What goes wrong with the cache.
+#  14508  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  14524  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  14674  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
+#  14803  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
+#  14972  base.single_flight             Many who ask the same at the same time ask once.
+#  15058  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
+#  15297  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#  15749  base.process                   One object for all plugins of a process, which are files that share no code.
+#  15770  services.activity              What chats did in this process, until somebody writes it into the history.
+#  15837  services.history               The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
+#  16191  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  16292  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  16327  services.pipeline_requests     What a pipeline can know of a request, how it tells the next one, and the others of its server.
+#  16403  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
+#  16521  services.refused_valves        Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#  16584  services.pack_valves           What all valves of the pack have in common.
+#  16607  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
+#  16679  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#  17043  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#  17101  aliases.published              Which names of a table can be published as models, and what answers for them.
+#  17137  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  17255  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  17362  services.router_valves         The valves of the router, wherever it runs.
+#  17516  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  17630  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  17891  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
 
 import asyncio
 import base64
@@ -182,6 +182,7 @@ from string import punctuation
 from types import ModuleType
 from typing import Annotated, Any, ClassVar, Generic, Literal, NamedTuple, Protocol, Self, TypeVar, get_args
 from urllib.parse import quote, unquote, urljoin, urlsplit
+from urllib.request import getproxies
 from uuid import uuid4
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -17296,8 +17297,7 @@ class RouterHost:
         elif self.current is None or self._made_of != wanted:
             self.retire()
             connector = aiohttp.TCPConnector(limit=0, ssl=self._trusted())
-            # As Open WebUI's own: with proxies from HTTP_PROXY, HTTPS_PROXY and NO_PROXY.
-            session = aiohttp.ClientSession(connector=connector, trust_env=True)
+            session = aiohttp.ClientSession(connector=connector, trust_env=_environment_counts())
             self.current = Router(
                 rows,
                 session,
@@ -17343,6 +17343,20 @@ class RouterHost:
 def _pulls_left() -> list[tuple[list[dict[str, Any]], asyncio.Task[None]]]:
     """The pulls of routers of this process that were replaced, by whatever code, and when each has ended."""
     return process_wide("pulls left", list[tuple[list[dict[str, Any]], asyncio.Task[None]]])
+
+
+def _environment_counts() -> bool:
+    """Whether the environment says how to reach nodes, as for Open WebUI's own connections.
+
+    That is a proxy (HTTP_PROXY, HTTPS_PROXY, NO_PROXY) or a file of logins (.netrc). Without them aiohttp
+    need not look for both before every request, which takes two threads and half a millisecond.
+    """
+    if getproxies().keys() & {"http", "https"}:
+        return True
+    try:
+        return Path(os.environ.get("NETRC") or "~/.netrc").expanduser().is_file()
+    except RuntimeError:  # nobody's home
+        return False
 
 
 # --- ollama_pack.services.router_valves ---
