@@ -151,7 +151,7 @@ def test_no_list_of_pods_is_refused(answer: object) -> None:
 )
 def test_the_environment_counts_where_it_names_a_proxy(
     environment: dict[str, str],
-    counts: bool,
+    counts: bool,  # noqa: FBT001
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
