@@ -10,7 +10,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipe`, line 19474, which the server calls.
+# Begin here: `class Pipe`, line 19500, which the server calls.
 # The modules that it uses come first:
 #    219  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
 #    497  base.messages                  Sentences for people, in English and in the languages of the catalogue.
@@ -102,47 +102,47 @@ version: 0.1.0
 #  14562  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
 #  14871  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
 #  14986  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  15587  routing.dispatch.embedding     Vectors from the fleet: the node that has the model in memory and the least to do, then the others.
-#  15647  fit.planning                   Which models a fleet should have where, so that its demand needs the fewest loads: pure functions.
-#  15832  routing.plan.bounds            What a plan can be asked for.
-#  15838  routing.plan.demand            What people ask for: chats from the router's record, or from a file like it.
-#  15933  routing.plan.virtual_fleet     A node as Ollama is, in virtual time: no sockets, no sleeping, thousands of requests in a second.
-#  16189  routing.plan.replay            A recorded day again, in virtual time: the router's own scheduler over simulated nodes.
-#  16376  routing.plan.report            What fits where, what to pull, and what one more GPU would bring: all of a plan, as people read it.
-#  16660  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, the admin's dashboard, and a plan.
-#  16763  cache.errors                   What goes wrong with the cache.
-#  16783  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  16815  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  16965  services.budget_chats          Chats that are under way and their budgets: what each has used so far, by whoever knows it best.
-#  16971  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#  16977  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#  17096  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#  17143  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#  17234  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-#  17397  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
-#  17487  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
-#  17726  base.process                   One object for all plugins of a process, which are files that share no code.
-#  17747  services.refused_valves        Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#  17840  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  17985  services.activity              What chats did in this process, until somebody writes it into the history.
-#  18011  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  18118  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
-#  18226  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
-#  18273  services.pack_valves           What all valves of the pack have in common.
-#  18296  services.router_valves         The valves of the router, wherever it runs.
-#  18450  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  18564  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  18825  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
-#  18857  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  18879  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#  18885  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#  18936  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
-#  19039  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  19134  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#  19295  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
-#  19306  webui.reader                   Who reads what the pack says, and in which language.
-#  19321  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#  19380  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#  15603  routing.dispatch.embedding     Vectors from the fleet: the node that has the model in memory and the least to do, then the others.
+#  15663  fit.planning                   Which models a fleet should have where, so that its demand needs the fewest loads: pure functions.
+#  15848  routing.plan.bounds            What a plan can be asked for.
+#  15854  routing.plan.demand            What people ask for: chats from the router's record, or from a file like it.
+#  15949  routing.plan.virtual_fleet     A node as Ollama is, in virtual time: no sockets, no sleeping, thousands of requests in a second.
+#  16205  routing.plan.replay            A recorded day again, in virtual time: the router's own scheduler over simulated nodes.
+#  16392  routing.plan.report            What fits where, what to pull, and what one more GPU would bring: all of a plan, as people read it.
+#  16676  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, the admin's dashboard, and a plan.
+#  16779  cache.errors                   What goes wrong with the cache.
+#  16799  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  16831  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  16981  services.budget_chats          Chats that are under way and their budgets: what each has used so far, by whoever knows it best.
+#  16987  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#  16993  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#  17112  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#  17159  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#  17250  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#  17413  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
+#  17503  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
+#  17742  base.process                   One object for all plugins of a process, which are files that share no code.
+#  17763  services.refused_valves        Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#  17856  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  18001  services.activity              What chats did in this process, until somebody writes it into the history.
+#  18027  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  18144  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#  18252  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
+#  18299  services.pack_valves           What all valves of the pack have in common.
+#  18322  services.router_valves         The valves of the router, wherever it runs.
+#  18476  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  18590  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  18851  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#  18883  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  18905  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#  18911  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#  18962  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
+#  19065  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  19160  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#  19321  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
+#  19332  webui.reader                   Who reads what the pack says, and in which language.
+#  19347  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#  19406  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
 
 import asyncio
 import base64
@@ -15061,6 +15061,7 @@ class Router:
             self._sharing = connect(self._share, self._decide)
         self._idle = asyncio.Event()
         self._idle.set()
+        self._holders = 0
         self._wake: asyncio.TimerHandle | None = None
         self._loads: set[asyncio.Task[None]] = set()  # that nobody waits for
         self.upkeep = Upkeep(self)
@@ -15178,9 +15179,25 @@ class Router:
         """How many other workers are heard."""
         return self._share.peers if self._share else 0
 
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """For whoever is about to ask something of it: `close` waits until nobody holds it."""
+        self._holders += 1
+        self._idle.clear()
+        try:
+            yield
+        finally:
+            self._holders -= 1
+            self._rest()
+
+    def _rest(self) -> None:
+        if not self._chats and not self._holders:
+            self._idle.set()
+
     async def close(self) -> None:
         """Let the requests that are under way end, then leave the nodes alone."""
-        await self._idle.wait()
+        while not self._idle.is_set():  # somebody may come before this goes on
+            await self._idle.wait()
         self.upkeep.close()
         for load in self._loads:
             load.cancel()
@@ -15312,8 +15329,7 @@ class Router:
             self._decided.pop(identity, None)
             self._drop_idle()
             self._decide()
-            if not self._chats:
-                self._idle.set()
+            self._rest()
             if pending.shown is not None:  # also when its user has left: the line is kept with the chat
                 line = waited_line(pending.asked, pending.shown_for())
                 last = self._loop.create_task(pending.say(line, done=True))
@@ -18030,9 +18046,10 @@ class RouterHost:
         """
         preload_nvml()
         self.current: Router | None = None
+        self.is_left = False
         self._connect, self._secret, self._trusted = connect, secret, trusted
         self._made_of: tuple[tuple[NodeRow, ...], RouterSettings, str] | None = None
-        self._closing: set[asyncio.Task[None]] = set()
+        self.closing: set[asyncio.Task[None]] = set()
 
     async def router(
         self, rows: tuple[NodeRow, ...], settings: RouterSettings, shared_over: str = ""
@@ -18040,7 +18057,8 @@ class RouterHost:
         """The router for these nodes and settings, ready.
 
         It goes on, and keeps what it has learned, where nodes have come or gone. Another one is made when
-        the row of a node, or a setting, has changed.
+        the row of a node, or a setting, has changed: hold the router before you wait for anything else
+        (`with router.held():`), or it may close meanwhile.
 
         Args:
             rows: the nodes.
@@ -18064,9 +18082,12 @@ class RouterHost:
             )
         self._made_of = wanted
         router = self.current
-        await router.ready()
-        while _pulls_left():
+        with router.held():
+            await router.ready()
+        while _pulls_left() and router is self.current:
             router.upkeep.go_on(*_pulls_left().pop(0))
+        if self.is_left:  # a late chat of code that was replaced: nobody else would close it
+            self.retire()
         return router
 
     def _is_followed_by(self, wanted: tuple[tuple[NodeRow, ...], RouterSettings, str]) -> bool:
@@ -18076,10 +18097,15 @@ class RouterHost:
         known = {name: watch.row for name, watch in self.current.nodes.items()}
         return all(known.get(row.name, row) == row for row in wanted[0])
 
+    def leave(self) -> None:
+        """Other code has taken over: what is asked from now on is asked by a router of its own, and late."""
+        self.is_left = True
+        self.retire()
+
     async def close(self) -> None:
         """Wait for what is under way, then leave all nodes alone. `router` may be asked again afterwards."""
         self.retire()
-        await asyncio.gather(*self._closing)
+        await asyncio.gather(*self.closing)
 
     def retire(self) -> None:
         """Let the router finish what it has begun, and give its connections back.
@@ -18091,8 +18117,8 @@ class RouterHost:
             task = asyncio.get_running_loop().create_task(self.current.close())
             if pulls:
                 _pulls_left().append((pulls, task))
-            self._closing.add(task)
-            task.add_done_callback(self._closing.discard)
+            self.closing.add(task)
+            task.add_done_callback(self.closing.discard)
             self.current = None
 
 
@@ -19557,7 +19583,7 @@ class Pipe:
         __event_emitter__: Emitter | None = None,
     ) -> Any:
         """Answer a chat. An error here becomes the answer's error, in one sentence."""
-        take_over(__request__.app, ROUTER.rstrip("."), self)
+        self._take_over(__request__.app)
         headers = partial(node_headers, request=__request__, user=__user__, metadata=__metadata__)
         language = reader_language(__metadata__, __request__)
         chat, emitter = str(__chat_id__ or ""), __event_emitter__
@@ -19620,27 +19646,28 @@ class Pipe:
         """The answer, which begins when it is gone through."""
         name = str(body["model"]).removeprefix(ROUTER)
         router = await self._ready()
-        await tell_refused(emitter if task is None else None, user, language)
-        models, why_model = await self._models_and_why(router, body, name, user)
-        background = is_background_task(task)
-        span = ChatSpan(name, background=background)
-        chunks = router.answer(
-            await _gpu_router__asked(body, models[0], router, metadata, user),
-            models,
-            ReplyHead(f"chatcmpl-{uuid4().hex}", int(time.time()), _asked_name(body, metadata)),
-            user=str(user.get("id") or ""),
-            chat=chat,
-            background=background,
-            figures=self.valves.show_figures and user.get("role") == "admin",
-            tell=_teller(emitter if self.valves.show_status and task is None else None, language, span),
-            headers=headers,
-            last=last,
-            served=served,
-            why_model=why_model,
-        )
-        async with aclosing(span.around(chunks)) as traced:
-            async for chunk in traced:
-                yield chunk
+        with router.held():
+            await tell_refused(emitter if task is None else None, user, language)
+            models, why_model = await self._models_and_why(router, body, name, user)
+            background = is_background_task(task)
+            span = ChatSpan(name, background=background)
+            chunks = router.answer(
+                await _gpu_router__asked(body, models[0], router, metadata, user),
+                models,
+                ReplyHead(f"chatcmpl-{uuid4().hex}", int(time.time()), _asked_name(body, metadata)),
+                user=str(user.get("id") or ""),
+                chat=chat,
+                background=background,
+                figures=self.valves.show_figures and user.get("role") == "admin",
+                tell=_teller(emitter if self.valves.show_status and task is None else None, language, span),
+                headers=headers,
+                last=last,
+                served=served,
+                why_model=why_model,
+            )
+            async with aclosing(span.around(chunks)) as traced:
+                async for chunk in traced:
+                    yield chunk
 
     async def direct_chat(self, body: Body, user: Body, request: Any, metadata: Body) -> DirectChat:
         """A chat for the gateway, without Open WebUI's filters: what answers, and the answer.
@@ -19654,7 +19681,7 @@ class Pipe:
         Raises:
             ModelRefusedError: nothing answers; the same goes for the answer's chunks.
         """
-        take_over(request.app, ROUTER.rstrip("."), self)
+        self._take_over(request.app)
         admin = user.get("role") == "admin"
         name = str(body["model"]).removeprefix(ROUTER)
         with self._refusing(for_admin=admin):
@@ -19668,9 +19695,9 @@ class Pipe:
             last = begun["last"]
         model = router.answering(models)
         chunks = partial(
-            router.answer,
-            asked,
-            models,
+            Router.answer,
+            body=asked,
+            models=models,
             user=str(user.get("id") or ""),
             chat=str(body.get(CACHE_KEY) or "")[:MOST_KEY],
             figures=admin,
@@ -19682,9 +19709,12 @@ class Pipe:
 
         async def answered(head: ReplyHead) -> AsyncGenerator[Body, None]:
             with self._refusing(for_admin=admin):
-                async with aclosing(ChatSpan(name, background=False).around(chunks(head))) as traced:
-                    async for chunk in traced:
-                        yield chunk
+                now = router if router is self._host.current else await self._ready()
+                span = ChatSpan(name, background=False)
+                with now.held():
+                    async with aclosing(span.around(chunks(now, head=head))) as traced:
+                        async for chunk in traced:
+                            yield chunk
 
         return DirectChat(model, weights_behind(model, router.catalogue()), asked, answered)
 
@@ -19701,11 +19731,12 @@ class Pipe:
         name = str(body["model"]).removeprefix(ROUTER)
         with self._refusing(for_admin=user.get("role") == "admin"):
             router = await self._ready()
-            there = self._embedding.catalogue(router)
-            model = auto_parts((await self._models(router, body, name, user, there=there))[0])[0][0]
-            made, node = await self._embedding.embed(
-                router, model, body["input"], int(body.get("dimensions") or 0)
-            )
+            with router.held():
+                there = self._embedding.catalogue(router)
+                model = auto_parts((await self._models(router, body, name, user, there=there))[0])[0][0]
+                made, node = await self._embedding.embed(
+                    router, model, body["input"], int(body.get("dimensions") or 0)
+                )
         about = {"model": model, "node": node, "tokens": made.tokens, "seconds": made.seconds}
         return {**about, "vectors": made.vectors}
 
@@ -19717,12 +19748,13 @@ class Pipe:
         """
         with self._refusing(for_admin=user.get("role") == "admin"):
             router = await self._ready()
-            there = self._embedding.catalogue(router)
-            model = auto_parts((await self._models(router, {}, name, user, there=there))[0])[0][0]
-            found = there.find(model)
-            if found is None:
-                raise router.no_node([model])
-            told = await router.nodes[found.nodes[0]].client.show(found.name)
+            with router.held():
+                there = self._embedding.catalogue(router)
+                model = auto_parts((await self._models(router, {}, name, user, there=there))[0])[0][0]
+                found = there.find(model)
+                if found is None:
+                    raise router.no_node([model])
+                told = await router.nodes[found.nodes[0]].client.show(found.name)
         return told.model_dump(mode="json", exclude={"modelfile", "projector_info", "tensors"})
 
     def forget_access(self) -> None:
@@ -19743,7 +19775,11 @@ class Pipe:
 
     def retire(self) -> None:
         """Other code takes over: leave the nodes alone once the chats that are under way have ended."""
-        self._host.retire()
+        self._host.leave()
+
+    def _take_over(self, app: Any) -> None:
+        take_over(app, ROUTER.rstrip("."), self)
+        self._host.is_left = False
 
     async def system_load(self) -> dict[str, Any]:
         """The load of all nodes, addresses included: whoever shows it hides them from plain users."""

@@ -9,7 +9,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/pipelines/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipeline`, line 16623, which the server calls.
+# Begin here: `class Pipeline`, line 16639, which the server calls.
 # The modules that it uses come first:
 #    202  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
 #    470  base.messages                  Sentences for people, in English and in the languages of the catalogue.
@@ -96,34 +96,34 @@ version: 0.1.0
 #  13396  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
 #  13705  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
 #  13820  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  14421  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, the admin's dashboard, and a plan.
-#  14488  cache.errors                   What goes wrong with the cache.
-#  14508  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  14524  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  14674  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
-#  14803  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
-#  14972  base.single_flight             Many who ask the same at the same time ask once.
-#  15058  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
-#  15297  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#  15749  base.process                   One object for all plugins of a process, which are files that share no code.
-#  15770  services.activity              What chats did in this process, until somebody writes it into the history.
-#  15837  services.history               The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
-#  16191  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  16292  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  16327  services.pipeline_requests     What a pipeline can know of a request, how it tells the next one, and the others of its server.
-#  16403  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
-#  16521  services.refused_valves        Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#  16584  services.pack_valves           What all valves of the pack have in common.
-#  16607  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
-#  16679  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#  17043  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#  17101  aliases.published              Which names of a table can be published as models, and what answers for them.
-#  17137  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  17255  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  17362  services.router_valves         The valves of the router, wherever it runs.
-#  17516  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  17630  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  17891  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#  14437  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, the admin's dashboard, and a plan.
+#  14504  cache.errors                   What goes wrong with the cache.
+#  14524  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  14540  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  14690  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
+#  14819  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
+#  14988  base.single_flight             Many who ask the same at the same time ask once.
+#  15074  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
+#  15313  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#  15765  base.process                   One object for all plugins of a process, which are files that share no code.
+#  15786  services.activity              What chats did in this process, until somebody writes it into the history.
+#  15853  services.history               The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
+#  16207  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  16308  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  16343  services.pipeline_requests     What a pipeline can know of a request, how it tells the next one, and the others of its server.
+#  16419  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
+#  16537  services.refused_valves        Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#  16600  services.pack_valves           What all valves of the pack have in common.
+#  16623  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
+#  16695  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#  17059  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#  17117  aliases.published              Which names of a table can be published as models, and what answers for them.
+#  17153  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  17271  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  17388  services.router_valves         The valves of the router, wherever it runs.
+#  17542  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  17656  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  17917  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
 
 import asyncio
 import base64
@@ -158,7 +158,7 @@ from collections.abc import (
 )
 from collections.abc import Set as AbstractSet
 from concurrent.futures import Future
-from contextlib import aclosing, asynccontextmanager, closing, suppress
+from contextlib import aclosing, asynccontextmanager, closing, contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -13895,6 +13895,7 @@ class Router:
             self._sharing = connect(self._share, self._decide)
         self._idle = asyncio.Event()
         self._idle.set()
+        self._holders = 0
         self._wake: asyncio.TimerHandle | None = None
         self._loads: set[asyncio.Task[None]] = set()  # that nobody waits for
         self.upkeep = Upkeep(self)
@@ -14012,9 +14013,25 @@ class Router:
         """How many other workers are heard."""
         return self._share.peers if self._share else 0
 
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """For whoever is about to ask something of it: `close` waits until nobody holds it."""
+        self._holders += 1
+        self._idle.clear()
+        try:
+            yield
+        finally:
+            self._holders -= 1
+            self._rest()
+
+    def _rest(self) -> None:
+        if not self._chats and not self._holders:
+            self._idle.set()
+
     async def close(self) -> None:
         """Let the requests that are under way end, then leave the nodes alone."""
-        await self._idle.wait()
+        while not self._idle.is_set():  # somebody may come before this goes on
+            await self._idle.wait()
         self.upkeep.close()
         for load in self._loads:
             load.cancel()
@@ -14146,8 +14163,7 @@ class Router:
             self._decided.pop(identity, None)
             self._drop_idle()
             self._decide()
-            if not self._chats:
-                self._idle.set()
+            self._rest()
             if pending.shown is not None:  # also when its user has left: the line is kept with the chat
                 line = waited_line(pending.asked, pending.shown_for())
                 last = self._loop.create_task(pending.say(line, done=True))
@@ -17274,9 +17290,10 @@ class RouterHost:
         """
         preload_nvml()
         self.current: Router | None = None
+        self.is_left = False
         self._connect, self._secret, self._trusted = connect, secret, trusted
         self._made_of: tuple[tuple[NodeRow, ...], RouterSettings, str] | None = None
-        self._closing: set[asyncio.Task[None]] = set()
+        self.closing: set[asyncio.Task[None]] = set()
 
     async def router(
         self, rows: tuple[NodeRow, ...], settings: RouterSettings, shared_over: str = ""
@@ -17284,7 +17301,8 @@ class RouterHost:
         """The router for these nodes and settings, ready.
 
         It goes on, and keeps what it has learned, where nodes have come or gone. Another one is made when
-        the row of a node, or a setting, has changed.
+        the row of a node, or a setting, has changed: hold the router before you wait for anything else
+        (`with router.held():`), or it may close meanwhile.
 
         Args:
             rows: the nodes.
@@ -17308,9 +17326,12 @@ class RouterHost:
             )
         self._made_of = wanted
         router = self.current
-        await router.ready()
-        while _pulls_left():
+        with router.held():
+            await router.ready()
+        while _pulls_left() and router is self.current:
             router.upkeep.go_on(*_pulls_left().pop(0))
+        if self.is_left:  # a late chat of code that was replaced: nobody else would close it
+            self.retire()
         return router
 
     def _is_followed_by(self, wanted: tuple[tuple[NodeRow, ...], RouterSettings, str]) -> bool:
@@ -17320,10 +17341,15 @@ class RouterHost:
         known = {name: watch.row for name, watch in self.current.nodes.items()}
         return all(known.get(row.name, row) == row for row in wanted[0])
 
+    def leave(self) -> None:
+        """Other code has taken over: what is asked from now on is asked by a router of its own, and late."""
+        self.is_left = True
+        self.retire()
+
     async def close(self) -> None:
         """Wait for what is under way, then leave all nodes alone. `router` may be asked again afterwards."""
         self.retire()
-        await asyncio.gather(*self._closing)
+        await asyncio.gather(*self.closing)
 
     def retire(self) -> None:
         """Let the router finish what it has begun, and give its connections back.
@@ -17335,8 +17361,8 @@ class RouterHost:
             task = asyncio.get_running_loop().create_task(self.current.close())
             if pulls:
                 _pulls_left().append((pulls, task))
-            self._closing.add(task)
-            task.add_done_callback(self._closing.discard)
+            self.closing.add(task)
+            task.add_done_callback(self.closing.discard)
             self.current = None
 
 
@@ -18078,8 +18104,14 @@ class Pipeline:
 
     async def _chunks(self, name: str, body: Body) -> AsyncGenerator[Body, None]:
         """The answer: of the response cache, where that is on this server and has it, else of a node."""
-        who = asking(body)
-        router, table = await self._router(), self.valves.table
+        router = await self._router()
+        with router.held():
+            async with aclosing(self._answer(router, name, body)) as chunks:
+                async for chunk in chunks:
+                    yield chunk
+
+    async def _answer(self, router: Router, name: str, body: Body) -> AsyncGenerator[Body, None]:
+        who, table = asking(body), self.valves.table
         catalogue = await catalogue_for(router, table, name)
         facts = request_facts(body, name)
         try:

@@ -37,9 +37,10 @@ class RouterHost:
         """
         preload_nvml()
         self.current: Router | None = None
+        self.is_left = False
         self._connect, self._secret, self._trusted = connect, secret, trusted
         self._made_of: tuple[tuple[NodeRow, ...], RouterSettings, str] | None = None
-        self._closing: set[asyncio.Task[None]] = set()
+        self.closing: set[asyncio.Task[None]] = set()
 
     async def router(
         self, rows: tuple[NodeRow, ...], settings: RouterSettings, shared_over: str = ""
@@ -47,7 +48,8 @@ class RouterHost:
         """The router for these nodes and settings, ready.
 
         It goes on, and keeps what it has learned, where nodes have come or gone. Another one is made when
-        the row of a node, or a setting, has changed.
+        the row of a node, or a setting, has changed: hold the router before you wait for anything else
+        (`with router.held():`), or it may close meanwhile.
 
         Args:
             rows: the nodes.
@@ -71,9 +73,12 @@ class RouterHost:
             )
         self._made_of = wanted
         router = self.current
-        await router.ready()
-        while _pulls_left():
+        with router.held():
+            await router.ready()
+        while _pulls_left() and router is self.current:
             router.upkeep.go_on(*_pulls_left().pop(0))
+        if self.is_left:  # a late chat of code that was replaced: nobody else would close it
+            self.retire()
         return router
 
     def _is_followed_by(self, wanted: tuple[tuple[NodeRow, ...], RouterSettings, str]) -> bool:
@@ -83,10 +88,15 @@ class RouterHost:
         known = {name: watch.row for name, watch in self.current.nodes.items()}
         return all(known.get(row.name, row) == row for row in wanted[0])
 
+    def leave(self) -> None:
+        """Other code has taken over: what is asked from now on is asked by a router of its own, and late."""
+        self.is_left = True
+        self.retire()
+
     async def close(self) -> None:
         """Wait for what is under way, then leave all nodes alone. `router` may be asked again afterwards."""
         self.retire()
-        await asyncio.gather(*self._closing)
+        await asyncio.gather(*self.closing)
 
     def retire(self) -> None:
         """Let the router finish what it has begun, and give its connections back.
@@ -98,8 +108,8 @@ class RouterHost:
             task = asyncio.get_running_loop().create_task(self.current.close())
             if pulls:
                 _pulls_left().append((pulls, task))
-            self._closing.add(task)
-            task.add_done_callback(self._closing.discard)
+            self.closing.add(task)
+            task.add_done_callback(self.closing.discard)
             self.current = None
 
 
