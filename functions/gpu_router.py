@@ -10,139 +10,139 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipe`, line 19464, which the server calls.
+# Begin here: `class Pipe`, line 19538, which the server calls.
 # The modules that it uses come first:
-#    218  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    504  base.messages                  Sentences for people, in English and in the languages of the catalogue.
-#    632  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    658  aliases.errors                 What goes wrong with aliases.
-#    715  engines.errors                 What goes wrong with a node.
-#    885  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#   1015  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#   1090  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
-#   1151  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#   1515  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   1662  fit.memory                     How much memory a model takes while it runs: a pure function of its shape and of what it is loaded with.
-#   1830  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#   2169  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#   2245  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   2303  aliases.published              Which names of a table can be published as models, and what answers for them.
-#   2339  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#   2791  base.single_flight             Many who ask the same at the same time ask once.
-#   2942  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
-#   3092  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   3216  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
-#   3327  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
-#   3502  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
-#   3579  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   3585  engines.vectors                Vectors for texts, as an engine gives them.
-#   3614  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
-#   3703  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
-#   3751  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
-#   3799  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
-#   4126  routing.decide.cost            What sending a request to a node costs, term by term.
-#   4238  routing.errors                 What goes wrong with routing.
-#   4444  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
-#   4482  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
-#   4847  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
-#   5261  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
-#   5385  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   5487  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
-#   5616  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
-#   5740  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
-#   5890  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   6024  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
-#   6348  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
-#   6570  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
-#   6687  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
-#   6745  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
-#   6810  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
-#   6959  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
-#   7092  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
-#   7442  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
-#   7527  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   7570  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   7675  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
-#   7879  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
-#   8159  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
-#   8217  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
-#   8314  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
-#   8517  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
-#   8688  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
-#   9041  routing.nodes                  The `nodes` valve: a row a line, read once.
-#   9394  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
-#   9480  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
-#   9654  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
-#   9850  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
-#   9947  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
-#  10028  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
-#  10094  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
-#  10143  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
-#  10230  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
-#  10338  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
-#  10827  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
-#  11008  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
-#  11193  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
-#  11431  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
-#  11534  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
-#  11642  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-#  11759  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
-#  12012  routing.state.demand           How often each set of weights is asked for, over the last minutes.
-#  12045  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-#  12229  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#  12264  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#  12932  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#  13008  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#  13154  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#  13354  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
-#  13494  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  13554  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
-#  14059  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
-#  14234  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
-#  14574  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  14883  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  14998  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  15602  routing.dispatch.embedding     Vectors from the fleet: the node that has the model in memory and the least to do, then the others.
-#  15662  fit.planning                   Which models a fleet should have where, so that its demand needs the fewest loads: pure functions.
-#  15847  routing.plan.bounds            What a plan can be asked for.
-#  15853  routing.plan.demand            What people ask for: chats from the router's record, or from a file like it.
-#  15948  routing.plan.virtual_fleet     A node as Ollama is, in virtual time: no sockets, no sleeping, thousands of requests in a second.
-#  16204  routing.plan.replay            A recorded day again, in virtual time: the router's own scheduler over simulated nodes.
-#  16391  routing.plan.report            What fits where, what to pull, and what one more GPU would bring: all of a plan, as people read it.
-#  16675  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, the admin's dashboard, and a plan.
-#  16778  cache.errors                   What goes wrong with the cache.
-#  16798  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  16830  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  16979  services.budget_chats          Chats that are under way and their budgets: what each has used so far, by whoever knows it best.
-#  16985  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#  16991  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#  17110  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#  17157  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#  17248  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-#  17411  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
-#  17501  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
-#  17740  base.process                   One object for all plugins of a process, which are files that share no code.
-#  17761  services.refused_valves        Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#  17869  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  18014  services.activity              What chats did in this process, until somebody writes it into the history.
-#  18040  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  18134  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
-#  18242  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
-#  18289  services.pack_valves           What all valves of the pack have in common.
-#  18312  services.router_valves         The valves of the router, wherever it runs.
-#  18466  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  18580  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  18841  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
-#  18873  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  18895  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#  18901  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#  18952  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
-#  19029  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  19124  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#  19285  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
-#  19296  webui.reader                   Who reads what the pack says, and in which language.
-#  19311  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#  19370  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#    219  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#    505  base.messages                  Sentences for people, in English and in the languages of the catalogue.
+#    633  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    659  aliases.errors                 What goes wrong with aliases.
+#    716  engines.errors                 What goes wrong with a node.
+#    886  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#   1016  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#   1091  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
+#   1152  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#   1516  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   1663  fit.memory                     How much memory a model takes while it runs: a pure function of its shape and of what it is loaded with.
+#   1831  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   2170  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   2246  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   2304  aliases.published              Which names of a table can be published as models, and what answers for them.
+#   2340  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#   2792  base.single_flight             Many who ask the same at the same time ask once.
+#   2943  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
+#   3093  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   3222  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
+#   3333  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
+#   3508  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
+#   3585  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   3591  engines.vectors                Vectors for texts, as an engine gives them.
+#   3622  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
+#   3711  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
+#   3759  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
+#   3807  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
+#   4134  routing.decide.cost            What sending a request to a node costs, term by term.
+#   4246  routing.errors                 What goes wrong with routing.
+#   4452  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
+#   4490  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
+#   4855  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
+#   5269  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
+#   5393  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   5495  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
+#   5624  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
+#   5748  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
+#   5898  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   6032  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
+#   6356  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
+#   6578  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
+#   6695  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
+#   6753  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
+#   6818  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
+#   6967  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
+#   7100  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
+#   7450  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
+#   7535  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   7578  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   7683  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
+#   7887  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
+#   8168  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
+#   8226  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
+#   8323  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
+#   8526  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
+#   8697  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
+#   9050  routing.nodes                  The `nodes` valve: a row a line, read once.
+#   9403  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
+#   9489  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
+#   9663  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
+#   9859  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
+#   9956  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
+#  10037  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
+#  10103  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
+#  10152  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
+#  10239  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
+#  10347  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
+#  10836  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
+#  11017  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
+#  11202  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
+#  11440  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
+#  11543  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
+#  11651  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+#  11768  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
+#  12021  routing.state.demand           How often each set of weights is asked for, over the last minutes.
+#  12054  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+#  12238  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#  12273  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#  12941  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#  13017  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#  13163  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#  13363  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
+#  13503  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  13563  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
+#  14068  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
+#  14243  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
+#  14583  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  14892  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  15007  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  15627  routing.dispatch.embedding     Vectors from the fleet: the node that has the model in memory and the least to do, then the others.
+#  15687  fit.planning                   Which models a fleet should have where, so that its demand needs the fewest loads: pure functions.
+#  15872  routing.plan.bounds            What a plan can be asked for.
+#  15878  routing.plan.demand            What people ask for: chats from the router's record, or from a file like it.
+#  15973  routing.plan.virtual_fleet     A node as Ollama is, in virtual time: no sockets, no sleeping, thousands of requests in a second.
+#  16229  routing.plan.replay            A recorded day again, in virtual time: the router's own scheduler over simulated nodes.
+#  16416  routing.plan.report            What fits where, what to pull, and what one more GPU would bring: all of a plan, as people read it.
+#  16700  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, the admin's dashboard, and a plan.
+#  16803  cache.errors                   What goes wrong with the cache.
+#  16823  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  16855  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  17004  services.budget_chats          Chats that are under way and their budgets: what each has used so far, by whoever knows it best.
+#  17010  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#  17016  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#  17135  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#  17182  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#  17273  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#  17436  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
+#  17526  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
+#  17765  base.process                   One object for all plugins of a process, which are files that share no code.
+#  17786  services.refused_valves        Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#  17894  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  18039  services.activity              What chats did in this process, until somebody writes it into the history.
+#  18065  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  18182  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#  18290  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
+#  18337  services.pack_valves           What all valves of the pack have in common.
+#  18360  services.router_valves         The valves of the router, wherever it runs.
+#  18514  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  18628  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  18889  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#  18921  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  18943  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#  18949  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#  19000  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
+#  19103  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  19198  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#  19359  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
+#  19370  webui.reader                   Who reads what the pack says, and in which language.
+#  19385  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#  19444  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
 
 import asyncio
 import base64
@@ -199,6 +199,7 @@ from string import punctuation
 from types import ModuleType, SimpleNamespace
 from typing import Annotated, Any, ClassVar, Generic, Literal, NamedTuple, Protocol, Self, TypeVar, get_args
 from urllib.parse import quote, unquote, urljoin, urlsplit
+from urllib.request import getproxies
 from uuid import uuid4
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -3199,6 +3200,11 @@ def openai_usage(line: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def working_seconds(line: Mapping[str, Any]) -> float:
+    """How long a node worked on an answer, without loading the model; 0 where it does not tell."""
+    return max(0, _figure(line, "total_duration") - _figure(line, "load_duration")) / NANOSECONDS
+
+
 def _text_or_none(value: object) -> str | None:
     return value if isinstance(value, str) and value else None
 
@@ -3593,13 +3599,15 @@ class Vectors:
     Attributes:
         vectors: one for each text, in their order.
         tokens: of all texts; 0 where the engine does not count them.
+        seconds: of GPU time, without a load; 0 where the engine does not tell.
     """
 
     vectors: tuple[list[float], ...]
     tokens: int = 0
+    seconds: float = 0.0
 
 
-def vectors_in(node: str, found: object, tokens: object, wanted: int) -> Vectors:
+def vectors_in(node: str, found: object, tokens: object, wanted: int, seconds: float = 0.0) -> Vectors:
     """The vectors in an answer.
 
     Raises:
@@ -3608,7 +3616,7 @@ def vectors_in(node: str, found: object, tokens: object, wanted: int) -> Vectors
     vectors = found if isinstance(found, list) else []
     if len(vectors) != wanted or not all(isinstance(vector, list) and vector for vector in vectors):
         raise NodeFaultError(node, message("gives no vector for some of the texts"))
-    return Vectors(tuple(vectors), tokens if isinstance(tokens, int) else 0)
+    return Vectors(tuple(vectors), tokens if isinstance(tokens, int) else 0, seconds)
 
 
 # --- ollama_pack.engines.openai.metrics ---
@@ -8127,7 +8135,8 @@ class OllamaClient:
         wanted = {"dimensions": dimensions} if dimensions else {}
         body = {"model": self._ids.real(model), "input": list(texts), **wanted}
         answer = await self._node.ask("/api/embed", body, seconds)
-        return vectors_in(self.name, answer.get("embeddings"), answer.get("prompt_eval_count"), len(texts))
+        tokens = answer.get("prompt_eval_count")
+        return vectors_in(self.name, answer.get("embeddings"), tokens, len(texts), working_seconds(answer))
 
     async def pull(self, model: str) -> AsyncGenerator[tuple[int, int], None]:
         """Have the node pull a model: bytes that are there of the current layer, and its bytes (0: unknown).
@@ -15073,6 +15082,7 @@ class Router:
             self._sharing = connect(self._share, self._decide)
         self._idle = asyncio.Event()
         self._idle.set()
+        self._holders = 0
         self._wake: asyncio.TimerHandle | None = None
         self._loads: set[asyncio.Task[None]] = set()  # that nobody waits for
         self.upkeep = Upkeep(self)
@@ -15190,9 +15200,25 @@ class Router:
         """How many other workers are heard."""
         return self._share.peers if self._share else 0
 
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """For whoever is about to ask something of it: `close` waits until nobody holds it."""
+        self._holders += 1
+        self._idle.clear()
+        try:
+            yield
+        finally:
+            self._holders -= 1
+            self._rest()
+
+    def _rest(self) -> None:
+        if not self._chats and not self._holders:
+            self._idle.set()
+
     async def close(self) -> None:
         """Let the requests that are under way end, then leave the nodes alone."""
-        await self._idle.wait()
+        while not self._idle.is_set():  # somebody may come before this goes on
+            await self._idle.wait()
         self.upkeep.close()
         for load in self._loads:
             load.cancel()
@@ -15327,8 +15353,7 @@ class Router:
             self._decided.pop(identity, None)
             self._drop_idle()
             self._decide()
-            if not self._chats:
-                self._idle.set()
+            self._rest()
             if pending.shown is not None:  # also when its user has left: the line is kept with the chat
                 line = waited_line(pending.asked, pending.shown_for())
                 last = self._loop.create_task(pending.say(line, done=True))
@@ -18059,9 +18084,10 @@ class RouterHost:
         """
         preload_nvml()
         self.current: Router | None = None
+        self.is_left = False
         self._connect, self._secret, self._trusted = connect, secret, trusted
         self._made_of: tuple[tuple[NodeRow, ...], RouterSettings, str] | None = None
-        self._closing: set[asyncio.Task[None]] = set()
+        self.closing: set[asyncio.Task[None]] = set()
 
     async def router(
         self, rows: tuple[NodeRow, ...], settings: RouterSettings, shared_over: str = ""
@@ -18069,7 +18095,8 @@ class RouterHost:
         """The router for these nodes and settings, ready.
 
         It goes on, and keeps what it has learned, where nodes have come or gone. Another one is made when
-        the row of a node, or a setting, has changed.
+        the row of a node, or a setting, has changed: hold the router before you wait for anything else
+        (`with router.held():`), or it may close meanwhile.
 
         Args:
             rows: the nodes.
@@ -18082,8 +18109,7 @@ class RouterHost:
         elif self.current is None or self._made_of != wanted:
             self.retire()
             connector = aiohttp.TCPConnector(limit=0, ssl=self._trusted())
-            # As Open WebUI's own: with proxies from HTTP_PROXY, HTTPS_PROXY and NO_PROXY.
-            session = aiohttp.ClientSession(connector=connector, trust_env=True)
+            session = aiohttp.ClientSession(connector=connector, trust_env=_environment_counts())
             self.current = Router(
                 rows,
                 session,
@@ -18094,9 +18120,12 @@ class RouterHost:
             )
         self._made_of = wanted
         router = self.current
-        await router.ready()
-        while _pulls_left():
+        with router.held():
+            await router.ready()
+        while _pulls_left() and router is self.current:
             router.upkeep.go_on(*_pulls_left().pop(0))
+        if self.is_left:  # a late chat of code that was replaced: nobody else would close it
+            self.retire()
         return router
 
     def _is_followed_by(self, wanted: tuple[tuple[NodeRow, ...], RouterSettings, str]) -> bool:
@@ -18106,10 +18135,15 @@ class RouterHost:
         known = {name: watch.row for name, watch in self.current.nodes.items()}
         return all(known.get(row.name, row) == row for row in wanted[0])
 
+    def leave(self) -> None:
+        """Other code has taken over: what is asked from now on is asked by a router of its own, and late."""
+        self.is_left = True
+        self.retire()
+
     async def close(self) -> None:
         """Wait for what is under way, then leave all nodes alone. `router` may be asked again afterwards."""
         self.retire()
-        await asyncio.gather(*self._closing)
+        await asyncio.gather(*self.closing)
 
     def retire(self) -> None:
         """Let the router finish what it has begun, and give its connections back.
@@ -18121,14 +18155,28 @@ class RouterHost:
             task = asyncio.get_running_loop().create_task(self.current.close())
             if pulls:
                 _pulls_left().append((pulls, task))
-            self._closing.add(task)
-            task.add_done_callback(self._closing.discard)
+            self.closing.add(task)
+            task.add_done_callback(self.closing.discard)
             self.current = None
 
 
 def _pulls_left() -> list[tuple[list[dict[str, Any]], asyncio.Task[None]]]:
     """The pulls of routers of this process that were replaced, by whatever code, and when each has ended."""
     return process_wide("pulls left", list[tuple[list[dict[str, Any]], asyncio.Task[None]]])
+
+
+def _environment_counts() -> bool:
+    """Whether the environment says how to reach nodes, as for Open WebUI's own connections.
+
+    That is a proxy (HTTP_PROXY, HTTPS_PROXY, NO_PROXY) or a file of logins (.netrc). Without them aiohttp
+    need not look for both before every request, which takes two threads and half a millisecond.
+    """
+    if getproxies().keys() & {"http", "https"}:
+        return True
+    try:
+        return Path(os.environ.get("NETRC") or "~/.netrc").expanduser().is_file()
+    except RuntimeError:  # nobody's home
+        return False
 
 
 # --- ollama_pack.services.metrics_text ---
@@ -18955,7 +19003,7 @@ async def live_function(app: Any, function_id: str) -> Any:
 # Imports `open_webui` when called, not before.
 
 BUDGETS_ID = "usage_budgets"
-_LOOK_SECONDS = 5.0  # between two looks at whether it is installed and on
+_LOOK_SECONDS = 2.0  # after which it is looked up again: its valves may have changed
 _USERS_AT_ONCE = 500
 _MOST_SHOWN = 50  # on the dashboard; the table has all
 NO_BUDGET: dict[str, Any] = {"ticket": "", "own": False, "last": False, "refusal": None}
@@ -18967,7 +19015,7 @@ class BudgetContact:
     def __init__(self) -> None:
         """Ask nothing yet."""
         self._app: Any = None
-        self._live = SingleFlight(self._look, _LOOK_SECONDS)
+        self._live = SingleFlight(self._look, _LOOK_SECONDS, ahead=True)
 
     async def live(self, app: Any) -> Any:
         """The function as it runs in this process; None: it is not installed, off, or has no table."""
@@ -18991,6 +19039,32 @@ class BudgetContact:
         except Exception:
             log.exception("An answer is not counted, and no budgets hold for it")
             return None, NO_BUDGET
+
+    @asynccontextmanager
+    async def counting(
+        self, app: Any, user: dict[str, Any], model: str
+    ) -> AsyncGenerator[Callable[[float, float], None]]:
+        """Count something that is no chat. Call what is given with its seconds of GPU time and its tokens.
+
+        Where that is not called, nothing was made, and nothing counts.
+
+        Raises:
+            ModelRefusedError: the budget is used up.
+        """
+        budgets, begun = await self.begin(app, user, {}, model, always=False)
+        if begun["refusal"]:
+            raise ModelRefusedError(Refusal(**begun["refusal"]))
+        if budgets is None:
+            yield lambda _seconds, _tokens: None
+            return
+        try:
+            yield lambda seconds, tokens: budgets.budget_note(begun["ticket"], seconds, tokens)
+        finally:
+            budgets.budget_end(begun["ticket"])
+
+    def forget(self) -> None:
+        """It may have been switched, or have other valves."""
+        self._live.forget()
 
     async def usage(self, app: Any, user: dict[str, Any]) -> dict[str, Any]:
         """The budgets of a user, as `budget_usage` says; users are named by their e-mail addresses."""
@@ -19547,7 +19621,7 @@ class Pipe:
         __event_emitter__: Emitter | None = None,
     ) -> Any:
         """Answer a chat. An error here becomes the answer's error, in one sentence."""
-        take_over(__request__.app, ROUTER.rstrip("."), self)
+        self._take_over(__request__.app)
         headers = partial(node_headers, request=__request__, user=__user__, metadata=__metadata__)
         language = reader_language(__metadata__, __request__)
         chat, emitter = str(__chat_id__ or ""), __event_emitter__
@@ -19611,28 +19685,29 @@ class Pipe:
         """The answer, which begins when it is gone through."""
         name = str(body["model"]).removeprefix(ROUTER)
         router = await self._ready()
-        await tell_refused(emitter if task is None else None, user, language)
-        models, why_model = await self._models_and_why(router, body, name, user)
-        background = is_background_task(task)
-        span = ChatSpan(name, background=background)
-        chunks = router.answer(
-            await _gpu_router__asked(body, models[0], router, metadata, user),
-            models,
-            ReplyHead(f"chatcmpl-{uuid4().hex}", int(time.time()), _asked_name(body, metadata)),
-            user=str(user.get("id") or ""),
-            chat=chat,
-            background=background,
-            figures=self.valves.show_figures and user.get("role") == "admin",
-            tell=_teller(emitter if self.valves.show_status and task is None else None, language, span),
-            language=language,
-            headers=headers,
-            last=last,
-            served=served,
-            why_model=why_model,
-        )
-        async with aclosing(span.around(chunks)) as traced:
-            async for chunk in traced:
-                yield chunk
+        with router.held():
+            await tell_refused(emitter if task is None else None, user, language)
+            models, why_model = await self._models_and_why(router, body, name, user)
+            background = is_background_task(task)
+            span = ChatSpan(name, background=background)
+            chunks = router.answer(
+                await _gpu_router__asked(body, models[0], router, metadata, user),
+                models,
+                ReplyHead(f"chatcmpl-{uuid4().hex}", int(time.time()), _asked_name(body, metadata)),
+                user=str(user.get("id") or ""),
+                chat=chat,
+                background=background,
+                figures=self.valves.show_figures and user.get("role") == "admin",
+                tell=_teller(emitter if self.valves.show_status and task is None else None, language, span),
+                language=language,
+                headers=headers,
+                last=last,
+                served=served,
+                why_model=why_model,
+            )
+            async with aclosing(span.around(chunks)) as traced:
+                async for chunk in traced:
+                    yield chunk
 
     async def direct_chat(self, body: Body, user: Body, request: Any, metadata: Body) -> DirectChat:
         """A chat for the gateway, without Open WebUI's filters: what answers, and the answer.
@@ -19646,7 +19721,7 @@ class Pipe:
         Raises:
             ModelRefusedError: nothing answers; the same goes for the answer's chunks.
         """
-        take_over(request.app, ROUTER.rstrip("."), self)
+        self._take_over(request.app)
         admin = user.get("role") == "admin"
         name = str(body["model"]).removeprefix(ROUTER)
         with self._refusing(for_admin=admin):
@@ -19660,9 +19735,9 @@ class Pipe:
             last = begun["last"]
         model = router.answering(models)
         chunks = partial(
-            router.answer,
-            asked,
-            models,
+            Router.answer,
+            body=asked,
+            models=models,
             user=str(user.get("id") or ""),
             chat=str(body.get(CACHE_KEY) or "")[:MOST_KEY],
             figures=admin,
@@ -19675,14 +19750,21 @@ class Pipe:
 
         async def answered(head: ReplyHead) -> AsyncGenerator[Body, None]:
             with self._refusing(for_admin=admin):
-                async with aclosing(ChatSpan(name, background=False).around(chunks(head))) as traced:
-                    async for chunk in traced:
-                        yield chunk
+                now = router if router is self._host.current else await self._ready()
+                span = ChatSpan(name, background=False)
+                with now.held():
+                    async with aclosing(span.around(chunks(now, head=head))) as traced:
+                        async for chunk in traced:
+                            yield chunk
 
         return DirectChat(model, weights_behind(model, router.catalogue()), asked, answered)
 
     async def embed(self, body: Body, user: Body) -> Body:
-        """Vectors for the gateway: `model`, `node`, `tokens` and the `vectors` of the texts in `input`.
+        """Vectors for the gateway: `model`, `node`, `tokens`, `seconds` of GPU time and `vectors`.
+
+        Args:
+            body: `model`, `dimensions` and the texts in `input`.
+            user: who asks.
 
         Raises:
             ModelRefusedError: there are none.
@@ -19690,12 +19772,14 @@ class Pipe:
         name = str(body["model"]).removeprefix(ROUTER)
         with self._refusing(for_admin=user.get("role") == "admin"):
             router = await self._ready()
-            there = self._embedding.catalogue(router)
-            model = auto_parts((await self._models(router, body, name, user, there=there))[0])[0][0]
-            made, node = await self._embedding.embed(
-                router, model, body["input"], int(body.get("dimensions") or 0)
-            )
-        return {"model": model, "node": node, "tokens": made.tokens, "vectors": made.vectors}
+            with router.held():
+                there = self._embedding.catalogue(router)
+                model = auto_parts((await self._models(router, body, name, user, there=there))[0])[0][0]
+                made, node = await self._embedding.embed(
+                    router, model, body["input"], int(body.get("dimensions") or 0)
+                )
+        about = {"model": model, "node": node, "tokens": made.tokens, "seconds": made.seconds}
+        return {**about, "vectors": made.vectors}
 
     async def shown(self, name: str, user: Body) -> Body:
         """What a node knows of the model that answers for a name, as `/api/show` has it.
@@ -19705,12 +19789,13 @@ class Pipe:
         """
         with self._refusing(for_admin=user.get("role") == "admin"):
             router = await self._ready()
-            there = self._embedding.catalogue(router)
-            model = auto_parts((await self._models(router, {}, name, user, there=there))[0])[0][0]
-            found = there.find(model)
-            if found is None:
-                raise router.no_node([model])
-            told = await router.nodes[found.nodes[0]].client.show(found.name)
+            with router.held():
+                there = self._embedding.catalogue(router)
+                model = auto_parts((await self._models(router, {}, name, user, there=there))[0])[0][0]
+                found = there.find(model)
+                if found is None:
+                    raise router.no_node([model])
+                told = await router.nodes[found.nodes[0]].client.show(found.name)
         return told.model_dump(mode="json", exclude={"modelfile", "projector_info", "tensors"})
 
     def forget_access(self) -> None:
@@ -19731,7 +19816,11 @@ class Pipe:
 
     def retire(self) -> None:
         """Other code takes over: leave the nodes alone once the chats that are under way have ended."""
-        self._host.retire()
+        self._host.leave()
+
+    def _take_over(self, app: Any) -> None:
+        take_over(app, ROUTER.rstrip("."), self)
+        self._host.is_left = False
 
     async def system_load(self) -> dict[str, Any]:
         """The load of all nodes, addresses included: whoever shows it hides them from plain users."""

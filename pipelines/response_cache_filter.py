@@ -61,7 +61,7 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "Encryption secret": "加密密钥",
         "Error limit of similar answers, share": "相似回答的错误率上限",
         "Filters run in order of this number, lowest first. The cache should run last, so that it sees what the other filters changed. Default: 100.": "过滤器按此数字从小到大依次运行。缓存应最后运行，这样才能看到其他过滤器所做的修改。默认：100。",
-        "For `semantic`: the allowed share of wrong answers among those given to similar questions. 0.01 needs at least 520 compared answers of a model. Default: 0.01.": "用于 `semantic`：给相似问题的回答中允许出错的比例。0.01 要求每个模型至少对比 520 个回答。默认：0.01。",
+        "For `semantic`: the allowed share of wrong answers among those given to similar questions. 0.01 needs at least 330 compared answers of a model. Default: 0.01.": "用于 `semantic`：给相似问题的回答中允许出错的比例。0.01 要求每个模型至少对比 330 个回答。默认：0.01。",
         "How long an answer is kept, in seconds. Default: 3600 (one hour).": "回答在缓存中保留的时间，单位为秒。默认：3600（一小时）。",
         "Largest answer, KiB": "单条回答上限（KiB）",
         "Longer answers are not kept. In KiB. Default: 256.": "超过此大小的回答不缓存，单位为 KiB。默认：256。",
@@ -911,7 +911,7 @@ class CacheValves(PackValves):
         title="Error limit of similar answers, share",
         description=(
             "For `semantic`: the allowed share of wrong answers among those given to similar questions. "
-            "0.01 needs at least 520 compared answers of a model. Default: 0.01."
+            "0.01 needs at least 330 compared answers of a model. Default: 0.01."
         ),
     )
     max_entry_kb: int = Field(
