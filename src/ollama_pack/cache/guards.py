@@ -2,6 +2,10 @@
 
 Embeddings hardly see numbers, negations and names. Two questions with the same meaning have the same numbers,
 as many negations, the same names, quotes and code, and no word whose opposite the other one has.
+
+Nor do they see small differences: the more of two questions is the same, the more what is left is what they
+ask. So two that are the same but for one word, for a word more, or for the order of their words are told apart.
+Those that mean the same mostly differ in their whole form.
 """
 
 import re
@@ -11,6 +15,7 @@ from collections.abc import Set as AbstractSet
 from ollama_pack.cache.contrast_words import ADDS_NOTHING, CONTRASTS, FRAME, MARKERS, SYNONYMS
 from ollama_pack.cache.normal_words import CONTRACTIONS
 
+GUARDS_VERSION = 2  # to be raised with any change here: labels are of pairs that have passed these guards
 _ANY_WORD = re.compile(r"[a-z0-9]+(?:'[a-z]+)?")
 _TO, _FROM = frozenset(("to", "into")), frozenset(("from",))
 _WORD = re.compile(r"[A-Za-z]+(?:'[A-Za-z]+)?")
