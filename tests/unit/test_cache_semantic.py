@@ -157,7 +157,7 @@ def test_small_differences_tell_questions_apart(one: str, two: str) -> None:
     ("one", "two"),
     [
         ("How do I fold a paper boat?", "How is a paper boat folded?"),
-        ("What is the longest river in Africa?", "Which river in Africa is the longest?"),
+        ("How do bees make honey?", "How is honey made by bees?"),
         ("In Python, how do I sort a list?", "How can I sort a list in Python?"),
         ("How do I reduce noise?", "How can I lower noise?"),
         ("怎么提高成绩？", "如何提高成绩？"),
