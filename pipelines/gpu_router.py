@@ -9,121 +9,121 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/pipelines/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipeline`, line 16614, which the server calls.
+# Begin here: `class Pipeline`, line 16639, which the server calls.
 # The modules that it uses come first:
-#    201  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    469  base.messages                  Sentences for people, in English and in the languages of the catalogue.
-#    597  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    623  aliases.errors                 What goes wrong with aliases.
-#    680  engines.errors                 What goes wrong with a node.
-#    850  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    980  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#   1055  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
-#   1116  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   1240  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
-#   1312  fit.memory                     How much memory a model takes while it runs: a pure function of its shape and of what it is loaded with.
-#   1480  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
-#   1528  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
-#   1855  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
-#   1944  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
-#   1992  routing.decide.cost            What sending a request to a node costs, term by term.
-#   2104  routing.errors                 What goes wrong with routing.
-#   2310  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   2457  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
-#   2495  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
-#   2860  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
-#   3274  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
-#   3398  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   3500  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
-#   3629  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
-#   3748  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
-#   3872  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
-#   3983  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
-#   4133  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   4267  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
-#   4591  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
-#   4813  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
-#   4930  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
-#   4988  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
-#   5053  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
-#   5202  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
-#   5333  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
-#   5508  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
-#   5858  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
-#   5943  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   5986  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   6091  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#   6383  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
-#   6587  engines.vectors                Vectors for texts, as an engine gives them.
-#   6616  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
-#   6896  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
-#   6954  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
-#   7051  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
-#   7254  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
-#   7425  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
-#   7778  routing.nodes                  The `nodes` valve: a row a line, read once.
-#   8131  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
-#   8217  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
-#   8391  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
-#   8587  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
-#   8684  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
-#   8765  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
-#   8831  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
-#   8880  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#   8956  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
-#   9043  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
-#   9151  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
-#   9640  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
-#   9821  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
-#  10006  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
-#  10244  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
-#  10347  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#  10353  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
-#  10455  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-#  10572  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
-#  10825  routing.state.demand           How often each set of weights is asked for, over the last minutes.
-#  10858  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-#  11042  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#  11077  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#  11745  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#  11821  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#  11967  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#  12167  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
-#  12307  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  12367  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
-#  12872  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
-#  13047  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
-#  13387  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  13696  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  13811  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  14412  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, the admin's dashboard, and a plan.
-#  14479  cache.errors                   What goes wrong with the cache.
-#  14499  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  14515  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  14665  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
-#  14794  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
-#  14963  base.single_flight             Many who ask the same at the same time ask once.
-#  15049  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
-#  15288  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#  15740  base.process                   One object for all plugins of a process, which are files that share no code.
-#  15761  services.activity              What chats did in this process, until somebody writes it into the history.
-#  15828  services.history               The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
-#  16182  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  16283  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  16318  services.pipeline_requests     What a pipeline can know of a request, how it tells the next one, and the others of its server.
-#  16394  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
-#  16512  services.refused_valves        Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#  16575  services.pack_valves           What all valves of the pack have in common.
-#  16598  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
-#  16670  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#  17034  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#  17092  aliases.published              Which names of a table can be published as models, and what answers for them.
-#  17128  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  17246  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  17340  services.router_valves         The valves of the router, wherever it runs.
-#  17494  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  17608  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  17869  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#    202  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#    470  base.messages                  Sentences for people, in English and in the languages of the catalogue.
+#    598  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    624  aliases.errors                 What goes wrong with aliases.
+#    681  engines.errors                 What goes wrong with a node.
+#    851  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    981  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#   1056  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
+#   1117  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   1246  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
+#   1318  fit.memory                     How much memory a model takes while it runs: a pure function of its shape and of what it is loaded with.
+#   1486  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
+#   1534  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
+#   1861  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
+#   1950  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
+#   1998  routing.decide.cost            What sending a request to a node costs, term by term.
+#   2110  routing.errors                 What goes wrong with routing.
+#   2316  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   2463  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
+#   2501  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
+#   2866  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
+#   3280  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
+#   3404  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   3506  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
+#   3635  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
+#   3754  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
+#   3878  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
+#   3989  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
+#   4139  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   4273  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
+#   4597  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
+#   4819  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
+#   4936  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
+#   4994  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
+#   5059  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
+#   5208  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
+#   5339  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
+#   5514  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
+#   5864  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
+#   5949  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   5992  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   6097  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   6389  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
+#   6593  engines.vectors                Vectors for texts, as an engine gives them.
+#   6624  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
+#   6905  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
+#   6963  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
+#   7060  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
+#   7263  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
+#   7434  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
+#   7787  routing.nodes                  The `nodes` valve: a row a line, read once.
+#   8140  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
+#   8226  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
+#   8400  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
+#   8596  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
+#   8693  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
+#   8774  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
+#   8840  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
+#   8889  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   8965  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
+#   9052  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
+#   9160  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
+#   9649  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
+#   9830  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
+#  10015  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
+#  10253  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
+#  10356  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#  10362  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
+#  10464  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+#  10581  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
+#  10834  routing.state.demand           How often each set of weights is asked for, over the last minutes.
+#  10867  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+#  11051  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#  11086  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#  11754  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#  11830  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#  11976  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#  12176  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
+#  12316  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  12376  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
+#  12881  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
+#  13056  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
+#  13396  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  13705  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  13820  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  14437  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, the admin's dashboard, and a plan.
+#  14504  cache.errors                   What goes wrong with the cache.
+#  14524  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  14540  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  14690  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
+#  14819  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
+#  14988  base.single_flight             Many who ask the same at the same time ask once.
+#  15074  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
+#  15313  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#  15765  base.process                   One object for all plugins of a process, which are files that share no code.
+#  15786  services.activity              What chats did in this process, until somebody writes it into the history.
+#  15853  services.history               The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
+#  16207  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  16308  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  16343  services.pipeline_requests     What a pipeline can know of a request, how it tells the next one, and the others of its server.
+#  16419  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
+#  16537  services.refused_valves        Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#  16600  services.pack_valves           What all valves of the pack have in common.
+#  16623  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
+#  16695  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#  17059  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#  17117  aliases.published              Which names of a table can be published as models, and what answers for them.
+#  17153  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  17271  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  17388  services.router_valves         The valves of the router, wherever it runs.
+#  17542  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  17656  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  17917  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
 
 import asyncio
 import base64
@@ -158,7 +158,7 @@ from collections.abc import (
 )
 from collections.abc import Set as AbstractSet
 from concurrent.futures import Future
-from contextlib import aclosing, asynccontextmanager, closing, suppress
+from contextlib import aclosing, asynccontextmanager, closing, contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -182,6 +182,7 @@ from string import punctuation
 from types import ModuleType
 from typing import Annotated, Any, ClassVar, Generic, Literal, NamedTuple, Protocol, Self, TypeVar, get_args
 from urllib.parse import quote, unquote, urljoin, urlsplit
+from urllib.request import getproxies
 from uuid import uuid4
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -1221,6 +1222,11 @@ def openai_usage(line: Mapping[str, Any]) -> dict[str, Any]:
             ("reasoning_tokens", "accepted_prediction_tokens", "rejected_prediction_tokens"), 0
         ),
     }
+
+
+def working_seconds(line: Mapping[str, Any]) -> float:
+    """How long a node worked on an answer, without loading the model; 0 where it does not tell."""
+    return max(0, _figure(line, "total_duration") - _figure(line, "load_duration")) / NANOSECONDS
 
 
 def _text_or_none(value: object) -> str | None:
@@ -6595,13 +6601,15 @@ class Vectors:
     Attributes:
         vectors: one for each text, in their order.
         tokens: of all texts; 0 where the engine does not count them.
+        seconds: of GPU time, without a load; 0 where the engine does not tell.
     """
 
     vectors: tuple[list[float], ...]
     tokens: int = 0
+    seconds: float = 0.0
 
 
-def vectors_in(node: str, found: object, tokens: object, wanted: int) -> Vectors:
+def vectors_in(node: str, found: object, tokens: object, wanted: int, seconds: float = 0.0) -> Vectors:
     """The vectors in an answer.
 
     Raises:
@@ -6610,7 +6618,7 @@ def vectors_in(node: str, found: object, tokens: object, wanted: int) -> Vectors
     vectors = found if isinstance(found, list) else []
     if len(vectors) != wanted or not all(isinstance(vector, list) and vector for vector in vectors):
         raise NodeFaultError(node, message("gives no vector for some of the texts"))
-    return Vectors(tuple(vectors), tokens if isinstance(tokens, int) else 0)
+    return Vectors(tuple(vectors), tokens if isinstance(tokens, int) else 0, seconds)
 
 
 # --- ollama_pack.engines.ollama.client ---
@@ -6864,7 +6872,8 @@ class OllamaClient:
         wanted = {"dimensions": dimensions} if dimensions else {}
         body = {"model": self._ids.real(model), "input": list(texts), **wanted}
         answer = await self._node.ask("/api/embed", body, seconds)
-        return vectors_in(self.name, answer.get("embeddings"), answer.get("prompt_eval_count"), len(texts))
+        tokens = answer.get("prompt_eval_count")
+        return vectors_in(self.name, answer.get("embeddings"), tokens, len(texts), working_seconds(answer))
 
     async def pull(self, model: str) -> AsyncGenerator[tuple[int, int], None]:
         """Have the node pull a model: bytes that are there of the current layer, and its bytes (0: unknown).
@@ -13886,6 +13895,7 @@ class Router:
             self._sharing = connect(self._share, self._decide)
         self._idle = asyncio.Event()
         self._idle.set()
+        self._holders = 0
         self._wake: asyncio.TimerHandle | None = None
         self._loads: set[asyncio.Task[None]] = set()  # that nobody waits for
         self.upkeep = Upkeep(self)
@@ -14003,9 +14013,25 @@ class Router:
         """How many other workers are heard."""
         return self._share.peers if self._share else 0
 
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """For whoever is about to ask something of it: `close` waits until nobody holds it."""
+        self._holders += 1
+        self._idle.clear()
+        try:
+            yield
+        finally:
+            self._holders -= 1
+            self._rest()
+
+    def _rest(self) -> None:
+        if not self._chats and not self._holders:
+            self._idle.set()
+
     async def close(self) -> None:
         """Let the requests that are under way end, then leave the nodes alone."""
-        await self._idle.wait()
+        while not self._idle.is_set():  # somebody may come before this goes on
+            await self._idle.wait()
         self.upkeep.close()
         for load in self._loads:
             load.cancel()
@@ -14137,8 +14163,7 @@ class Router:
             self._decided.pop(identity, None)
             self._drop_idle()
             self._decide()
-            if not self._chats:
-                self._idle.set()
+            self._rest()
             if pending.shown is not None:  # also when its user has left: the line is kept with the chat
                 line = waited_line(pending.asked, pending.shown_for())
                 last = self._loop.create_task(pending.say(line, done=True))
@@ -17265,9 +17290,10 @@ class RouterHost:
         """
         preload_nvml()
         self.current: Router | None = None
+        self.is_left = False
         self._connect, self._secret, self._trusted = connect, secret, trusted
         self._made_of: tuple[tuple[NodeRow, ...], RouterSettings, str] | None = None
-        self._closing: set[asyncio.Task[None]] = set()
+        self.closing: set[asyncio.Task[None]] = set()
 
     async def router(
         self, rows: tuple[NodeRow, ...], settings: RouterSettings, shared_over: str = ""
@@ -17275,7 +17301,8 @@ class RouterHost:
         """The router for these nodes and settings, ready.
 
         It goes on, and keeps what it has learned, where nodes have come or gone. Another one is made when
-        the row of a node, or a setting, has changed.
+        the row of a node, or a setting, has changed: hold the router before you wait for anything else
+        (`with router.held():`), or it may close meanwhile.
 
         Args:
             rows: the nodes.
@@ -17288,8 +17315,7 @@ class RouterHost:
         elif self.current is None or self._made_of != wanted:
             self.retire()
             connector = aiohttp.TCPConnector(limit=0, ssl=self._trusted())
-            # As Open WebUI's own: with proxies from HTTP_PROXY, HTTPS_PROXY and NO_PROXY.
-            session = aiohttp.ClientSession(connector=connector, trust_env=True)
+            session = aiohttp.ClientSession(connector=connector, trust_env=_environment_counts())
             self.current = Router(
                 rows,
                 session,
@@ -17300,9 +17326,12 @@ class RouterHost:
             )
         self._made_of = wanted
         router = self.current
-        await router.ready()
-        while _pulls_left():
+        with router.held():
+            await router.ready()
+        while _pulls_left() and router is self.current:
             router.upkeep.go_on(*_pulls_left().pop(0))
+        if self.is_left:  # a late chat of code that was replaced: nobody else would close it
+            self.retire()
         return router
 
     def _is_followed_by(self, wanted: tuple[tuple[NodeRow, ...], RouterSettings, str]) -> bool:
@@ -17312,10 +17341,15 @@ class RouterHost:
         known = {name: watch.row for name, watch in self.current.nodes.items()}
         return all(known.get(row.name, row) == row for row in wanted[0])
 
+    def leave(self) -> None:
+        """Other code has taken over: what is asked from now on is asked by a router of its own, and late."""
+        self.is_left = True
+        self.retire()
+
     async def close(self) -> None:
         """Wait for what is under way, then leave all nodes alone. `router` may be asked again afterwards."""
         self.retire()
-        await asyncio.gather(*self._closing)
+        await asyncio.gather(*self.closing)
 
     def retire(self) -> None:
         """Let the router finish what it has begun, and give its connections back.
@@ -17327,14 +17361,28 @@ class RouterHost:
             task = asyncio.get_running_loop().create_task(self.current.close())
             if pulls:
                 _pulls_left().append((pulls, task))
-            self._closing.add(task)
-            task.add_done_callback(self._closing.discard)
+            self.closing.add(task)
+            task.add_done_callback(self.closing.discard)
             self.current = None
 
 
 def _pulls_left() -> list[tuple[list[dict[str, Any]], asyncio.Task[None]]]:
     """The pulls of routers of this process that were replaced, by whatever code, and when each has ended."""
     return process_wide("pulls left", list[tuple[list[dict[str, Any]], asyncio.Task[None]]])
+
+
+def _environment_counts() -> bool:
+    """Whether the environment says how to reach nodes, as for Open WebUI's own connections.
+
+    That is a proxy (HTTP_PROXY, HTTPS_PROXY, NO_PROXY) or a file of logins (.netrc). Without them aiohttp
+    need not look for both before every request, which takes two threads and half a millisecond.
+    """
+    if getproxies().keys() & {"http", "https"}:
+        return True
+    try:
+        return Path(os.environ.get("NETRC") or "~/.netrc").expanduser().is_file()
+    except RuntimeError:  # nobody's home
+        return False
 
 
 # --- ollama_pack.services.router_valves ---
@@ -18056,8 +18104,14 @@ class Pipeline:
 
     async def _chunks(self, name: str, body: Body) -> AsyncGenerator[Body, None]:
         """The answer: of the response cache, where that is on this server and has it, else of a node."""
-        who = asking(body)
-        router, table = await self._router(), self.valves.table
+        router = await self._router()
+        with router.held():
+            async with aclosing(self._answer(router, name, body)) as chunks:
+                async for chunk in chunks:
+                    yield chunk
+
+    async def _answer(self, router: Router, name: str, body: Body) -> AsyncGenerator[Body, None]:
+        who, table = asking(body), self.valves.table
         catalogue = await catalogue_for(router, table, name)
         facts = request_facts(body, name)
         try:
