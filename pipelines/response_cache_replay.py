@@ -2222,7 +2222,7 @@ CODE_NOUNS = _normal_words__words(
 # as many negations, the same names, quotes and code, and no word whose opposite the other one has.
 #
 # Nor do they see small differences: the more of two questions is the same, the more what is left is what they
-# ask. So two that are the same but for one word, for a word more, or for the order of their words are told apart.
+# ask. So two that are the same except for one word, one word more, or the order of their words are told apart.
 # Those that mean the same mostly differ in their whole form.
 
 _ANY_WORD = re.compile(r"[a-z0-9]+(?:'[a-z]+)?")
