@@ -10,94 +10,94 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/ollama_pack_events.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Event`, line 12212, which the server calls.
+# Begin here: `class Event`, line 12213, which the server calls.
 # The modules that it uses come first:
 #    164  base.translations            The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    641  base.messages                Sentences for people, in English and in the languages of the catalogue.
-#    786  base.single_flight           Many who ask the same at the same time ask once.
-#    937  errors                       The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    963  engines.body                 Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    974  base.process                 One object for all plugins of a process, which are files that share no code.
-#    997  services.activity            What chats did in this process, until somebody writes it into the history.
-#   1058  base.redis                   A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#   1458  services.history             The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
-#   1837  services.dashboard           What the dashboard shows, in parts that change by themselves, and the stream that sends those that did.
-#   2103  webui.functions              Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   2171  webui.cache_contact          The way from the events function to the running `response_cache_filter`, which may not be there.
-#   2232  webui.routes                 Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
-#   2386  webui.dashboard              The dashboard's page, and what those see who may not look at it. Nothing in it comes from elsewhere.
-#   3645  services.calibration_routes  What sites that learn together read here and hand over: see docs/federation.md.
-#   3681  routing.plan.bounds          What a plan can be asked for.
-#   3688  engines.refusals             What a client gets instead of an answer, in the form of each API that clients speak.
-#   3765  webui.errors                 What goes wrong between the pack and Open WebUI.
-#   3838  webui.contact                The way from the events function to the running `gpu_router`: another plugin, which may not be there.
-#   3970  services.fleet_plan          The dashboard's plan of what to have where: this plugin has the record of chats, the router the nodes.
-#   4044  webui.chats                  Chats of the running Open WebUI. Imports `open_webui` when called, not before.
-#   4059  services.forgetting          Which answers of the cache to discard when something happens in Open WebUI.
-#   4077  cache.counters               What the cache did, in figures without any text: of this process, and to be added up over all of them.
-#   4084  services.metrics_text        What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
-#   4229  services.node_upkeep         What admins do to nodes while chats go on: drain one, or pull a model at one after another.
-#   4303  engines.ollama.from_openai   An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
-#   4409  engines.sse                  Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   4518  webui.calling                Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#   4666  engines.routed_names         How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   4672  webui.models                 What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   4759  webui.ollama_models          Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
-#   4849  webui.server                 What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#   4881  services.ollama_api          Open WebUI's Ollama API for names that `gpu_router` answers.
-#   5005  aliases.errors               What goes wrong with aliases.
-#   5027  aliases.facts                What an alias table may ask about a request, read off an OpenAI chat body.
-#   5050  aliases.table                An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#   5414  engines.ollama.names         Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   5551  fit.shapes                   Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#   5588  fit.choose                   Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#   5609  aliases.resolve              Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   5667  aliases.published            Which names of a table can be published as models, and what answers for them.
-#   5736  webui.audience               Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#   5789  webui.model_rows             Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#   5908  webui.access                 Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#   6074  webui.publication            Which rows of Open WebUI's models table to write, so that users see what is offered to them. Decides only.
-#   6340  services.offer               What there is to publish: the models and aliases of the router, and the aliases of the alias filter.
-#   6610  webui.rows                   Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
-#   6738  services.publishing          Publishing: what the router and the alias tables offer becomes models that users see and may use.
-#   6891  services.refused_valves      Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#   6991  services.pack_valves         What all valves of the pack have in common.
-#   7014  speech.errors                What goes wrong with transcription.
-#   7471  speech.languages             The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
-#   7548  speech.language              Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
-#   7641  engines.failures             Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   7677  speech.values                What recordings turn into, and what an engine is.
-#   7934  speech.http_answer           What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
-#   8084  speech.pcm                   Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
-#   8172  speech.openai_http           Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
-#   8360  speech.recognizer            The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
-#   8499  speech.sentences             Segments of about a sentence, made from words with times.
-#   8553  speech.whisper_model         Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
-#   8739  speech.whisper               Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
-#   8967  services.voice_settings      The valves of voice transcription, for the tool and the routes, and the engine they ask for.
-#   9123  speech.source                Where a recording comes from: bytes, a path or an open file; and how large it may be.
-#   9207  speech.kept                  Transcripts of a while ago: the same recording with the same options is not listened to twice.
-#   9296  speech.containers            What the bytes of a file tell that the decoder does not: whether the file ends before it should.
-#   9460  speech.decode                Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
-#  10071  speech.joining               Putting pieces of text together: with spaces where the script has them between words, else without.
-#  10159  speech.script                Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
-#  10235  speech.turns                 One recording at a time on this machine's own processors, in turns between users, each with its place.
-#  10510  speech.vad                   Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
-#  10560  speech.windows               Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
-#  10707  speech.transcribe            From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
-#  10977  webui.tracing                Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
-#  11015  webui.voice_files            Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
-#  11045  services.transcribing        Transcribing on behalf of somebody: by the admin's settings, and not twice.
-#  11170  speech.subtitles             Subtitles: lines that fit on a screen, each shown while it is spoken.
-#  11308  speech.formats               A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
-#  11470  webui.reader                 Who reads what the pack says, and in which language.
-#  11479  webui.uploads                A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
-#  11685  services.voice_routes        The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
-#  11943  webui.budget_contact         The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
-#  12060  webui.load                   What `GET /api/system/load` shows of what the router tells: keys by name, so that nothing slips out.
-#  12146  webui.replay_row             The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
-#  12180  webui.service                What an event function keeps up in a process: its routes, and a task that looks again from time to time.
-#  12325  webui.users                  Users of the running Open WebUI. Imports `open_webui` when called, not before.
+#    642  base.messages                Sentences for people, in English and in the languages of the catalogue.
+#    787  base.single_flight           Many who ask the same at the same time ask once.
+#    938  errors                       The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    964  engines.body                 Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    975  base.process                 One object for all plugins of a process, which are files that share no code.
+#    998  services.activity            What chats did in this process, until somebody writes it into the history.
+#   1059  base.redis                   A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#   1459  services.history             The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
+#   1838  services.dashboard           What the dashboard shows, in parts that change by themselves, and the stream that sends those that did.
+#   2104  webui.functions              Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   2172  webui.cache_contact          The way from the events function to the running `response_cache_filter`, which may not be there.
+#   2233  webui.routes                 Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
+#   2387  webui.dashboard              The dashboard's page, and what those see who may not look at it. Nothing in it comes from elsewhere.
+#   3646  services.calibration_routes  What sites that learn together read here and hand over: see docs/federation.md.
+#   3682  routing.plan.bounds          What a plan can be asked for.
+#   3689  engines.refusals             What a client gets instead of an answer, in the form of each API that clients speak.
+#   3766  webui.errors                 What goes wrong between the pack and Open WebUI.
+#   3839  webui.contact                The way from the events function to the running `gpu_router`: another plugin, which may not be there.
+#   3971  services.fleet_plan          The dashboard's plan of what to have where: this plugin has the record of chats, the router the nodes.
+#   4045  webui.chats                  Chats of the running Open WebUI. Imports `open_webui` when called, not before.
+#   4060  services.forgetting          Which answers of the cache to discard when something happens in Open WebUI.
+#   4078  cache.counters               What the cache did, in figures without any text: of this process, and to be added up over all of them.
+#   4085  services.metrics_text        What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#   4230  services.node_upkeep         What admins do to nodes while chats go on: drain one, or pull a model at one after another.
+#   4304  engines.ollama.from_openai   An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
+#   4410  engines.sse                  Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   4519  webui.calling                Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#   4667  engines.routed_names         How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   4673  webui.models                 What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   4760  webui.ollama_models          Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
+#   4850  webui.server                 What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   4882  services.ollama_api          Open WebUI's Ollama API for names that `gpu_router` answers.
+#   5006  aliases.errors               What goes wrong with aliases.
+#   5028  aliases.facts                What an alias table may ask about a request, read off an OpenAI chat body.
+#   5051  aliases.table                An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#   5415  engines.ollama.names         Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   5552  fit.shapes                   Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   5589  fit.choose                   Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   5610  aliases.resolve              Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   5668  aliases.published            Which names of a table can be published as models, and what answers for them.
+#   5737  webui.audience               Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#   5790  webui.model_rows             Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#   5909  webui.access                 Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#   6075  webui.publication            Which rows of Open WebUI's models table to write, so that users see what is offered to them. Decides only.
+#   6341  services.offer               What there is to publish: the models and aliases of the router, and the aliases of the alias filter.
+#   6611  webui.rows                   Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
+#   6739  services.publishing          Publishing: what the router and the alias tables offer becomes models that users see and may use.
+#   6892  services.refused_valves      Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#   6992  services.pack_valves         What all valves of the pack have in common.
+#   7015  speech.errors                What goes wrong with transcription.
+#   7472  speech.languages             The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
+#   7549  speech.language              Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
+#   7642  engines.failures             Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   7678  speech.values                What recordings turn into, and what an engine is.
+#   7935  speech.http_answer           What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
+#   8085  speech.pcm                   Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
+#   8173  speech.openai_http           Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
+#   8361  speech.recognizer            The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
+#   8500  speech.sentences             Segments of about a sentence, made from words with times.
+#   8554  speech.whisper_model         Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
+#   8740  speech.whisper               Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
+#   8968  services.voice_settings      The valves of voice transcription, for the tool and the routes, and the engine they ask for.
+#   9124  speech.source                Where a recording comes from: bytes, a path or an open file; and how large it may be.
+#   9208  speech.kept                  Transcripts of a while ago: the same recording with the same options is not listened to twice.
+#   9297  speech.containers            What the bytes of a file tell that the decoder does not: whether the file ends before it should.
+#   9461  speech.decode                Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
+#  10072  speech.joining               Putting pieces of text together: with spaces where the script has them between words, else without.
+#  10160  speech.script                Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
+#  10236  speech.turns                 One recording at a time on this machine's own processors, in turns between users, each with its place.
+#  10511  speech.vad                   Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
+#  10561  speech.windows               Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
+#  10708  speech.transcribe            From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
+#  10978  webui.tracing                Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#  11016  webui.voice_files            Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
+#  11046  services.transcribing        Transcribing on behalf of somebody: by the admin's settings, and not twice.
+#  11171  speech.subtitles             Subtitles: lines that fit on a screen, each shown while it is spoken.
+#  11309  speech.formats               A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
+#  11471  webui.reader                 Who reads what the pack says, and in which language.
+#  11480  webui.uploads                A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
+#  11686  services.voice_routes        The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
+#  11944  webui.budget_contact         The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
+#  12061  webui.load                   What `GET /api/system/load` shows of what the router tells: keys by name, so that nothing slips out.
+#  12147  webui.replay_row             The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
+#  12181  webui.service                What an event function keeps up in a process: its routes, and a task that looks again from time to time.
+#  12326  webui.users                  Users of the running Open WebUI. Imports `open_webui` when called, not before.
 
 import asyncio
 import csv
@@ -359,6 +359,7 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "drained": "已停止分配",
         "each minute": "每分钟",
         "empty": "空录音",
+        "everybody": "所有人",
         "failed": "失败",
         "failed or stopped": "失败或停止",
         "failed: {error}": "失败：{error}",
@@ -3267,7 +3268,7 @@ function drawPublished() {
     if (!rows.length) return make("p", {class: "soft"}, t("Nothing to publish: no node has a model, and no alias an answer."));
     return table(t("Published models"), [[t("Model")], [t("answered by")], [t("for")], [t("made by"), "medium"], [""]],
       rows.map(row => make("tr", {"data-key": text(row.id)}, cell(code(row.id), "text"), cell(answerers(row), "text"),
-        cell([list(row.audience).join(", ") || t("admins"), list(row.opens).length
+        cell([list(row.audience).map(who => who === "everybody" ? t("everybody") : who).join(", ") || t("admins"), list(row.opens).length
           ? make("div", {class: "soft small"}, t("opens to them: {models}", {models: row.opens.join(", ")})) : ""]),
         cell(row.made_by === "upload" ? "upload.py" : t("this function"), "medium"),
         cell([row.active === false ? badge(t("switched off"), "warn") : "", isNumber(row.missing_seconds)
