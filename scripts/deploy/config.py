@@ -31,7 +31,7 @@ from ollama_pack.routing.nodes import DISCOVERED, parse_nodes
 from ollama_pack.routing.warm import parse_warm
 from ollama_pack.services.refused_valves import refusal
 from ollama_pack.speech.language import parse_language
-from ollama_pack.webui.audience import ADMIN, GROUP, PUBLIC
+from ollama_pack.webui.audience import PUBLIC, is_audience
 from ollama_pack.webui.routes import check_route_key
 
 MAX_BYTES = 256 * 1024
@@ -46,7 +46,7 @@ def _as_list(value: Any) -> Any:
 
 
 def _check_audience(value: str) -> str:
-    if value in {PUBLIC, ADMIN} or value.removeprefix(GROUP) not in {value, ""}:
+    if is_audience(value):
         return value
     raise ValueError(
         message("{value} is no audience: write public, admin or group:NAME", value=plain(repr(value)))

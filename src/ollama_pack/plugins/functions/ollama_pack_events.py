@@ -40,8 +40,8 @@ from ollama_pack.webui.errors import RouterUnavailableError
 from ollama_pack.webui.functions import FunctionState, function_state, shared_redis_url
 from ollama_pack.webui.load import EMPTY_LOAD, models_in, system_load, without_models
 from ollama_pack.webui.reader import accepted_language
-from ollama_pack.webui.replay_row import share_replay
 from ollama_pack.webui.routes import RouteSpec, json_answer, shows_key, text_answer
+from ollama_pack.webui.rows import share_replay
 from ollama_pack.webui.server import data_folder, event_stream
 from ollama_pack.webui.service import EventService, ends
 from ollama_pack.webui.users import user_names
