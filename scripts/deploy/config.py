@@ -30,7 +30,7 @@ from ollama_pack.cache.keyring import check_secret
 from ollama_pack.routing.errors import NodeTableError
 from ollama_pack.routing.nodes import DISCOVERED, parse_nodes
 from ollama_pack.routing.warm import parse_warm
-from ollama_pack.services.refused_valves import refusal
+from ollama_pack.services.valves import refusal
 from ollama_pack.speech.language import parse_language
 from ollama_pack.webui.audience import PUBLIC, is_audience
 from ollama_pack.webui.routes import check_route_key

@@ -15,8 +15,8 @@ from deploy.config import PackConfig
 from deploy.errors import DeployError, ServerError
 from deploy.plan import Plan, Trouble, value_diff
 from deploy.shown import message, translated
+from ollama_pack.engines.model_ids import ROUTER
 from ollama_pack.engines.model_kinds import named_for_chat
-from ollama_pack.engines.routed_names import ROUTER
 from ollama_pack.services.offer import StatedAliases, StatedRows, stated_rows, twin_rows
 from ollama_pack.webui import publication
 from ollama_pack.webui.audience import EVERYBODY, GROUP, NOBODY, Grants, grant_forms, grants_in

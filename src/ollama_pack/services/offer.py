@@ -14,7 +14,7 @@ from ollama_pack.aliases.errors import AliasTableError
 from ollama_pack.aliases.published import candidates_of, concrete_names, groups_behind, models_behind
 from ollama_pack.aliases.table import AliasTable, parse_table
 from ollama_pack.base.messages import message, said_by
-from ollama_pack.engines.routed_names import ROUTER
+from ollama_pack.engines.model_ids import ROUTER
 from ollama_pack.webui.access import (
     Access,
     CheckedModel,

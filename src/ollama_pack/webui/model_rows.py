@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from ollama_pack.engines.routed_names import ROUTER
+from ollama_pack.engines.model_ids import ROUTER
 from ollama_pack.webui.audience import Grants, grants_in
 
 MARK = "ollama_pack"  # the key in a row's meta, the uploader's too

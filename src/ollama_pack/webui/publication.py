@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from ollama_pack.base.messages import message
-from ollama_pack.engines.routed_names import ROUTER
+from ollama_pack.engines.model_ids import ROUTER
 from ollama_pack.webui.access import covers
 from ollama_pack.webui.audience import EVERYBODY, NOBODY, Grants, grant_forms
 from ollama_pack.webui.model_rows import (
