@@ -56,16 +56,6 @@ def no_leaks() -> Iterator[None]:
     gc.collect()
 
 
-@pytest.fixture(scope="module")
-def real_engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Run llama.cpp's server; its address ends in `/v1`, as an admin would write it."""
-    try:
-        with engine.engine(tmp_path_factory.mktemp("engine")) as url:
-            yield url
-    except engine.EngineMissingError as error:
-        pytest.skip(str(error))
-
-
 @dataclass(frozen=True)
 class AnyNode:
     """A node of some kind, and the client for it."""
