@@ -10,56 +10,54 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/pipelines/response_cache_replay.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipeline`, line 6964, which the server calls.
+# Begin here: `class Pipeline`, line 6957, which the server calls.
 # The modules that it uses come first:
-#    113  base.single_flight          Many who ask the same at the same time ask once.
-#    179  cache.bound                 How often answers to similar questions are wrong, at most: the bound that a threshold must pass.
-#    285  base.translations           The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    353  base.messages               Sentences for people, in English and in the languages of the catalogue.
-#    481  errors                      The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    501  cache.errors                What goes wrong with the cache.
-#    537  cache.canonical             JSON values as bytes: the same value gives the same bytes, and no two values share them.
-#    653  cache.keyring               Everything that is derived from the admin's secret: names in the store, and ciphers.
-#    815  cache.key                   What makes two requests the same: the key of a cached answer.
-#   1052  cache.entry                 An answer as it is kept.
-#   1121  cache.collect               From the chunks of a generation to what may be kept of it.
-#   1276  cache.counters              What the cache did, in figures without any text: of this process, and to be added up over all of them.
-#   1330  base.breaker                A breaker: after failures nothing is sent for a while, then one request tries.
-#   1411  cache.store                 What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
-#   1611  cache.guard                 A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
-#   1765  cache.live                  An answer while it is being generated: any number of listeners get it from the start.
-#   1869  cache.judge                 The judge of similar answers: what it is asked, and when its word counts as a yes.
-#   1962  cache.pool                  Evidence of other sites: counts that were added up over several deployments, with noise.
-#   2128  cache.semantic              The semantic tier: answers to questions that mean the same, once it is known how often that is wrong.
-#   2442  cache.normal_words          The words of the normal form, in English: which say the same, which say nothing, and whose case matters.
-#   2629  cache.normal_zh             The normal form of a question in Chinese: see `normal_form`.
-#   2767  cache.normal_form           The normal form of a question: two texts with the same form are one question in other words.
-#   3290  cache.similar               The normalised tier: a second key, by the normal form of the last message, that leads to an answer.
-#   3415  cache.outcome               What a request asks of the cache, and what the cache makes of it.
-#   3507  cache.generation            One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
-#   3835  cache.follow                One generation for many: the followers' side, in every process but the leader's.
-#   3938  cache.guards                What two questions must have in common before the similarity of their meanings counts at all.
-#   4023  engines.errors              What goes wrong with a node.
-#   4041  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#   4095  engines.ollama.to_openai    What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   4120  engines.ollama.stream       A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   4137  cache.replay                A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
-#   4222  cache.cache                 The response cache: look an answer up, follow one that is being generated, or lead.
-#   4846  cache.scope                 Who may share an answer. The scope is part of an entry's key and of its encryption.
-#   4921  services.cacheable          Which requests the cache is for, whose answers they share, and what it is asked.
-#   5040  base.redis                  A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#   5479  cache.redis_scripts         What happens in one step inside of Redis: the scripts, and the names of the keys.
-#   5822  cache.store_redis           The cache in Redis or Valkey, for any number of processes and hosts.
-#   6066  cache.sqlite_cache          The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
-#   6393  cache.store_sqlite          The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
-#   6603  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   6609  base.process                One object for all plugins of a process, which are files that share no code.
-#   6630  services.activity           What chats did in this process, until somebody writes it into the history.
-#   6656  services.caching            The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
-#   6823  services.pipeline_requests  What a pipeline can know of a request, how it tells the next one, and the others of its server.
-#   6862  services.refused_valves     Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#   6925  services.pack_valves        What all valves of the pack have in common.
-#   6948  services.pipeline_valves    Valves on the Pipelines server: what all of our pipelines have in common there.
+#    111  base.single_flight          What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
+#    194  cache.bound                 How often answers to similar questions are wrong, at most: the bound that a threshold must pass.
+#    300  base.translations           The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#    368  base.messages               Sentences for people, in English and in the languages of the catalogue.
+#    496  errors                      The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    516  cache.errors                What goes wrong with the cache.
+#    552  cache.canonical             JSON values as bytes: the same value gives the same bytes, and no two values share them.
+#    668  cache.keyring               Everything that is derived from the admin's secret: names in the store, and ciphers.
+#    830  cache.key                   What makes two requests the same: the key of a cached answer.
+#   1067  cache.entry                 An answer as it is kept.
+#   1136  cache.collect               From the chunks of a generation to what may be kept of it.
+#   1291  cache.counters              What the cache did, in figures without any text: of this process, and to be added up over all of them.
+#   1345  base.breaker                A breaker: after failures nothing is sent for a while, then one request tries.
+#   1426  cache.store                 What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
+#   1626  cache.guard                 A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
+#   1780  cache.live                  An answer while it is being generated: any number of listeners get it from the start.
+#   1884  cache.judge                 The judge of similar answers: what it is asked, and when its word counts as a yes.
+#   1977  cache.pool                  Evidence of other sites: counts that were added up over several deployments, with noise.
+#   2143  cache.semantic              The semantic tier: answers to questions that mean the same, once it is known how often that is wrong.
+#   2457  cache.normal_words          The words of the normal form, in English: which say the same, which say nothing, and whose case matters.
+#   2644  cache.normal_zh             The normal form of a question in Chinese: see `normal_form`.
+#   2782  cache.normal_form           The normal form of a question: two texts with the same form are one question in other words.
+#   3305  cache.similar               The normalised tier: a second key, by the normal form of the last message, that leads to an answer.
+#   3430  cache.outcome               What a request asks of the cache, and what the cache makes of it.
+#   3522  cache.generation            One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
+#   3850  cache.follow                One generation for many: the followers' side, in every process but the leader's.
+#   3953  cache.guards                What two questions must have in common before the similarity of their meanings counts at all.
+#   4038  engines.errors              What goes wrong with a node.
+#   4056  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#   4110  engines.ollama.to_openai    What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   4135  engines.ollama.stream       A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   4152  cache.replay                A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
+#   4237  cache.cache                 The response cache: look an answer up, follow one that is being generated, or lead.
+#   4861  cache.scope                 Who may share an answer. The scope is part of an entry's key and of its encryption.
+#   4936  services.cacheable          Which requests the cache is for, whose answers they share, and what it is asked.
+#   5055  base.redis                  A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#   5494  cache.redis_scripts         What happens in one step inside of Redis: the scripts, and the names of the keys.
+#   5837  cache.store_redis           The cache in Redis or Valkey, for any number of processes and hosts.
+#   6081  cache.sqlite_cache          The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
+#   6408  cache.store_sqlite          The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
+#   6618  engines.model_ids           Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   6626  services.activity           What chats did in this process, until somebody writes it into the history.
+#   6652  services.caching            The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
+#   6819  services.pipeline_requests  What a pipeline can know of a request, how it tells the next one, and the others of its server.
+#   6858  services.valves             What all valves of the pack have in common: what is refused is told to admins, without what was written.
+#   6941  services.pipeline_valves    Valves on the Pipelines server: what all of our pipelines have in common there.
 
 import asyncio
 import base64
@@ -111,10 +109,12 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, OutOfMemoryError
 
 # --- ollama_pack.base.single_flight ---
-# Many who ask the same at the same time ask once.
+# What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
 
 _Key = TypeVar("_Key")
 _Shared = TypeVar("_Shared")
+
+_PLACE = "_ollama_pack_speech_state"  # never a module that can be imported
 
 
 class _Turn:
@@ -174,6 +174,21 @@ class JoinedCalls(Generic[_Key, _Shared]):
                 del self._turns[key]
             raise
         self._turns[key] = turn
+
+
+def process_wide(name: str, make: Callable[[], _Shared]) -> _Shared:
+    """The one object of that name in this process, for all plugins, which are files that share no code.
+
+    Only objects of the standard library and of faster_whisper may be kept, because a plugin that is updated
+    while the server runs leaves objects of its older classes behind.
+
+    Args:
+        name: of the object.
+        make: makes it; may be called once too often, when two threads are the first together.
+    """
+    state = sys.modules.setdefault(_PLACE, ModuleType(_PLACE))
+    kept: _Shared = vars(state).setdefault(name, make())
+    return kept
 
 
 # --- ollama_pack.cache.bound ---
@@ -6600,31 +6615,12 @@ def _news(
     return changed, (() if changed == seen else cache.records_after(token, after))
 
 
-# --- ollama_pack.engines.routed_names ---
-# How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-
-ROUTER = "gpu_router."  # begins their ids
-
-
-# --- ollama_pack.base.process ---
-# One object for all plugins of a process, which are files that share no code.
+# --- ollama_pack.engines.model_ids ---
+# Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
 #
-# Only objects of the standard library and of faster_whisper may be kept, because a plugin that is updated while
-# the server runs leaves objects of its older classes behind.
+# Those that `gpu_router` answers begin with its name, on Open WebUI and on the Pipelines server.
 
-_PLACE = "_ollama_pack_speech_state"  # never a module that can be imported
-
-
-def process_wide(name: str, make: Callable[[], T]) -> T:
-    """The one object of that name in this process, made at the first call.
-
-    Args:
-        name: of the object.
-        make: makes it; may be called once too often, when two threads are the first together.
-    """
-    state = sys.modules.setdefault(_PLACE, ModuleType(_PLACE))
-    kept: T = vars(state).setdefault(name, make())
-    return kept
+ROUTER = "gpu_router."
 
 
 # --- ollama_pack.services.activity ---
@@ -6859,12 +6855,32 @@ def sibling(name: str) -> Any:
     return loaded.get(name)
 
 
-# --- ollama_pack.services.refused_valves ---
-# Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+# --- ollama_pack.services.valves ---
+# What all valves of the pack have in common: what is refused is told to admins, without what was written.
 #
-# What a process has refused is kept in it for an hour, as plain values: each plugin has a copy of this code.
+# Open WebUI's page only shows that there was an error. What a process has refused is kept in it for an hour, as
+# plain values: each plugin has a copy of this code.
 
 _MODULE = re.compile(r"(?:function|tool)_(\w+)_[0-9a-f]{32}")  # as Open WebUI calls a plugin's module
+
+
+class PackValves(BaseModel):
+    """Valves whose errors reach admins, and do not repeat what was written into them.
+
+    Open WebUI logs the error of a save that failed. Pydantic would put the value into it: a password,
+    a key, or a whole table of nodes with theirs.
+    """
+
+    model_config = ConfigDict(hide_input_in_errors=True)
+
+    def __init__(self, **values: Any) -> None:
+        """Validate the values, as Open WebUI does at each save and each request."""
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            note_refused(type(self), error)
+            raise
+        note_accepted(self)
 
 
 def note_refused(valves: type[BaseModel], error: ValidationError) -> None:
@@ -6920,29 +6936,6 @@ def refusal(problem: Any) -> Message:  # noqa: PLR0911 - a line for each kind
         case "literal_error":
             return message("must be one of {choices}", choices=context["expected"])
     return Message(str(problem["msg"]))
-
-
-# --- ollama_pack.services.pack_valves ---
-# What all valves of the pack have in common.
-
-
-class PackValves(BaseModel):
-    """Valves whose errors reach admins, and do not repeat what was written into them.
-
-    Open WebUI logs the error of a save that failed. Pydantic would put the value into it: a password,
-    a key, or a whole table of nodes with theirs.
-    """
-
-    model_config = ConfigDict(hide_input_in_errors=True)
-
-    def __init__(self, **values: Any) -> None:
-        """Validate the values, as Open WebUI does at each save and each request."""
-        try:
-            super().__init__(**values)
-        except ValidationError as error:
-            note_refused(type(self), error)
-            raise
-        note_accepted(self)
 
 
 # --- ollama_pack.services.pipeline_valves ---

@@ -229,8 +229,8 @@ def _left_alone(model: str, reason: str) -> Trouble:
 
 def _create(server: OpenWebUI, row: WantedRow) -> None:
     """Make a row, or take over one that the events function has made in between."""
-    form = {"id": row.id, "name": row.name, "params": {}, "base_model_id": row.base, "is_active": row.active}
-    form |= {"meta": row.meta_over(None), "access_grants": grant_forms(row.grants)}
+    form: Json = {"id": row.id, "name": row.name, "base_model_id": row.base, "is_active": row.active}
+    form |= {"params": {}, "meta": row.meta_over(None), "access_grants": grant_forms(row.grants)}
     try:
         server.post("/api/v1/models/create", form)
     except ServerError:

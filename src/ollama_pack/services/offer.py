@@ -292,8 +292,8 @@ def stated_rows(
     found = StatedRows()
     opened: dict[str, Grants] = defaultdict(frozenset)
     connected = _of_connections(models)
-    for name, stated_audience in stated.audiences.items():
-        audience, opens = stated_audience, ()
+    for name in stated.audiences:
+        audience, opens = stated.audiences[name], tuple[str, ...]()
         behind: Mapping[str, frozenset[str] | None] = {ROUTER + name: None}
         if stated.routed:
             audience, opens = _through_router(stated, name, connected, rows, found)
@@ -354,7 +354,7 @@ def _through_router(
     for admins when an admin has closed one of its models to a part of the audience.
     """
     known = {row.id: "" for row in rows.values() if row.base is None and not row.is_alias}
-    names = models_behind(stated.table, name, known | connected) or candidates_of(stated.table, name)
+    names = models_behind(stated.table, name, {**known, **connected}) or candidates_of(stated.table, name)
     behind = [CheckedModel(model, (model,)) for model in names]
     audience = stated.audiences[name]
     closed = kept_closed(audience, behind, rows)
