@@ -6056,8 +6056,8 @@ class WantedRow:
             only_hides = self.hidden and not self.opened
             kind = "hidden" if only_hides else "alias" if self.alias else "base"
             said = {"kind": kind, "id": self.id, "grants": grant_forms(self.grants)}
-            said |= {"opened": False} if only_hides else {}
-            return {MARK: said | ({"opens": list(self.opens)} if self.opens else {})}
+            more: dict[str, Any] = {"opened": False} if only_hides else {}
+            return {MARK: said | more | ({"opens": list(self.opens)} if self.opens else {})}
         kind = "alias" if self.base else "base"
         said = {"kind": kind, "id": self.id, "by": MAKER, "name": self.name, "alias": self.alias}
         given = {"grants": grant_forms(self.grants), "active": self.active, "opened": self.opened}
@@ -6070,7 +6070,7 @@ class WantedRow:
             meta: as it is, with what an admin has put into it; None: there is no row yet.
         """
         if meta is None:
-            about = {
+            about: dict[str, Any] = {
                 "description": self.description,
                 "hidden": self.hidden,
                 "tags": [{"name": tag} for tag in self.tags],
