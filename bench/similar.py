@@ -36,7 +36,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "src"), str(ROOT / "tests")]
 from bench.caching.beside import beside, table  # noqa: E402 - the path is set above
 from bench.caching.isolation import tried  # noqa: E402 - see above
 from bench.caching.minilm import embedder  # noqa: E402 - see above
-from bench.caching.sites import fewest_labels, sites_above  # noqa: E402 - see above
+from bench.caching.sites import sites_above  # noqa: E402 - see above
 from ollama_pack.cache.bound import THRESHOLDS, Judged, class_of, usable_threshold  # noqa: E402 - see above
 from ollama_pack.cache.guards import may_be_same  # noqa: E402 - see above
 from ollama_pack.cache.normal_form import normal_form  # noqa: E402 - see above
@@ -150,7 +150,7 @@ def main() -> int:
         print(json.dumps(tried(args.isolation)))
         return 0
     if args.sites:
-        above = sites_above(args.sites, fewest_labels(args.error), args.error)
+        above = sites_above(args.sites, args.error)
         print(json.dumps({"sites": args.sites, "above": above, "error": args.error}))
         return 0
     every = read_pairs(args.pairs or sorted(DATA.glob("pairs-*.jsonl")))

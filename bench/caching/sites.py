@@ -3,32 +3,32 @@
 from collections.abc import Callable
 from random import Random
 
-from ollama_pack.cache.bound import THRESHOLDS, upper_bound
+from ollama_pack.cache.bound import THRESHOLDS, Judged, log_evidence, usable_threshold
 
 CLASSES = len(THRESHOLDS)
-MOST_WRONG = 12  # with more, no threshold is used within the labels of a site
 LABELS = 1200
+_TWENTY = 2.99  # the logarithm of evidence without which no threshold is used
+
+Usable = Callable[[Judged, float], int | None]
 
 
-def fewest_labels(error: float, bound: Callable[[int, int, float], float] = upper_bound) -> list[int]:
-    """With which a threshold is used, by how many of them are wrong."""
-    need = []
-    for wrong in range(MOST_WRONG):
-        low, high = wrong + 1, 20_000
-        while low < high:
-            middle = (low + high) // 2
-            low, high = (low, middle) if bound(wrong, middle, error) <= error else (middle + 1, high)
-        need.append(low)
-    return need
+def fewest_labels(wrong: int, error: float) -> int:
+    """With which a threshold is used, when so many of them are wrong; all are of the highest similarity."""
+    low, high = wrong + 1, 20_000
+    while low < high:
+        middle = (low + high) // 2
+        judged = Judged((middle - wrong, *[0] * (CLASSES - 1)), (wrong, *[0] * (CLASSES - 1)))
+        low, high = (middle + 1, high) if usable_threshold(judged, error) is None else (low, middle)
+    return low
 
 
-def sites_above(sites: int, need: list[int], error: float, seed: int = 7) -> int:
+def sites_above(sites: int, error: float, seed: int = 7, usable: Usable = usable_threshold) -> int:
     """How many sites ever use a threshold whose true share of wrong answers is above the error."""
     dice = Random(seed)
-    return sum(_is_above(dice, need, error) for _ in range(sites))
+    return sum(_is_above(dice, error, usable) for _ in range(sites))
 
 
-def _is_above(dice: Random, need: list[int], error: float) -> bool:
+def _is_above(dice: Random, error: float, usable: Usable) -> bool:
     base = error * 10 ** dice.uniform(-1, 1)
     rates = [min(0.9, base * 1.5**place) for place in range(CLASSES)]
     share = [0.05 + dice.random() for _ in rates]
@@ -39,12 +39,22 @@ def _is_above(dice: Random, need: list[int], error: float) -> bool:
     ]
     if max(true) <= error:
         return False
-    wrong, judged = [0] * CLASSES, [0] * CLASSES
-    for first in dice.choices(range(CLASSES), share, k=LABELS):
-        bad = dice.random() < rates[first]
-        for place in range(first, CLASSES):  # a look after each label
-            judged[place] += 1
-            wrong[place] += bad
-            if true[place] > error and wrong[place] < len(need) and judged[place] >= need[wrong[place]]:
-                return True
+    right, wrong = [0] * CLASSES, [0] * CLASSES
+    for place in dice.choices(range(CLASSES), share, k=LABELS):  # a look after each label
+        (wrong if dice.random() < rates[place] else right)[place] += 1
+        if usable is usable_threshold and not _may_be_used(wrong, right, true, error):
+            continue
+        used = usable(Judged(tuple(right), tuple(wrong)), error)
+        if used is not None and true[used] > error:
+            return True
+    return False
+
+
+def _may_be_used(wrong: list[int], right: list[int], true: list[float], error: float) -> bool:
+    """Whether a threshold that is above the error has evidence at all: the test itself takes longer."""
+    bad = every = 0
+    for place in range(CLASSES):
+        bad, every = bad + wrong[place], every + wrong[place] + right[place]
+        if true[place] > error and log_evidence(bad, every, error, error) >= _TWENTY:
+            return True
     return False

@@ -3,7 +3,7 @@
 import json
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from typing import Any
@@ -124,6 +124,33 @@ def usage_in(answer: requests.Response) -> Json:
         return found
     chunks = [json.loads(line[6:]) for line in answer.text.splitlines() if line.startswith("data: {")]
     return next(chunk["usage"] for chunk in reversed(chunks) if chunk.get("usage"))
+
+
+@pytest.mark.parametrize(
+    ("path", "counted"),
+    [
+        ("/v1/embeddings", lambda answer: answer["usage"]["prompt_tokens"]),
+        ("/api/embed", lambda answer: answer["prompt_eval_count"]),
+    ],
+    ids=["openai", "ollama"],
+)
+def test_embeddings_count(budgeted: CachedWebUI, path: str, counted: Callable[[Json], int]) -> None:
+    """Would catch embeddings that are free, pay for the load, or count though there were none."""
+    rows = "everyone 100 gpu-seconds/day", "everyone 10000 tokens/day", "everyone 2 requests/day"
+    set_budgets(budgeted, *rows)
+    body = {"model": "text-embedding-3-small", "input": ["one", "two words"]}
+    assert post(budgeted.student, f"/ollama-pack{path}", {**body, "model": "no-such"}).status_code == 404
+    asked = [post(budgeted.student, f"/ollama-pack{path}", body) for _ in range(2)]
+    assert [answer.status_code for answer in asked] == [200, 200]
+    wait_until_used(budgeted.student, 2, 2)
+    assert used(budgeted.student, 1) == sum(counted(answer.json()) for answer in asked) > 0
+    embedded = [record for record in budgeted.node.records if record.path == "/api/embed" and record.ended]
+    working = [(record.ended or 0) - record.came - record.load for record in embedded[-2:]]
+    assert 0 < used(budgeted.student, 0) < sum(working) + 0.01
+    refused = post(budgeted.student, f"/ollama-pack{path}", body)
+    assert refused.status_code == 429
+    assert 0 < int(refused.headers["Retry-After"]) <= 25 * 3600
+    assert "You have used up your budget: 2 requests today." in refused.text
 
 
 @pytest.mark.parametrize("model", ["gpt-4", DIRECT], ids=["router", "connection"])

@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+from functools import partial
 
 import pytest
 
@@ -27,10 +28,13 @@ from harness.cache_upstream import (
     question,
     said,
 )
+from ollama_pack.cache.bound import Judged
 from ollama_pack.cache.cache import ResponseCache
 from ollama_pack.cache.errors import LeaderLostError
 from ollama_pack.cache.outcome import CacheOutcome, Follow, Hit, Lead
+from ollama_pack.cache.pool import PooledRound, rounds_in
 from ollama_pack.cache.replay import completion_from
+from ollama_pack.cache.semantic import as_set
 from ollama_pack.engines.ollama.to_openai import ReplyHead
 
 
@@ -244,5 +248,21 @@ def test_leader_killed_half_way_is_a_clear_error(place: str) -> None:
             with pytest.raises(LeaderLostError, match="regenerate"):
                 await collected(follower)
         assert said(await ask(one, ScriptedUpstream())) == "Hello"
+
+    run_on(place, test)
+
+
+def test_round_that_is_handed_over_twice_at_once_counts_once(place: str) -> None:
+    """Would catch evidence of other sites that counts twice: two workers read it before either adds."""
+    key = "llama3:8b|12345678|user|en"
+    given = {key: PooledRound(Judged((90, *[0] * 5), (2, *[0] * 5)), 2.0, 1.0, 1)}
+
+    async def test(one: ResponseCache, two: ResponseCache) -> None:
+        taken = partial(as_set, given)
+        done = await asyncio.gather(*(each.change_counts(taken) for each in (one, two) * 3))
+        assert done == [None] * 6
+        counts = await one.shared_counts()
+        assert isinstance(counts, dict)
+        assert rounds_in(counts) == {name: (each,) for name, each in given.items()}
 
     run_on(place, test)

@@ -2,7 +2,8 @@
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +29,13 @@ from ollama_pack.cache.key import AnswerBasis, Slot, slot_of
 from ollama_pack.cache.keyring import Keyring
 from ollama_pack.cache.outcome import Hit, Lead, Question
 from ollama_pack.cache.semantic import (
+    MOST_KEYS,
     Calibration,
     IdleQueue,
     IdleWork,
     Lent,
     as_bytes,
+    calibration_report,
     label_key,
     similarities,
 )
@@ -56,9 +59,13 @@ def test_nothing_is_used_without_enough_evidence() -> None:
     """Would catch a threshold that somebody guessed."""
     assert usable_threshold(Judged(), ERROR) is None
     assert usable_threshold(evidence(300), ERROR) is None  # enough for one look at one threshold
-    assert usable_threshold(evidence(520), ERROR) == CLASSES - 1  # nothing below was ever wrong
+    assert usable_threshold(evidence(330), ERROR) == CLASSES - 1  # nothing below was ever wrong
     assert usable_threshold(evidence(520, 4), ERROR) is None
-    assert 0.008 < upper_bound(0, 600, ERROR) < 0.01
+    assert 0.005 < upper_bound(evidence(600), 0, ERROR) < 0.006
+    assert upper_bound(Judged(), 0, ERROR) == 1
+    below = Judged((360, 0, 0, 0, 0, 0), (0, 0, 0, 0, 0, 9))
+    assert usable_threshold(below, ERROR) is None  # it was the luckiest one of several that are looked at
+    assert usable_threshold(replace(below, right=(520, 0, 0, 0, 0, 0)), ERROR) == CLASSES - 2
     assert [class_of(each) for each in (1.0, THRESHOLDS[-1], 0.5)] == [0, CLASSES - 1, None]
 
 
@@ -67,11 +74,16 @@ def test_at_most_one_site_of_twenty_is_above_its_bound() -> None:
 
     `bench/similar.py --sites 1000` simulates more.
     """
-    need = fewest_labels(ERROR)
-    assert need[0] < 530
+    assert [fewest_labels(wrong, ERROR) for wrong in range(3)] == [328, 654, 905]
     sites = 100
-    assert sites_above(sites, need, ERROR) <= 0.05 * sites
-    assert sites_above(sites, [300] * len(need), ERROR) > 0.05 * sites  # such sites are there to be found
+
+    def one_look(judged: Judged, error: float) -> int | None:
+        """As if what was seen were the truth, after 100 labels."""
+        seen = [(place, *judged.above(place)) for place in range(CLASSES)]
+        return max((place for place, wrong, every in seen if max(wrong / error, 100) <= every), default=None)
+
+    assert sites_above(sites, ERROR) <= 0.05 * sites
+    assert sites_above(sites, ERROR, usable=one_look) > 0.05 * sites  # such sites are there to be found
 
 
 def test_change_takes_the_tier_back() -> None:
@@ -192,6 +204,46 @@ def test_judge_who_accepts_too_much_is_not_believed(accepts: str) -> None:
     assert not asyncio.run(judged_same(one, other, judge))
 
 
+def test_decoys_are_drawn_anew_each_time() -> None:
+    """Would catch a decoy that everybody can read in the source, so that a text names it to the judge."""
+    shown: list[str] = []
+
+    async def judge(task: JudgeTask) -> str:
+        answer = json.loads(task.messages[1]["content"])["answer_1"]
+        known = answer in ("b", "d")
+        shown.extend(() if known else (answer,))
+        return json.dumps({"verdict": "same" if known else "different"})
+
+    for _ in range(20):
+        assert asyncio.run(judged_same(Answered("a?", "b"), Answered("c?", "d"), judge))
+    assert len(shown) == 40
+    assert len(set(shown)) > 20
+
+
+def test_work_that_fails_does_not_hold_up_the_rest(caplog: pytest.LogCaptureFixture) -> None:
+    """Would catch a queue that tries the same failing work for ever, and never judges again."""
+    done: list[str] = []
+
+    async def is_idle() -> bool:
+        return True
+
+    async def fails() -> None:
+        raise RuntimeError("of the test")
+
+    async def works() -> None:
+        done.append("works")
+
+    async def test() -> None:
+        queue = IdleQueue(pause=0.001)
+        assert queue.add(IdleWork(fails, is_idle))
+        assert queue.add(IdleWork(works, is_idle))
+        await until(lambda: done == ["works"])
+        await queue.close()
+
+    asyncio.run(test())
+    assert "of the test" in caplog.text
+
+
 def test_people_come_before_the_judge() -> None:
     """Would catch a judge that competes with people on a connection without a queue, or never comes."""
 
@@ -278,7 +330,7 @@ class Site:
         """Says the same of any two, but is not fooled by what answers neither."""
         texts: dict[str, str] = json.loads(task.messages[1]["content"])
         self.judged.append(texts)
-        verdict = "different" if "Basalt" in texts["answer_1"] else self._verdict
+        verdict = self._verdict if texts["answer_1"] in ("Hello", "Own") else "different"
         return json.dumps({"verdict": verdict})
 
 
@@ -345,6 +397,99 @@ def test_evidence_is_of_one_maker_of_vectors() -> None:
     assert calibration.threshold(keys[1], ERROR) is None
     (row,) = calibration.report(ERROR)
     assert (row["model"], row["scope"]) == ("m", "user")
+
+
+OWN, SHARED = (label_key("m", "e", scope) for scope in ("user:1", "global"))
+
+
+def with_labels(by: Mapping[str, int], key: str = OWN) -> Calibration:
+    """As after so many right labels of each user."""
+    calibration = Calibration()
+    calibration.learn({f"judged/{key}/0/right by {user}": float(labels) for user, labels in by.items()})
+    return calibration
+
+
+def test_one_user_earns_nothing_for_others() -> None:
+    """Would catch a threshold for all that somebody earns alone, with hundreds of pairs of the same kind."""
+    alone = with_labels({"aa": 5000})
+    assert alone.threshold(OWN, ERROR, "bb") is None
+    assert alone.threshold(OWN, ERROR, "aa") is not None  # what is served to them is their own
+    assert [row["threshold"] for row in alone.report(ERROR)] == [THRESHOLDS[-1]]  # they are the only one
+    shared = with_labels({"aa": 5000}, SHARED)
+    assert [shared.threshold(SHARED, ERROR, user) for user in ("aa", "bb")] == [None, None]
+    (row,) = shared.report(ERROR)
+    assert (row["threshold"], row["users"], row["bound"]) == (None, 1, 1.0)
+    two = with_labels({"aa": 5000, "bb": 100})
+    assert two.threshold(OWN, ERROR, "cc") is None
+    assert two.report(ERROR)[0]["threshold"] is None
+    many = {f"{number:02x}": 37 for number in range(10)}
+    assert with_labels(many).threshold(OWN, ERROR, "ff") is not None
+    assert with_labels(many, SHARED).threshold(SHARED, ERROR, "00") is not None
+    assert with_labels(many | {"00": 5}).threshold(OWN, ERROR, "ff") is None
+
+
+def test_one_user_gives_a_quarter_to_other_sites() -> None:
+    """Would catch a federation whose sum is mostly what one person's questions were judged."""
+    calibration, added = Calibration(), dict[str, float]()
+    for user in ("aa",) * 300 + ("bb",) * 30:
+        for name, more in calibration.label(OWN, 0.99, right=True, error=ERROR, user=user).items():
+            added[name] = added.get(name, 0) + more
+    assert calibration_report(added)["labels"][OWN]["right"][0] == 20 + 30
+
+
+def test_rejections_of_one_user_take_nothing_from_others() -> None:
+    """Would catch somebody who ends the tier for all with two or three thumbs-down."""
+    by = {f"{number:02x}": 60 for number in range(8)}
+    calibration, rejected = with_labels(by), dict[str, float]()
+
+    def reject(user: str) -> None:
+        added = calibration.label(OWN, 0.99, right=False, error=ERROR, user=user, rejected=True)
+        rejected.update({name: rejected.get(name, 0) + more for name, more in added.items()})
+
+    for _ in range(9):
+        reject("00")
+    assert calibration.threshold(OWN, ERROR, "00") is None
+    assert calibration.threshold(OWN, ERROR, "01") is not None
+    assert calibration.judged(OWN).above(CLASSES - 1) == (0, 480)
+    assert calibration_report(rejected)["labels"] == {}  # they are no judged pairs
+    reject("01")
+    assert calibration.threshold(OWN, ERROR, "02") is None
+    assert f"judged/{OWN}/era/begun" in rejected  # the newest labels say so, too
+
+
+def test_evidence_is_of_one_set_of_weights() -> None:
+    """Would catch a threshold that a model has earned, and that other weights serve by after a pull."""
+    calibration = Calibration()
+    keys = [label_key("m", "e", "user:1", weights=f"sha256:{number}") for number in range(2)]
+    for _ in range(600):
+        calibration.label(keys[0], 0.99, right=True, error=ERROR)
+    assert calibration.threshold(keys[0], ERROR) is not None
+    assert calibration.threshold(keys[1], ERROR) is None
+    assert label_key("m", "e", "user:1", weights="") == label_key("m", "e", "user:1")
+    for number in range(MOST_KEYS):  # those of old weights make room
+        calibration.label(label_key("m", "e", "user:1", weights=f"{number}"), 0.99, right=True, error=ERROR)
+    assert len(calibration.keys()) == MOST_KEYS
+    assert calibration.judged(label_key("m", "e", "user:1", weights=f"{number}")) == evidence(1)
+
+
+def test_labels_without_room_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Would catch a model that never gets a threshold, and nobody knows why."""
+
+    async def test() -> None:
+        site = Site(tmp_path / "cache.sqlite3")
+        for number in range(MOST_KEYS):
+            await site.cache.label(label_key(f"m{number}", "e", "user:1"), 0.99, right=True, error=ERROR)
+        assert "similar questions" not in caplog.text
+        for _ in range(2):
+            await site.cache.label(label_key("one more", "e", "user:1"), 0.99, right=True, error=ERROR)
+        counts = await site.cache.shared_counts()
+        assert isinstance(counts, dict)
+        report = calibration_report(counts)
+        assert (report["most_keys"], report["no_room"]) == (MOST_KEYS, 2)
+        await site.cache.close()
+
+    asyncio.run(test())
+    assert caplog.text.count("No more labels are counted for one more") == 1
 
 
 def test_two_processes_take_labels_back_at_once() -> None:
@@ -460,7 +605,7 @@ def test_answer_that_somebody_rejects_is_a_wrong_label_once(tmp_path: Path) -> N
         assert [await site.cache.reject("message:m1") for _ in range(2)] == [True, False]
         counts = await site.cache.shared_counts()
         assert isinstance(counts, dict)
-        assert counts["judged/llama3:8b|user/0/wrong"] == 1
+        assert counts["judged/llama3:8b|user/0/rejected"] == 1
         assert counts["similar/rejected"] == 1
         await site.cache.close()
 

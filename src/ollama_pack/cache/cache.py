@@ -1,6 +1,7 @@
 """The response cache: look an answer up, follow one that is being generated, or lead."""
 
 import asyncio
+import logging
 import random
 import time
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
@@ -29,9 +30,12 @@ from ollama_pack.cache.normal_form import LONGEST
 from ollama_pack.cache.outcome import CacheOutcome, Follow, Hit, Lead, Miss, Question
 from ollama_pack.cache.replay import CacheMark, entry_chunks, shared_chunks
 from ollama_pack.cache.semantic import (
+    MOST_KEYS,
+    NO_ROOM,
     Calibration,
     IdleQueue,
     IdleWork,
+    Lent,
     Neighbour,
     as_bytes,
     open_neighbours,
@@ -54,11 +58,15 @@ from ollama_pack.cache.store import CacheStore, Kept, Lease, Running
 from ollama_pack.engines.ollama.stream import UsagePlace
 from ollama_pack.engines.ollama.to_openai import ReplyHead
 
+log = logging.getLogger(__name__)
+
 _FLUSH_SECONDS = 60.0  # of thousands of scopes, for an admin
 _EMBED_SECONDS = 1.0  # that a chat waits for the vector of its question
 _EMBEDS_AT_ONCE = 2  # of answers that are entered; a chat's own vector does not wait for them
 _JUDGE_SECONDS = 240.0  # for all that it is asked about a pair
 _SERVED = "served similar"  # the scope of what is known of answers to similar questions: no user's
+_CHANGES = "changes of counts"  # the scope of the lease of who makes one
+_LOOKS_FOR_LEASE, _WAIT_FOR_LEASE = 10, 1000  # times, and milliseconds each
 _LOOKED_AT = 3  # of the most similar questions
 _ROUNDS = 2  # that a request follows in vain before it generates by itself
 
@@ -120,6 +128,7 @@ class ResponseCache:
         self._published = clock()
         self.calibration = Calibration()
         self._calibrate_at = 0.0
+        self._said_no_room = False
         self._idle = IdleQueue()
         self._seen_at = -self._rules.quiet_seconds
         self._entering = asyncio.Semaphore(_EMBEDS_AT_ONCE)
@@ -187,6 +196,7 @@ class ResponseCache:
         judged = lent and near.tier != "normalised"
         told = {
             "key": lent.key if lent and judged else "",
+            "user": self._group(lent) if lent else "",
             "error": lent.error if lent and judged else 0.0,
             "similarity": near.similarity,
             "promoted": [list(slot) for slot in promoted],
@@ -213,7 +223,14 @@ class ResponseCache:
         for promoted in told["promoted"]:
             await self._ask_patiently(partial(_discard, slot=Slot(*promoted)))
         if told["key"]:
-            await self.label(told["key"], told["similarity"], right=False, error=told["error"])
+            await self.label(
+                told["key"],
+                told["similarity"],
+                right=False,
+                error=told["error"],
+                user=told.get("user", ""),
+                rejected=True,
+            )
         return True
 
     def _served_slot(self, label: str) -> Slot:
@@ -239,15 +256,43 @@ class ResponseCache:
     async def change_counts(
         self, change: Callable[[Mapping[str, float]], Mapping[str, float]]
     ) -> StoreTrouble | None:
-        """Add to the figures of all processes what a function of them says."""
+        """Add to the figures of all processes what a function of them says.
+
+        One change at a time, whichever process makes it: two that read the same figures would both add the
+        same difference.
+        """
+        lease = await self._alone(Slot(self.keyring.scope_tag(_CHANGES), self.keyring.label_tag(_CHANGES)))
+        if isinstance(lease, StoreTrouble):
+            return lease
+        try:
+            trouble = await self._change_counts(change, lease)
+        finally:
+            await self._ask_patiently(lambda store: store.release(lease, (1, b"")))
+        await self._calibrate()
+        return trouble
+
+    async def _alone(self, place: Slot) -> Lease | StoreTrouble:
+        """The lease of a place, once nobody else has it."""
+        token = token_hex(16)
+        for _ in range(_LOOKS_FOR_LEASE):
+            found = await self._ask_patiently(lambda store: store.acquire(place, token, "read"))
+            if not isinstance(found, Running):
+                return found if isinstance(found, Lease) else StoreTrouble("slow")
+            await self._ask_patiently(partial(_end_of, running=found))
+        return StoreTrouble("slow")
+
+    async def _change_counts(
+        self, change: Callable[[Mapping[str, float]], Mapping[str, float]], lease: Lease
+    ) -> StoreTrouble | None:
         counts = await self.shared_counts()
         if isinstance(counts, StoreTrouble):
             return counts
         if more := dict(change(counts)):
+            if not isinstance(await self._ask_patiently(lambda store: store.renew(lease)), int):
+                return StoreTrouble("slow")  # the lease has ended, and somebody else may be at it
             done = await self._ask_patiently(lambda store: store.add_counts(more))
             if isinstance(done, StoreTrouble):
                 return done
-        await self._calibrate()
         return None
 
     @property
@@ -320,7 +365,7 @@ class ResponseCache:
         if (lent := question.lent) is None or len(last_asked(basis.body)) > LONGEST:
             return None
         self._refresh_calibration()
-        if self.calibration.threshold(lent.key, lent.error) is None:
+        if self.calibration.threshold(lent.key, lent.error, self._group(lent)) is None:
             return None
         place = promoted_slot(basis, self.keyring)
         promoted = await self._pointer(question, place) if place else None
@@ -337,7 +382,7 @@ class ResponseCache:
         if len(last_asked(question.basis.body)) > LONGEST:
             return None  # none so long is among the neighbours
         self._refresh_calibration()
-        threshold = self.calibration.threshold(lent.key, lent.error)
+        threshold = self.calibration.threshold(lent.key, lent.error, self._group(lent))
         if threshold is None or (vector := await self._vector(question)) is None:
             return None
         near = self._nearest(question, vector, await self._neighbours(question))
@@ -459,7 +504,8 @@ class ResponseCache:
         if lent is None or basis is None:
             return
         self.counters.add("similar/judged")
-        await self.label(lent.key, near.similarity, right=right, error=lent.error)
+        user = self._group(lent)
+        await self.label(lent.key, near.similarity, right=right, error=lent.error, user=user)
         if right:
             await self._promote(question, basis, near.place, near.similarity)
             await self._promote(question, with_last(basis, near.asked), place.name, near.similarity)
@@ -480,10 +526,34 @@ class ResponseCache:
             await self._put(place, seal_pointer(pointer, question.scope, place, self.keyring))
             self.counters.add("similar/promotions")
 
-    async def label(self, key: str, similarity: float, *, right: bool, error: float) -> None:
+    def _group(self, lent: Lent) -> str:
+        """One of 256 groups of users, by which their labels are told apart."""
+        return self.keyring.label_tag(f"labels of {lent.user}")[:2] if lent.user else ""
+
+    async def label(  # noqa: PLR0913 - as `Calibration.label` has it
+        self,
+        key: str,
+        similarity: float,
+        *,
+        right: bool,
+        error: float,
+        user: str = "",
+        rejected: bool = False,
+    ) -> None:
         """Count whether an answer to a similar question was right, for all processes."""
         await self._calibrate()  # others may have begun another era
-        if added := self.calibration.label(key, similarity, right=right, error=error):
+        added = self.calibration.label(
+            key, similarity, right=right, error=error, user=user, rejected=rejected
+        )
+        if added:
+            if NO_ROOM in added and not self._said_no_room:
+                self._said_no_room = True
+                log.warning(
+                    "Answers to similar questions are compared for %d models, scopes and languages at most. "
+                    "No more labels are counted for %s",
+                    MOST_KEYS,
+                    key,
+                )
             await self._ask_patiently(lambda store: store.add_counts(added))
 
     def _refresh_calibration(self) -> None:
@@ -657,6 +727,10 @@ async def _kept_chunks(hit: Hit, head: ReplyHead, place: UsagePlace) -> AsyncGen
         mark = CacheMark("similar", hit.age_seconds, hit.near.similarity)
     for chunk in entry_chunks(hit.entry, head, mark, place):
         yield chunk
+
+
+async def _end_of(store: CacheStore, running: Running) -> None:
+    await store.tail(running, token_hex(8), 0, _WAIT_FOR_LEASE)
 
 
 async def _find(store: CacheStore, slot: Slot) -> Kept | None:

@@ -18,6 +18,7 @@ class CacheCounters:
     | `similar/would have served`, `similar/judged` | what the semantic tier learns from |
     | `similar/promotions` | wordings that a judge has accepted for another question's answer |
     | `similar/rejected` | answers to similar questions that got a thumbs-down or were regenerated |
+    | `similar/no room` | labels of more models, scopes and languages than are counted |
     | `misses/<reason>`, `bypasses/<reason>` | asked in vain; not asked |
     | `stored`, `not_stored/<reason>` | what became of generations |
     | `unreadable` | entries and streams that had been changed |

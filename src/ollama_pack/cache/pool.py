@@ -1,13 +1,12 @@
 """Evidence of other sites: counts that were added up over several deployments, with noise.
 
 What arrives is, for each similarity, how many pairs the other sites judged right and wrong, plus noise of a
-known size (see `scripts/federation`). The bound takes the noise as it is: the likelihood of a noisy count is
-that of all true counts that it may stand for, each by the chance of the noise that it takes.
+known size (see `scripts/federation`). The bound takes the noise as it is: the likelihood of a noisy count
+is that of all true counts that it may stand for, each by the chance of the noise that it takes.
 
-A threshold passes when the likelihood ratio of everything seen, own and others', under a mixture of rates
-below the allowed error, over that at the allowed error itself, reaches 1/a. Under any rate above the error
-that ever happens, at whichever look and after whichever round, with a chance of at most a (Ville's
-inequality). It holds as far as the other sites' pairs are wrong as often as this site's: the assumption.
+A threshold's evidence is the likelihood ratio of everything seen, own and others', as in `bound`, and the
+same closed test says which thresholds are proven, at whichever look and after whichever round. It holds as
+far as the other sites' pairs are wrong as often as this site's: the assumption.
 """
 
 import math
@@ -16,18 +15,25 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from ollama_pack.cache.bound import CONFIDENCE, THRESHOLDS, Judged, has_drifted
+from ollama_pack.cache.bound import (
+    ALPHA,
+    MIXTURE,
+    THRESHOLDS,
+    Judged,
+    bound_by,
+    has_drifted,
+    log_likelihood,
+    mixed_log,
+    proven,
+)
 
 MOST_ROUNDS = 100  # that are kept
 EPSILONS = (0.5, 10.0)  # from the least to the most
 MOST_SHARES = 2  # whatever the number of sites: each adds one part of half as many
 MOST_PAIRS = 1_000_000  # in a count
-# Rates that the mixture has, as shares of the allowed error, and their weights.
-_MIXTURE = ((0.01, 0.7), (0.1, 0.12), (0.2, 0.08), (0.35, 0.06), (0.5, 0.04))
-_ALPHA = (1 - CONFIDENCE) / len(THRESHOLDS)
-_FOR_COUNTS = 0.05  # the part of it that is for noise in how many pairs there were
+_FOR_COUNTS = 0.05 * ALPHA  # the part of the chance that is for noise in how many pairs there were
+_FOR_WRONG = ALPHA - _FOR_COUNTS
 _CUT = 1e-12  # chances of noise below it are left out, and counted against the threshold
-_STEPS = 30  # of halving an interval
 
 
 POOL = "pool/"  # begins the names of the counts of what other sites gave
@@ -53,48 +59,41 @@ class PooledRound:
     number: int = 1
 
 
-@lru_cache(maxsize=256)
 def pooled_threshold(own: Judged, rounds: tuple[PooledRound, ...], error: float) -> int | None:
     """The place of the lowest threshold that own and others' evidence allow; None: there is none yet."""
-    usable = [place for place in range(len(THRESHOLDS)) if _passes(own, rounds, place, error)]
-    return max(usable, default=None)
+    return max(pooled_thresholds(own, rounds, error), default=None)
+
+
+@lru_cache(maxsize=4096)
+def pooled_thresholds(own: Judged, rounds: tuple[PooledRound, ...], error: float) -> frozenset[int]:
+    """The places of all that they allow."""
+    return frozenset(
+        place
+        for place in proven(_evidence(own, rounds, error, error), _FOR_WRONG)
+        if not has_drifted(*own.above(place), error)  # what happened here counts more than elsewhere
+    )
 
 
 @lru_cache(maxsize=256)
 def pooled_bound(own: Judged, rounds: tuple[PooledRound, ...], place: int, error: float) -> float:
     """The rate of wrong ones is below it, with the confidence of a threshold, if sites are alike."""
-    need = -math.log(_ALPHA * (1 - _FOR_COUNTS))
-    low, high = error * _MIXTURE[-1][0], 1.0
-    for _ in range(_STEPS):
-        middle = (low + high) / 2
-        low, high = (low, middle) if _evidence(own, rounds, place, error, middle) >= need else (middle, high)
-    return high
+    return bound_by(lambda rate: _evidence(own, rounds, error, rate), place, _FOR_WRONG)
 
 
-def _passes(own: Judged, rounds: tuple[PooledRound, ...], place: int, error: float) -> bool:
-    if has_drifted(*own.above(place), error):
-        return False  # what happened here counts more than what happened elsewhere
-    return _evidence(own, rounds, place, error, error) >= -math.log(_ALPHA * (1 - _FOR_COUNTS))
+def _evidence(own: Judged, rounds: tuple[PooledRound, ...], error: float, against: float) -> list[float]:
+    """The logarithm of each threshold's likelihood ratio against a rate."""
 
+    def seen(place: int, rate: float, more: float = 0.0) -> float:
+        found = [_likelihood(each, place, rate) + more for each in rounds]
+        if min(found, default=1.0) <= 0:
+            return -math.inf
+        return log_likelihood(*own.above(place), rate) + sum(map(math.log, found))
 
-def _evidence(
-    own: Judged, rounds: tuple[PooledRound, ...], place: int, error: float, against: float
-) -> float:
-    """The logarithm of the likelihood ratio against a rate."""
-    wrong, every = own.above(place)
-    against_all = _log_chance(wrong, every, against) + sum(
-        math.log(_likelihood(each, place, against) + 2 * _CUT) for each in rounds
-    )
-    parts = []
-    for share, weight in _MIXTURE:
-        rate = share * error
-        found = [_likelihood(each, place, rate) for each in rounds]
-        if min(found, default=1.0) > 0:
-            parts.append(math.log(weight) + _log_chance(wrong, every, rate) + sum(map(math.log, found)))
-    if not parts:
-        return -math.inf
-    largest = max(parts)
-    return largest + math.log(sum(math.exp(part - largest) for part in parts)) - against_all
+    return [
+        mixed_log([(weight, seen(place, share * error)) for share, weight in MIXTURE])
+        - seen(place, against, 2 * _CUT)
+        for place in range(len(THRESHOLDS))
+    ]
 
 
 @lru_cache(maxsize=65536)
@@ -106,19 +105,15 @@ def _likelihood(one: PooledRound, place: int, rate: float) -> float:
     """
     wrong, every = one.judged.above(place)
     draws = one.shares * (place + 1)
-    chance = _ALPHA * _FOR_COUNTS / (one.number * (one.number + 1))
+    chance = _FOR_COUNTS / len(THRESHOLDS) / (one.number * (one.number + 1))
     fewest = max(0, every - wrong - _most_noise(draws, one.epsilon, chance))
     found = 0.0
     for noise, part in _noise(draws, one.epsilon).items():
         if 0 <= wrong - noise <= fewest:
             found += part * math.exp(
-                _log_ways(wrong - noise, fewest) + _log_chance(wrong - noise, fewest, rate)
+                _log_ways(wrong - noise, fewest) + log_likelihood(wrong - noise, fewest, rate)
             )
     return found
-
-
-def _log_chance(wrong: int, every: int, rate: float) -> float:
-    return wrong * math.log(rate) + (every - wrong) * math.log1p(-rate) if rate < 1 else -math.inf
 
 
 def _log_ways(some: int, every: int) -> float:

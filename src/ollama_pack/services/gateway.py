@@ -5,6 +5,7 @@ user may use; then Open WebUI's own route answers, with every filter and tool (`
 alone (`direct`); the answer takes the form that the client speaks.
 """
 
+import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, replace
@@ -206,9 +207,18 @@ class Gateway:
         async def answer() -> Any:
             asked = texts_asked(await body_of(request))
             tables, router = await self._tables.get(), await self._chain.router()
-            async with while_connected(request):
-                made = await vectors_for(request, user, asked, tables, router)
-            return json_answer(form(asked, made), headers=answer_headers(request, api))
+            began = time.monotonic()
+            async with self._chain.budgets.counting(request.app, user.model_dump(), asked.name) as count:
+                headers = answer_headers(request, api)
+                headers |= limit_headers(await self._chain.budgets_of(user), api, datetime.now(UTC))
+                try:
+                    async with while_connected(request):
+                        made = await vectors_for(request, user, asked, tables, router)
+                except ClientLeftError:
+                    count(time.monotonic() - began, 0)
+                    raise
+                count(made.seconds or time.monotonic() - began, made.tokens)
+            return json_answer(form(asked, made), headers=headers)
 
         return await _answered(request, user, api, answer)
 

@@ -19,7 +19,7 @@ from ollama_pack.engines.model_ids import ModelIds
 from ollama_pack.engines.ollama.names import is_same_model
 from ollama_pack.engines.ollama.stream import stream_to_openai, usage_place
 from ollama_pack.engines.ollama.to_ollama import Thinking, request_to_ollama
-from ollama_pack.engines.ollama.to_openai import ReplyHead
+from ollama_pack.engines.ollama.to_openai import ReplyHead, working_seconds
 from ollama_pack.engines.ollama.values import ListedModel, LoadedModel, ShownModel, entries_in
 from ollama_pack.engines.transport import NO_HEADERS, NodeLimits, NodeTransport
 from ollama_pack.engines.vectors import Vectors, vectors_in
@@ -261,7 +261,8 @@ class OllamaClient:
         wanted = {"dimensions": dimensions} if dimensions else {}
         body = {"model": self._ids.real(model), "input": list(texts), **wanted}
         answer = await self._node.ask("/api/embed", body, seconds)
-        return vectors_in(self.name, answer.get("embeddings"), answer.get("prompt_eval_count"), len(texts))
+        tokens = answer.get("prompt_eval_count")
+        return vectors_in(self.name, answer.get("embeddings"), tokens, len(texts), working_seconds(answer))
 
     async def pull(self, model: str) -> AsyncGenerator[tuple[int, int], None]:
         """Have the node pull a model: bytes that are there of the current layer, and its bytes (0: unknown).

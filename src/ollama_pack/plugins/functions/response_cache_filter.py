@@ -202,6 +202,8 @@ class Filter:
         cache = (await self._keeper.cache(self._settings())).cache
         shared = await cache.shared_counts()
         fault = _fault(shared, cache.fault) if isinstance(shared, StoreTrouble) else ""
+        if not isinstance(shared, StoreTrouble):
+            cache.calibration.learn(shared)  # a worker that nobody has asked anything yet knows no labels
         return {
             "enabled": self.valves.enabled,
             "store": "Redis" if self.valves.redis_url else "SQLite",
@@ -306,13 +308,14 @@ class Filter:
 
         def lend(scope: str) -> Lent:
             return Lent(
-                key=label_key(answering.id, embedder, scope, last_asked(body)),
+                key=label_key(answering.id, embedder, scope, last_asked(body), digest or ""),
                 error=self.valves.similar_error,
                 embed=embed,
                 judge=judging(request, user, str(body["model"])),
                 embedder=embedder,
                 queues=str(answering.preset["base"]).startswith(ROUTER),
                 is_busy=partial(somebody_chats, request),
+                user=str(user.get("id") or ""),
             )
 
         return CacheRequest(

@@ -204,8 +204,14 @@ class Pipeline:
 
     async def _chunks(self, name: str, body: Body) -> AsyncGenerator[Body, None]:
         """The answer: of the response cache, where that is on this server and has it, else of a node."""
-        who = asking(body)
-        router, table = await self._router(), self.valves.table
+        router = await self._router()
+        with router.held():
+            async with aclosing(self._answer(router, name, body)) as chunks:
+                async for chunk in chunks:
+                    yield chunk
+
+    async def _answer(self, router: Router, name: str, body: Body) -> AsyncGenerator[Body, None]:
+        who, table = asking(body), self.valves.table
         catalogue = await catalogue_for(router, table, name)
         facts = request_facts(body, name)
         try:

@@ -7,8 +7,8 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterable, Mapping, Sequence
-from contextlib import aclosing, asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterable, Iterator, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
 from dataclasses import replace
 from itertools import islice
 from random import Random
@@ -155,6 +155,7 @@ class Router:
             self._sharing = connect(self._share, self._decide)
         self._idle = asyncio.Event()
         self._idle.set()
+        self._holders = 0
         self._wake: asyncio.TimerHandle | None = None
         self._loads: set[asyncio.Task[None]] = set()  # that nobody waits for
         self.upkeep = Upkeep(self)
@@ -272,9 +273,25 @@ class Router:
         """How many other workers are heard."""
         return self._share.peers if self._share else 0
 
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """For whoever is about to ask something of it: `close` waits until nobody holds it."""
+        self._holders += 1
+        self._idle.clear()
+        try:
+            yield
+        finally:
+            self._holders -= 1
+            self._rest()
+
+    def _rest(self) -> None:
+        if not self._chats and not self._holders:
+            self._idle.set()
+
     async def close(self) -> None:
         """Let the requests that are under way end, then leave the nodes alone."""
-        await self._idle.wait()
+        while not self._idle.is_set():  # somebody may come before this goes on
+            await self._idle.wait()
         self.upkeep.close()
         for load in self._loads:
             load.cancel()
@@ -406,8 +423,7 @@ class Router:
             self._decided.pop(identity, None)
             self._drop_idle()
             self._decide()
-            if not self._chats:
-                self._idle.set()
+            self._rest()
             if pending.shown is not None:  # also when its user has left: the line is kept with the chat
                 line = waited_line(pending.asked, pending.shown_for())
                 last = self._loop.create_task(pending.say(line, done=True))
