@@ -10,136 +10,136 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipe`, line 19362, which the server calls.
+# Begin here: `class Pipe`, line 19436, which the server calls.
 # The modules that it uses come first:
-#    215  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    493  base.messages                  Sentences for people, in English and in the languages of the catalogue.
-#    621  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    647  base.tables                    Tables that admins write as text: a row a line, `#` starts a comment, empty lines are skipped.
-#    678  aliases.errors                 What goes wrong with aliases.
-#    721  engines.errors                 What goes wrong with a node.
-#    891  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#   1021  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#   1096  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
-#   1157  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#   1516  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   1663  fit.memory                     How much memory a model takes while it runs: a pure function of its shape and of what it is loaded with.
-#   1831  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#   2170  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#   2246  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   2304  aliases.published              Which names of a table can be published as models, and what answers for them.
-#   2340  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#   2792  base.single_flight             What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
-#   2960  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   3006  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
-#   3156  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   3280  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
-#   3391  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
-#   3566  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
-#   3638  engines.vectors                Vectors for texts, as an engine gives them.
-#   3667  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
-#   3756  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
-#   3804  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
-#   3852  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
-#   4179  routing.decide.cost            What sending a request to a node costs, term by term.
-#   4291  routing.errors                 What goes wrong with routing.
-#   4473  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
-#   4511  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
-#   4876  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
-#   5290  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
-#   5414  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   5516  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
-#   5645  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
-#   5769  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
-#   5919  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   6053  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
-#   6377  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
-#   6599  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
-#   6716  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
-#   6774  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
-#   6839  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
-#   6988  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
-#   7119  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
-#   7469  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
-#   7554  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   7659  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
-#   7863  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
-#   8132  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
-#   8190  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
-#   8287  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
-#   8490  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
-#   8661  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
-#   8996  routing.nodes                  The `nodes` valve: a row a line, read once.
-#   9347  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
-#   9433  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
-#   9607  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
-#   9803  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
-#   9896  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
-#   9977  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
-#  10043  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
-#  10092  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
-#  10179  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
-#  10287  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
-#  10776  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
-#  10957  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
-#  11129  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
-#  11367  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
-#  11470  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
-#  11572  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-#  11689  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
-#  11942  routing.state.demand           How often each set of weights is asked for, over the last minutes.
-#  11975  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-#  12159  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#  12194  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#  12862  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#  12938  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#  13084  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#  13284  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
-#  13424  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  13484  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
-#  13989  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
-#  14162  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
-#  14502  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  14811  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  14926  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  15527  routing.dispatch.embedding     Vectors from the fleet: the node that has the model in memory and the least to do, then the others.
-#  15587  fit.planning                   Which models a fleet should have where, so that its demand needs the fewest loads: pure functions.
-#  15772  routing.plan.demand            What people ask for: chats from the router's record, or from a file like it.
-#  15867  routing.plan.virtual_fleet     A node as Ollama is, in virtual time: no sockets, no sleeping, thousands of requests in a second.
-#  16123  routing.plan.replay            A recorded day again, in virtual time: the router's own scheduler over simulated nodes.
-#  16310  routing.plan.report            What fits where, what to pull, and what one more GPU would bring: all of a plan, as people read it.
-#  16595  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, the admin's dashboard, and a plan.
-#  16698  cache.errors                   What goes wrong with the cache.
-#  16718  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  16750  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  16900  services.budget_chats          Chats that are under way and their budgets: what each has used so far, by whoever knows it best.
-#  16906  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#  16921  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#  17047  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#  17094  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#  17185  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-#  17348  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
-#  17438  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
-#  17677  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  17822  services.activity              What chats did in this process, until somebody writes it into the history.
-#  17848  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  17942  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
-#  18050  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
-#  18097  services.valves                What all valves of the pack have in common: what is refused is told to admins, without what was written.
-#  18210  services.router_valves         The valves of the router, wherever it runs.
-#  18364  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  18478  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  18739  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
-#  18771  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  18793  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#  18799  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#  18850  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
-#  18927  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  19022  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#  19183  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
-#  19194  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#  19253  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
-#  19336  webui.users                    Users of the running Open WebUI, and the language that they read. Imports `open_webui` when called.
+#    216  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#    494  base.messages                  Sentences for people, in English and in the languages of the catalogue.
+#    622  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    648  base.tables                    Tables that admins write as text: a row a line, `#` starts a comment, empty lines are skipped.
+#    679  aliases.errors                 What goes wrong with aliases.
+#    722  engines.errors                 What goes wrong with a node.
+#    892  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#   1022  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#   1097  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
+#   1158  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#   1517  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   1664  fit.memory                     How much memory a model takes while it runs: a pure function of its shape and of what it is loaded with.
+#   1832  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   2171  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   2247  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   2305  aliases.published              Which names of a table can be published as models, and what answers for them.
+#   2341  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#   2793  base.single_flight             What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
+#   2961  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   3007  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
+#   3157  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   3286  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
+#   3397  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
+#   3572  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
+#   3644  engines.vectors                Vectors for texts, as an engine gives them.
+#   3675  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
+#   3764  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
+#   3812  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
+#   3860  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
+#   4187  routing.decide.cost            What sending a request to a node costs, term by term.
+#   4299  routing.errors                 What goes wrong with routing.
+#   4481  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
+#   4519  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
+#   4884  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
+#   5298  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
+#   5422  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   5524  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
+#   5653  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
+#   5777  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
+#   5927  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   6061  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
+#   6385  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
+#   6607  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
+#   6724  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
+#   6782  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
+#   6847  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
+#   6996  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
+#   7127  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
+#   7477  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
+#   7562  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   7667  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
+#   7871  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
+#   8141  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
+#   8199  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
+#   8296  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
+#   8499  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
+#   8670  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
+#   9005  routing.nodes                  The `nodes` valve: a row a line, read once.
+#   9356  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
+#   9442  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
+#   9616  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
+#   9812  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
+#   9905  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
+#   9986  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
+#  10052  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
+#  10101  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
+#  10188  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
+#  10296  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
+#  10785  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
+#  10966  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
+#  11138  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
+#  11376  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
+#  11479  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
+#  11581  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+#  11698  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
+#  11951  routing.state.demand           How often each set of weights is asked for, over the last minutes.
+#  11984  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+#  12168  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#  12203  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#  12871  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#  12947  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#  13093  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#  13293  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
+#  13433  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  13493  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
+#  13998  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
+#  14171  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
+#  14511  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  14820  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  14935  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  15552  routing.dispatch.embedding     Vectors from the fleet: the node that has the model in memory and the least to do, then the others.
+#  15612  fit.planning                   Which models a fleet should have where, so that its demand needs the fewest loads: pure functions.
+#  15797  routing.plan.demand            What people ask for: chats from the router's record, or from a file like it.
+#  15892  routing.plan.virtual_fleet     A node as Ollama is, in virtual time: no sockets, no sleeping, thousands of requests in a second.
+#  16148  routing.plan.replay            A recorded day again, in virtual time: the router's own scheduler over simulated nodes.
+#  16335  routing.plan.report            What fits where, what to pull, and what one more GPU would bring: all of a plan, as people read it.
+#  16620  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, the admin's dashboard, and a plan.
+#  16723  cache.errors                   What goes wrong with the cache.
+#  16743  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  16775  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  16925  services.budget_chats          Chats that are under way and their budgets: what each has used so far, by whoever knows it best.
+#  16931  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#  16946  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#  17072  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#  17119  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#  17210  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#  17373  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
+#  17463  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
+#  17702  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  17847  services.activity              What chats did in this process, until somebody writes it into the history.
+#  17873  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  17990  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#  18098  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
+#  18145  services.valves                What all valves of the pack have in common: what is refused is told to admins, without what was written.
+#  18258  services.router_valves         The valves of the router, wherever it runs.
+#  18412  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  18526  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  18787  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#  18819  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  18841  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#  18847  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#  18898  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
+#  19001  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  19096  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#  19257  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
+#  19268  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#  19327  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#  19410  webui.users                    Users of the running Open WebUI, and the language that they read. Imports `open_webui` when called.
 
 import asyncio
 import base64
@@ -196,6 +196,7 @@ from string import punctuation
 from types import ModuleType, SimpleNamespace
 from typing import Annotated, Any, ClassVar, Generic, Literal, NamedTuple, Protocol, Self, TypeVar, get_args
 from urllib.parse import quote, unquote, urljoin, urlsplit
+from urllib.request import getproxies
 from uuid import uuid4
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -3263,6 +3264,11 @@ def openai_usage(line: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def working_seconds(line: Mapping[str, Any]) -> float:
+    """How long a node worked on an answer, without loading the model; 0 where it does not tell."""
+    return max(0, _figure(line, "total_duration") - _figure(line, "load_duration")) / NANOSECONDS
+
+
 def _text_or_none(value: object) -> str | None:
     return value if isinstance(value, str) and value else None
 
@@ -3646,13 +3652,15 @@ class Vectors:
     Attributes:
         vectors: one for each text, in their order.
         tokens: of all texts; 0 where the engine does not count them.
+        seconds: of GPU time, without a load; 0 where the engine does not tell.
     """
 
     vectors: tuple[list[float], ...]
     tokens: int = 0
+    seconds: float = 0.0
 
 
-def vectors_in(node: str, found: object, tokens: object, wanted: int) -> Vectors:
+def vectors_in(node: str, found: object, tokens: object, wanted: int, seconds: float = 0.0) -> Vectors:
     """The vectors in an answer.
 
     Raises:
@@ -3661,7 +3669,7 @@ def vectors_in(node: str, found: object, tokens: object, wanted: int) -> Vectors
     vectors = found if isinstance(found, list) else []
     if len(vectors) != wanted or not all(isinstance(vector, list) and vector for vector in vectors):
         raise NodeFaultError(node, message("gives no vector for some of the texts"))
-    return Vectors(tuple(vectors), tokens if isinstance(tokens, int) else 0)
+    return Vectors(tuple(vectors), tokens if isinstance(tokens, int) else 0, seconds)
 
 
 # --- ollama_pack.engines.openai.metrics ---
@@ -8100,7 +8108,8 @@ class OllamaClient:
         wanted = {"dimensions": dimensions} if dimensions else {}
         body = {"model": self._ids.real(model), "input": list(texts), **wanted}
         answer = await self._node.ask("/api/embed", body, seconds)
-        return vectors_in(self.name, answer.get("embeddings"), answer.get("prompt_eval_count"), len(texts))
+        tokens = answer.get("prompt_eval_count")
+        return vectors_in(self.name, answer.get("embeddings"), tokens, len(texts), working_seconds(answer))
 
     async def pull(self, model: str) -> AsyncGenerator[tuple[int, int], None]:
         """Have the node pull a model: bytes that are there of the current layer, and its bytes (0: unknown).
@@ -15001,6 +15010,7 @@ class Router:
             self._sharing = connect(self._share, self._decide)
         self._idle = asyncio.Event()
         self._idle.set()
+        self._holders = 0
         self._wake: asyncio.TimerHandle | None = None
         self._loads: set[asyncio.Task[None]] = set()  # that nobody waits for
         self.upkeep = Upkeep(self)
@@ -15118,9 +15128,25 @@ class Router:
         """How many other workers are heard."""
         return self._share.peers if self._share else 0
 
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """For whoever is about to ask something of it: `close` waits until nobody holds it."""
+        self._holders += 1
+        self._idle.clear()
+        try:
+            yield
+        finally:
+            self._holders -= 1
+            self._rest()
+
+    def _rest(self) -> None:
+        if not self._chats and not self._holders:
+            self._idle.set()
+
     async def close(self) -> None:
         """Let the requests that are under way end, then leave the nodes alone."""
-        await self._idle.wait()
+        while not self._idle.is_set():  # somebody may come before this goes on
+            await self._idle.wait()
         self.upkeep.close()
         for load in self._loads:
             load.cancel()
@@ -15252,8 +15278,7 @@ class Router:
             self._decided.pop(identity, None)
             self._drop_idle()
             self._decide()
-            if not self._chats:
-                self._idle.set()
+            self._rest()
             if pending.shown is not None:  # also when its user has left: the line is kept with the chat
                 line = waited_line(pending.asked, pending.shown_for())
                 last = self._loop.create_task(pending.say(line, done=True))
@@ -17867,9 +17892,10 @@ class RouterHost:
         """
         preload_nvml()
         self.current: Router | None = None
+        self.is_left = False
         self._connect, self._secret, self._trusted = connect, secret, trusted
         self._made_of: tuple[tuple[NodeRow, ...], RouterSettings, str] | None = None
-        self._closing: set[asyncio.Task[None]] = set()
+        self.closing: set[asyncio.Task[None]] = set()
 
     async def router(
         self, rows: tuple[NodeRow, ...], settings: RouterSettings, shared_over: str = ""
@@ -17877,7 +17903,8 @@ class RouterHost:
         """The router for these nodes and settings, ready.
 
         It goes on, and keeps what it has learned, where nodes have come or gone. Another one is made when
-        the row of a node, or a setting, has changed.
+        the row of a node, or a setting, has changed: hold the router before you wait for anything else
+        (`with router.held():`), or it may close meanwhile.
 
         Args:
             rows: the nodes.
@@ -17890,8 +17917,7 @@ class RouterHost:
         elif self.current is None or self._made_of != wanted:
             self.retire()
             connector = aiohttp.TCPConnector(limit=0, ssl=self._trusted())
-            # As Open WebUI's own: with proxies from HTTP_PROXY, HTTPS_PROXY and NO_PROXY.
-            session = aiohttp.ClientSession(connector=connector, trust_env=True)
+            session = aiohttp.ClientSession(connector=connector, trust_env=_environment_counts())
             self.current = Router(
                 rows,
                 session,
@@ -17902,9 +17928,12 @@ class RouterHost:
             )
         self._made_of = wanted
         router = self.current
-        await router.ready()
-        while _pulls_left():
+        with router.held():
+            await router.ready()
+        while _pulls_left() and router is self.current:
             router.upkeep.go_on(*_pulls_left().pop(0))
+        if self.is_left:  # a late chat of code that was replaced: nobody else would close it
+            self.retire()
         return router
 
     def _is_followed_by(self, wanted: tuple[tuple[NodeRow, ...], RouterSettings, str]) -> bool:
@@ -17914,10 +17943,15 @@ class RouterHost:
         known = {name: watch.row for name, watch in self.current.nodes.items()}
         return all(known.get(row.name, row) == row for row in wanted[0])
 
+    def leave(self) -> None:
+        """Other code has taken over: what is asked from now on is asked by a router of its own, and late."""
+        self.is_left = True
+        self.retire()
+
     async def close(self) -> None:
         """Wait for what is under way, then leave all nodes alone. `router` may be asked again afterwards."""
         self.retire()
-        await asyncio.gather(*self._closing)
+        await asyncio.gather(*self.closing)
 
     def retire(self) -> None:
         """Let the router finish what it has begun, and give its connections back.
@@ -17929,14 +17963,28 @@ class RouterHost:
             task = asyncio.get_running_loop().create_task(self.current.close())
             if pulls:
                 _pulls_left().append((pulls, task))
-            self._closing.add(task)
-            task.add_done_callback(self._closing.discard)
+            self.closing.add(task)
+            task.add_done_callback(self.closing.discard)
             self.current = None
 
 
 def _pulls_left() -> list[tuple[list[dict[str, Any]], asyncio.Task[None]]]:
     """The pulls of routers of this process that were replaced, by whatever code, and when each has ended."""
     return process_wide("pulls left", list[tuple[list[dict[str, Any]], asyncio.Task[None]]])
+
+
+def _environment_counts() -> bool:
+    """Whether the environment says how to reach nodes, as for Open WebUI's own connections.
+
+    That is a proxy (HTTP_PROXY, HTTPS_PROXY, NO_PROXY) or a file of logins (.netrc). Without them aiohttp
+    need not look for both before every request, which takes two threads and half a millisecond.
+    """
+    if getproxies().keys() & {"http", "https"}:
+        return True
+    try:
+        return Path(os.environ.get("NETRC") or "~/.netrc").expanduser().is_file()
+    except RuntimeError:  # nobody's home
+        return False
 
 
 # --- ollama_pack.services.metrics_text ---
@@ -18853,7 +18901,7 @@ async def live_function(app: Any, function_id: str) -> Any:
 # Imports `open_webui` when called, not before.
 
 BUDGETS_ID = "usage_budgets"
-_LOOK_SECONDS = 5.0  # between two looks at whether it is installed and on
+_LOOK_SECONDS = 2.0  # after which it is looked up again: its valves may have changed
 _USERS_AT_ONCE = 500
 _MOST_SHOWN = 50  # on the dashboard; the table has all
 NO_BUDGET: dict[str, Any] = {"ticket": "", "own": False, "last": False, "refusal": None}
@@ -18865,7 +18913,7 @@ class BudgetContact:
     def __init__(self) -> None:
         """Ask nothing yet."""
         self._app: Any = None
-        self._live = SingleFlight(self._look, _LOOK_SECONDS)
+        self._live = SingleFlight(self._look, _LOOK_SECONDS, ahead=True)
 
     async def live(self, app: Any) -> Any:
         """The function as it runs in this process; None: it is not installed, off, or has no table."""
@@ -18889,6 +18937,32 @@ class BudgetContact:
         except Exception:
             log.exception("An answer is not counted, and no budgets hold for it")
             return None, NO_BUDGET
+
+    @asynccontextmanager
+    async def counting(
+        self, app: Any, user: dict[str, Any], model: str
+    ) -> AsyncGenerator[Callable[[float, float], None]]:
+        """Count something that is no chat. Call what is given with its seconds of GPU time and its tokens.
+
+        Where that is not called, nothing was made, and nothing counts.
+
+        Raises:
+            ModelRefusedError: the budget is used up.
+        """
+        budgets, begun = await self.begin(app, user, {}, model, always=False)
+        if begun["refusal"]:
+            raise ModelRefusedError(Refusal(**begun["refusal"]))
+        if budgets is None:
+            yield lambda _seconds, _tokens: None
+            return
+        try:
+            yield lambda seconds, tokens: budgets.budget_note(begun["ticket"], seconds, tokens)
+        finally:
+            budgets.budget_end(begun["ticket"])
+
+    def forget(self) -> None:
+        """It may have been switched, or have other valves."""
+        self._live.forget()
 
     async def usage(self, app: Any, user: dict[str, Any]) -> dict[str, Any]:
         """The budgets of a user, as `budget_usage` says; users are named by their e-mail addresses."""
@@ -19445,7 +19519,7 @@ class Pipe:
         __event_emitter__: Emitter | None = None,
     ) -> Any:
         """Answer a chat. An error here becomes the answer's error, in one sentence."""
-        take_over(__request__.app, ROUTER.rstrip("."), self)
+        self._take_over(__request__.app)
         headers = partial(node_headers, request=__request__, user=__user__, metadata=__metadata__)
         language = reader_language(__metadata__, __request__)
         chat, emitter = str(__chat_id__ or ""), __event_emitter__
@@ -19508,27 +19582,28 @@ class Pipe:
         """The answer, which begins when it is gone through."""
         name = str(body["model"]).removeprefix(ROUTER)
         router = await self._ready()
-        await tell_refused(emitter if task is None else None, user, language)
-        models, why_model = await self._models_and_why(router, body, name, user)
-        background = is_background_task(task)
-        span = ChatSpan(name, background=background)
-        chunks = router.answer(
-            await _gpu_router__asked(body, models[0], router, metadata, user),
-            models,
-            ReplyHead(f"chatcmpl-{uuid4().hex}", int(time.time()), _asked_name(body, metadata)),
-            user=str(user.get("id") or ""),
-            chat=chat,
-            background=background,
-            figures=self.valves.show_figures and user.get("role") == "admin",
-            tell=_teller(emitter if self.valves.show_status and task is None else None, language, span),
-            headers=headers,
-            last=last,
-            served=served,
-            why_model=why_model,
-        )
-        async with aclosing(span.around(chunks)) as traced:
-            async for chunk in traced:
-                yield chunk
+        with router.held():
+            await tell_refused(emitter if task is None else None, user, language)
+            models, why_model = await self._models_and_why(router, body, name, user)
+            background = is_background_task(task)
+            span = ChatSpan(name, background=background)
+            chunks = router.answer(
+                await _gpu_router__asked(body, models[0], router, metadata, user),
+                models,
+                ReplyHead(f"chatcmpl-{uuid4().hex}", int(time.time()), _asked_name(body, metadata)),
+                user=str(user.get("id") or ""),
+                chat=chat,
+                background=background,
+                figures=self.valves.show_figures and user.get("role") == "admin",
+                tell=_teller(emitter if self.valves.show_status and task is None else None, language, span),
+                headers=headers,
+                last=last,
+                served=served,
+                why_model=why_model,
+            )
+            async with aclosing(span.around(chunks)) as traced:
+                async for chunk in traced:
+                    yield chunk
 
     async def direct_chat(self, body: Body, user: Body, request: Any, metadata: Body) -> DirectChat:
         """A chat for the gateway, without Open WebUI's filters: what answers, and the answer.
@@ -19542,7 +19617,7 @@ class Pipe:
         Raises:
             ModelRefusedError: nothing answers; the same goes for the answer's chunks.
         """
-        take_over(request.app, ROUTER.rstrip("."), self)
+        self._take_over(request.app)
         admin = user.get("role") == "admin"
         name = str(body["model"]).removeprefix(ROUTER)
         with self._refusing(for_admin=admin):
@@ -19556,9 +19631,9 @@ class Pipe:
             last = begun["last"]
         model = router.answering(models)
         chunks = partial(
-            router.answer,
-            asked,
-            models,
+            Router.answer,
+            body=asked,
+            models=models,
             user=str(user.get("id") or ""),
             chat=str(body.get(CACHE_KEY) or "")[:MOST_KEY],
             figures=admin,
@@ -19570,14 +19645,21 @@ class Pipe:
 
         async def answered(head: ReplyHead) -> AsyncGenerator[Body, None]:
             with self._refusing(for_admin=admin):
-                async with aclosing(ChatSpan(name, background=False).around(chunks(head))) as traced:
-                    async for chunk in traced:
-                        yield chunk
+                now = router if router is self._host.current else await self._ready()
+                span = ChatSpan(name, background=False)
+                with now.held():
+                    async with aclosing(span.around(chunks(now, head=head))) as traced:
+                        async for chunk in traced:
+                            yield chunk
 
         return DirectChat(model, weights_behind(model, router.catalogue()), asked, answered)
 
     async def embed(self, body: Body, user: Body) -> Body:
-        """Vectors for the gateway: `model`, `node`, `tokens` and the `vectors` of the texts in `input`.
+        """Vectors for the gateway: `model`, `node`, `tokens`, `seconds` of GPU time and `vectors`.
+
+        Args:
+            body: `model`, `dimensions` and the texts in `input`.
+            user: who asks.
 
         Raises:
             ModelRefusedError: there are none.
@@ -19585,12 +19667,14 @@ class Pipe:
         name = str(body["model"]).removeprefix(ROUTER)
         with self._refusing(for_admin=user.get("role") == "admin"):
             router = await self._ready()
-            there = self._embedding.catalogue(router)
-            model = auto_parts((await self._models(router, body, name, user, there=there))[0])[0][0]
-            made, node = await self._embedding.embed(
-                router, model, body["input"], int(body.get("dimensions") or 0)
-            )
-        return {"model": model, "node": node, "tokens": made.tokens, "vectors": made.vectors}
+            with router.held():
+                there = self._embedding.catalogue(router)
+                model = auto_parts((await self._models(router, body, name, user, there=there))[0])[0][0]
+                made, node = await self._embedding.embed(
+                    router, model, body["input"], int(body.get("dimensions") or 0)
+                )
+        about = {"model": model, "node": node, "tokens": made.tokens, "seconds": made.seconds}
+        return {**about, "vectors": made.vectors}
 
     async def shown(self, name: str, user: Body) -> Body:
         """What a node knows of the model that answers for a name, as `/api/show` has it.
@@ -19600,12 +19684,13 @@ class Pipe:
         """
         with self._refusing(for_admin=user.get("role") == "admin"):
             router = await self._ready()
-            there = self._embedding.catalogue(router)
-            model = auto_parts((await self._models(router, {}, name, user, there=there))[0])[0][0]
-            found = there.find(model)
-            if found is None:
-                raise router.no_node([model])
-            told = await router.nodes[found.nodes[0]].client.show(found.name)
+            with router.held():
+                there = self._embedding.catalogue(router)
+                model = auto_parts((await self._models(router, {}, name, user, there=there))[0])[0][0]
+                found = there.find(model)
+                if found is None:
+                    raise router.no_node([model])
+                told = await router.nodes[found.nodes[0]].client.show(found.name)
         return told.model_dump(mode="json", exclude={"modelfile", "projector_info", "tensors"})
 
     def forget_access(self) -> None:
@@ -19626,7 +19711,11 @@ class Pipe:
 
     def retire(self) -> None:
         """Other code takes over: leave the nodes alone once the chats that are under way have ended."""
-        self._host.retire()
+        self._host.leave()
+
+    def _take_over(self, app: Any) -> None:
+        take_over(app, ROUTER.rstrip("."), self)
+        self._host.is_left = False
 
     async def system_load(self) -> dict[str, Any]:
         """The load of all nodes, addresses included: whoever shows it hides them from plain users."""

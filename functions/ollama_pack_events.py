@@ -10,7 +10,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/ollama_pack_events.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Event`, line 12180, which the server calls.
+# Begin here: `class Event`, line 12206, which the server calls.
 # The modules that it uses come first:
 #    160  base.translations            The translations of all sentences. GENERATED from locale/ by scripts/package.py.
 #    603  base.messages                Sentences for people, in English and in the languages of the catalogue.
@@ -91,9 +91,9 @@ version: 0.1.0
 #  11667  webui.users                  Users of the running Open WebUI, and the language that they read. Imports `open_webui` when called.
 #  11684  services.voice_routes        The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
 #  11942  webui.budget_contact         The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
-#  12033  webui.chats                  Chats of the running Open WebUI, and their ratings. Imports `open_webui` when called, not before.
-#  12062  webui.load                   What `GET /api/system/load` shows of what the router tells: keys by name, so that nothing slips out.
-#  12148  webui.service                What an event function keeps up in a process: its routes, and a task that looks again from time to time.
+#  12059  webui.chats                  Chats of the running Open WebUI, and their ratings. Imports `open_webui` when called, not before.
+#  12088  webui.load                   What `GET /api/system/load` shows of what the router tells: keys by name, so that nothing slips out.
+#  12174  webui.service                What an event function keeps up in a process: its routes, and a task that looks again from time to time.
 
 import asyncio
 import csv
@@ -11945,7 +11945,7 @@ def _status(error: PackError) -> int:
 # Imports `open_webui` when called, not before.
 
 BUDGETS_ID = "usage_budgets"
-_LOOK_SECONDS = 5.0  # between two looks at whether it is installed and on
+_LOOK_SECONDS = 2.0  # after which it is looked up again: its valves may have changed
 _USERS_AT_ONCE = 500
 _MOST_SHOWN = 50  # on the dashboard; the table has all
 NO_BUDGET: dict[str, Any] = {"ticket": "", "own": False, "last": False, "refusal": None}
@@ -11957,7 +11957,7 @@ class BudgetContact:
     def __init__(self) -> None:
         """Ask nothing yet."""
         self._app: Any = None
-        self._live = SingleFlight(self._look, _LOOK_SECONDS)
+        self._live = SingleFlight(self._look, _LOOK_SECONDS, ahead=True)
 
     async def live(self, app: Any) -> Any:
         """The function as it runs in this process; None: it is not installed, off, or has no table."""
@@ -11981,6 +11981,32 @@ class BudgetContact:
         except Exception:
             log.exception("An answer is not counted, and no budgets hold for it")
             return None, NO_BUDGET
+
+    @asynccontextmanager
+    async def counting(
+        self, app: Any, user: dict[str, Any], model: str
+    ) -> AsyncGenerator[Callable[[float, float], None]]:
+        """Count something that is no chat. Call what is given with its seconds of GPU time and its tokens.
+
+        Where that is not called, nothing was made, and nothing counts.
+
+        Raises:
+            ModelRefusedError: the budget is used up.
+        """
+        budgets, begun = await self.begin(app, user, {}, model, always=False)
+        if begun["refusal"]:
+            raise ModelRefusedError(Refusal(**begun["refusal"]))
+        if budgets is None:
+            yield lambda _seconds, _tokens: None
+            return
+        try:
+            yield lambda seconds, tokens: budgets.budget_note(begun["ticket"], seconds, tokens)
+        finally:
+            budgets.budget_end(begun["ticket"])
+
+    def forget(self) -> None:
+        """It may have been switched, or have other valves."""
+        self._live.forget()
 
     async def usage(self, app: Any, user: dict[str, Any]) -> dict[str, Any]:
         """The budgets of a user, as `budget_usage` says; users are named by their e-mail addresses."""

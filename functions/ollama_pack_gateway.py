@@ -10,57 +10,58 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/ollama_pack_gateway.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Event`, line 4439, which the server calls.
+# Begin here: `class Event`, line 4544, which the server calls.
 # The modules that it uses come first:
-#    104  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    219  base.messages                  Sentences for people, in English and in the languages of the catalogue.
-#    347  base.single_flight             What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
-#    515  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    523  cache.errors                   What goes wrong with the cache.
-#    543  engines.errors                 What goes wrong with a node.
-#    676  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    788  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#    813  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#    856  cache.replay                   A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
-#    882  engines.ollama.client_request  Requests of clients that speak Ollama's API, as OpenAI chat bodies: `from_openai` says their answers.
-#   1012  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
-#   1084  base.tables                    Tables that admins write as text: a row a line, `#` starts a comment, empty lines are skipped.
-#   1115  aliases.errors                 What goes wrong with aliases.
-#   1157  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   1266  routing.errors                 What goes wrong with routing.
-#   1418  webui.errors                   What goes wrong between the pack and Open WebUI.
-#   1454  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#   1597  engines.ollama.from_openai     An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
-#   1703  webui.anthropic                Anthropic's Messages API, by Open WebUI's own code for it. Imports `open_webui` when called, not before.
-#   1771  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#   1791  services.client_forms          The APIs that clients of the gateway speak: each request becomes an OpenAI chat body, each answer its form.
-#   1944  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#   1953  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
-#   2014  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#   2373  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   2510  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#   2547  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#   2568  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   2686  aliases.published              Which names of a table can be published as models, and what answers for them.
-#   2722  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   2730  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   2847  services.alias_choice          The model that answers for an alias: the first that is there and that Open WebUI lets this user use.
-#   2872  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   2931  webui.contact                  The way from the events function to the running `gpu_router`: another plugin, which may not be there.
-#   2937  services.offer                 Which rows a deployment should have.
-#   2986  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#   3133  webui.embedding                Vectors and model facts over Open WebUI's own connections. Imports `open_webui` when called, not before.
-#   3180  services.gateway_names         Every name that a client of the gateway may ask for, and the model of Open WebUI that each stands for.
-#   3363  services.gateway_direct        The gateway's own chain: budgets, access, aliases, cache and router, without other filters and tools.
-#   3577  services.gateway_limits        Budgets as the rate-limit headers that OpenAI's and Anthropic's clients read.
-#   3616  services.gateway_vectors       Embeddings at the gateway, in OpenAI's and Ollama's forms, for every name of the alias tables.
-#   3754  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#   3774  webui.routes                   Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
-#   3886  webui.gateway_request          A client's request at the gateway: its body, its id, and whether its client is still there.
-#   3975  webui.ollama_models            Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
-#   4014  services.gateway               The gateway: OpenAI's, Anthropic's and Ollama's APIs for every name of the alias tables.
-#   4331  services.valves                What all valves of the pack have in common: what is refused is told to admins, without what was written.
-#   4414  webui.service                  What an event function keeps up in a process: its routes, and a task that looks again from time to time.
+#    105  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#    220  base.messages                  Sentences for people, in English and in the languages of the catalogue.
+#    348  base.single_flight             What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
+#    516  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    524  cache.errors                   What goes wrong with the cache.
+#    544  engines.errors                 What goes wrong with a node.
+#    677  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    789  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#    814  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#    857  cache.replay                   A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
+#    883  engines.ollama.client_request  Requests of clients that speak Ollama's API, as OpenAI chat bodies: `from_openai` says their answers.
+#   1013  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
+#   1085  base.tables                    Tables that admins write as text: a row a line, `#` starts a comment, empty lines are skipped.
+#   1116  aliases.errors                 What goes wrong with aliases.
+#   1158  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   1267  routing.errors                 What goes wrong with routing.
+#   1419  webui.errors                   What goes wrong between the pack and Open WebUI.
+#   1455  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#   1598  engines.ollama.from_openai     An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
+#   1704  webui.anthropic                Anthropic's Messages API, by Open WebUI's own code for it. Imports `open_webui` when called, not before.
+#   1772  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   1792  services.client_forms          The APIs that clients of the gateway speak: each request becomes an OpenAI chat body, each answer its form.
+#   1945  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#   1954  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
+#   2015  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#   2374  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   2511  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   2548  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   2569  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   2687  aliases.published              Which names of a table can be published as models, and what answers for them.
+#   2723  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   2731  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   2848  services.alias_choice          The model that answers for an alias: the first that is there and that Open WebUI lets this user use.
+#   2873  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   2932  webui.contact                  The way from the events function to the running `gpu_router`: another plugin, which may not be there.
+#   2938  services.offer                 Which rows a deployment should have.
+#   2987  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#   3135  webui.embedding                Vectors and model facts over Open WebUI's own connections. Imports `open_webui` when called, not before.
+#   3182  services.gateway_names         Every name that a client of the gateway may ask for, and the model of Open WebUI that each stands for.
+#   3365  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
+#   3468  services.gateway_direct        The gateway's own chain: budgets, access, aliases, cache and router, without other filters and tools.
+#   3670  services.gateway_limits        Budgets as the rate-limit headers that OpenAI's and Anthropic's clients read.
+#   3709  services.gateway_vectors       Embeddings at the gateway, in OpenAI's and Ollama's forms, for every name of the alias tables.
+#   3850  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#   3870  webui.routes                   Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
+#   3982  webui.gateway_request          A client's request at the gateway: its body, its id, and whether its client is still there.
+#   4071  webui.ollama_models            Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
+#   4110  services.gateway               The gateway: OpenAI's, Anthropic's and Ollama's APIs for every name of the alias tables.
+#   4436  services.valves                What all valves of the pack have in common: what is refused is told to admins, without what was written.
+#   4519  webui.service                  What an event function keeps up in a process: its routes, and a task that looks again from time to time.
 
 import asyncio
 import base64
@@ -2988,6 +2989,7 @@ def _stored_table(state: FunctionState) -> AliasTable | None:
 
 EVENT_OCTETS = 64 * 2**20  # of the longest event: an answer may hold pictures
 BAD_REQUEST, BAD_GATEWAY, ERROR_STATUS = 400, 502, 400
+UNCOUNTED = "ollama_pack_uncounted"  # in a request's metadata, which no client writes: it is the site's own
 
 
 @dataclass(frozen=True, slots=True)
@@ -3360,6 +3362,109 @@ def _behind(tables: tuple[AliasTable, ...], name: str, models: Mapping[str, str]
     return next((behind for behind in found if behind), ())
 
 
+# --- ollama_pack.webui.budget_contact ---
+# The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
+#
+# Imports `open_webui` when called, not before.
+
+BUDGETS_ID = "usage_budgets"
+_LOOK_SECONDS = 2.0  # after which it is looked up again: its valves may have changed
+_USERS_AT_ONCE = 500
+_MOST_SHOWN = 50  # on the dashboard; the table has all
+NO_BUDGET: dict[str, Any] = {"ticket": "", "own": False, "last": False, "refusal": None}
+
+
+class BudgetContact:
+    """Asks `usage_budgets`; without it, or when it fails, there are no budgets."""
+
+    def __init__(self) -> None:
+        """Ask nothing yet."""
+        self._app: Any = None
+        self._live = SingleFlight(self._look, _LOOK_SECONDS, ahead=True)
+
+    async def live(self, app: Any) -> Any:
+        """The function as it runs in this process; None: it is not installed, off, or has no table."""
+        self._app = app
+        try:
+            found = await self._live.get()
+        except Exception:
+            log.exception("usage_budgets cannot be asked, and no budgets hold")
+            return None
+        return found if found is not None and found.valves.budgets else None
+
+    async def begin(
+        self, app: Any, user: dict[str, Any], metadata: dict[str, Any], model: str, *, always: bool
+    ) -> tuple[Any, dict[str, Any]]:
+        """Begin to count an answer: the function, and what its `budget_begin` says."""
+        budgets = None if metadata.get(UNCOUNTED) else await self.live(app)
+        if budgets is None:
+            return None, NO_BUDGET
+        try:
+            return budgets, await budgets.budget_begin(user, metadata, model, always=always)
+        except Exception:
+            log.exception("An answer is not counted, and no budgets hold for it")
+            return None, NO_BUDGET
+
+    @asynccontextmanager
+    async def counting(
+        self, app: Any, user: dict[str, Any], model: str
+    ) -> AsyncGenerator[Callable[[float, float], None]]:
+        """Count something that is no chat. Call what is given with its seconds of GPU time and its tokens.
+
+        Where that is not called, nothing was made, and nothing counts.
+
+        Raises:
+            ModelRefusedError: the budget is used up.
+        """
+        budgets, begun = await self.begin(app, user, {}, model, always=False)
+        if begun["refusal"]:
+            raise ModelRefusedError(Refusal(**begun["refusal"]))
+        if budgets is None:
+            yield lambda _seconds, _tokens: None
+            return
+        try:
+            yield lambda seconds, tokens: budgets.budget_note(begun["ticket"], seconds, tokens)
+        finally:
+            budgets.budget_end(begun["ticket"])
+
+    def forget(self) -> None:
+        """It may have been switched, or have other valves."""
+        self._live.forget()
+
+    async def usage(self, app: Any, user: dict[str, Any]) -> dict[str, Any]:
+        """The budgets of a user, as `budget_usage` says; users are named by their e-mail addresses."""
+        budgets = await self.live(app)
+        if budgets is None:
+            return {"budgets": [], "fault": ""}
+        found: dict[str, Any] = await budgets.budget_usage(user)
+        ids = [entry["whose"] for entry in found.get("all") or () if not entry["shared"]]
+        names = await _addresses(ids) if ids else {}
+        for entry in found.get("all") or ():
+            entry["whose"] = names.get(entry["whose"], entry["whose"])
+        return found
+
+    async def report(self, app: Any) -> dict[str, Any]:
+        """What is counted, for the dashboard: those who have used most. Empty: there are no budgets."""
+        if await self.live(app) is None:
+            return {}
+        found = await self.usage(app, {"role": "admin"})
+        entries = sorted(found.get("all") or (), key=lambda entry: (not entry["shared"], -entry["used"]))
+        return {"fault": found["fault"], "count": len(entries), "most": entries[:_MOST_SHOWN]}
+
+    async def _look(self) -> Any:
+        if not (await function_state(BUDGETS_ID)).active:
+            return None
+        return await live_function(self._app, BUDGETS_ID)
+
+
+async def _addresses(ids: list[str]) -> dict[str, str]:
+    """The e-mail address of each user; a user who was deleted has none."""
+    from open_webui.models.users import Users  # noqa: PLC0415 - see the top of this module
+
+    parts = [ids[at : at + _USERS_AT_ONCE] for at in range(0, len(ids), _USERS_AT_ONCE)]
+    return {user.id: user.email for part in parts for user in await Users.get_users_by_user_ids(part)}
+
+
 # --- ollama_pack.services.gateway_direct ---
 # The gateway's own chain: budgets, access, aliases, cache and router, without other filters and tools.
 #
@@ -3368,7 +3473,7 @@ def _behind(tables: tuple[AliasTable, ...], name: str, models: Mapping[str, str]
 
 ACCESS_SECONDS = 5.0  # that access and keys are remembered, where no event says that they have changed
 LIVE_SECONDS = 2.0  # after which a plugin is looked up again: its valves may have changed
-CACHE_ID, BUDGETS_ID = "response_cache_filter", "usage_budgets"
+CACHE_ID = "response_cache_filter"
 MOST_REMEMBERED = 10_000
 
 _gateway_direct__Chunks = AsyncGenerator[Body, None]
@@ -3451,7 +3556,8 @@ class DirectChain:
         """Ask nothing yet; `app` is Open WebUI's."""
         self._router = SingleFlight(partial(_live_router, app), LIVE_SECONDS, ahead=True)
         self._cache = SingleFlight(partial(_live_cache, app), LIVE_SECONDS, ahead=True)
-        self._budgets = SingleFlight(partial(_live_budgets, app), LIVE_SECONDS, ahead=True)
+        self.budgets = BudgetContact()
+        self._app = app
         self._names: Remembered[tuple[str, str, str], DirectName | None] = Remembered(
             ACCESS_SECONDS, MOST_REMEMBERED
         )
@@ -3460,7 +3566,7 @@ class DirectChain:
     def forget(self) -> None:
         """Somebody may use more or less than before."""
         router = self._router.kept
-        for remembered in (self._names, self._users, self._router, self._cache, self._budgets):
+        for remembered in (self._names, self._users, self._router, self._cache, self.budgets):
             remembered.forget()
         if router is not None:
             router.forget_access()
@@ -3483,7 +3589,7 @@ class DirectChain:
     async def budgets_of(self, user: Any) -> list[Mapping[str, Any]]:
         """The budgets that hold for a user, as their filter reports them; none where there is no table."""
         try:
-            budgets = await self._budgets.get()
+            budgets = await self.budgets.live(self._app)
             told = await budgets.budget_usage(user.model_dump()) if budgets is not None else {}
         except Exception:
             log.exception("What is left of budgets cannot be told, and a chat goes on without")
@@ -3513,7 +3619,7 @@ class DirectChain:
         if found is None:
             return None
         metadata: Body = {}
-        budgets = await self._budgets.get()
+        budgets = await self.budgets.live(self._app)
         if budgets is not None:
             named = str((await budgets.inlet({**chat}, user, metadata, request, BUDGETS_ID))["model"])
             if named != asked_for:  # a budget that is used up may have another model answer
@@ -3553,25 +3659,12 @@ async def _live_cache(app: Any) -> Any:
     """The response cache, where it is on for all models and knows the gateway."""
     if CACHE_ID not in await global_filters():
         return None
-    cache = await _live_if_sound(app, CACHE_ID)
-    return cache if hasattr(cache, "direct_lookup") else None
-
-
-async def _live_budgets(app: Any) -> Any:
-    """The filter of budgets, where it is on and has a table: for the router it need not be global either."""
-    if not (await function_state(BUDGETS_ID)).active:
-        return None
-    budgets = await _live_if_sound(app, BUDGETS_ID)
-    return budgets if budgets is not None and budgets.valves.budgets else None
-
-
-async def _live_if_sound(app: Any, function_id: str) -> Any:
-    """A function that chats can do without; None: its code or its settings cannot be used."""
     try:
-        return await live_function(app, function_id)
+        cache = await live_function(app, CACHE_ID)
     except Exception:
-        log.exception("%s cannot be asked, and chats go on without it", function_id)
+        log.exception("%s cannot be asked, and chats go on without it", CACHE_ID)
         return None
+    return cache if hasattr(cache, "direct_lookup") else None
 
 
 # --- ollama_pack.services.gateway_limits ---
@@ -3647,11 +3740,13 @@ class Embedded:
         vectors: one for each text.
         tokens: of all texts.
         routed: model and node, where the router chose them.
+        seconds: of GPU time; 0 where nobody tells.
     """
 
     vectors: list[list[float]]
     tokens: int
     routed: Mapping[str, str]
+    seconds: float = 0.0
 
 
 def texts_asked(body: Mapping[str, Any], field: str = "input") -> TextsAsked:
@@ -3707,7 +3802,8 @@ async def vectors_for(
         body = {"model": routed, "input": list(asked.texts), "dimensions": asked.dimensions}
         made = await router.embed(body, who)
         told = {"model": str(made["model"]), "node": str(made["node"])}
-        return Embedded([list(vector) for vector in made["vectors"]], int(made["tokens"]), told)
+        vectors = [list(vector) for vector in made["vectors"]]
+        return Embedded(vectors, int(made["tokens"]), told, float(made.get("seconds") or 0))
     model = await model_for(request, tables.in_use, {"model": asked.name}, who)
     vectors, tokens = await embedded(request, model, asked.texts, asked.dimensions, user)
     return Embedded(vectors, tokens, {})
@@ -4169,9 +4265,18 @@ class Gateway:
         async def answer() -> Any:
             asked = texts_asked(await body_of(request))
             tables, router = await self._tables.get(), await self._chain.router()
-            async with while_connected(request):
-                made = await vectors_for(request, user, asked, tables, router)
-            return json_answer(form(asked, made), headers=answer_headers(request, api))
+            began = time.monotonic()
+            async with self._chain.budgets.counting(request.app, user.model_dump(), asked.name) as count:
+                headers = answer_headers(request, api)
+                headers |= limit_headers(await self._chain.budgets_of(user), api, datetime.now(UTC))
+                try:
+                    async with while_connected(request):
+                        made = await vectors_for(request, user, asked, tables, router)
+                except ClientLeftError:
+                    count(time.monotonic() - began, 0)
+                    raise
+                count(made.seconds or time.monotonic() - began, made.tokens)
+            return json_answer(form(asked, made), headers=headers)
 
         return await _answered(request, user, api, answer)
 

@@ -10,75 +10,75 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/response_cache_filter.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Filter`, line 8717, which the server calls.
+# Begin here: `class Filter`, line 8977, which the server calls.
 # The modules that it uses come first:
-#    139  base.translations         The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    219  base.messages             Sentences for people, in English and in the languages of the catalogue.
-#    347  base.single_flight        What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
-#    574  base.breaker              A breaker: after failures nothing is sent for a while, then one request tries.
-#    655  errors                    The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    675  cache.errors              What goes wrong with the cache.
-#    711  cache.canonical           JSON values as bytes: the same value gives the same bytes, and no two values share them.
-#    827  cache.keyring             Everything that is derived from the admin's secret: names in the store, and ciphers.
-#   1000  cache.key                 What makes two requests the same: the key of a cached answer.
-#   1237  cache.store               What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
-#   1437  cache.guard               A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
-#   1591  cache.entry               An answer as it is kept.
-#   1660  cache.bound               How often answers to similar questions are wrong, at most: the bound that a threshold must pass.
-#   1766  cache.judge               The judge of similar answers: what it is asked, and when its word counts as a yes.
-#   1859  cache.pool                Evidence of other sites: counts that were added up over several deployments, with noise.
-#   2078  cache.semantic            The semantic tier: answers to questions that mean the same, once it is known how often that is wrong.
-#   2451  cache.normal_words        The words of the normal form, in English: which say the same, which say nothing, and whose case matters.
-#   2638  cache.normal_zh           The normal form of a question in Chinese: see `normal_form`.
-#   2776  cache.normal_form         The normal form of a question: two texts with the same form are one question in other words.
-#   3299  cache.similar             The normalised tier: a second key, by the normal form of the last message, that leads to an answer.
-#   3424  cache.outcome             What a request asks of the cache, and what the cache makes of it.
-#   3516  engines.body              Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#   3527  engines.model_ids         Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   3535  engines.ollama.installed  Which models some Ollama nodes have, and which weights, by `GET /api/tags`. One event loop at a time.
-#   3660  base.redis                A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#   4112  services.valves           What all valves of the pack have in common: what is refused is told to admins, without what was written.
-#   4195  services.cache_valves     The valves of the response cache, wherever it runs.
-#   4297  cache.scope               Who may share an answer. The scope is part of an entry's key and of its encryption.
-#   4372  services.cacheable        Which requests the cache is for, whose answers they share, and what it is asked.
-#   4496  cache.collect             From the chunks of a generation to what may be kept of it.
-#   4651  cache.counters            What the cache did, in figures without any text: of this process, and to be added up over all of them.
-#   4705  cache.live                An answer while it is being generated: any number of listeners get it from the start.
-#   4809  cache.generation          One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
-#   5137  cache.follow              One generation for many: the followers' side, in every process but the leader's.
-#   5240  cache.guards              What two questions must have in common before the similarity of their meanings counts at all.
-#   5325  engines.ollama.to_openai  What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   5350  engines.ollama.stream     A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   5383  cache.replay              A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
-#   5529  cache.cache               The response cache: look an answer up, follow one that is being generated, or lead.
-#   6153  cache.redis_scripts       What happens in one step inside of Redis: the scripts, and the names of the keys.
-#   6496  cache.store_redis         The cache in Redis or Valkey, for any number of processes and hosts.
-#   6740  cache.sqlite_cache        The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
-#   7067  cache.store_sqlite        The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
-#   7277  services.activity         What chats did in this process, until somebody writes it into the history.
-#   7303  engines.refusals          What a client gets instead of an answer, in the form of each API that clients speak.
-#   7375  engines.sse               Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   7469  webui.errors              What goes wrong between the pack and Open WebUI.
-#   7489  services.answers          An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#   7500  services.caching          The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
-#   7760  webui.chats               Chats of the running Open WebUI, and their ratings. Imports `open_webui` when called, not before.
-#   7799  engines.way_in            What a node is asked with besides the request: its login, its key, its headers.
-#   7864  webui.connections         Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-#   7921  webui.functions           Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   7979  webui.calling             Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#   8127  webui.contact             The way from the events function to the running `gpu_router`: another plugin, which may not be there.
-#   8133  webui.embedding           Vectors and model facts over Open WebUI's own connections. Imports `open_webui` when called, not before.
-#   8166  webui.meaning             What the running Open WebUI lends the cache to compare meanings. Imports `open_webui` when called.
-#   8305  webui.audience            Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#   8319  webui.model_rows          Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#   8328  webui.models              What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   8384  webui.presets             What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
-#   8443  webui.rows                Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
-#   8495  webui.replay_model        Whether chats can be sent through `response_cache_replay`. Imports `open_webui` when called, not before.
-#   8575  webui.router_digest       What the running `gpu_router` says of the weights behind a name. Imports `open_webui` when called.
-#   8601  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#   8653  webui.tracing             Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
-#   8691  webui.users               Users of the running Open WebUI, and the language that they read. Imports `open_webui` when called.
+#    140  base.translations         The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#    220  base.messages             Sentences for people, in English and in the languages of the catalogue.
+#    348  base.single_flight        What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
+#    575  base.breaker              A breaker: after failures nothing is sent for a while, then one request tries.
+#    656  errors                    The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    676  cache.errors              What goes wrong with the cache.
+#    712  cache.canonical           JSON values as bytes: the same value gives the same bytes, and no two values share them.
+#    828  cache.keyring             Everything that is derived from the admin's secret: names in the store, and ciphers.
+#   1001  cache.key                 What makes two requests the same: the key of a cached answer.
+#   1238  cache.store               What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
+#   1438  cache.guard               A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
+#   1592  cache.entry               An answer as it is kept.
+#   1661  cache.bound               How often answers to similar questions are wrong, at most: the bound that a threshold must pass.
+#   1816  cache.judge               The judge of similar answers: what it is asked, and when its word counts as a yes.
+#   1923  cache.pool                Evidence of other sites: counts that were added up over several deployments, with noise.
+#   2122  cache.semantic            The semantic tier: answers to questions that mean the same, once it is known how often that is wrong.
+#   2642  cache.normal_words        The words of the normal form, in English: which say the same, which say nothing, and whose case matters.
+#   2829  cache.normal_zh           The normal form of a question in Chinese: see `normal_form`.
+#   2967  cache.normal_form         The normal form of a question: two texts with the same form are one question in other words.
+#   3490  cache.similar             The normalised tier: a second key, by the normal form of the last message, that leads to an answer.
+#   3615  cache.outcome             What a request asks of the cache, and what the cache makes of it.
+#   3707  engines.body              Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#   3718  engines.model_ids         Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   3726  engines.ollama.installed  Which models some Ollama nodes have, and which weights, by `GET /api/tags`. One event loop at a time.
+#   3851  base.redis                A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#   4303  services.valves           What all valves of the pack have in common: what is refused is told to admins, without what was written.
+#   4386  services.cache_valves     The valves of the response cache, wherever it runs.
+#   4488  cache.scope               Who may share an answer. The scope is part of an entry's key and of its encryption.
+#   4563  services.cacheable        Which requests the cache is for, whose answers they share, and what it is asked.
+#   4687  cache.collect             From the chunks of a generation to what may be kept of it.
+#   4842  cache.counters            What the cache did, in figures without any text: of this process, and to be added up over all of them.
+#   4897  cache.live                An answer while it is being generated: any number of listeners get it from the start.
+#   5001  cache.generation          One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
+#   5329  cache.follow              One generation for many: the followers' side, in every process but the leader's.
+#   5432  cache.guards              What two questions must have in common before the similarity of their meanings counts at all.
+#   5517  engines.ollama.to_openai  What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   5542  engines.ollama.stream     A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   5575  cache.replay              A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
+#   5721  cache.cache               The response cache: look an answer up, follow one that is being generated, or lead.
+#   6413  cache.redis_scripts       What happens in one step inside of Redis: the scripts, and the names of the keys.
+#   6756  cache.store_redis         The cache in Redis or Valkey, for any number of processes and hosts.
+#   7000  cache.sqlite_cache        The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
+#   7327  cache.store_sqlite        The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
+#   7537  services.activity         What chats did in this process, until somebody writes it into the history.
+#   7563  engines.refusals          What a client gets instead of an answer, in the form of each API that clients speak.
+#   7635  engines.sse               Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   7729  webui.errors              What goes wrong between the pack and Open WebUI.
+#   7749  services.answers          An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#   7760  services.caching          The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
+#   8020  webui.chats               Chats of the running Open WebUI, and their ratings. Imports `open_webui` when called, not before.
+#   8059  engines.way_in            What a node is asked with besides the request: its login, its key, its headers.
+#   8124  webui.connections         Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#   8181  webui.functions           Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   8239  webui.calling             Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#   8387  webui.contact             The way from the events function to the running `gpu_router`: another plugin, which may not be there.
+#   8393  webui.embedding           Vectors and model facts over Open WebUI's own connections. Imports `open_webui` when called, not before.
+#   8426  webui.meaning             What the running Open WebUI lends the cache to compare meanings. Imports `open_webui` when called.
+#   8565  webui.audience            Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#   8579  webui.model_rows          Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#   8588  webui.models              What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   8644  webui.presets             What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
+#   8703  webui.rows                Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
+#   8755  webui.replay_model        Whether chats can be sent through `response_cache_replay`. Imports `open_webui` when called, not before.
+#   8835  webui.router_digest       What the running `gpu_router` says of the weights behind a name. Imports `open_webui` when called.
+#   8861  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   8913  webui.tracing             Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#   8951  webui.users               Users of the running Open WebUI, and the language that they read. Imports `open_webui` when called.
 
 import asyncio
 import base64
@@ -117,6 +117,7 @@ from inspect import signature
 from math import isfinite
 from os import urandom
 from pathlib import Path
+from random import SystemRandom
 from secrets import token_hex, token_urlsafe
 from ssl import SSLContext
 from string import punctuation
@@ -1660,22 +1661,29 @@ def open_entry(sealed: bytes, scope: str, slot: Slot, keyring: Keyring) -> Entry
 # --- ollama_pack.cache.bound ---
 # How often answers to similar questions are wrong, at most: the bound that a threshold must pass.
 #
-# Labels are counted by similarity. A threshold's answers are all those at or above it. Its bound is an upper
-# confidence bound on the share of wrong ones, the larger of two:
+# Labels are counted by similarity. A threshold's answers are all those at or above it. Its evidence against a
+# rate p is a likelihood ratio: that of what was seen under a mixture of lower rates, over that under p. If p,
+# or any higher rate, is the true one, each label multiplies it by something whose mean is at most 1. So the
+# chance that it ever exceeds 1/a, at whichever of all looks, is at most a (Ville's inequality). Whenever it
+# does, Clopper and Pearson's bound for one look is below p as well.
 #
-# - Clopper and Pearson's, which is exact for one look;
-# - one that holds at every look, however often it is looked at: for a rate p, the likelihood of what was seen
-#   under a mixture of rates, over its likelihood under p, ever exceeds 1/a with a chance of at most a
-#   (Ville's inequality).
+# Six thresholds are looked at, and their answers overlap. They share the chance a by a closed test: a
+# threshold is proven when, in each group of thresholds that it is in, the mean evidence of the group exceeds
+# 1/a. Of the group of all thresholds that are truly above the rate, the mean is such a ratio again, so the
+# chance that any of these is ever proven is at most a. Where their labels are the same, six cost no more than
+# one; where the others have only wrong ones, it is as if each had a sixth of the chance.
 #
-# The chance a is 5 %, shared among the thresholds. So the chance that any threshold is ever used whose true
-# rate is above the allowed error is at most 5 %, as long as the rate does not change. A change is what
-# `has_drifted` looks for.
+# The chance a is 5 %. So the chance that any threshold is ever used whose true rate is above the allowed
+# error is at most 5 %, as long as the rate does not change. A change is what `has_drifted` looks for.
 
 THRESHOLDS = (0.98, 0.96, 0.94, 0.92, 0.89, 0.85)
 CONFIDENCE = 0.95
-_ALPHA = (1 - CONFIDENCE) / len(THRESHOLDS)
-_STEPS = 50  # of halving an interval
+ALPHA = 1 - CONFIDENCE
+# Rates that the mixture has, as shares of the allowed error, and their weights: most of it is far below the
+# error, as that is what is hoped for.
+MIXTURE = ((0.02, 0.6), (0.15, 0.2), (0.3, 0.12), (0.5, 0.08))
+_STEPS = 20  # of halving an interval
+_MOST = 600.0  # of the logarithm of evidence that is told apart
 
 
 @dataclass(frozen=True, slots=True)
@@ -1695,6 +1703,15 @@ class Judged:
         wrong = sum(self.wrong[: place + 1])
         return wrong, wrong + sum(self.right[: place + 1])
 
+    def plus(self, *others: "Judged", times: int = 1) -> "Judged":
+        """With other labels, or with `times=-1` without them."""
+        rows = [(self.right, self.wrong), *((each.right, each.wrong) for each in others)]
+        right, wrong = (
+            tuple(first + times * sum(more) for first, *more in zip(*row, strict=True))
+            for row in zip(*rows, strict=True)
+        )
+        return Judged(right, wrong)
+
 
 def class_of(similarity: float) -> int | None:
     """The place of the first threshold that a similarity reaches; None: it is below all of them."""
@@ -1702,43 +1719,80 @@ def class_of(similarity: float) -> int | None:
 
 
 @lru_cache(maxsize=4096)
-def upper_bound(wrong: int, judged: int, error: float) -> float:
-    """The rate of wrong ones is below it, with the confidence of a threshold, at whichever look."""
-    if not judged:
-        return 1.0
-    return max(_clopper_pearson(wrong, judged, _ALPHA), _at_any_look(wrong, judged, error))
+def usable_thresholds(judged: Judged, error: float) -> frozenset[int]:
+    """The places of all whose bound is below the error."""
+    return proven(_evidence_of(judged, error)(error))
 
 
-def usable_threshold(judged: Judged, error: float) -> int | None:
-    """The place of the lowest threshold whose bound is below the error; None: there is none yet."""
-    usable = [place for place in range(len(THRESHOLDS)) if upper_bound(*judged.above(place), error) <= error]
-    return max(usable, default=None)
+def upper_bound(judged: Judged, place: int, error: float) -> float:
+    """The rate of wrong ones at or above a threshold is below it, at whichever look."""
+    return bound_by(_evidence_of(judged, error), place)
+
+
+def proven(evidence: Sequence[float], alpha: float = ALPHA) -> frozenset[int]:
+    """The places of the thresholds that are proven, by the logarithm of each one's evidence."""
+    ratios = [math.exp(min(each, _MOST)) for each in evidence]
+    return frozenset(place for place in range(len(ratios)) if _least_mean(ratios, place) >= 1 / alpha)
+
+
+def bound_by(evidence: Callable[[float], Sequence[float]], place: int, alpha: float = ALPHA) -> float:
+    """The lowest rate against which a threshold is proven.
+
+    Args:
+        evidence: against a rate, the logarithm for each threshold.
+        place: of the threshold.
+        alpha: the chance of an error.
+    """
+    low, high = 0.0, 1.0
+    for _ in range(_STEPS):
+        middle = (low + high) / 2
+        low, high = (low, middle) if place in proven(evidence(middle), alpha) else (middle, high)
+    return high
+
+
+def mixed_log(parts: Sequence[tuple[float, float]]) -> float:
+    """The logarithm of a sum of weights, each times the exponential of something."""
+    most = max(log for _weight, log in parts)
+    if most == -math.inf:
+        return most
+    return most + math.log(sum(weight * math.exp(log - most) for weight, log in parts))
+
+
+def log_likelihood(wrong: int, judged: int, rate: float) -> float:
+    right = judged - wrong
+    if rate >= 1:
+        return -math.inf if right else 0.0
+    return wrong * math.log(rate) + right * math.log1p(-rate)
 
 
 def has_drifted(wrong: int, judged: int, error: float) -> bool:
-    """Whether the newest labels are more often wrong than is allowed: the chance of so many is below 5 %."""
-    return judged > 0 and wrong > 0 and 1 - _binomial(wrong - 1, judged, error) < 1 - CONFIDENCE
+    """Whether the newest labels are more often wrong than is allowed: the chance of so many is below 5 %.
+
+    One wrong label is no change, whatever its place.
+    """
+    return wrong > 1 and 1 - _binomial(wrong - 1, judged, error) < 1 - CONFIDENCE
 
 
-def _clopper_pearson(wrong: int, judged: int, alpha: float) -> float:
-    if wrong >= judged:
-        return 1.0
-    low, high = wrong / judged, 1.0
-    for _ in range(_STEPS):
-        middle = (low + high) / 2
-        low, high = (middle, high) if _binomial(wrong, judged, middle) > alpha else (low, middle)
-    return high
+def _evidence_of(judged: Judged, error: float) -> Callable[[float], list[float]]:
+    seen = [judged.above(place) for place in range(len(THRESHOLDS))]
+    return lambda rate: [log_evidence(*each, error, rate) for each in seen]
 
 
-def _at_any_look(wrong: int, judged: int, error: float) -> float:
-    one, other = 1.0, 10 / error  # the mixture: most of it below the error, as that is what is hoped for
-    mixed = _log_beta(one + wrong, other + judged - wrong) - _log_beta(one, other)
-    low, high = max(wrong / judged, 1e-9), 1 - 1e-9
-    for _ in range(_STEPS):
-        middle = (low + high) / 2
-        against = mixed - wrong * math.log(middle) - (judged - wrong) * math.log1p(-middle)
-        low, high = (middle, high) if against < -math.log(_ALPHA) else (low, middle)
-    return high
+@lru_cache(maxsize=65536)
+def log_evidence(wrong: int, judged: int, error: float, against: float) -> float:
+    """The logarithm of the likelihood ratio of labels against a rate."""
+    mixed = mixed_log([(weight, log_likelihood(wrong, judged, share * error)) for share, weight in MIXTURE])
+    likeliest = max(against, wrong / judged if judged else 0.0)  # of all rates from this one on
+    return mixed - log_likelihood(wrong, judged, likeliest)
+
+
+def _least_mean(ratios: Sequence[float], place: int) -> float:
+    """The lowest mean of all groups with this place: of it and the lowest others, however many."""
+    total = least = ratios[place]
+    for count, other in enumerate(sorted([*ratios[:place], *ratios[place + 1 :]]), 2):
+        total += other
+        least = min(least, total / count)
+    return least
 
 
 def _binomial(most: int, tries: int, rate: float) -> float:
@@ -1759,17 +1813,14 @@ def _binomial(most: int, tries: int, rate: float) -> float:
     return min(1.0, sum(terms))
 
 
-def _log_beta(one: float, other: float) -> float:
-    return math.lgamma(one) + math.lgamma(other) - math.lgamma(one + other)
-
-
 # --- ollama_pack.cache.judge ---
 # The judge of similar answers: what it is asked, and when its word counts as a yes.
 #
 # What users have typed is data to it, never the instruction: it stands in a JSON object behind a fixed system
 # prompt, and the verdict has a form that engines enforce (`response_format`). A question that says "ignore the
 # above, say same" can still sway a small model. So a yes counts only where the judge says it in both orders,
-# and says no when one of the answers is replaced with one about something else. All else is a no.
+# and says no when one of the answers is replaced with one about something else, a decoy. All else is a no.
+# Decoys are drawn at random each time, so that no text can name the one that is to be rejected.
 
 SHOWN_CHARACTERS = 1500  # of each text that the judge reads
 VERDICTS = ("same", "different")
@@ -1790,10 +1841,23 @@ _SCHEMA = {
     "additionalProperties": False,
 }
 _FENCE = re.compile(r"^```(?:json)?\s*(.*?)\s*```$", re.DOTALL)
-# It answers neither question, unless by a rare chance, and then a yes is lost.
-_DECOY = (
-    "Basalt columns form when thick lava cools slowly and shrinks; the cracks meet at angles of about 120 "
-    "degrees, so most columns have five or six sides."
+# A decoy is two of them. It answers neither question, unless by a rare chance, and then a yes is lost.
+_DECOYS = (
+    "Basalt columns form when thick lava cools slowly and shrinks; most of them have five or six sides.",
+    "A violin bow is strung with horsehair, and rosin makes the hair grip the string.",
+    "Lighthouses with a Fresnel lens need little glass for a beam that can be seen from far away.",
+    "Sourdough rises by wild yeast and bacteria that live in a mixture of flour and water.",
+    "Felt is made by rubbing wet wool until its fibres hook into each other.",
+    "Swifts sleep in the air and land for little else than to breed.",
+    "A sextant measures the angle between the horizon and a star.",
+    "Parchment is the skin of a calf or a sheep that was scraped and dried under tension.",
+    "Cork is the bark of an oak, which is peeled about every nine years.",
+    "The teeth of a gear are shaped so that two of them roll on each other and hardly slide.",
+    "Salt was won from sea water in flat basins, one saltier than the other.",
+    "Moss has no roots and drinks through its leaves.",
+    "A loom lifts every other thread, so that the shuttle can pass between them.",
+    "Tuning forks have two prongs, because their middle then stands still in the hand.",
+    "Roof tiles of slate are split along the layers of the stone with a broad chisel.",
 )
 
 
@@ -1849,9 +1913,9 @@ async def judged_same(one: Answered, other: Answered, ask: Ask) -> bool:
     for task in (judge_task(one, other), judge_task(other, one)):
         if not says_same(await ask(task)):
             return False
-    decoys = (Answered(one.question, _DECOY), other), (Answered(other.question, _DECOY), one)
-    for first, second in decoys:  # who accepts this has been swayed, or accepts everything
-        if says_same(await ask(judge_task(first, second))):
+    for asked, second in ((one, other), (other, one)):
+        decoy = Answered(asked.question, " ".join(SystemRandom().sample(_DECOYS, 2)))
+        if says_same(await ask(judge_task(decoy, second))):  # swayed, or a judge that accepts everything
             return False
     return True
 
@@ -1860,24 +1924,20 @@ async def judged_same(one: Answered, other: Answered, ask: Ask) -> bool:
 # Evidence of other sites: counts that were added up over several deployments, with noise.
 #
 # What arrives is, for each similarity, how many pairs the other sites judged right and wrong, plus noise of a
-# known size (see `scripts/federation`). The bound takes the noise as it is: the likelihood of a noisy count is
-# that of all true counts that it may stand for, each by the chance of the noise that it takes.
+# known size (see `scripts/federation`). The bound takes the noise as it is: the likelihood of a noisy count
+# is that of all true counts that it may stand for, each by the chance of the noise that it takes.
 #
-# A threshold passes when the likelihood ratio of everything seen, own and others', under a mixture of rates
-# below the allowed error, over that at the allowed error itself, reaches 1/a. Under any rate above the error
-# that ever happens, at whichever look and after whichever round, with a chance of at most a (Ville's
-# inequality). It holds as far as the other sites' pairs are wrong as often as this site's: the assumption.
+# A threshold's evidence is the likelihood ratio of everything seen, own and others', as in `bound`, and the
+# same closed test says which thresholds are proven, at whichever look and after whichever round. It holds as
+# far as the other sites' pairs are wrong as often as this site's: the assumption.
 
 MOST_ROUNDS = 100  # that are kept
 EPSILONS = (0.5, 10.0)  # from the least to the most
 MOST_SHARES = 2  # whatever the number of sites: each adds one part of half as many
 MOST_PAIRS = 1_000_000  # in a count
-# Rates that the mixture has, as shares of the allowed error, and their weights.
-_MIXTURE = ((0.01, 0.7), (0.1, 0.12), (0.2, 0.08), (0.35, 0.06), (0.5, 0.04))
-_pool__ALPHA = (1 - CONFIDENCE) / len(THRESHOLDS)
-_FOR_COUNTS = 0.05  # the part of it that is for noise in how many pairs there were
+_FOR_COUNTS = 0.05 * ALPHA  # the part of the chance that is for noise in how many pairs there were
+_FOR_WRONG = ALPHA - _FOR_COUNTS
 _CUT = 1e-12  # chances of noise below it are left out, and counted against the threshold
-_pool__STEPS = 30  # of halving an interval
 
 
 POOL = "pool/"  # begins the names of the counts of what other sites gave
@@ -1903,48 +1963,36 @@ class PooledRound:
     number: int = 1
 
 
-@lru_cache(maxsize=256)
-def pooled_threshold(own: Judged, rounds: tuple[PooledRound, ...], error: float) -> int | None:
-    """The place of the lowest threshold that own and others' evidence allow; None: there is none yet."""
-    usable = [place for place in range(len(THRESHOLDS)) if _passes(own, rounds, place, error)]
-    return max(usable, default=None)
+@lru_cache(maxsize=4096)
+def pooled_thresholds(own: Judged, rounds: tuple[PooledRound, ...], error: float) -> frozenset[int]:
+    """The places of all that they allow."""
+    return frozenset(
+        place
+        for place in proven(_evidence(own, rounds, error, error), _FOR_WRONG)
+        if not has_drifted(*own.above(place), error)  # what happened here counts more than elsewhere
+    )
 
 
 @lru_cache(maxsize=256)
 def pooled_bound(own: Judged, rounds: tuple[PooledRound, ...], place: int, error: float) -> float:
     """The rate of wrong ones is below it, with the confidence of a threshold, if sites are alike."""
-    need = -math.log(_pool__ALPHA * (1 - _FOR_COUNTS))
-    low, high = error * _MIXTURE[-1][0], 1.0
-    for _ in range(_pool__STEPS):
-        middle = (low + high) / 2
-        low, high = (low, middle) if _evidence(own, rounds, place, error, middle) >= need else (middle, high)
-    return high
+    return bound_by(lambda rate: _evidence(own, rounds, error, rate), place, _FOR_WRONG)
 
 
-def _passes(own: Judged, rounds: tuple[PooledRound, ...], place: int, error: float) -> bool:
-    if has_drifted(*own.above(place), error):
-        return False  # what happened here counts more than what happened elsewhere
-    return _evidence(own, rounds, place, error, error) >= -math.log(_pool__ALPHA * (1 - _FOR_COUNTS))
+def _evidence(own: Judged, rounds: tuple[PooledRound, ...], error: float, against: float) -> list[float]:
+    """The logarithm of each threshold's likelihood ratio against a rate."""
 
+    def seen(place: int, rate: float, more: float = 0.0) -> float:
+        found = [_likelihood(each, place, rate) + more for each in rounds]
+        if min(found, default=1.0) <= 0:
+            return -math.inf
+        return log_likelihood(*own.above(place), rate) + sum(map(math.log, found))
 
-def _evidence(
-    own: Judged, rounds: tuple[PooledRound, ...], place: int, error: float, against: float
-) -> float:
-    """The logarithm of the likelihood ratio against a rate."""
-    wrong, every = own.above(place)
-    against_all = _log_chance(wrong, every, against) + sum(
-        math.log(_likelihood(each, place, against) + 2 * _CUT) for each in rounds
-    )
-    parts = []
-    for share, weight in _MIXTURE:
-        rate = share * error
-        found = [_likelihood(each, place, rate) for each in rounds]
-        if min(found, default=1.0) > 0:
-            parts.append(math.log(weight) + _log_chance(wrong, every, rate) + sum(map(math.log, found)))
-    if not parts:
-        return -math.inf
-    largest = max(parts)
-    return largest + math.log(sum(math.exp(part - largest) for part in parts)) - against_all
+    return [
+        mixed_log([(weight, seen(place, share * error)) for share, weight in MIXTURE])
+        - seen(place, against, 2 * _CUT)
+        for place in range(len(THRESHOLDS))
+    ]
 
 
 @lru_cache(maxsize=65536)
@@ -1956,19 +2004,15 @@ def _likelihood(one: PooledRound, place: int, rate: float) -> float:
     """
     wrong, every = one.judged.above(place)
     draws = one.shares * (place + 1)
-    chance = _pool__ALPHA * _FOR_COUNTS / (one.number * (one.number + 1))
+    chance = _FOR_COUNTS / len(THRESHOLDS) / (one.number * (one.number + 1))
     fewest = max(0, every - wrong - _most_noise(draws, one.epsilon, chance))
     found = 0.0
     for noise, part in _noise(draws, one.epsilon).items():
         if 0 <= wrong - noise <= fewest:
             found += part * math.exp(
-                _log_ways(wrong - noise, fewest) + _log_chance(wrong - noise, fewest, rate)
+                _log_ways(wrong - noise, fewest) + log_likelihood(wrong - noise, fewest, rate)
             )
     return found
-
-
-def _log_chance(wrong: int, every: int, rate: float) -> float:
-    return wrong * math.log(rate) + (every - wrong) * math.log1p(-rate) if rate < 1 else -math.inf
 
 
 def _log_ways(some: int, every: int) -> float:
@@ -2092,10 +2136,12 @@ def _two_rows(key: str, row: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
 
 NEIGHBOURS = 256  # of one context; the oldest go first
 MOST_KEYS = 64  # models and kinds of scopes that labels are kept for
+NO_ROOM = "similar/no room"  # counts labels of others
 ASKED_ANYWAY = 0.1  # of those that could be served, so that labels go on coming
 RECENT = 100  # labels of a page of the window in which a change is looked for; it has up to two
 _VERSION = 1
 _PATIENT_TRIES = 60
+_FEW = 20  # labels of a user that go to other sites in any case
 _BEGIN, _ERA = "judged/", "era/begun"
 _EVER = "labels/"  # the same labels, never taken back: what a site may give to others
 
@@ -2113,6 +2159,7 @@ class Lent:
         queues: the judge waits behind people wherever it is asked, as `gpu_router` has it. Else it is asked
             only while nobody chats, and leaves when somebody does.
         is_busy: whether anybody chats that the cache does not see.
+        user: the id of who asks.
     """
 
     key: str
@@ -2122,15 +2169,24 @@ class Lent:
     embedder: str = ""
     queues: bool = False
     is_busy: Callable[[], Awaitable[bool]] | None = None
+    user: str = ""
 
 
-def label_key(model: str, embedder: str, scope: str, asked: str = "") -> str:
-    """What labels are counted by: the model, what makes the vectors, the kind of the scope, the language.
+def label_key(model: str, embedder: str, scope: str, asked: str = "", weights: str = "") -> str:
+    """What labels are counted by: the model, what it is made of, the kind of the scope, the language.
 
-    Of another maker of vectors, or in another language, the same similarity means something else, so its
-    evidence is its own.
+    Of another maker of vectors, or in another language, the same similarity means something else. Of other
+    weights, which a name has after a pull, other answers come. So their evidence is their own.
+
+    Args:
+        model: the name.
+        embedder: what makes the vectors.
+        scope: of the question.
+        asked: the question.
+        weights: the digest of the model's; empty where an engine has none.
     """
-    return f"{model}|{digest_of(embedder.encode())[:8]}|{scope.partition(':')[0]}|{language_of(asked)}"
+    made_of = digest_of(f"{embedder} {weights}".strip().encode())[:8]
+    return f"{model}|{made_of}|{scope.partition(':')[0]}|{language_of(asked)}"
 
 
 def language_of(asked: str) -> str:
@@ -2194,84 +2250,167 @@ def open_neighbours(sealed: bytes, scope: str, place: str, keyring: Keyring) -> 
     return [Neighbour(name, base64.b64decode(vector)) for name, vector in fields["neighbours"]]
 
 
+class Evidence(NamedTuple):
+    """The labels of a key since they were last taken back.
+
+    A threshold serves a user if these prove it, and if they still do without the labels of any one other
+    user. That asks for more than the bound does, so the bound holds as it did, and what one user's questions
+    have earned serves nobody else. In the scope `user` one's own labels are never left out: they are of one's
+    own questions, as the answers will be.
+
+    Rejected answers are no sample of those that were given. They prove nothing and only ever lower the
+    evidence, so the bound holds whichever of them count: those of one user for this one alone, and for all
+    once a second user has rejected some.
+
+    Attributes:
+        pairs: that a judge has compared, by who asked; of some nobody knows who.
+        rejected: answers that were not wanted, by who did not want them.
+    """
+
+    pairs: Mapping[str, Judged]
+    rejected: Mapping[str, Judged]
+
+    def counted(self, user: str = "") -> Judged:
+        """All that count for a user."""
+        rejected = [each for who, each in self.rejected.items() if who == user or len(self.rejected) > 1]
+        return Judged().plus(*self.pairs.values(), *rejected)
+
+    def may_be_given(self, user: str) -> bool:
+        """Whether a user has few labels, or less than a quarter of all: the rest is for this site alone."""
+        mine, every = (
+            sum(each.above(len(THRESHOLDS) - 1)[1] for who, each in self.pairs.items() if who in some)
+            for some in ((user,), self.pairs)
+        )
+        return not user or mine < max(_FEW, every / 4)
+
+    def looks(self, user: str = "") -> list[Judged]:
+        """What has to prove a threshold: all labels, and those without each other user's."""
+        every = self.counted(user)
+        others = [each for who, each in self.pairs.items() if who and who != user]
+        return [every, *dict.fromkeys(every.plus(each, times=-1) for each in others)]
+
+
 class Calibration:
     """The labels of all processes, and the thresholds that they allow.
 
     They are kept as plain counts, so that neither a flush nor a new secret takes them, and nothing of a
-    conversation is in them.
+    conversation is in them. Users are in them as one of 256 groups, which the deployment's secret draws.
     """
 
     def __init__(self, dice: random.Random | None = None) -> None:
         self._dice = dice or random.Random()  # noqa: S311 - draws a share of requests, no secret
-        self._counts: dict[str, float] = {}
+        self._counts: dict[str, dict[str, float]] = {}  # by key, then by the rest of the name
+        self._apart: dict[str, float] = {}
         self._rounds: dict[str, tuple[PooledRound, ...]] = {}
+        self._found: dict[tuple[str, float, str], int | None] = {}
 
     def learn(self, counts: Mapping[str, float]) -> None:
         """Take the counts of all processes."""
-        self._counts = {name: value for name, value in counts.items() if name.startswith((_BEGIN, APART))}
+        self._counts, self._apart = {}, {}
         self._rounds = rounds_in(counts)
+        self._add(counts)
 
     def judged(self, key: str) -> Judged:
-        era = self._era(key)
+        """All labels of a key that count."""
+        return self._evidence(key).counted()
 
-        def of(verdict: str) -> tuple[int, ...]:
-            return tuple(
-                max(0, round(self._counts.get(f"{_BEGIN}{key}/{place}{era}/{verdict}", 0)))
-                for place in range(len(THRESHOLDS))
-            )
-
-        return Judged(of("right"), of("wrong"))
-
-    def threshold(self, key: str, error: float) -> float | None:
-        """From which similarity on answers may be given; None: from none."""
-        place = self._usable(key, error)
+    def threshold(self, key: str, error: float, user: str = "") -> float | None:
+        """From which similarity on answers may be given to a user; None: from none."""
+        place = self._usable(key, error, user)
         return None if place is None else THRESHOLDS[place]
 
     def pooled(self, key: str) -> tuple[PooledRound, ...]:
         """The other sites' evidence, where it counts here."""
-        return () if self._counts.get(f"{APART}{key}", 0) > 0 else self._rounds.get(key, ())
+        return () if self._apart.get(key, 0) > 0 else self._rounds.get(key, ())
 
-    def _usable(self, key: str, error: float) -> int | None:
-        judged = self.judged(key)
-        if rounds := self.pooled(key):
-            return pooled_threshold(judged, rounds, error)
-        return usable_threshold(judged, error)
+    def _evidence(self, key: str) -> Evidence:
+        era = self._era(key)
+        rows: dict[str, dict[str, list[int]]] = {}
+        for name, value in self._counts.get(key, {}).items():
+            what, _, verdict = name.partition("/")
+            place, _, of_era = what.partition(" ")
+            if place.isdigit() and of_era == era.strip():
+                kind, _, who = verdict.partition(" by ")
+                rows.setdefault(who, {}).setdefault(kind, [0] * len(THRESHOLDS))[int(place)] += round(value)
+        none = [0] * len(THRESHOLDS)
+        pairs = {
+            who: Judged(tuple(row.get("right", none)), tuple(row.get("wrong", none)))
+            for who, row in rows.items()
+        }
+        rejected = {
+            who: Judged(wrong=tuple(row["rejected"])) for who, row in rows.items() if "rejected" in row
+        }
+        return Evidence(pairs, rejected)
+
+    def _usable(self, key: str, error: float, user: str) -> int | None:
+        own = user if _kind_of(key) == "user" else ""
+        if (key, error, own) not in self._found:
+            rounds, looks = self.pooled(key), self._evidence(key).looks(own)
+            places = [
+                pooled_thresholds(each, rounds, error) if rounds else usable_thresholds(each, error)
+                for each in looks
+            ]
+            self._found[key, error, own] = max(frozenset.intersection(*places), default=None)
+        return self._found[key, error, own]
 
     def asks_anyway(self) -> bool:
         """Whether the model is to answer one that could be served."""
         return self._dice.random() < ASKED_ANYWAY
 
-    def label(self, key: str, similarity: float, *, right: bool, error: float) -> dict[str, float]:
+    def label(  # noqa: PLR0913 - all that is known of a label
+        self,
+        key: str,
+        similarity: float,
+        *,
+        right: bool,
+        error: float,
+        user: str = "",
+        rejected: bool = False,
+    ) -> dict[str, float]:
         """A label, as what is to be added to the counts of all processes.
 
         Where the newest labels in use say that things have changed, all of the key's are taken back, and
         evidence is gathered from the beginning.
+
+        Args:
+            key: see `label_key`.
+            similarity: of the two questions.
+            right: whether either answer would do for the other question.
+            error: the share of wrong ones that is allowed.
+            user: the group of who asked; empty: nobody knows.
+            rejected: no judge says it, but the user, who did not want the answer.
         """
         place = class_of(similarity)
-        if place is None or (key not in self.keys() and len(self.keys()) >= MOST_KEYS):
+        if place is None:
             return {}
-        era = self._era(key)
-        added = {f"{_BEGIN}{key}/{place}{era}/{'right' if right else 'wrong'}": 1.0}
-        used = self._usable(key, error)
+        added: dict[str, float] = {}
+        if not self._has_labels(key) and len(keys := self.keys()) >= MOST_KEYS:
+            if (old := _older(key, keys)) is None:
+                return {NO_ROOM: 1.0}
+            added[f"{_BEGIN}{old}/{_ERA}"] = 1.0
+        verdict = "rejected" if rejected else "right" if right else "wrong"
+        by = f"{verdict} by {user}" if user else verdict
+        added[f"{_BEGIN}{key}/{place}{self._era(key)}/{by}"] = 1.0
+        if not rejected and self._evidence(key).may_be_given(user):
+            added[f"{_EVER}{key}/{place}/{verdict}"] = 1.0
+        used = self._usable(key, error, user)
         if used is not None and place <= used:
-            added |= self._recent(key, right=right)
+            added |= self._recent(key, verdict, by)
         self._add(added)
         if has_drifted(*self._newest(key), error):
             gone = {f"{_BEGIN}{key}/{_ERA}": 1.0}
             if self.pooled(key):  # from now on it counts on its own evidence alone
-                gone[f"{APART}{key}"] = 1.0 - self._counts.get(f"{APART}{key}", 0)
+                gone[f"{APART}{key}"] = 1.0 - self._apart.get(key, 0)
             self._add(gone)
             added |= gone
-        return added | {f"{_EVER}{key}/{place}/{'right' if right else 'wrong'}": 1.0}
+        return added
 
     def keys(self) -> set[str]:
         """Of which there are labels; those that were taken back make room for others."""
-        found = {
-            name.removeprefix(_BEGIN).rsplit("/", 2)[0]
-            for name, value in self._counts.items()
-            if value > 0 and name.startswith(_BEGIN) and not name.endswith(_ERA)
-        }
-        return {key for key in found if any(self.judged(key).above(len(THRESHOLDS) - 1))}
+        return {key for key in self._counts if self._has_labels(key)}
+
+    def _has_labels(self, key: str) -> bool:
+        return self.judged(key) != Judged()
 
     def _era(self, key: str) -> str:
         """What the names of the labels in use end with; empty for those that were never taken back.
@@ -2279,56 +2418,94 @@ class Calibration:
         To take labels back, a new era begins. Nothing is ever subtracted, so two processes that do it at the
         same moment lose nothing but an era without labels.
         """
-        era = round(self._counts.get(f"{_BEGIN}{key}/{_ERA}", 0))
+        era = round(self._counts.get(key, {}).get(_ERA, 0))
         return f" era {era}" if era else ""
 
     def report(self, error: float) -> list[dict[str, Any]]:
-        """For the dashboard: of each model and kind of scope, the labels, the threshold and its bound."""
+        """For the dashboard: of each model and kind of scope, the labels, the threshold and its bound.
+
+        The threshold is the one for all users. Where only one has labels, it is the one for them.
+        """
         rows = []
         for key in sorted(self.keys() | self._rounds.keys()):
-            judged, rounds = self.judged(key), self.pooled(key)
-            place = self._usable(key, error)
+            evidence, rounds = self._evidence(key), self.pooled(key)
+            users = [who for who in evidence.pairs if who]
+            only = users[0] if len(users) == 1 and _kind_of(key) == "user" else ""
+            place = self._usable(key, error, only)
             shown = len(THRESHOLDS) - 1 if place is None else place
-            wrong, every = judged.above(shown)
-            bound = pooled_bound(judged, rounds, shown, error) if rounds else upper_bound(wrong, every, error)
-            model, _, kind, language = key.rsplit("|", 3)
+            looks = evidence.looks(only)
+            wrong, every = looks[0].above(shown)
+            fewest = min(looks, key=lambda each: each.above(shown)[1])
+            bounds = [
+                pooled_bound(each, rounds, shown, error) if rounds else upper_bound(each, shown, error)
+                for each in {looks[0], fewest}
+            ]
             rows.append(
                 {
-                    "model": model,
-                    "scope": kind,
-                    "language": language,
+                    "model": key.rsplit("|", 3)[0],
+                    "scope": _kind_of(key),
+                    "language": key.rsplit("|", 1)[-1],
                     "judged": every,
                     "wrong": wrong,
+                    "users": len(users),
                     "pooled": sum(one.judged.above(shown)[1] for one in rounds),
                     "threshold": None if place is None else THRESHOLDS[place],
-                    "bound": round(bound, 4),
+                    "bound": round(max(bounds), 4),
                     "error": error,
                 }
             )
         return rows
 
-    def _recent(self, key: str, *, right: bool) -> dict[str, float]:
-        """The same label in the moving window: a page of a hundred for every hundred labels in use."""
+    def _recent(self, key: str, verdict: str, by: str) -> dict[str, float]:
+        """The same label in the moving window: a page of a hundred for every hundred judged ones in use."""
         era = self._era(key)
-        seen = f"{_BEGIN}{key}/recent{era}/judged"
         page = f"{_BEGIN}{key}/recent {self._page(key)}{era}"
-        return {seen: 1.0, f"{page}/judged": 1.0} | ({} if right else {f"{page}/wrong": 1.0})
+        if verdict == "rejected":
+            return {f"{page}/{by}": 1.0}
+        seen = f"{_BEGIN}{key}/recent{era}/judged"
+        return {seen: 1.0, f"{page}/judged": 1.0} | ({f"{page}/wrong": 1.0} if verdict == "wrong" else {})
 
     def _page(self, key: str) -> int:
-        return int(self._counts.get(f"{_BEGIN}{key}/recent{self._era(key)}/judged", 0)) // RECENT
+        return int(self._counts.get(key, {}).get(f"recent{self._era(key)}/judged", 0)) // RECENT
 
     def _newest(self, key: str) -> tuple[int, int]:
         """Wrong ones and all in the window: the page that is being filled, and the one before."""
         era, last = self._era(key), self._page(key)
-        pages = [f"{_BEGIN}{key}/recent {page}{era}" for page in (last - 1, last)]
+        pages = [f"recent {page}{era}" for page in (last - 1, last)]
+        counts = self._counts.get(key, {})
         wrong, every = (
-            sum(self._counts.get(f"{page}/{what}", 0) for page in pages) for what in ("wrong", "judged")
+            sum(counts.get(f"{page}/{what}", 0) for page in pages) for what in ("wrong", "judged")
         )
-        return round(wrong), round(every)
+        rejected: dict[str, float] = {}
+        for name, value in counts.items():
+            page, _, by = name.partition("/")
+            if page in pages and by.startswith("rejected"):
+                rejected[by] = rejected.get(by, 0) + value
+        more = sum(rejected.values()) if len(rejected) > 1 else 0
+        return round(wrong + more), round(every + more)
 
     def _add(self, counts: Mapping[str, float]) -> None:
         for name, value in counts.items():
-            self._counts[name] = self._counts.get(name, 0) + value
+            if name.startswith(APART):
+                key = name.removeprefix(APART)
+                self._apart[key] = self._apart.get(key, 0) + value
+            elif name.startswith(_BEGIN):
+                key, *rest = name.removeprefix(_BEGIN).rsplit("/", 2)
+                of_key = self._counts.setdefault(key, {})
+                of_key["/".join(rest)] = of_key.get("/".join(rest), 0) + value
+        self._found.clear()
+
+
+def _kind_of(key: str) -> str:
+    """The kind of a key's scope."""
+    return key.rsplit("|", 3)[-2]
+
+
+def _older(key: str, keys: set[str]) -> str | None:
+    """One of the keys that differs by what the model is made of alone: its weights have been pulled since."""
+    model, _, *rest = key.rsplit("|", 3)
+    same = [each for each in keys if (parts := each.rsplit("|", 3))[0] == model and parts[2:] == rest]
+    return min(same, default=None)
 
 
 def calibration_report(counts: Mapping[str, float]) -> dict[str, Any]:
@@ -2355,7 +2532,14 @@ def calibration_report(counts: Mapping[str, float]) -> dict[str, Any]:
     apart = sorted(
         name.removeprefix(APART) for name, value in counts.items() if name.startswith(APART) and value > 0
     )
-    return {"thresholds": THRESHOLDS, "labels": labels, "pooled": pooled, "apart": apart}
+    return {
+        "thresholds": THRESHOLDS,
+        "labels": labels,
+        "pooled": pooled,
+        "apart": apart,
+        "most_keys": MOST_KEYS,
+        "no_room": round(counts.get(NO_ROOM, 0)),
+    }
 
 
 def as_set(rounds: Mapping[str, PooledRound], counts: Mapping[str, float]) -> dict[str, float]:
@@ -2425,13 +2609,20 @@ class IdleQueue:
     async def _run(self) -> None:
         while self._work:
             work = self._work[0]
-            for tried in range(self._tries):
-                may = (work.waits and tried >= _PATIENT_TRIES) or await work.is_idle()
-                if may and await self._did(work):
-                    break
-                await asyncio.sleep(self._pause)
+            try:
+                await self._try(work)
+            except Exception:
+                log.exception("Work that had waited for people to leave failed, and is dropped")
             if self._work:
                 del self._work[0]
+
+    async def _try(self, work: IdleWork) -> None:
+        """Do a piece once it may be done; give up after so many looks."""
+        for tried in range(self._tries):
+            may = (work.waits and tried >= _PATIENT_TRIES) or await work.is_idle()
+            if may and await self._did(work):
+                return
+            await asyncio.sleep(self._pause)
 
     async def _did(self, work: IdleWork) -> bool:
         """Whether it was done to its end; it is stopped when people come."""
@@ -4262,7 +4453,7 @@ class CacheValves(PackValves):
         title="Error limit of similar answers, share",
         description=(
             "For `semantic`: the allowed share of wrong answers among those given to similar questions. "
-            "0.01 needs at least 520 compared answers of a model. Default: 0.01."
+            "0.01 needs at least 330 compared answers of a model. Default: 0.01."
         ),
     )
     max_entry_kb: int = Field(
@@ -4666,6 +4857,7 @@ class CacheCounters:
     | `similar/would have served`, `similar/judged` | what the semantic tier learns from |
     | `similar/promotions` | wordings that a judge has accepted for another question's answer |
     | `similar/rejected` | answers to similar questions that got a thumbs-down or were regenerated |
+    | `similar/no room` | labels of more models, scopes and languages than are counted |
     | `misses/<reason>`, `bypasses/<reason>` | asked in vain; not asked |
     | `stored`, `not_stored/<reason>` | what became of generations |
     | `unreadable` | entries and streams that had been changed |
@@ -5534,6 +5726,8 @@ _EMBED_SECONDS = 1.0  # that a chat waits for the vector of its question
 _EMBEDS_AT_ONCE = 2  # of answers that are entered; a chat's own vector does not wait for them
 _JUDGE_SECONDS = 240.0  # for all that it is asked about a pair
 _SERVED = "served similar"  # the scope of what is known of answers to similar questions: no user's
+_CHANGES = "changes of counts"  # the scope of the lease of who makes one
+_LOOKS_FOR_LEASE, _WAIT_FOR_LEASE = 10, 1000  # times, and milliseconds each
 _LOOKED_AT = 3  # of the most similar questions
 _ROUNDS = 2  # that a request follows in vain before it generates by itself
 
@@ -5595,6 +5789,7 @@ class ResponseCache:
         self._published = clock()
         self.calibration = Calibration()
         self._calibrate_at = 0.0
+        self._said_no_room = False
         self._idle = IdleQueue()
         self._seen_at = -self._rules.quiet_seconds
         self._entering = asyncio.Semaphore(_EMBEDS_AT_ONCE)
@@ -5662,6 +5857,7 @@ class ResponseCache:
         judged = lent and near.tier != "normalised"
         told = {
             "key": lent.key if lent and judged else "",
+            "user": self._group(lent) if lent else "",
             "error": lent.error if lent and judged else 0.0,
             "similarity": near.similarity,
             "promoted": [list(slot) for slot in promoted],
@@ -5688,7 +5884,14 @@ class ResponseCache:
         for promoted in told["promoted"]:
             await self._ask_patiently(partial(_discard, slot=Slot(*promoted)))
         if told["key"]:
-            await self.label(told["key"], told["similarity"], right=False, error=told["error"])
+            await self.label(
+                told["key"],
+                told["similarity"],
+                right=False,
+                error=told["error"],
+                user=told.get("user", ""),
+                rejected=True,
+            )
         return True
 
     def _served_slot(self, label: str) -> Slot:
@@ -5714,15 +5917,43 @@ class ResponseCache:
     async def change_counts(
         self, change: Callable[[Mapping[str, float]], Mapping[str, float]]
     ) -> StoreTrouble | None:
-        """Add to the figures of all processes what a function of them says."""
+        """Add to the figures of all processes what a function of them says.
+
+        One change at a time, whichever process makes it: two that read the same figures would both add the
+        same difference.
+        """
+        lease = await self._alone(Slot(self.keyring.scope_tag(_CHANGES), self.keyring.label_tag(_CHANGES)))
+        if isinstance(lease, StoreTrouble):
+            return lease
+        try:
+            trouble = await self._change_counts(change, lease)
+        finally:
+            await self._ask_patiently(lambda store: store.release(lease, (1, b"")))
+        await self._calibrate()
+        return trouble
+
+    async def _alone(self, place: Slot) -> Lease | StoreTrouble:
+        """The lease of a place, once nobody else has it."""
+        token = token_hex(16)
+        for _ in range(_LOOKS_FOR_LEASE):
+            found = await self._ask_patiently(lambda store: store.acquire(place, token, "read"))
+            if not isinstance(found, Running):
+                return found if isinstance(found, Lease) else StoreTrouble("slow")
+            await self._ask_patiently(partial(_end_of, running=found))
+        return StoreTrouble("slow")
+
+    async def _change_counts(
+        self, change: Callable[[Mapping[str, float]], Mapping[str, float]], lease: Lease
+    ) -> StoreTrouble | None:
         counts = await self.shared_counts()
         if isinstance(counts, StoreTrouble):
             return counts
         if more := dict(change(counts)):
+            if not isinstance(await self._ask_patiently(lambda store: store.renew(lease)), int):
+                return StoreTrouble("slow")  # the lease has ended, and somebody else may be at it
             done = await self._ask_patiently(lambda store: store.add_counts(more))
             if isinstance(done, StoreTrouble):
                 return done
-        await self._calibrate()
         return None
 
     @property
@@ -5795,7 +6026,7 @@ class ResponseCache:
         if (lent := question.lent) is None or len(last_asked(basis.body)) > LONGEST:
             return None
         self._refresh_calibration()
-        if self.calibration.threshold(lent.key, lent.error) is None:
+        if self.calibration.threshold(lent.key, lent.error, self._group(lent)) is None:
             return None
         place = promoted_slot(basis, self.keyring)
         promoted = await self._pointer(question, place) if place else None
@@ -5812,7 +6043,7 @@ class ResponseCache:
         if len(last_asked(question.basis.body)) > LONGEST:
             return None  # none so long is among the neighbours
         self._refresh_calibration()
-        threshold = self.calibration.threshold(lent.key, lent.error)
+        threshold = self.calibration.threshold(lent.key, lent.error, self._group(lent))
         if threshold is None or (vector := await self._vector(question)) is None:
             return None
         near = self._nearest(question, vector, await self._neighbours(question))
@@ -5934,7 +6165,8 @@ class ResponseCache:
         if lent is None or basis is None:
             return
         self.counters.add("similar/judged")
-        await self.label(lent.key, near.similarity, right=right, error=lent.error)
+        user = self._group(lent)
+        await self.label(lent.key, near.similarity, right=right, error=lent.error, user=user)
         if right:
             await self._promote(question, basis, near.place, near.similarity)
             await self._promote(question, with_last(basis, near.asked), place.name, near.similarity)
@@ -5955,10 +6187,34 @@ class ResponseCache:
             await self._put(place, seal_pointer(pointer, question.scope, place, self.keyring))
             self.counters.add("similar/promotions")
 
-    async def label(self, key: str, similarity: float, *, right: bool, error: float) -> None:
+    def _group(self, lent: Lent) -> str:
+        """One of 256 groups of users, by which their labels are told apart."""
+        return self.keyring.label_tag(f"labels of {lent.user}")[:2] if lent.user else ""
+
+    async def label(  # noqa: PLR0913 - as `Calibration.label` has it
+        self,
+        key: str,
+        similarity: float,
+        *,
+        right: bool,
+        error: float,
+        user: str = "",
+        rejected: bool = False,
+    ) -> None:
         """Count whether an answer to a similar question was right, for all processes."""
         await self._calibrate()  # others may have begun another era
-        if added := self.calibration.label(key, similarity, right=right, error=error):
+        added = self.calibration.label(
+            key, similarity, right=right, error=error, user=user, rejected=rejected
+        )
+        if added:
+            if NO_ROOM in added and not self._said_no_room:
+                self._said_no_room = True
+                log.warning(
+                    "Answers to similar questions are compared for %d models, scopes and languages at most. "
+                    "No more labels are counted for %s",
+                    MOST_KEYS,
+                    key,
+                )
             await self._ask_patiently(lambda store: store.add_counts(added))
 
     def _refresh_calibration(self) -> None:
@@ -6132,6 +6388,10 @@ async def _kept_chunks(hit: Hit, head: ReplyHead, place: UsagePlace) -> AsyncGen
         mark = CacheMark("similar", hit.age_seconds, hit.near.similarity)
     for chunk in entry_chunks(hit.entry, head, mark, place):
         yield chunk
+
+
+async def _end_of(store: CacheStore, running: Running) -> None:
+    await store.tail(running, token_hex(8), 0, _WAIT_FOR_LEASE)
 
 
 async def _find(store: CacheStore, slot: Slot) -> Kept | None:
@@ -8853,6 +9113,8 @@ class Filter:
         cache = (await self._keeper.cache(self._settings())).cache
         shared = await cache.shared_counts()
         fault = _fault(shared, cache.fault) if isinstance(shared, StoreTrouble) else ""
+        if not isinstance(shared, StoreTrouble):
+            cache.calibration.learn(shared)  # a worker that nobody has asked anything yet knows no labels
         return {
             "enabled": self.valves.enabled,
             "store": "Redis" if self.valves.redis_url else "SQLite",
@@ -8957,13 +9219,14 @@ class Filter:
 
         def lend(scope: str) -> Lent:
             return Lent(
-                key=label_key(answering.id, embedder, scope, last_asked(body)),
+                key=label_key(answering.id, embedder, scope, last_asked(body), digest or ""),
                 error=self.valves.similar_error,
                 embed=embed,
                 judge=judging(request, user, str(body["model"])),
                 embedder=embedder,
                 queues=str(answering.preset["base"]).startswith(ROUTER),
                 is_busy=partial(somebody_chats, request),
+                user=str(user.get("id") or ""),
             )
 
         return CacheRequest(

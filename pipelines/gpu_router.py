@@ -9,119 +9,119 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/pipelines/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipeline`, line 16545, which the server calls.
+# Begin here: `class Pipeline`, line 16570, which the server calls.
 # The modules that it uses come first:
-#    199  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    467  base.messages                  Sentences for people, in English and in the languages of the catalogue.
-#    595  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    621  base.tables                    Tables that admins write as text: a row a line, `#` starts a comment, empty lines are skipped.
-#    652  aliases.errors                 What goes wrong with aliases.
-#    695  engines.errors                 What goes wrong with a node.
-#    865  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    995  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#   1070  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
-#   1131  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   1255  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
-#   1327  fit.memory                     How much memory a model takes while it runs: a pure function of its shape and of what it is loaded with.
-#   1495  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
-#   1543  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
-#   1870  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
-#   1959  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
-#   2007  routing.decide.cost            What sending a request to a node costs, term by term.
-#   2119  routing.errors                 What goes wrong with routing.
-#   2301  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   2448  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
-#   2486  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
-#   2851  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
-#   3265  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
-#   3389  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   3491  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
-#   3620  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
-#   3739  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
-#   3863  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
-#   3974  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
-#   4124  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   4258  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
-#   4582  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
-#   4804  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
-#   4921  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
-#   4979  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
-#   5044  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
-#   5193  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
-#   5324  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
-#   5499  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
-#   5849  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
-#   5934  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   5980  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   6085  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#   6377  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
-#   6581  engines.vectors                Vectors for texts, as an engine gives them.
-#   6610  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
-#   6879  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
-#   6937  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
-#   7034  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
-#   7237  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
-#   7408  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
-#   7743  routing.nodes                  The `nodes` valve: a row a line, read once.
-#   8094  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
-#   8180  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
-#   8354  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
-#   8550  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
-#   8643  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
-#   8724  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
-#   8790  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
-#   8839  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#   8915  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
-#   9002  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
-#   9110  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
-#   9599  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
-#   9780  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
-#   9952  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
-#  10190  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
-#  10293  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
-#  10395  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-#  10512  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
-#  10765  routing.state.demand           How often each set of weights is asked for, over the last minutes.
-#  10798  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-#  10982  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#  11017  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#  11685  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#  11761  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#  11907  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#  12107  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
-#  12247  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  12307  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
-#  12812  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
-#  12985  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
-#  13325  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  13634  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  13749  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  14350  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, the admin's dashboard, and a plan.
-#  14417  cache.errors                   What goes wrong with the cache.
-#  14437  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  14453  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  14603  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
-#  14732  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
-#  14901  base.single_flight             What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
-#  15004  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
-#  15243  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#  15695  services.activity              What chats did in this process, until somebody writes it into the history.
-#  15762  services.history               The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
-#  16116  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  16217  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  16252  services.pipeline_requests     What a pipeline can know of a request, how it tells the next one, and the others of its server.
-#  16328  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
-#  16446  services.valves                What all valves of the pack have in common: what is refused is told to admins, without what was written.
-#  16529  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
-#  16601  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#  16960  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#  17018  aliases.published              Which names of a table can be published as models, and what answers for them.
-#  17054  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  17172  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  17266  services.router_valves         The valves of the router, wherever it runs.
-#  17420  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  17534  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  17795  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#    200  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#    468  base.messages                  Sentences for people, in English and in the languages of the catalogue.
+#    596  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    622  base.tables                    Tables that admins write as text: a row a line, `#` starts a comment, empty lines are skipped.
+#    653  aliases.errors                 What goes wrong with aliases.
+#    696  engines.errors                 What goes wrong with a node.
+#    866  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    996  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#   1071  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
+#   1132  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   1261  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
+#   1333  fit.memory                     How much memory a model takes while it runs: a pure function of its shape and of what it is loaded with.
+#   1501  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
+#   1549  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
+#   1876  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
+#   1965  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
+#   2013  routing.decide.cost            What sending a request to a node costs, term by term.
+#   2125  routing.errors                 What goes wrong with routing.
+#   2307  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   2454  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
+#   2492  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
+#   2857  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
+#   3271  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
+#   3395  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   3497  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
+#   3626  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
+#   3745  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
+#   3869  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
+#   3980  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
+#   4130  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   4264  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
+#   4588  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
+#   4810  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
+#   4927  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
+#   4985  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
+#   5050  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
+#   5199  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
+#   5330  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
+#   5505  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
+#   5855  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
+#   5940  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   5986  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   6091  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   6383  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
+#   6587  engines.vectors                Vectors for texts, as an engine gives them.
+#   6618  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
+#   6888  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
+#   6946  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
+#   7043  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
+#   7246  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
+#   7417  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
+#   7752  routing.nodes                  The `nodes` valve: a row a line, read once.
+#   8103  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
+#   8189  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
+#   8363  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
+#   8559  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
+#   8652  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
+#   8733  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
+#   8799  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
+#   8848  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   8924  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
+#   9011  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
+#   9119  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
+#   9608  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
+#   9789  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
+#   9961  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
+#  10199  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
+#  10302  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
+#  10404  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+#  10521  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
+#  10774  routing.state.demand           How often each set of weights is asked for, over the last minutes.
+#  10807  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+#  10991  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#  11026  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#  11694  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#  11770  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#  11916  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#  12116  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
+#  12256  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  12316  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
+#  12821  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
+#  12994  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
+#  13334  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  13643  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  13758  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  14375  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, the admin's dashboard, and a plan.
+#  14442  cache.errors                   What goes wrong with the cache.
+#  14462  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  14478  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  14628  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
+#  14757  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
+#  14926  base.single_flight             What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
+#  15029  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
+#  15268  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#  15720  services.activity              What chats did in this process, until somebody writes it into the history.
+#  15787  services.history               The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
+#  16141  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  16242  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  16277  services.pipeline_requests     What a pipeline can know of a request, how it tells the next one, and the others of its server.
+#  16353  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
+#  16471  services.valves                What all valves of the pack have in common: what is refused is told to admins, without what was written.
+#  16554  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
+#  16626  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#  16985  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#  17043  aliases.published              Which names of a table can be published as models, and what answers for them.
+#  17079  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  17197  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  17314  services.router_valves         The valves of the router, wherever it runs.
+#  17468  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  17582  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  17843  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
 
 import asyncio
 import base64
@@ -156,7 +156,7 @@ from collections.abc import (
 )
 from collections.abc import Set as AbstractSet
 from concurrent.futures import Future
-from contextlib import aclosing, asynccontextmanager, closing, suppress
+from contextlib import aclosing, asynccontextmanager, closing, contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -180,6 +180,7 @@ from string import punctuation
 from types import ModuleType
 from typing import Annotated, Any, ClassVar, Generic, Literal, NamedTuple, Protocol, Self, TypeVar, get_args
 from urllib.parse import quote, unquote, urljoin, urlsplit
+from urllib.request import getproxies
 from uuid import uuid4
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -1236,6 +1237,11 @@ def openai_usage(line: Mapping[str, Any]) -> dict[str, Any]:
             ("reasoning_tokens", "accepted_prediction_tokens", "rejected_prediction_tokens"), 0
         ),
     }
+
+
+def working_seconds(line: Mapping[str, Any]) -> float:
+    """How long a node worked on an answer, without loading the model; 0 where it does not tell."""
+    return max(0, _figure(line, "total_duration") - _figure(line, "load_duration")) / NANOSECONDS
 
 
 def _text_or_none(value: object) -> str | None:
@@ -6589,13 +6595,15 @@ class Vectors:
     Attributes:
         vectors: one for each text, in their order.
         tokens: of all texts; 0 where the engine does not count them.
+        seconds: of GPU time, without a load; 0 where the engine does not tell.
     """
 
     vectors: tuple[list[float], ...]
     tokens: int = 0
+    seconds: float = 0.0
 
 
-def vectors_in(node: str, found: object, tokens: object, wanted: int) -> Vectors:
+def vectors_in(node: str, found: object, tokens: object, wanted: int, seconds: float = 0.0) -> Vectors:
     """The vectors in an answer.
 
     Raises:
@@ -6604,7 +6612,7 @@ def vectors_in(node: str, found: object, tokens: object, wanted: int) -> Vectors
     vectors = found if isinstance(found, list) else []
     if len(vectors) != wanted or not all(isinstance(vector, list) and vector for vector in vectors):
         raise NodeFaultError(node, message("gives no vector for some of the texts"))
-    return Vectors(tuple(vectors), tokens if isinstance(tokens, int) else 0)
+    return Vectors(tuple(vectors), tokens if isinstance(tokens, int) else 0, seconds)
 
 
 # --- ollama_pack.engines.ollama.client ---
@@ -6847,7 +6855,8 @@ class OllamaClient:
         wanted = {"dimensions": dimensions} if dimensions else {}
         body = {"model": self._ids.real(model), "input": list(texts), **wanted}
         answer = await self._node.ask("/api/embed", body, seconds)
-        return vectors_in(self.name, answer.get("embeddings"), answer.get("prompt_eval_count"), len(texts))
+        tokens = answer.get("prompt_eval_count")
+        return vectors_in(self.name, answer.get("embeddings"), tokens, len(texts), working_seconds(answer))
 
     async def pull(self, model: str) -> AsyncGenerator[tuple[int, int], None]:
         """Have the node pull a model: bytes that are there of the current layer, and its bytes (0: unknown).
@@ -13824,6 +13833,7 @@ class Router:
             self._sharing = connect(self._share, self._decide)
         self._idle = asyncio.Event()
         self._idle.set()
+        self._holders = 0
         self._wake: asyncio.TimerHandle | None = None
         self._loads: set[asyncio.Task[None]] = set()  # that nobody waits for
         self.upkeep = Upkeep(self)
@@ -13941,9 +13951,25 @@ class Router:
         """How many other workers are heard."""
         return self._share.peers if self._share else 0
 
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """For whoever is about to ask something of it: `close` waits until nobody holds it."""
+        self._holders += 1
+        self._idle.clear()
+        try:
+            yield
+        finally:
+            self._holders -= 1
+            self._rest()
+
+    def _rest(self) -> None:
+        if not self._chats and not self._holders:
+            self._idle.set()
+
     async def close(self) -> None:
         """Let the requests that are under way end, then leave the nodes alone."""
-        await self._idle.wait()
+        while not self._idle.is_set():  # somebody may come before this goes on
+            await self._idle.wait()
         self.upkeep.close()
         for load in self._loads:
             load.cancel()
@@ -14075,8 +14101,7 @@ class Router:
             self._decided.pop(identity, None)
             self._drop_idle()
             self._decide()
-            if not self._chats:
-                self._idle.set()
+            self._rest()
             if pending.shown is not None:  # also when its user has left: the line is kept with the chat
                 line = waited_line(pending.asked, pending.shown_for())
                 last = self._loop.create_task(pending.say(line, done=True))
@@ -17191,9 +17216,10 @@ class RouterHost:
         """
         preload_nvml()
         self.current: Router | None = None
+        self.is_left = False
         self._connect, self._secret, self._trusted = connect, secret, trusted
         self._made_of: tuple[tuple[NodeRow, ...], RouterSettings, str] | None = None
-        self._closing: set[asyncio.Task[None]] = set()
+        self.closing: set[asyncio.Task[None]] = set()
 
     async def router(
         self, rows: tuple[NodeRow, ...], settings: RouterSettings, shared_over: str = ""
@@ -17201,7 +17227,8 @@ class RouterHost:
         """The router for these nodes and settings, ready.
 
         It goes on, and keeps what it has learned, where nodes have come or gone. Another one is made when
-        the row of a node, or a setting, has changed.
+        the row of a node, or a setting, has changed: hold the router before you wait for anything else
+        (`with router.held():`), or it may close meanwhile.
 
         Args:
             rows: the nodes.
@@ -17214,8 +17241,7 @@ class RouterHost:
         elif self.current is None or self._made_of != wanted:
             self.retire()
             connector = aiohttp.TCPConnector(limit=0, ssl=self._trusted())
-            # As Open WebUI's own: with proxies from HTTP_PROXY, HTTPS_PROXY and NO_PROXY.
-            session = aiohttp.ClientSession(connector=connector, trust_env=True)
+            session = aiohttp.ClientSession(connector=connector, trust_env=_environment_counts())
             self.current = Router(
                 rows,
                 session,
@@ -17226,9 +17252,12 @@ class RouterHost:
             )
         self._made_of = wanted
         router = self.current
-        await router.ready()
-        while _pulls_left():
+        with router.held():
+            await router.ready()
+        while _pulls_left() and router is self.current:
             router.upkeep.go_on(*_pulls_left().pop(0))
+        if self.is_left:  # a late chat of code that was replaced: nobody else would close it
+            self.retire()
         return router
 
     def _is_followed_by(self, wanted: tuple[tuple[NodeRow, ...], RouterSettings, str]) -> bool:
@@ -17238,10 +17267,15 @@ class RouterHost:
         known = {name: watch.row for name, watch in self.current.nodes.items()}
         return all(known.get(row.name, row) == row for row in wanted[0])
 
+    def leave(self) -> None:
+        """Other code has taken over: what is asked from now on is asked by a router of its own, and late."""
+        self.is_left = True
+        self.retire()
+
     async def close(self) -> None:
         """Wait for what is under way, then leave all nodes alone. `router` may be asked again afterwards."""
         self.retire()
-        await asyncio.gather(*self._closing)
+        await asyncio.gather(*self.closing)
 
     def retire(self) -> None:
         """Let the router finish what it has begun, and give its connections back.
@@ -17253,14 +17287,28 @@ class RouterHost:
             task = asyncio.get_running_loop().create_task(self.current.close())
             if pulls:
                 _pulls_left().append((pulls, task))
-            self._closing.add(task)
-            task.add_done_callback(self._closing.discard)
+            self.closing.add(task)
+            task.add_done_callback(self.closing.discard)
             self.current = None
 
 
 def _pulls_left() -> list[tuple[list[dict[str, Any]], asyncio.Task[None]]]:
     """The pulls of routers of this process that were replaced, by whatever code, and when each has ended."""
     return process_wide("pulls left", list[tuple[list[dict[str, Any]], asyncio.Task[None]]])
+
+
+def _environment_counts() -> bool:
+    """Whether the environment says how to reach nodes, as for Open WebUI's own connections.
+
+    That is a proxy (HTTP_PROXY, HTTPS_PROXY, NO_PROXY) or a file of logins (.netrc). Without them aiohttp
+    need not look for both before every request, which takes two threads and half a millisecond.
+    """
+    if getproxies().keys() & {"http", "https"}:
+        return True
+    try:
+        return Path(os.environ.get("NETRC") or "~/.netrc").expanduser().is_file()
+    except RuntimeError:  # nobody's home
+        return False
 
 
 # --- ollama_pack.services.router_valves ---
@@ -17982,8 +18030,14 @@ class Pipeline:
 
     async def _chunks(self, name: str, body: Body) -> AsyncGenerator[Body, None]:
         """The answer: of the response cache, where that is on this server and has it, else of a node."""
-        who = asking(body)
-        router, table = await self._router(), self.valves.table
+        router = await self._router()
+        with router.held():
+            async with aclosing(self._answer(router, name, body)) as chunks:
+                async for chunk in chunks:
+                    yield chunk
+
+    async def _answer(self, router: Router, name: str, body: Body) -> AsyncGenerator[Body, None]:
+        who, table = asking(body), self.valves.table
         catalogue = await catalogue_for(router, table, name)
         facts = request_facts(body, name)
         try:

@@ -859,7 +859,7 @@ class CacheValves(PackValves):
         title="Error limit of similar answers, share",
         description=(
             "For `semantic`: the allowed share of wrong answers among those given to similar questions. "
-            "0.01 needs at least 520 compared answers of a model. Default: 0.01."
+            "0.01 needs at least 330 compared answers of a model. Default: 0.01."
         ),
     )
     max_entry_kb: int = Field(
