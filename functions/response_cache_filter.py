@@ -10,79 +10,79 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/response_cache_filter.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Filter`, line 9234, which the server calls.
+# Begin here: `class Filter`, line 9280, which the server calls.
 # The modules that it uses come first:
 #    145  base.translations         The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    225  base.messages             Sentences for people, in English and in the languages of the catalogue.
-#    353  base.single_flight        Many who ask the same at the same time ask once.
-#    563  base.breaker              A breaker: after failures nothing is sent for a while, then one request tries.
-#    644  errors                    The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    664  cache.errors              What goes wrong with the cache.
-#    700  cache.canonical           JSON values as bytes: the same value gives the same bytes, and no two values share them.
-#    816  cache.keyring             Everything that is derived from the admin's secret: names in the store, and ciphers.
-#    989  cache.key                 What makes two requests the same: the key of a cached answer.
-#   1226  cache.store               What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
-#   1426  cache.guard               A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
-#   1580  cache.entry               An answer as it is kept.
-#   1649  cache.bound               How often answers to similar questions are wrong, at most: the bound that a threshold must pass.
-#   1804  cache.contrast_words      English words that embeddings confuse: of one kind, but not the same.
-#   1913  cache.normal_words        The words of the normal form, in English: which say the same, which say nothing, and whose case matters.
-#   2100  cache.guards              What two questions must have in common before the similarity of their meanings counts at all.
-#   2322  cache.judge               The judge of similar answers: what it is asked, and when its word counts as a yes.
-#   2429  cache.pool                Evidence of other sites: counts that were added up over several deployments, with noise.
-#   2628  cache.semantic            The semantic tier: answers to questions that mean the same, once it is known how often that is wrong.
-#   3148  cache.normal_zh           The normal form of a question in Chinese: see `normal_form`.
-#   3286  cache.normal_form         The normal form of a question: two texts with the same form are one question in other words.
-#   3809  cache.similar             The normalised tier: a second key, by the normal form of the last message, that leads to an answer.
-#   3934  cache.outcome             What a request asks of the cache, and what the cache makes of it.
-#   4026  engines.body              Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#   4037  engines.ollama.installed  Which models some Ollama nodes have, and which weights, by `GET /api/tags`. One event loop at a time.
-#   4162  engines.routed_names      How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   4168  services.cache_state      What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
-#   4177  base.redis                A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#   4629  base.process              One object for all plugins of a process, which are files that share no code.
-#   4650  services.refused_valves   Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#   4713  services.pack_valves      What all valves of the pack have in common.
-#   4736  services.cache_valves     The valves of the response cache, wherever it runs.
-#   4838  cache.scope               Who may share an answer. The scope is part of an entry's key and of its encryption.
-#   4913  services.cacheable        Which requests the cache is for, whose answers they share, and what it is asked.
-#   5032  cache.collect             From the chunks of a generation to what may be kept of it.
-#   5187  cache.counters            What the cache did, in figures without any text: of this process, and to be added up over all of them.
-#   5242  cache.live                An answer while it is being generated: any number of listeners get it from the start.
-#   5346  cache.generation          One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
-#   5674  cache.follow              One generation for many: the followers' side, in every process but the leader's.
-#   5777  engines.ollama.to_openai  What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   5802  engines.ollama.stream     A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   5835  cache.replay              A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
-#   5981  cache.cache               The response cache: look an answer up, follow one that is being generated, or lead.
-#   6673  cache.redis_scripts       What happens in one step inside of Redis: the scripts, and the names of the keys.
-#   7016  cache.store_redis         The cache in Redis or Valkey, for any number of processes and hosts.
-#   7260  cache.sqlite_cache        The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
-#   7587  cache.store_sqlite        The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
-#   7797  services.activity         What chats did in this process, until somebody writes it into the history.
-#   7823  engines.refusals          What a client gets instead of an answer, in the form of each API that clients speak.
-#   7895  engines.sse               Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   7989  webui.errors              What goes wrong between the pack and Open WebUI.
-#   8009  services.answers          An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#   8020  services.caching          The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
-#   8280  webui.chats               Chats of the running Open WebUI. Imports `open_webui` when called, not before.
-#   8319  engines.way_in            What a node is asked with besides the request: its login, its key, its headers.
-#   8384  webui.connections         Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-#   8441  webui.functions           Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   8499  webui.calling             Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#   8647  webui.contact             The way from the events function to the running `gpu_router`: another plugin, which may not be there.
-#   8653  webui.embedding           Vectors and model facts over Open WebUI's own connections. Imports `open_webui` when called, not before.
-#   8686  webui.meaning             What the running Open WebUI lends the cache to compare meanings. Imports `open_webui` when called.
-#   8825  webui.models              What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   8881  webui.presets             What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
-#   8940  webui.reader              Who reads what the pack says, and in which language.
-#   8955  webui.audience            Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#   8969  webui.replay_row          The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
-#   9003  webui.rows                Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
-#   9027  webui.replay_model        Whether chats can be sent through `response_cache_replay`. Imports `open_webui` when called, not before.
-#   9107  webui.router_digest       What the running `gpu_router` says of the weights behind a name. Imports `open_webui` when called.
-#   9133  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#   9185  webui.tracing             Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#    235  base.messages             Sentences for people, in English and in the languages of the catalogue.
+#    363  base.single_flight        Many who ask the same at the same time ask once.
+#    573  base.breaker              A breaker: after failures nothing is sent for a while, then one request tries.
+#    654  errors                    The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    674  cache.errors              What goes wrong with the cache.
+#    710  cache.canonical           JSON values as bytes: the same value gives the same bytes, and no two values share them.
+#    826  cache.keyring             Everything that is derived from the admin's secret: names in the store, and ciphers.
+#    999  cache.key                 What makes two requests the same: the key of a cached answer.
+#   1236  cache.store               What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
+#   1436  cache.guard               A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
+#   1590  cache.entry               An answer as it is kept.
+#   1659  cache.bound               How often answers to similar questions are wrong, at most: the bound that a threshold must pass.
+#   1814  cache.contrast_words      English words that embeddings confuse: of one kind, but not the same.
+#   1923  cache.normal_words        The words of the normal form, in English: which say the same, which say nothing, and whose case matters.
+#   2110  cache.guards              What two questions must have in common before the similarity of their meanings counts at all.
+#   2332  cache.judge               The judge of similar answers: what it is asked, and when its word counts as a yes.
+#   2439  cache.pool                Evidence of other sites: counts that were added up over several deployments, with noise.
+#   2654  cache.semantic            The semantic tier: answers to questions that mean the same, once it is known how often that is wrong.
+#   3174  cache.normal_zh           The normal form of a question in Chinese: see `normal_form`.
+#   3312  cache.normal_form         The normal form of a question: two texts with the same form are one question in other words.
+#   3835  cache.similar             The normalised tier: a second key, by the normal form of the last message, that leads to an answer.
+#   3960  cache.outcome             What a request asks of the cache, and what the cache makes of it.
+#   4052  engines.body              Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#   4063  engines.ollama.installed  Which models some Ollama nodes have, and which weights, by `GET /api/tags`. One event loop at a time.
+#   4188  engines.routed_names      How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   4194  services.cache_state      What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
+#   4203  base.redis                A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#   4655  base.process              One object for all plugins of a process, which are files that share no code.
+#   4676  services.refused_valves   Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#   4754  services.pack_valves      What all valves of the pack have in common.
+#   4777  services.cache_valves     The valves of the response cache, wherever it runs.
+#   4879  cache.scope               Who may share an answer. The scope is part of an entry's key and of its encryption.
+#   4954  services.cacheable        Which requests the cache is for, whose answers they share, and what it is asked.
+#   5073  cache.collect             From the chunks of a generation to what may be kept of it.
+#   5228  cache.counters            What the cache did, in figures without any text: of this process, and to be added up over all of them.
+#   5283  cache.live                An answer while it is being generated: any number of listeners get it from the start.
+#   5387  cache.generation          One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
+#   5715  cache.follow              One generation for many: the followers' side, in every process but the leader's.
+#   5818  engines.ollama.to_openai  What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   5843  engines.ollama.stream     A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   5876  cache.replay              A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
+#   6022  cache.cache               The response cache: look an answer up, follow one that is being generated, or lead.
+#   6714  cache.redis_scripts       What happens in one step inside of Redis: the scripts, and the names of the keys.
+#   7057  cache.store_redis         The cache in Redis or Valkey, for any number of processes and hosts.
+#   7301  cache.sqlite_cache        The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
+#   7628  cache.store_sqlite        The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
+#   7838  services.activity         What chats did in this process, until somebody writes it into the history.
+#   7864  engines.refusals          What a client gets instead of an answer, in the form of each API that clients speak.
+#   7941  engines.sse               Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   8035  webui.errors              What goes wrong between the pack and Open WebUI.
+#   8055  services.answers          An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#   8066  services.caching          The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
+#   8326  webui.chats               Chats of the running Open WebUI. Imports `open_webui` when called, not before.
+#   8365  engines.way_in            What a node is asked with besides the request: its login, its key, its headers.
+#   8430  webui.connections         Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#   8487  webui.functions           Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   8545  webui.calling             Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#   8693  webui.contact             The way from the events function to the running `gpu_router`: another plugin, which may not be there.
+#   8699  webui.embedding           Vectors and model facts over Open WebUI's own connections. Imports `open_webui` when called, not before.
+#   8732  webui.meaning             What the running Open WebUI lends the cache to compare meanings. Imports `open_webui` when called.
+#   8871  webui.models              What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   8927  webui.presets             What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
+#   8986  webui.reader              Who reads what the pack says, and in which language.
+#   9001  webui.audience            Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#   9015  webui.replay_row          The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
+#   9049  webui.rows                Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
+#   9073  webui.replay_model        Whether chats can be sent through `response_cache_replay`. Imports `open_webui` when called, not before.
+#   9153  webui.router_digest       What the running `gpu_router` says of the weights behind a name. Imports `open_webui` when called.
+#   9179  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   9231  webui.tracing             Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
 
 import asyncio
 import base64
@@ -159,12 +159,19 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "The model sends a stream, though none was asked for.": "模型返回了流，而请求并未要求流式输出。",
         "The response cache does nothing for some users: an admin has taken the access to the model {model} from them. Share it with everybody (Admin Panel → Settings → Models): it shows nothing of others.": "回答缓存对部分用户不起作用：管理员收回了他们对模型 {model} 的访问权。请将它分享给所有人（管理员面板 → 设置 → 模型）：它不会显示他人的内容。",
         "The response cache does nothing: the function {model} is not installed, or switched off. Install it next to response_cache_filter and switch it on (Admin Panel → Functions).": "回答缓存不起作用：函数 {model} 没有安装或已关闭。请将它与 response_cache_filter 一起安装并启用（管理员面板 → 函数）。",
+        "`epsilon` must be from {least:g} to {most:g}, not {epsilon!r}": "`epsilon` 必须在 {least:g} 到 {most:g} 之间，而不是 {epsilon!r}",
+        "`labels` must be an object: for each key `right` and `wrong`": "`labels` 必须是对象：每个键各有 `right` 和 `wrong`",
+        "`labels` of {key!r} must be {count} whole numbers `right`, and as many `wrong`": "{key!r} 的 `labels` 必须有 {count} 个整数 `right`，以及同样多的 `wrong`",
+        "`round` must be a number from 1 on, not {number!r}": "`round` 必须是从 1 开始的数，而不是 {number!r}",
+        "`shares` must be above 0 and at most {most}, not {shares!r}": "`shares` 必须大于 0 且不超过 {most}，而不是 {shares!r}",
         "a URL that begins with rediss has TLS": "以 rediss 开头的 URL 使用 TLS",
         "a cluster has no db but 0: leave the number out": "集群只有数据库 0：请去掉编号",
         "answered from a similar question · regenerate for a new answer": "来自相似问题的回答 · 点击“重新生成”可获得新回答",
         "answered from a similar question: *{question}* · regenerate for a new answer": "来自相似问题的回答：*{question}* · 点击“重新生成”可获得新回答",
         "cached · {age} ago · regenerate for a new answer": "来自缓存 · {age}前生成 · 点击“重新生成”可获得新回答",
         "in a password, @ is written as %40, : as %3A, / as %2F, ? as %3F, # as %23, and % as %25": "密码中 @ 写成 %40，`:` 写成 %3A，/ 写成 %2F，`?` 写成 %3F，# 写成 %23，% 写成 %25",
+        "is missing": "缺失",
+        "is not known": "未知",
         "it belongs before the ?": "应写在 `?` 之前",
         "it does not answer within {seconds:g} s": "在 {seconds:g} 秒内没有响应",
         "it has a user or a password twice: before the host and as an option": "用户或密码出现两次：主机之前和选项中",
@@ -176,11 +183,14 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "it names several hosts: use redis+sentinel:// or redis+cluster://": "写了多个主机：请使用 redis+sentinel:// 或 redis+cluster://",
         "it needs the name of the service, as in redis+sentinel://host:26379/mymaster": "需要服务名称，例如 redis+sentinel://host:26379/mymaster",
         "it needs the path of the socket, as in unix:///run/redis.sock": "需要套接字路径，例如 unix:///run/redis.sock",
+        "must be a list": "必须是列表",
         "must be a number": "必须是数字",
         "must be a whole number": "必须是整数",
         "must be at least {limit}": "不能小于 {limit}",
         "must be at most {limit}": "不能大于 {limit}",
         "must be one of {choices}": "必须是以下之一：{choices}",
+        "must be text": "必须是文本",
+        "must be true or false": "必须是 true 或 false",
         "no scheme that is known": "未知的协议",
         "only new versions have it": "只有新版本支持",
         "redis-py checks OCSP only where nothing is awaited": "redis-py 只在同步代码中检查 OCSP",
@@ -2112,7 +2122,7 @@ _ANY_WORD = re.compile(r"[a-z0-9]+(?:'[a-z]+)?")
 _TO, _FROM = frozenset(("to", "into")), frozenset(("from",))
 _WORD = re.compile(r"[A-Za-z]+(?:'[A-Za-z]+)?")
 _PARTS = re.compile(r"[A-Za-z]+|[^A-Za-z]+")
-_NUMBER = re.compile(r"\d+(?:[.,:]\d+)*")
+_guards__NUMBER = re.compile(r"\d+(?:[.,:]\d+)*")
 _KEPT = re.compile(r"`[^`]*`|\"[^\"]*\"|“[^”]*”|《[^》]*》|\S*[/\\@_={}\[\]^~<>$*+]\S*|\S*\(\)\S*")
 _SENTENCE_BEGINS = re.compile(r"(?:^|[.!?:,]\s*)$")
 _HAN = re.compile(r"[\u3400-\u9fff]")
@@ -2285,7 +2295,7 @@ def _plain_words(text: str) -> list[str]:
 def _numbers(text: str) -> tuple[list[str], list[str]]:
     """In their order: 15 % of 80 is not 80 % of 15."""
     digits = "".join(f" {''.join(CONTRACTIONS.get(word.lower(), (word,)))} " for word in _PARTS.findall(text))
-    return _NUMBER.findall(digits), _NUMBER_ZH.findall(text)
+    return _guards__NUMBER.findall(digits), _NUMBER_ZH.findall(text)
 
 
 def _kept(text: str) -> Counter[str]:
@@ -2596,14 +2606,26 @@ def read_rounds(given: Mapping[str, Any]) -> dict[str, PooledRound]:
     """
     number, epsilon, shares = given.get("round"), given.get("epsilon"), given.get("shares")
     if not isinstance(number, int) or not 1 <= number <= MOST_PAIRS:
-        raise ValueError(f"`round` must be a number from 1 on, not {number!r}")
+        raise ValueError(message("`round` must be a number from 1 on, not {number!r}", number=number))
     if not isinstance(epsilon, int | float) or not EPSILONS[0] <= epsilon <= EPSILONS[1]:
-        raise ValueError(f"`epsilon` must be from {EPSILONS[0]:g} to {EPSILONS[1]:g}, not {epsilon!r}")
+        least, most = EPSILONS
+        raise ValueError(
+            message(
+                "`epsilon` must be from {least:g} to {most:g}, not {epsilon!r}",
+                least=least,
+                most=most,
+                epsilon=epsilon,
+            )
+        )
     if not isinstance(shares, int | float) or not 0 < shares <= MOST_SHARES:
-        raise ValueError(f"`shares` must be above 0 and at most {MOST_SHARES}, not {shares!r}")
+        raise ValueError(
+            message(
+                "`shares` must be above 0 and at most {most}, not {shares!r}", most=MOST_SHARES, shares=shares
+            )
+        )
     labels = given.get("labels")
     if not isinstance(labels, Mapping):
-        raise ValueError("`labels` must be an object: for each key `right` and `wrong`")  # noqa: TRY004 - of JSON
+        raise ValueError(message("`labels` must be an object: for each key `right` and `wrong`"))  # noqa: TRY004 - of JSON
     return {
         str(key): PooledRound(Judged(*_two_rows(key, row)), float(epsilon), float(shares), number)
         for key, row in labels.items()
@@ -2621,7 +2643,11 @@ def _two_rows(key: str, row: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
         if rows and key.count("|") >= 3:  # noqa: PLR2004 - see `label_key`
             return tuple(rows[0]), tuple(rows[1])
     raise ValueError(
-        f"`labels` of {key!r} must be {len(THRESHOLDS)} whole numbers `right`, and as many `wrong`"
+        message(
+            "`labels` of {key!r} must be {count} whole numbers `right`, and as many `wrong`",
+            key=key,
+            count=len(THRESHOLDS),
+        )
     )
 
 
@@ -4652,6 +4678,25 @@ def process_wide(name: str, make: Callable[[], T]) -> T:
 #
 # What a process has refused is kept in it for an hour, as plain values: each plugin has a copy of this code.
 
+_WHOLE, _NUMBER, _SWITCH = (
+    message("must be a whole number"),
+    message("must be a number"),
+    message("must be true or false"),
+)
+# By pydantic's name for the error.
+_REFUSALS = {
+    "bool_parsing": _SWITCH,
+    "bool_type": _SWITCH,
+    "extra_forbidden": message("is not known"),
+    "float_parsing": _NUMBER,
+    "float_type": _NUMBER,
+    "int_from_float": _WHOLE,
+    "int_parsing": _WHOLE,
+    "int_type": _WHOLE,
+    "list_type": message("must be a list"),
+    "missing": message("is missing"),
+    "string_type": message("must be text"),
+}
 _MODULE = re.compile(r"(?:function|tool)_(\w+)_[0-9a-f]{32}")  # as Open WebUI calls a plugin's module
 
 
@@ -4691,7 +4736,7 @@ def _said(problem: Any) -> Message:
     return joined([valve, refusal(problem)], message(": "))
 
 
-def refusal(problem: Any) -> Message:  # noqa: PLR0911 - a line for each kind
+def refusal(problem: Any) -> Message:
     """What one of pydantic's errors says, in words for people."""
     context = problem.get("ctx") or {}
     match problem["type"]:
@@ -4701,13 +4746,9 @@ def refusal(problem: Any) -> Message:  # noqa: PLR0911 - a line for each kind
             return message("must be at least {limit}", limit=context["ge"])
         case "less_than_equal":
             return message("must be at most {limit}", limit=context["le"])
-        case "int_parsing" | "int_type" | "int_from_float":
-            return message("must be a whole number")
-        case "float_parsing" | "float_type":
-            return message("must be a number")
         case "literal_error":
             return message("must be one of {choices}", choices=context["expected"])
-    return Message(str(problem["msg"]))
+    return _REFUSALS.get(problem["type"]) or Message(str(problem["msg"]))
 
 
 # --- ollama_pack.services.pack_valves ---
@@ -7856,6 +7897,11 @@ class Refusal:
     param: str | None = None
     retry_after: int | None = None
 
+    def translated(self, language: str) -> "Refusal":
+        """The same in a reader's language. Another plugin's sentence translates itself: it has the words."""
+        by_itself = getattr(self.message, "translated", None)
+        return replace(self, message=by_itself(language)) if by_itself else self
+
     @property
     def kind(self) -> str:
         """OpenAI's name for errors of this kind."""
@@ -9397,7 +9443,7 @@ class Filter:
         try:
             rounds = read_rounds(given)
         except ValueError as error:
-            return str(error)
+            return said_by(error)
         return await self._change_counts(partial(as_set, rounds))
 
     async def forget_rounds(self) -> str:

@@ -10,57 +10,58 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/pipelines/response_cache_replay.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipeline`, line 7456, which the server calls.
+# Begin here: `class Pipeline`, line 7555, which the server calls.
 # The modules that it uses come first:
-#    116  base.single_flight          Many who ask the same at the same time ask once.
-#    182  cache.bound                 How often answers to similar questions are wrong, at most: the bound that a threshold must pass.
-#    337  base.translations           The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    405  base.messages               Sentences for people, in English and in the languages of the catalogue.
-#    533  errors                      The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    553  cache.errors                What goes wrong with the cache.
-#    589  cache.canonical             JSON values as bytes: the same value gives the same bytes, and no two values share them.
-#    705  cache.keyring               Everything that is derived from the admin's secret: names in the store, and ciphers.
-#    867  cache.key                   What makes two requests the same: the key of a cached answer.
-#   1104  cache.entry                 An answer as it is kept.
-#   1173  cache.collect               From the chunks of a generation to what may be kept of it.
-#   1328  cache.counters              What the cache did, in figures without any text: of this process, and to be added up over all of them.
-#   1383  base.breaker                A breaker: after failures nothing is sent for a while, then one request tries.
-#   1464  cache.store                 What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
-#   1664  cache.guard                 A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
-#   1818  cache.live                  An answer while it is being generated: any number of listeners get it from the start.
-#   1922  cache.contrast_words        English words that embeddings confuse: of one kind, but not the same.
-#   2031  cache.normal_words          The words of the normal form, in English: which say the same, which say nothing, and whose case matters.
-#   2218  cache.guards                What two questions must have in common before the similarity of their meanings counts at all.
-#   2439  cache.judge                 The judge of similar answers: what it is asked, and when its word counts as a yes.
-#   2546  cache.pool                  Evidence of other sites: counts that were added up over several deployments, with noise.
-#   2692  cache.semantic              The semantic tier: answers to questions that mean the same, once it is known how often that is wrong.
-#   3138  cache.normal_zh             The normal form of a question in Chinese: see `normal_form`.
-#   3276  cache.normal_form           The normal form of a question: two texts with the same form are one question in other words.
-#   3799  cache.similar               The normalised tier: a second key, by the normal form of the last message, that leads to an answer.
-#   3924  cache.outcome               What a request asks of the cache, and what the cache makes of it.
-#   4016  cache.generation            One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
-#   4344  cache.follow                One generation for many: the followers' side, in every process but the leader's.
-#   4447  engines.errors              What goes wrong with a node.
-#   4465  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#   4519  engines.ollama.to_openai    What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   4544  engines.ollama.stream       A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   4561  cache.replay                A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
-#   4646  cache.cache                 The response cache: look an answer up, follow one that is being generated, or lead.
-#   5338  cache.scope                 Who may share an answer. The scope is part of an entry's key and of its encryption.
-#   5413  services.cacheable          Which requests the cache is for, whose answers they share, and what it is asked.
-#   5532  base.redis                  A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#   5971  cache.redis_scripts         What happens in one step inside of Redis: the scripts, and the names of the keys.
-#   6314  cache.store_redis           The cache in Redis or Valkey, for any number of processes and hosts.
-#   6558  cache.sqlite_cache          The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
-#   6885  cache.store_sqlite          The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
-#   7095  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   7101  base.process                One object for all plugins of a process, which are files that share no code.
-#   7122  services.activity           What chats did in this process, until somebody writes it into the history.
-#   7148  services.caching            The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
-#   7315  services.pipeline_requests  What a pipeline can know of a request, how it tells the next one, and the others of its server.
-#   7354  services.refused_valves     Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#   7417  services.pack_valves        What all valves of the pack have in common.
-#   7440  services.pipeline_valves    Valves on the Pipelines server: what all of our pipelines have in common there.
+#    118  base.translations           The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#    195  base.messages               Sentences for people, in English and in the languages of the catalogue.
+#    323  base.single_flight          Many who ask the same at the same time ask once.
+#    389  cache.bound                 How often answers to similar questions are wrong, at most: the bound that a threshold must pass.
+#    544  errors                      The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    564  cache.errors                What goes wrong with the cache.
+#    600  cache.canonical             JSON values as bytes: the same value gives the same bytes, and no two values share them.
+#    716  cache.keyring               Everything that is derived from the admin's secret: names in the store, and ciphers.
+#    878  cache.key                   What makes two requests the same: the key of a cached answer.
+#   1115  cache.entry                 An answer as it is kept.
+#   1184  cache.collect               From the chunks of a generation to what may be kept of it.
+#   1339  cache.counters              What the cache did, in figures without any text: of this process, and to be added up over all of them.
+#   1394  base.breaker                A breaker: after failures nothing is sent for a while, then one request tries.
+#   1475  cache.store                 What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
+#   1675  cache.guard                 A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
+#   1829  cache.live                  An answer while it is being generated: any number of listeners get it from the start.
+#   1933  cache.contrast_words        English words that embeddings confuse: of one kind, but not the same.
+#   2042  cache.normal_words          The words of the normal form, in English: which say the same, which say nothing, and whose case matters.
+#   2229  cache.guards                What two questions must have in common before the similarity of their meanings counts at all.
+#   2450  cache.judge                 The judge of similar answers: what it is asked, and when its word counts as a yes.
+#   2557  cache.pool                  Evidence of other sites: counts that were added up over several deployments, with noise.
+#   2703  cache.semantic              The semantic tier: answers to questions that mean the same, once it is known how often that is wrong.
+#   3149  cache.normal_zh             The normal form of a question in Chinese: see `normal_form`.
+#   3287  cache.normal_form           The normal form of a question: two texts with the same form are one question in other words.
+#   3810  cache.similar               The normalised tier: a second key, by the normal form of the last message, that leads to an answer.
+#   3935  cache.outcome               What a request asks of the cache, and what the cache makes of it.
+#   4027  cache.generation            One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
+#   4355  cache.follow                One generation for many: the followers' side, in every process but the leader's.
+#   4458  engines.errors              What goes wrong with a node.
+#   4476  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#   4530  engines.ollama.to_openai    What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   4555  engines.ollama.stream       A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   4572  cache.replay                A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
+#   4657  cache.cache                 The response cache: look an answer up, follow one that is being generated, or lead.
+#   5349  cache.scope                 Who may share an answer. The scope is part of an entry's key and of its encryption.
+#   5424  services.cacheable          Which requests the cache is for, whose answers they share, and what it is asked.
+#   5543  base.redis                  A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#   5982  cache.redis_scripts         What happens in one step inside of Redis: the scripts, and the names of the keys.
+#   6325  cache.store_redis           The cache in Redis or Valkey, for any number of processes and hosts.
+#   6569  cache.sqlite_cache          The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
+#   6896  cache.store_sqlite          The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
+#   7106  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   7112  base.process                One object for all plugins of a process, which are files that share no code.
+#   7133  services.activity           What chats did in this process, until somebody writes it into the history.
+#   7159  services.caching            The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
+#   7326  services.webui_tasks        Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#   7361  services.pipeline_requests  What a pipeline can know of a request, how it tells the next one, and the others of its server.
+#   7438  services.refused_valves     Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#   7516  services.pack_valves        What all valves of the pack have in common.
+#   7539  services.pipeline_valves    Valves on the Pipelines server: what all of our pipelines have in common there.
 
 import asyncio
 import base64
@@ -68,6 +69,7 @@ import binascii
 import hashlib
 import logging
 import math
+import os
 import random
 import re
 import sqlite3
@@ -112,6 +114,211 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, OutOfMemoryError
+
+# --- ollama_pack.base.translations ---
+# The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+
+TRANSLATIONS: dict[str, dict[str, str]] = {
+    "zh-CN": {
+        ": ": "：",
+        "; ": "；",
+        "Code digest": "代码摘要",
+        "Redis answered {found!r} to a lookup": "Redis 对查询返回了 {found!r}",
+        "Redis failed: {error}": "Redis 出错：{error}",
+        "Redis is at its maxmemory": "Redis 已达到 maxmemory",
+        "SQLite failed at {file}: {error}": "SQLite 出错（{file}）：{error}",
+        "SQLite failed: {error}": "SQLite 出错：{error}",
+        "Written by the server, so that `upload.py` sees which code runs here. Do not edit.": "由服务器写入，供 `upload.py` 识别正在运行的代码。请勿修改。",
+        "a URL that begins with rediss has TLS": "以 rediss 开头的 URL 使用 TLS",
+        "a cluster has no db but 0: leave the number out": "集群只有数据库 0：请去掉编号",
+        "a list": "列表",
+        "a number": "数字",
+        "an object": "对象",
+        "in a password, @ is written as %40, : as %3A, / as %2F, ? as %3F, # as %23, and % as %25": "密码中 @ 写成 %40，`:` 写成 %3A，/ 写成 %2F，`?` 写成 %3F，# 写成 %23，% 写成 %25",
+        "is missing": "缺失",
+        "is not known": "未知",
+        "it belongs before the ?": "应写在 `?` 之前",
+        "it does not answer within {seconds:g} s": "在 {seconds:g} 秒内没有响应",
+        "it has a user or a password twice: before the host and as an option": "用户或密码出现两次：主机之前和选项中",
+        "it has an @ or a # too many, perhaps in the password: {how}": "多了 @ 或 #，可能在密码中：{how}",
+        "it has an option that is not known. The known ones are {known}": "有未知的选项。已知选项：{known}",
+        "it has the database twice: in the path and as an option": "数据库出现两次：路径中和选项中",
+        "it holds a space or a character that cannot be printed": "含有空格或不可打印的字符",
+        "it names no host": "没有写主机",
+        "it names several hosts: use redis+sentinel:// or redis+cluster://": "写了多个主机：请使用 redis+sentinel:// 或 redis+cluster://",
+        "it needs the name of the service, as in redis+sentinel://host:26379/mymaster": "需要服务名称，例如 redis+sentinel://host:26379/mymaster",
+        "it needs the path of the socket, as in unix:///run/redis.sock": "需要套接字路径，例如 unix:///run/redis.sock",
+        "must be a list": "必须是列表",
+        "must be a number": "必须是数字",
+        "must be a whole number": "必须是整数",
+        "must be at least {limit}": "不能小于 {limit}",
+        "must be at most {limit}": "不能大于 {limit}",
+        "must be one of {choices}": "必须是以下之一：{choices}",
+        "must be text": "必须是文本",
+        "must be true or false": "必须是 true 或 false",
+        "must be {wanted}, not {value}": "必须是{wanted}，而不是{value}",
+        "no scheme that is known": "未知的协议",
+        "nothing yet": "尚无",
+        "only new versions have it": "只有新版本支持",
+        "redis-py checks OCSP only where nothing is awaited": "redis-py 只在同步代码中检查 OCSP",
+        "replicas lag behind": "副本的数据会滞后",
+        "response_cache_replay is no model to chat with: gpu_router asks it for answers that were given before. Choose another model. So far: {figures}.": "response_cache_replay 不是用于对话的模型：gpu_router 向它询问以前给出过的回答。请选择其他模型。目前为止：{figures}。",
+        "sentinel_username and sentinel_password belong to redis+sentinel://": "sentinel_username 和 sentinel_password 属于 redis+sentinel://",
+        "the URL of Redis begins with {url}: use {schemes}": "Redis 的 URL 以 {url} 开头：请使用 {schemes}",
+        "the answer was shared with another request, whose generation broke off: regenerate it": "此回答与另一请求共享，而其生成已中断：请重新生成",
+        "the cache's secret has {count} characters and needs {least} or more: `openssl rand -hex 32` makes one": "缓存的密钥有 {count} 个字符，需要 {least} 个或更多：可用 `openssl rand -hex 32` 生成",
+        "the database": "数据库",
+        "the disk of {file} is full": "{file} 所在的磁盘已满",
+        "the pack has time limits and connections of its own": "插件包有自己的时间限制和连接",
+        "the pack sets it": "由插件包设置",
+        "the {scheme}:// URL of Redis cannot be used: the port and the database are numbers, and {how}": "Redis 的 {scheme}:// URL 无法使用：端口和数据库应为数字，{how}",
+        "the {scheme}:// URL of Redis cannot be used: {error}": "Redis 的 {scheme}:// URL 无法使用：{error}",
+        "this cache is closed, as its valves or its code have changed": "此缓存已关闭，因为其配置项或代码已更改",
+        "this version of redis-py does not know one of the ssl_ options": "此版本的 redis-py 不支持其中一个 ssl_ 选项",
+        "true or false": "true 或 false",
+        "{field} {reason}": "{field} {reason}",
+        "{file} cannot be used: {error}": "{file} 无法使用：{error}",
+        "{name} has no effect here: {why}. Leave it out": "{name} 在这里不起作用：{why}。请去掉",
+        "{name} is empty: leave it out": "{name} 为空：请去掉",
+        "{name} is not known to this version of redis-py for a cluster: leave it out": "此版本的 redis-py 在集群中不支持 {name}：请去掉",
+        "{name} is set twice": "{name} 设置了两次",
+        "{name} is {fixed} here, and nothing else: leave it out": "{name} 在这里只能是 {fixed}：请去掉",
+        "{name} needs 1.2 or 1.3": "{name} 需要 1.2 或 1.3",
+        "{name} needs a whole number": "{name} 需要整数",
+        "{name} needs none, optional or required": "{name} 需要 none、optional 或 required",
+        "{name} needs true or false": "{name} 需要 true 或 false",
+        "{option} is for TLS: begin the URL with {beginning}": "{option} 用于 TLS：URL 请以 {beginning} 开头",
+    },
+}
+
+
+# --- ollama_pack.base.messages ---
+# Sentences for people, in English and in the languages of the catalogue.
+#
+# `message("Node {node} is down.", node="gpu1")` is a `str` that reads as English and can be shown in another
+# language later, when it is known who reads it: `in_language(sentence, "zh-CN")`. `locale/*.po` has the
+# translations; `scripts/messages.py` keeps them complete.
+
+ENGLISH = "en"
+_QUALITY = re.compile(r";\s*q=\s*([\d.]+)")
+
+
+class Message(str):
+    """A sentence in English, which knows what it was made of.
+
+    Attributes:
+        template: the English sentence with its placeholders: the key in the catalogue.
+        values: what stands in them: messages and exceptions are translated as well.
+    """
+
+    __slots__ = ("template", "values")
+
+    template: str
+    values: Mapping[str, object]
+
+    def __new__(cls, text: str, template: str = "", values: Mapping[str, object] | None = None) -> Self:
+        made = super().__new__(cls, text)
+        made.template = template or text
+        made.values = values or {}
+        return made
+
+    def with_values(self, values: Mapping[str, object]) -> "Message":
+        """The same sentence with other values in some places."""
+        merged = {**self.values, **values}
+        return Message(_filled(self.template, merged, ENGLISH), self.template, merged)
+
+    def translated(self, language: str) -> str:
+        """The sentence in a language, for code of another plugin: each has only the words of its own."""
+        return in_language(self, language)
+
+
+def message(template: str, /, **values: object) -> Message:
+    """A sentence for people. Write the template as a literal: the catalogue is made of what the source says.
+
+    Args:
+        template: whole sentences in English; placeholders are those of `str.format`.
+        values: one for each placeholder.
+    """
+    return Message(_filled(template, values, ENGLISH), template, values)
+
+
+def joined(parts: Iterable[object], separator: str = " · ") -> Message:
+    """A line made of parts, such as `gpt-4 → llama3:8b · on gpu1`: each part is translated by itself.
+
+    Args:
+        parts: messages, exceptions or other values; the empty ones are left out.
+        separator: stands between them; a message is translated, too.
+    """
+    kept = [part for part in parts if part not in ("", None)]
+    names = [f"part{number}" for number in range(len(kept))]
+    template = "{between}".join(f"{{{name}}}" for name in names)
+    return message(template, **dict(zip(names, kept, strict=True)), between=separator)
+
+
+def in_language(thing: object, language: str) -> str:
+    """A sentence in a reader's language; in English where the catalogue lacks it.
+
+    Args:
+        thing: a message, an exception that was raised with one, or any other text.
+        language: as `known_language` reads it.
+    """
+    if isinstance(thing, BaseException):
+        thing = said_by(thing)
+    known = known_language(language)
+    table = TRANSLATIONS.get(known, {})
+    if not isinstance(thing, Message):
+        return table.get(str(thing), str(thing))
+    if known == ENGLISH:
+        return str(thing)
+    if not thing.values and thing.template == str(thing):  # any text: braces in it are no placeholders
+        return table.get(thing.template, str(thing))
+    try:
+        return _filled(table.get(thing.template, thing.template), thing.values, known)
+    except Exception:  # noqa: BLE001 - a value that cannot be shown again: never break what reports an error
+        return str(thing)
+
+
+def said_by(error: BaseException) -> Message:
+    """What an error says: the message that it was raised with, or that is its `message`; else its text."""
+    for found in (getattr(error, "message", None), *error.args[:1]):
+        if isinstance(found, Message):
+            return found
+    return Message(str(error))
+
+
+@lru_cache(maxsize=64)  # asked for each sentence of a page
+def known_language(wanted: str) -> str:
+    """The best language of the catalogue for what a reader asks for; `en` where there is none.
+
+    Args:
+        wanted: a tag such as `zh-CN` or `zh_CN.UTF-8`, or the value of an `Accept-Language` header.
+    """
+    for tag in _by_preference(wanted):
+        primary = re.split(r"[-_.@]", tag.lower())[0]
+        if primary in {ENGLISH, "c", "posix"}:
+            break
+        if found := next((known for known in TRANSLATIONS if known.split("-")[0] == primary), None):
+            return found
+    return ENGLISH
+
+
+def _by_preference(wanted: str) -> list[str]:
+    weighted = []
+    for part in re.split("[,:]", wanted):
+        found = _QUALITY.search(part)
+        quality = float(found[1]) if found and found[1].replace(".", "", 1).isdigit() else 1.0
+        if quality > 0 and (tag := part.partition(";")[0].strip()):
+            weighted.append((-quality, tag))
+    return [tag for _, tag in sorted(weighted, key=lambda one: one[0])]
+
+
+def _filled(template: str, values: Mapping[str, object], language: str) -> str:
+    shown = {
+        name: in_language(value, language) if isinstance(value, str | BaseException) else value
+        for name, value in values.items()
+    }
+    return template.format_map(shown)
+
 
 # --- ollama_pack.base.single_flight ---
 # Many who ask the same at the same time ask once.
@@ -332,202 +539,6 @@ def _binomial(most: int, tries: int, rate: float) -> float:
         for count in range(most + 1)
     ]
     return min(1.0, sum(terms))
-
-
-# --- ollama_pack.base.translations ---
-# The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-
-TRANSLATIONS: dict[str, dict[str, str]] = {
-    "zh-CN": {
-        ": ": "：",
-        "; ": "；",
-        "Redis answered {found!r} to a lookup": "Redis 对查询返回了 {found!r}",
-        "Redis failed: {error}": "Redis 出错：{error}",
-        "Redis is at its maxmemory": "Redis 已达到 maxmemory",
-        "SQLite failed at {file}: {error}": "SQLite 出错（{file}）：{error}",
-        "SQLite failed: {error}": "SQLite 出错：{error}",
-        "a URL that begins with rediss has TLS": "以 rediss 开头的 URL 使用 TLS",
-        "a cluster has no db but 0: leave the number out": "集群只有数据库 0：请去掉编号",
-        "a list": "列表",
-        "a number": "数字",
-        "an object": "对象",
-        "in a password, @ is written as %40, : as %3A, / as %2F, ? as %3F, # as %23, and % as %25": "密码中 @ 写成 %40，`:` 写成 %3A，/ 写成 %2F，`?` 写成 %3F，# 写成 %23，% 写成 %25",
-        "it belongs before the ?": "应写在 `?` 之前",
-        "it does not answer within {seconds:g} s": "在 {seconds:g} 秒内没有响应",
-        "it has a user or a password twice: before the host and as an option": "用户或密码出现两次：主机之前和选项中",
-        "it has an @ or a # too many, perhaps in the password: {how}": "多了 @ 或 #，可能在密码中：{how}",
-        "it has an option that is not known. The known ones are {known}": "有未知的选项。已知选项：{known}",
-        "it has the database twice: in the path and as an option": "数据库出现两次：路径中和选项中",
-        "it holds a space or a character that cannot be printed": "含有空格或不可打印的字符",
-        "it names no host": "没有写主机",
-        "it names several hosts: use redis+sentinel:// or redis+cluster://": "写了多个主机：请使用 redis+sentinel:// 或 redis+cluster://",
-        "it needs the name of the service, as in redis+sentinel://host:26379/mymaster": "需要服务名称，例如 redis+sentinel://host:26379/mymaster",
-        "it needs the path of the socket, as in unix:///run/redis.sock": "需要套接字路径，例如 unix:///run/redis.sock",
-        "must be a number": "必须是数字",
-        "must be a whole number": "必须是整数",
-        "must be at least {limit}": "不能小于 {limit}",
-        "must be at most {limit}": "不能大于 {limit}",
-        "must be one of {choices}": "必须是以下之一：{choices}",
-        "must be {wanted}, not {value}": "必须是{wanted}，而不是{value}",
-        "no scheme that is known": "未知的协议",
-        "only new versions have it": "只有新版本支持",
-        "redis-py checks OCSP only where nothing is awaited": "redis-py 只在同步代码中检查 OCSP",
-        "replicas lag behind": "副本的数据会滞后",
-        "sentinel_username and sentinel_password belong to redis+sentinel://": "sentinel_username 和 sentinel_password 属于 redis+sentinel://",
-        "the URL of Redis begins with {url}: use {schemes}": "Redis 的 URL 以 {url} 开头：请使用 {schemes}",
-        "the answer was shared with another request, whose generation broke off: regenerate it": "此回答与另一请求共享，而其生成已中断：请重新生成",
-        "the cache's secret has {count} characters and needs {least} or more: `openssl rand -hex 32` makes one": "缓存的密钥有 {count} 个字符，需要 {least} 个或更多：可用 `openssl rand -hex 32` 生成",
-        "the database": "数据库",
-        "the disk of {file} is full": "{file} 所在的磁盘已满",
-        "the pack has time limits and connections of its own": "插件包有自己的时间限制和连接",
-        "the pack sets it": "由插件包设置",
-        "the {scheme}:// URL of Redis cannot be used: the port and the database are numbers, and {how}": "Redis 的 {scheme}:// URL 无法使用：端口和数据库应为数字，{how}",
-        "the {scheme}:// URL of Redis cannot be used: {error}": "Redis 的 {scheme}:// URL 无法使用：{error}",
-        "this cache is closed, as its valves or its code have changed": "此缓存已关闭，因为其配置项或代码已更改",
-        "this version of redis-py does not know one of the ssl_ options": "此版本的 redis-py 不支持其中一个 ssl_ 选项",
-        "true or false": "true 或 false",
-        "{field} {reason}": "{field} {reason}",
-        "{file} cannot be used: {error}": "{file} 无法使用：{error}",
-        "{name} has no effect here: {why}. Leave it out": "{name} 在这里不起作用：{why}。请去掉",
-        "{name} is empty: leave it out": "{name} 为空：请去掉",
-        "{name} is not known to this version of redis-py for a cluster: leave it out": "此版本的 redis-py 在集群中不支持 {name}：请去掉",
-        "{name} is set twice": "{name} 设置了两次",
-        "{name} is {fixed} here, and nothing else: leave it out": "{name} 在这里只能是 {fixed}：请去掉",
-        "{name} needs 1.2 or 1.3": "{name} 需要 1.2 或 1.3",
-        "{name} needs a whole number": "{name} 需要整数",
-        "{name} needs none, optional or required": "{name} 需要 none、optional 或 required",
-        "{name} needs true or false": "{name} 需要 true 或 false",
-        "{option} is for TLS: begin the URL with {beginning}": "{option} 用于 TLS：URL 请以 {beginning} 开头",
-    },
-}
-
-
-# --- ollama_pack.base.messages ---
-# Sentences for people, in English and in the languages of the catalogue.
-#
-# `message("Node {node} is down.", node="gpu1")` is a `str` that reads as English and can be shown in another
-# language later, when it is known who reads it: `in_language(sentence, "zh-CN")`. `locale/*.po` has the
-# translations; `scripts/messages.py` keeps them complete.
-
-ENGLISH = "en"
-_QUALITY = re.compile(r";\s*q=\s*([\d.]+)")
-
-
-class Message(str):
-    """A sentence in English, which knows what it was made of.
-
-    Attributes:
-        template: the English sentence with its placeholders: the key in the catalogue.
-        values: what stands in them: messages and exceptions are translated as well.
-    """
-
-    __slots__ = ("template", "values")
-
-    template: str
-    values: Mapping[str, object]
-
-    def __new__(cls, text: str, template: str = "", values: Mapping[str, object] | None = None) -> Self:
-        made = super().__new__(cls, text)
-        made.template = template or text
-        made.values = values or {}
-        return made
-
-    def with_values(self, values: Mapping[str, object]) -> "Message":
-        """The same sentence with other values in some places."""
-        merged = {**self.values, **values}
-        return Message(_filled(self.template, merged, ENGLISH), self.template, merged)
-
-    def translated(self, language: str) -> str:
-        """The sentence in a language, for code of another plugin: each has only the words of its own."""
-        return in_language(self, language)
-
-
-def message(template: str, /, **values: object) -> Message:
-    """A sentence for people. Write the template as a literal: the catalogue is made of what the source says.
-
-    Args:
-        template: whole sentences in English; placeholders are those of `str.format`.
-        values: one for each placeholder.
-    """
-    return Message(_filled(template, values, ENGLISH), template, values)
-
-
-def joined(parts: Iterable[object], separator: str = " · ") -> Message:
-    """A line made of parts, such as `gpt-4 → llama3:8b · on gpu1`: each part is translated by itself.
-
-    Args:
-        parts: messages, exceptions or other values; the empty ones are left out.
-        separator: stands between them; a message is translated, too.
-    """
-    kept = [part for part in parts if part not in ("", None)]
-    names = [f"part{number}" for number in range(len(kept))]
-    template = "{between}".join(f"{{{name}}}" for name in names)
-    return message(template, **dict(zip(names, kept, strict=True)), between=separator)
-
-
-def in_language(thing: object, language: str) -> str:
-    """A sentence in a reader's language; in English where the catalogue lacks it.
-
-    Args:
-        thing: a message, an exception that was raised with one, or any other text.
-        language: as `known_language` reads it.
-    """
-    if isinstance(thing, BaseException):
-        thing = said_by(thing)
-    known = known_language(language)
-    table = TRANSLATIONS.get(known, {})
-    if not isinstance(thing, Message):
-        return table.get(str(thing), str(thing))
-    if known == ENGLISH:
-        return str(thing)
-    if not thing.values and thing.template == str(thing):  # any text: braces in it are no placeholders
-        return table.get(thing.template, str(thing))
-    try:
-        return _filled(table.get(thing.template, thing.template), thing.values, known)
-    except Exception:  # noqa: BLE001 - a value that cannot be shown again: never break what reports an error
-        return str(thing)
-
-
-def said_by(error: BaseException) -> Message:
-    """What an error says: the message that it was raised with, or that is its `message`; else its text."""
-    for found in (getattr(error, "message", None), *error.args[:1]):
-        if isinstance(found, Message):
-            return found
-    return Message(str(error))
-
-
-@lru_cache(maxsize=64)  # asked for each sentence of a page
-def known_language(wanted: str) -> str:
-    """The best language of the catalogue for what a reader asks for; `en` where there is none.
-
-    Args:
-        wanted: a tag such as `zh-CN` or `zh_CN.UTF-8`, or the value of an `Accept-Language` header.
-    """
-    for tag in _by_preference(wanted):
-        primary = re.split(r"[-_.@]", tag.lower())[0]
-        if primary in {ENGLISH, "c", "posix"}:
-            break
-        if found := next((known for known in TRANSLATIONS if known.split("-")[0] == primary), None):
-            return found
-    return ENGLISH
-
-
-def _by_preference(wanted: str) -> list[str]:
-    weighted = []
-    for part in re.split("[,:]", wanted):
-        found = _QUALITY.search(part)
-        quality = float(found[1]) if found and found[1].replace(".", "", 1).isdigit() else 1.0
-        if quality > 0 and (tag := part.partition(";")[0].strip()):
-            weighted.append((-quality, tag))
-    return [tag for _, tag in sorted(weighted, key=lambda one: one[0])]
-
-
-def _filled(template: str, values: Mapping[str, object], language: str) -> str:
-    shown = {
-        name: in_language(value, language) if isinstance(value, str | BaseException) else value
-        for name, value in values.items()
-    }
-    return template.format_map(shown)
 
 
 # --- ollama_pack.errors ---
@@ -2229,7 +2240,7 @@ _ANY_WORD = re.compile(r"[a-z0-9]+(?:'[a-z]+)?")
 _TO, _FROM = frozenset(("to", "into")), frozenset(("from",))
 _WORD = re.compile(r"[A-Za-z]+(?:'[A-Za-z]+)?")
 _PARTS = re.compile(r"[A-Za-z]+|[^A-Za-z]+")
-_NUMBER = re.compile(r"\d+(?:[.,:]\d+)*")
+_guards__NUMBER = re.compile(r"\d+(?:[.,:]\d+)*")
 _KEPT = re.compile(r"`[^`]*`|\"[^\"]*\"|“[^”]*”|《[^》]*》|\S*[/\\@_={}\[\]^~<>$*+]\S*|\S*\(\)\S*")
 _SENTENCE_BEGINS = re.compile(r"(?:^|[.!?:,]\s*)$")
 _HAN = re.compile(r"[\u3400-\u9fff]")
@@ -2402,7 +2413,7 @@ def _plain_words(text: str) -> list[str]:
 def _numbers(text: str) -> tuple[list[str], list[str]]:
     """In their order: 15 % of 80 is not 80 % of 15."""
     digits = "".join(f" {''.join(CONTRACTIONS.get(word.lower(), (word,)))} " for word in _PARTS.findall(text))
-    return _NUMBER.findall(digits), _NUMBER_ZH.findall(text)
+    return _guards__NUMBER.findall(digits), _NUMBER_ZH.findall(text)
 
 
 def _kept(text: str) -> Counter[str]:
@@ -7312,13 +7323,53 @@ class CacheKeeper:
         self._used, self._made_of = None, None
 
 
+# --- ollama_pack.services.webui_tasks ---
+# Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#
+# It has others that somebody waits for, and these count as a person's: search and retrieval queries, image
+# prompts, autocompletion, *Merge responses*, the choice of tools, the summary of a long conversation.
+
+# Values of `metadata.task`; what is not among them is waited for.
+_NOBODY_WAITS = frozenset(
+    {"title_generation", "tags_generation", "follow_up_generation", "emoji_generation", "memory_review"}
+)
+# How the prompts of these begin, in 0.11.2 and since, where an admin has not changed them.
+_PROMPT_BEGINNINGS = (
+    "### Task:\nGenerate a concise",
+    "### Task:\nGenerate 1-3 broad tags",
+    "### Task:\nSuggest 3-5 relevant follow-up",
+    "### Task:\nPredict 3-5 useful messages",
+    "Your task is to reflect the speaker's likely facial expression",
+)
+
+
+def is_background_task(task: object) -> bool:
+    """Whether nobody waits for a call with this `metadata.task`."""
+    return isinstance(task, str) and task in _NOBODY_WAITS
+
+
+def is_background_prompt(body: Mapping[str, Any]) -> bool:
+    """Whether an OpenAI chat body is a title and the like, by its last message: the task is not in it."""
+    messages = body.get("messages")
+    if body.get("stream") or not isinstance(messages, list) or not messages:
+        return False
+    last = messages[-1]
+    content = last.get("content") if isinstance(last, Mapping) else None
+    return isinstance(content, str) and content.startswith(_PROMPT_BEGINNINGS)
+
+
 # --- ollama_pack.services.pipeline_requests ---
 # What a pipeline can know of a request, how it tells the next one, and the others of its server.
 #
 # Open WebUI sends a pipeline the user and no more. What else it knows stands in the `metadata` that an inlet
 # is shown; OpenAI has fields for two things of it, so they travel on under those names, and any other client
 # may set them as well: `prompt_cache_key` for the conversation, `service_tier: flex` for what nobody waits for.
-# What the response cache has to know travels in a field of ours.
+# What the response cache has to know travels in a field of ours, and so does the user's language.
+
+CHAT_FIELD, URGENCY_FIELD, BACKGROUND = "prompt_cache_key", "service_tier", "flex"
+NOTE_FIELD, LANGUAGE_FIELD = "ollama_pack", "ollama_pack_language"
+
+MOST_LANGUAGE = 200  # characters
 
 
 @dataclass(frozen=True, slots=True)
@@ -7332,6 +7383,7 @@ class Asking:
         from_webui: Open WebUI sent it, and put its own tools into it.
         note: as `noted` has made it; None where no filter has seen the request.
         is_admin: Open WebUI says so of the user.
+        language: that the user reads.
     """
 
     user: str = ""
@@ -7340,6 +7392,38 @@ class Asking:
     from_webui: bool = False
     note: Mapping[str, Any] | None = None
     is_admin: bool = False
+    language: str = ENGLISH
+
+
+def asking(body: Mapping[str, Any]) -> Asking:
+    """Read a request. What is not of the expected form counts as absent."""
+    user, chat, note = body.get("user"), body.get(CHAT_FIELD), body.get(NOTE_FIELD)
+    from_webui = isinstance(user, Mapping)
+    name = user.get("id") if isinstance(user, Mapping) else user
+    return Asking(
+        name if isinstance(name, str) else "",
+        chat if isinstance(chat, str) else "",
+        body.get(URGENCY_FIELD) == BACKGROUND or (from_webui and is_background_prompt(body)),
+        from_webui,
+        note if isinstance(note, Mapping) else None,
+        isinstance(user, Mapping) and user.get("role") == "admin",
+        str(body.get(LANGUAGE_FIELD) or ENGLISH)[:MOST_LANGUAGE],
+    )
+
+
+def with_hints(body: dict[str, Any]) -> dict[str, Any]:
+    """The body of an inlet, with what Open WebUI will not send to the pipeline itself."""
+    metadata = body.get("metadata")
+    if not isinstance(metadata, Mapping):
+        return body
+    hints: dict[str, Any] = {}
+    if isinstance(chat := metadata.get("chat_id"), str) and chat:
+        hints[CHAT_FIELD] = chat
+    if is_background_task(metadata.get("task")):
+        hints[URGENCY_FIELD] = BACKGROUND
+    if language := object_at(metadata, "variables").get("{{USER_LANGUAGE}}"):
+        hints[LANGUAGE_FIELD] = str(language)
+    return {**body, **hints}
 
 
 SERVER_MODULE = "main"  # as `uvicorn main:app` calls the server's own
@@ -7356,6 +7440,25 @@ def sibling(name: str) -> Any:
 #
 # What a process has refused is kept in it for an hour, as plain values: each plugin has a copy of this code.
 
+_WHOLE, _NUMBER, _SWITCH = (
+    message("must be a whole number"),
+    message("must be a number"),
+    message("must be true or false"),
+)
+# By pydantic's name for the error.
+_REFUSALS = {
+    "bool_parsing": _SWITCH,
+    "bool_type": _SWITCH,
+    "extra_forbidden": message("is not known"),
+    "float_parsing": _NUMBER,
+    "float_type": _NUMBER,
+    "int_from_float": _WHOLE,
+    "int_parsing": _WHOLE,
+    "int_type": _WHOLE,
+    "list_type": message("must be a list"),
+    "missing": message("is missing"),
+    "string_type": message("must be text"),
+}
 _MODULE = re.compile(r"(?:function|tool)_(\w+)_[0-9a-f]{32}")  # as Open WebUI calls a plugin's module
 
 
@@ -7395,7 +7498,7 @@ def _said(problem: Any) -> Message:
     return joined([valve, refusal(problem)], message(": "))
 
 
-def refusal(problem: Any) -> Message:  # noqa: PLR0911 - a line for each kind
+def refusal(problem: Any) -> Message:
     """What one of pydantic's errors says, in words for people."""
     context = problem.get("ctx") or {}
     match problem["type"]:
@@ -7405,13 +7508,9 @@ def refusal(problem: Any) -> Message:  # noqa: PLR0911 - a line for each kind
             return message("must be at least {limit}", limit=context["ge"])
         case "less_than_equal":
             return message("must be at most {limit}", limit=context["le"])
-        case "int_parsing" | "int_type" | "int_from_float":
-            return message("must be a whole number")
-        case "float_parsing" | "float_type":
-            return message("must be a number")
         case "literal_error":
             return message("must be one of {choices}", choices=context["expected"])
-    return Message(str(problem["msg"]))
+    return _REFUSALS.get(problem["type"]) or Message(str(problem["msg"]))
 
 
 # --- ollama_pack.services.pack_valves ---
@@ -7459,6 +7558,18 @@ class PipelineValves(PackValves):
     A subclass has a field `code_digest` with the default `CODE_DIGEST`.
     """
 
+    @classmethod
+    def model_json_schema(cls, *form: Any, **more: Any) -> dict[str, Any]:
+        """What Open WebUI's page shows: titles and texts in the language of the server's environment."""
+        schema = super().model_json_schema(*form, **more)
+        for field in schema.get("properties", {}).values():
+            field |= {
+                name: in_language(field[name], server_language())
+                for name in ("title", "description")
+                if name in field
+            }
+        return schema
+
     @field_validator("*", mode="before")
     @classmethod
     def _default_for_none(cls, value: Any, info: ValidationInfo) -> Any:
@@ -7470,6 +7581,11 @@ class PipelineValves(PackValves):
     def _of_this_code(cls, _: str) -> str:
         """What valves.json says is about the code that ran when it was saved."""
         return CODE_DIGEST
+
+
+def server_language() -> str:
+    """What `LC_ALL`, `LC_MESSAGES` or `LANG` names: Open WebUI does not say who looks at a page."""
+    return next(filter(None, map(os.getenv, ("LC_ALL", "LC_MESSAGES", "LANG"))), "")
 
 
 # --- ollama_pack.plugins.pipelines.response_cache_replay ---
@@ -7506,14 +7622,20 @@ class Pipeline:
     async def on_shutdown(self) -> None:
         """The router gives the cache back, after the last of its chats."""
 
+    async def inlet(self, body: Body, user: Body | None = None) -> Body:  # noqa: ARG002 - the server passes it
+        """Keep the language of whoever chooses it by mistake."""
+        return with_hints(body)
+
     def pipe(self, user_message: str, model_id: str, messages: list[Body], body: Body) -> str:  # noqa: ARG002
         """Refuse, and tell the figures."""
         cache = self._keeper.current
-        figures = _figures(cache.counters.snapshot()) if cache else "nothing yet"
-        return (
+        figures = _figures(cache.counters.snapshot()) if cache else message("nothing yet")
+        sentence = message(
             "response_cache_replay is no model to chat with: gpu_router asks it for answers that were given "
-            f"before. Choose another model. So far: {figures}."
+            "before. Choose another model. So far: {figures}.",
+            figures=figures,
         )
+        return in_language(sentence, asking(body).language)
 
     async def chunks(
         self, body: Body, who: Asking, digest: str, head: ReplyHead, upstream: Upstream, answerer: str = ""
@@ -7598,18 +7720,18 @@ class Pipeline:
         if note.get("regeneration_message_id"):
             return True
         question = (str(note.get("chat_id") or ""), str(note.get("user_message_id") or ""), model)
-        message = str(note.get("message_id") or "")
-        if not message or not all(question):
+        answer = str(note.get("message_id") or "")
+        if not answer or not all(question):
             return False
         # a client chooses all of them, at any length
-        named, message = (
-            digest_of("\0".join(ids).encode("utf-8", "replace")) for ids in (question, (message,))
+        named, answer = (
+            digest_of("\0".join(ids).encode("utf-8", "replace")) for ids in (question, (answer,))
         )
-        before = self._answers.pop(named, message)
-        self._answers[named] = message
+        before = self._answers.pop(named, answer)
+        self._answers[named] = answer
         if len(self._answers) > QUESTIONS_KNOWN:
             del self._answers[next(iter(self._answers))]  # the oldest
-        return before != message
+        return before != answer
 
     def _tell_once(self, what: str) -> None:
         if what not in self._said:
@@ -7629,4 +7751,4 @@ def _log_figures(cache: ResponseCache) -> None:
 def _figures(counts: dict[str, float]) -> str:
     """The counters but those of times: `hits 3, bypasses/background task 2`."""
     shown = {name: value for name, value in sorted(counts.items()) if not name.startswith("lookups_ms")}
-    return ", ".join(f"{name} {value:g}" for name, value in shown.items()) or "nothing yet"
+    return ", ".join(f"{name} {value:g}" for name, value in shown.items()) or message("nothing yet")
