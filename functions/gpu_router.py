@@ -10,139 +10,139 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipe`, line 19500, which the server calls.
+# Begin here: `class Pipe`, line 19538, which the server calls.
 # The modules that it uses come first:
 #    219  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    497  base.messages                  Sentences for people, in English and in the languages of the catalogue.
-#    625  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    651  aliases.errors                 What goes wrong with aliases.
-#    708  engines.errors                 What goes wrong with a node.
-#    878  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#   1008  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#   1083  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
-#   1144  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#   1508  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   1655  fit.memory                     How much memory a model takes while it runs: a pure function of its shape and of what it is loaded with.
-#   1823  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#   2162  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#   2238  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   2296  aliases.published              Which names of a table can be published as models, and what answers for them.
-#   2332  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#   2784  base.single_flight             Many who ask the same at the same time ask once.
-#   2935  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
-#   3085  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   3214  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
-#   3325  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
-#   3500  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
-#   3572  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   3578  engines.vectors                Vectors for texts, as an engine gives them.
-#   3609  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
-#   3698  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
-#   3746  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
-#   3794  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
-#   4121  routing.decide.cost            What sending a request to a node costs, term by term.
-#   4233  routing.errors                 What goes wrong with routing.
-#   4439  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
-#   4477  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
-#   4842  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
-#   5256  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
-#   5380  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   5482  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
-#   5611  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
-#   5735  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
-#   5885  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   6019  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
-#   6343  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
-#   6565  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
-#   6682  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
-#   6740  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
-#   6805  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
-#   6954  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
-#   7085  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
-#   7435  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
-#   7520  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   7563  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   7668  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
-#   7872  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
-#   8153  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
-#   8211  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
-#   8308  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
-#   8511  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
-#   8682  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
-#   9035  routing.nodes                  The `nodes` valve: a row a line, read once.
-#   9388  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
-#   9474  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
-#   9648  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
-#   9844  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
-#   9941  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
-#  10022  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
-#  10088  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
-#  10137  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
-#  10224  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
-#  10332  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
-#  10821  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
-#  11002  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
-#  11187  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
-#  11425  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
-#  11528  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
-#  11630  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-#  11747  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
-#  12000  routing.state.demand           How often each set of weights is asked for, over the last minutes.
-#  12033  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-#  12217  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#  12252  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#  12920  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#  12996  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#  13142  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#  13342  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
-#  13482  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  13542  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
-#  14047  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
-#  14222  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
-#  14562  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  14871  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  14986  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  15603  routing.dispatch.embedding     Vectors from the fleet: the node that has the model in memory and the least to do, then the others.
-#  15663  fit.planning                   Which models a fleet should have where, so that its demand needs the fewest loads: pure functions.
-#  15848  routing.plan.bounds            What a plan can be asked for.
-#  15854  routing.plan.demand            What people ask for: chats from the router's record, or from a file like it.
-#  15949  routing.plan.virtual_fleet     A node as Ollama is, in virtual time: no sockets, no sleeping, thousands of requests in a second.
-#  16205  routing.plan.replay            A recorded day again, in virtual time: the router's own scheduler over simulated nodes.
-#  16392  routing.plan.report            What fits where, what to pull, and what one more GPU would bring: all of a plan, as people read it.
-#  16676  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, the admin's dashboard, and a plan.
-#  16779  cache.errors                   What goes wrong with the cache.
-#  16799  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  16831  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  16981  services.budget_chats          Chats that are under way and their budgets: what each has used so far, by whoever knows it best.
-#  16987  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#  16993  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#  17112  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#  17159  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#  17250  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-#  17413  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
-#  17503  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
-#  17742  base.process                   One object for all plugins of a process, which are files that share no code.
-#  17763  services.refused_valves        Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#  17856  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  18001  services.activity              What chats did in this process, until somebody writes it into the history.
-#  18027  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  18144  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
-#  18252  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
-#  18299  services.pack_valves           What all valves of the pack have in common.
-#  18322  services.router_valves         The valves of the router, wherever it runs.
-#  18476  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  18590  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  18851  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
-#  18883  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  18905  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#  18911  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#  18962  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
-#  19065  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  19160  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#  19321  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
-#  19332  webui.reader                   Who reads what the pack says, and in which language.
-#  19347  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#  19406  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#    505  base.messages                  Sentences for people, in English and in the languages of the catalogue.
+#    633  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    659  aliases.errors                 What goes wrong with aliases.
+#    716  engines.errors                 What goes wrong with a node.
+#    886  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#   1016  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#   1091  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
+#   1152  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#   1516  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   1663  fit.memory                     How much memory a model takes while it runs: a pure function of its shape and of what it is loaded with.
+#   1831  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   2170  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   2246  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   2304  aliases.published              Which names of a table can be published as models, and what answers for them.
+#   2340  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#   2792  base.single_flight             Many who ask the same at the same time ask once.
+#   2943  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
+#   3093  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   3222  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
+#   3333  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
+#   3508  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
+#   3585  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+#   3591  engines.vectors                Vectors for texts, as an engine gives them.
+#   3622  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
+#   3711  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
+#   3759  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
+#   3807  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
+#   4134  routing.decide.cost            What sending a request to a node costs, term by term.
+#   4246  routing.errors                 What goes wrong with routing.
+#   4452  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
+#   4490  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
+#   4855  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
+#   5269  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
+#   5393  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   5495  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
+#   5624  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
+#   5748  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
+#   5898  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   6032  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
+#   6356  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
+#   6578  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
+#   6695  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
+#   6753  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
+#   6818  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
+#   6967  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
+#   7100  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
+#   7450  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
+#   7535  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   7578  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   7683  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
+#   7887  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
+#   8168  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
+#   8226  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
+#   8323  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
+#   8526  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
+#   8697  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
+#   9050  routing.nodes                  The `nodes` valve: a row a line, read once.
+#   9403  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
+#   9489  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
+#   9663  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
+#   9859  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
+#   9956  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
+#  10037  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
+#  10103  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
+#  10152  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
+#  10239  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
+#  10347  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
+#  10836  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
+#  11017  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
+#  11202  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
+#  11440  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
+#  11543  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
+#  11651  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+#  11768  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
+#  12021  routing.state.demand           How often each set of weights is asked for, over the last minutes.
+#  12054  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+#  12238  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#  12273  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#  12941  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#  13017  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#  13163  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#  13363  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
+#  13503  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  13563  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
+#  14068  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
+#  14243  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
+#  14583  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  14892  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  15007  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  15627  routing.dispatch.embedding     Vectors from the fleet: the node that has the model in memory and the least to do, then the others.
+#  15687  fit.planning                   Which models a fleet should have where, so that its demand needs the fewest loads: pure functions.
+#  15872  routing.plan.bounds            What a plan can be asked for.
+#  15878  routing.plan.demand            What people ask for: chats from the router's record, or from a file like it.
+#  15973  routing.plan.virtual_fleet     A node as Ollama is, in virtual time: no sockets, no sleeping, thousands of requests in a second.
+#  16229  routing.plan.replay            A recorded day again, in virtual time: the router's own scheduler over simulated nodes.
+#  16416  routing.plan.report            What fits where, what to pull, and what one more GPU would bring: all of a plan, as people read it.
+#  16700  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, the admin's dashboard, and a plan.
+#  16803  cache.errors                   What goes wrong with the cache.
+#  16823  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  16855  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  17004  services.budget_chats          Chats that are under way and their budgets: what each has used so far, by whoever knows it best.
+#  17010  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#  17016  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#  17135  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#  17182  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#  17273  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#  17436  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
+#  17526  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
+#  17765  base.process                   One object for all plugins of a process, which are files that share no code.
+#  17786  services.refused_valves        Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+#  17894  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  18039  services.activity              What chats did in this process, until somebody writes it into the history.
+#  18065  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  18182  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#  18290  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
+#  18337  services.pack_valves           What all valves of the pack have in common.
+#  18360  services.router_valves         The valves of the router, wherever it runs.
+#  18514  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  18628  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  18889  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#  18921  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  18943  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#  18949  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#  19000  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
+#  19103  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  19198  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#  19359  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
+#  19370  webui.reader                   Who reads what the pack says, and in which language.
+#  19385  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#  19444  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
 
 import asyncio
 import base64
@@ -265,6 +265,8 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "all nodes are busy and {waiting} requests wait (the limit is {limit}): try again in a minute": "所有节点都忙，已有 {waiting} 个请求在排队（上限 {limit}）：请稍后再试",
         "all nodes are busy and {waiting} requests wait, {own} of them yours (the limit is {limit}): try again in a minute": "所有节点都忙，已有 {waiting} 个请求在排队，其中 {own} 个来自您（上限 {limit}）：请稍后再试",
         "all nodes were busy for {seconds:g} s and {waiting} requests wait: try again later, or let an admin add a node or raise first_token_timeout_seconds": "所有节点已忙了 {seconds:g} 秒，有 {waiting} 个请求在排队：请稍后再试，或请管理员增加节点、调大 first_token_timeout_seconds",
+        "an Ollama": "Ollama",
+        "an OpenAI-compatible engine": "OpenAI 兼容的引擎",
         "an object": "对象",
         "another machine: start gpu_agent.py there and add agent=…": "另一台机器：请在那里启动 gpu_agent.py，并添加 agent=…",
         "answers in a form that is not Ollama's": "返回的格式不是 Ollama 的",
@@ -312,9 +314,11 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "is a link: Ollama fetches none, so send the image itself as a data URL": "是链接：Ollama 不会下载图片，请以 data URL 发送图片本身",
         "is busy (status {status})": "正忙（状态码 {status}）",
         "is empty": "为空",
+        "is missing": "缺失",
         "is neither json nor a JSON schema": "既不是 json 也不是 JSON schema",
         "is not JSON: an earlier answer was cut off or made up": "不是 JSON：之前的回答被截断或是编造的",
         "is not base64: send the image as a data URL": "不是 base64：请以 data URL 发送图片",
+        "is not known": "未知",
         "is of the type {kind!r}: Ollama takes text and images only": "类型为 {kind!r}：Ollama 只接受文本和图片",
         "is too large a JSON schema: at most {limits} are possible": "JSON schema 过大：最多 {limits}",
         "it belongs before the ?": "应写在 `?` 之前",
@@ -344,6 +348,7 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "must be \"auto\", \"none\", \"required\" or the name of one of the tools": "必须是 \"auto\"、\"none\"、\"required\" 或其中一个工具的名称",
         "must be \"json\" or a JSON schema": "必须是 \"json\" 或 JSON schema",
         "must be a JSON schema: an object, true or false": "必须是 JSON schema：对象、true 或 false",
+        "must be a list": "必须是列表",
         "must be a list of JSON schemas": "必须是 JSON schema 的列表",
         "must be a list of images in base64": "必须是 base64 图片的列表",
         "must be a number": "必须是数字",
@@ -358,8 +363,10 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "must be one of {choices}": "必须是以下之一：{choices}",
         "must be one of {types}": "必须是 {types} 之一",
         "must be seconds or a duration such as \"5m\"": "必须是秒数，或 \"5m\" 这样的时长",
+        "must be text": "必须是文本",
         "must be text or a list of texts": "必须是文本或文本列表",
         "must be text, json_object or json_schema": "必须是 text、json_object 或 json_schema",
+        "must be true or false": "必须是 true 或 false",
         "must be {wanted}, not {value}": "必须是{wanted}，而不是{value}",
         "must begin with ^ and end with $: Ollama takes no other pattern": "必须以 ^ 开头、以 $ 结尾：Ollama 不接受其他模式",
         "must lead to a part of this schema, such as #/$defs/name": "必须指向此 schema 的一部分，例如 #/$defs/name",
@@ -399,6 +406,7 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "sends what is no JSON, or its address cannot be used": "返回的不是 JSON，或其地址无法使用",
         "sends {count} bytes that are no JSON object: is it {engine}?": "返回了 {count} 字节，但不是 JSON 对象：它是 {engine} 吗？",
         "sentinel_username and sentinel_password belong to redis+sentinel://": "sentinel_username 和 sentinel_password 属于 redis+sentinel://",
+        "start the engine there with it, or name a model that it serves": "请在那里用该模型启动引擎，或指定它提供的模型",
         "strategy {strategy!r} is unknown: the known ones are {known}": "未知策略 {strategy!r}：可用 {known}",
         "the Kubernetes API answered with HTTP {status}": "Kubernetes API 返回 HTTP {status}",
         "the Kubernetes API did not answer with a list of pods": "Kubernetes API 返回的不是 pod 列表",
@@ -3533,6 +3541,11 @@ class Refusal:
     param: str | None = None
     retry_after: int | None = None
 
+    def translated(self, language: str) -> "Refusal":
+        """The same in a reader's language. Another plugin's sentence translates itself: it has the words."""
+        by_itself = getattr(self.message, "translated", None)
+        return replace(self, message=by_itself(language)) if by_itself else self
+
     @property
     def kind(self) -> str:
         """OpenAI's name for errors of this kind."""
@@ -6075,7 +6088,7 @@ class Dialect:
     refusal: Callable[[str, int, bytes, str], NodeError]
 
 
-OLLAMA_DIALECT = Dialect("an Ollama", status_error)
+OLLAMA_DIALECT = Dialect(message("an Ollama"), status_error)
 
 
 class NodeTransport:
@@ -7022,6 +7035,7 @@ class PendingChat:
         tell: shows status lines.
         bound: set when it has a node.
         figures: its user may see figures about what others do: see `reason`.
+        language: of the reason that its answer carries.
         waits_since: when it began to wait for one, on the loop's clock; None: it is at one.
         tried: nodes that have failed it → what was wrong.
         unexplained: those of these failures that may have been its own fault.
@@ -7044,6 +7058,7 @@ class PendingChat:
     tell: Tell
     bound: asyncio.Future[Assignment]
     figures: bool = True
+    language: str = ENGLISH
     waits_since: float | None = None
     tried: dict[str, NodeError] = field(default_factory=dict)
     unexplained: list[UnexplainedFailure] = field(default_factory=list)
@@ -8153,7 +8168,7 @@ class OllamaClient:
 # --- ollama_pack.engines.openai.failures ---
 # Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
 
-SERVE_IT = "start the engine there with it, or name a model that it serves"
+SERVE_IT = message("start the engine there with it, or name a model that it serves")
 
 # vLLM and OpenAI say that "The model `x` does not exist", llama.cpp "model 'x' not found" or "model is not
 # loaded", LiteLLM "Invalid model name passed in". Only a sentence that begins so is about the model.
@@ -8683,7 +8698,7 @@ def _string_or_empty(value: object) -> str:
 # A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
 
 METRICS_RETRY_SECONDS = 600.0  # until an engine without metrics is asked again: it may have been restarted
-OPENAI_DIALECT = Dialect("an OpenAI-compatible engine", engine_status_error)
+OPENAI_DIALECT = Dialect(message("an OpenAI-compatible engine"), engine_status_error)
 LLAMACPP = "llamacpp"  # what it calls itself in `owned_by`
 
 _V1 = "/v1"
@@ -11303,8 +11318,8 @@ class Attempt:
 
     def _noted(self, chunk: dict[str, Any]) -> dict[str, Any]:
         if "usage" in chunk:
-            why = self._pending_chat.reason(self.binding)
-            chunk[TAG] = {"model": self.binding.model, "node": self.binding.node, "reason": str(why)}
+            why = in_language(self._pending_chat.reason(self.binding), self._pending_chat.language)
+            chunk[TAG] = {"model": self.binding.model, "node": self.binding.node, "reason": why}
             self._figures = chunk
         return chunk
 
@@ -11554,6 +11569,7 @@ def chat_record(pending: PendingChat, error: BaseException | None, now: float) -
     | `prompt`, `held`, `written` | tokens: of the prompt, of these those that the node held, of the answer |
     | `loads`, `background` | the model had to be loaded; nobody looked at the answer |
     | `tried` | nodes that failed it, each with what was wrong |
+    | `tried_texts` | the same in other languages |
     | `considered` | the cheapest nodes, the chosen one first: node, model, terms in seconds |
 
     Args:
@@ -11589,7 +11605,12 @@ def chat_record(pending: PendingChat, error: BaseException | None, now: float) -
         others = {language: in_language(error, language)[:MAX_ERROR] for language in TRANSLATIONS}
         record["error_texts"] = {name: text for name, text in others.items() if text != record["error_text"]}
     if pending.tried:
-        record["tried"] = {node: fault.plain[:MAX_ERROR] for node, fault in pending.tried.items()}
+        faults = {node: fault.plain for node, fault in pending.tried.items()}
+        record["tried"] = {node: fault[:MAX_ERROR] for node, fault in faults.items()}
+        record["tried_texts"] = {
+            language: {node: in_language(fault, language)[:MAX_ERROR] for node, fault in faults.items()}
+            for language in TRANSLATIONS
+        }
     return record
 
 
@@ -15222,6 +15243,7 @@ class Router:
         background: bool = False,
         tell: Tell = _tell_nobody,
         figures: bool = True,
+        language: str = ENGLISH,
         headers: NodeHeaders | None = None,
         last: bool = False,
         served: Served | None = None,
@@ -15241,6 +15263,7 @@ class Router:
             background: nobody looks at the answer as it is written.
             tell: shows status lines.
             figures: whether the user may see what the nodes hold of others: see `explain.reason`.
+            language: of whoever reads the reason.
             headers: for its request to a node; None: only those that every request has.
             last: it comes behind all others.
             served: is told what the answer took, also where its user leaves before the end.
@@ -15271,6 +15294,7 @@ class Router:
             tell,
             bound,
             figures,
+            language=language,
             headers=headers,
             served=served,
             user=user,
@@ -16873,22 +16897,21 @@ async def answer_events(
     yield LAST_EVENT
 
 
-def refusal_of(error: Exception, *, for_admin: bool, language: str = ENGLISH) -> Refusal:
+def refusal_of(error: Exception, *, for_admin: bool) -> Refusal:
     """The status, the code and the sentence for an error. What is not the pack's own goes to the log.
 
     Args:
         error: one of the pack's, or any other.
         for_admin: the sentence says which node did what, and how to put it right.
-        language: of whoever reads it.
     """
     if not isinstance(error, PackError):
         log.error("A chat was not answered", exc_info=error)
-        return Refusal(HTTPStatus.INTERNAL_SERVER_ERROR, in_language(_UNFORESEEN, language), "internal_error")
+        return Refusal(HTTPStatus.INTERNAL_SERVER_ERROR, _UNFORESEEN, "internal_error")
     status, code, sentence = _meaning(error)
     waiting_helps = status in {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE}
     return Refusal(
         status=status,
-        message=in_language(error if for_admin else sentence, language),
+        message=said_by(error) if for_admin else sentence,
         code=code,
         param=_param(error),
         retry_after=RETRY_AFTER_SECONDS if waiting_helps else None,
@@ -17766,6 +17789,25 @@ def process_wide(name: str, make: Callable[[], T]) -> T:
 # What a process has refused is kept in it for an hour, as plain values: each plugin has a copy of this code.
 
 _refused_valves__KEEP_SECONDS = 3600.0
+_WHOLE, _NUMBER, _SWITCH = (
+    message("must be a whole number"),
+    message("must be a number"),
+    message("must be true or false"),
+)
+# By pydantic's name for the error.
+_REFUSALS = {
+    "bool_parsing": _SWITCH,
+    "bool_type": _SWITCH,
+    "extra_forbidden": message("is not known"),
+    "float_parsing": _NUMBER,
+    "float_type": _NUMBER,
+    "int_from_float": _WHOLE,
+    "int_parsing": _WHOLE,
+    "int_type": _WHOLE,
+    "list_type": message("must be a list"),
+    "missing": message("is missing"),
+    "string_type": message("must be text"),
+}
 _MODULE = re.compile(r"(?:function|tool)_(\w+)_[0-9a-f]{32}")  # as Open WebUI calls a plugin's module
 
 
@@ -17834,7 +17876,7 @@ def _refused_valves__said(problem: Any) -> Message:
     return joined([valve, refusal(problem)], message(": "))
 
 
-def refusal(problem: Any) -> Message:  # noqa: PLR0911 - a line for each kind
+def refusal(problem: Any) -> Message:
     """What one of pydantic's errors says, in words for people."""
     context = problem.get("ctx") or {}
     match problem["type"]:
@@ -17844,13 +17886,9 @@ def refusal(problem: Any) -> Message:  # noqa: PLR0911 - a line for each kind
             return message("must be at least {limit}", limit=context["ge"])
         case "less_than_equal":
             return message("must be at most {limit}", limit=context["le"])
-        case "int_parsing" | "int_type" | "int_from_float":
-            return message("must be a whole number")
-        case "float_parsing" | "float_type":
-            return message("must be a number")
         case "literal_error":
             return message("must be one of {choices}", choices=context["expected"])
-    return Message(str(problem["msg"]))
+    return _REFUSALS.get(problem["type"]) or Message(str(problem["msg"]))
 
 
 # --- ollama_pack.services.routed ---
@@ -19596,7 +19634,8 @@ class Pipe:
             if isinstance(error, ModelRefusedError):
                 refusal = error.refusal
             else:
-                refusal = refusal_of(error, for_admin=__user__.get("role") == "admin", language=language)
+                refusal = refusal_of(error, for_admin=__user__.get("role") == "admin")
+            refusal = refusal.translated(language)
             note_refusal(__request__, refusal, __metadata__)
             if self._host.current is not None:
                 self._host.current.counts.refuse(error_code(error))
@@ -19660,6 +19699,7 @@ class Pipe:
                 background=background,
                 figures=self.valves.show_figures and user.get("role") == "admin",
                 tell=_teller(emitter if self.valves.show_status and task is None else None, language, span),
+                language=language,
                 headers=headers,
                 last=last,
                 served=served,
@@ -19701,6 +19741,7 @@ class Pipe:
             user=str(user.get("id") or ""),
             chat=str(body.get(CACHE_KEY) or "")[:MOST_KEY],
             figures=admin,
+            language=accepted_language(request),
             headers=partial(node_headers, request=request, user=user, metadata=metadata),
             last=last,
             served=served,
