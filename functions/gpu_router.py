@@ -10,136 +10,136 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipe`, line 19436, which the server calls.
+# Begin here: `class Pipe`, line 19474, which the server calls.
 # The modules that it uses come first:
 #    216  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    494  base.messages                  Sentences for people, in English and in the languages of the catalogue.
-#    622  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    648  base.tables                    Tables that admins write as text: a row a line, `#` starts a comment, empty lines are skipped.
-#    679  aliases.errors                 What goes wrong with aliases.
-#    722  engines.errors                 What goes wrong with a node.
-#    892  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#   1022  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#   1097  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
-#   1158  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#   1517  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   1664  fit.memory                     How much memory a model takes while it runs: a pure function of its shape and of what it is loaded with.
-#   1832  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#   2171  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#   2247  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   2305  aliases.published              Which names of a table can be published as models, and what answers for them.
-#   2341  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#   2793  base.single_flight             What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
-#   2961  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   3007  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
-#   3157  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   3286  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
-#   3397  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
-#   3572  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
-#   3644  engines.vectors                Vectors for texts, as an engine gives them.
-#   3675  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
-#   3764  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
-#   3812  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
-#   3860  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
-#   4187  routing.decide.cost            What sending a request to a node costs, term by term.
-#   4299  routing.errors                 What goes wrong with routing.
-#   4481  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
-#   4519  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
-#   4884  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
-#   5298  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
-#   5422  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   5524  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
-#   5653  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
-#   5777  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
-#   5927  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   6061  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
-#   6385  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
-#   6607  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
-#   6724  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
-#   6782  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
-#   6847  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
-#   6996  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
-#   7127  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
-#   7477  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
-#   7562  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   7667  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
-#   7871  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
-#   8141  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
-#   8199  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
-#   8296  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
-#   8499  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
-#   8670  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
-#   9005  routing.nodes                  The `nodes` valve: a row a line, read once.
-#   9356  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
-#   9442  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
-#   9616  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
-#   9812  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
-#   9905  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
-#   9986  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
-#  10052  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
-#  10101  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
-#  10188  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
-#  10296  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
-#  10785  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
-#  10966  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
-#  11138  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
-#  11376  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
-#  11479  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
-#  11581  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-#  11698  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
-#  11951  routing.state.demand           How often each set of weights is asked for, over the last minutes.
-#  11984  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-#  12168  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#  12203  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#  12871  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#  12947  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#  13093  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#  13293  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
-#  13433  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  13493  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
-#  13998  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
-#  14171  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
-#  14511  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  14820  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  14935  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  15552  routing.dispatch.embedding     Vectors from the fleet: the node that has the model in memory and the least to do, then the others.
-#  15612  fit.planning                   Which models a fleet should have where, so that its demand needs the fewest loads: pure functions.
-#  15797  routing.plan.demand            What people ask for: chats from the router's record, or from a file like it.
-#  15892  routing.plan.virtual_fleet     A node as Ollama is, in virtual time: no sockets, no sleeping, thousands of requests in a second.
-#  16148  routing.plan.replay            A recorded day again, in virtual time: the router's own scheduler over simulated nodes.
-#  16335  routing.plan.report            What fits where, what to pull, and what one more GPU would bring: all of a plan, as people read it.
-#  16620  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, the admin's dashboard, and a plan.
-#  16723  cache.errors                   What goes wrong with the cache.
-#  16743  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  16775  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  16925  services.budget_chats          Chats that are under way and their budgets: what each has used so far, by whoever knows it best.
-#  16931  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#  16946  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#  17072  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#  17119  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#  17210  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-#  17373  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
-#  17463  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
-#  17702  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  17847  services.activity              What chats did in this process, until somebody writes it into the history.
-#  17873  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  17990  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
-#  18098  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
-#  18145  services.valves                What all valves of the pack have in common: what is refused is told to admins, without what was written.
-#  18258  services.router_valves         The valves of the router, wherever it runs.
-#  18412  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  18526  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  18787  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
-#  18819  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  18841  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#  18847  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#  18898  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
-#  19001  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  19096  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#  19257  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
-#  19268  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#  19327  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
-#  19410  webui.users                    Users of the running Open WebUI, and the language that they read. Imports `open_webui` when called.
+#    502  base.messages                  Sentences for people, in English and in the languages of the catalogue.
+#    630  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    656  base.tables                    Tables that admins write as text: a row a line, `#` starts a comment, empty lines are skipped.
+#    687  aliases.errors                 What goes wrong with aliases.
+#    730  engines.errors                 What goes wrong with a node.
+#    900  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#   1030  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#   1105  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
+#   1166  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#   1525  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   1672  fit.memory                     How much memory a model takes while it runs: a pure function of its shape and of what it is loaded with.
+#   1840  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   2179  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   2255  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   2313  aliases.published              Which names of a table can be published as models, and what answers for them.
+#   2349  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#   2801  base.single_flight             What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
+#   2969  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   3015  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
+#   3165  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   3294  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
+#   3405  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
+#   3580  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
+#   3657  engines.vectors                Vectors for texts, as an engine gives them.
+#   3688  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
+#   3777  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
+#   3825  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
+#   3873  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
+#   4200  routing.decide.cost            What sending a request to a node costs, term by term.
+#   4312  routing.errors                 What goes wrong with routing.
+#   4494  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
+#   4532  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
+#   4897  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
+#   5311  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
+#   5435  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   5537  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
+#   5666  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
+#   5790  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
+#   5940  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   6074  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
+#   6398  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
+#   6620  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
+#   6737  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
+#   6795  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
+#   6860  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
+#   7009  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
+#   7142  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
+#   7492  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
+#   7577  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   7682  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
+#   7886  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
+#   8156  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
+#   8214  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
+#   8311  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
+#   8514  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
+#   8685  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
+#   9020  routing.nodes                  The `nodes` valve: a row a line, read once.
+#   9371  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
+#   9457  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
+#   9631  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
+#   9827  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
+#   9920  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
+#  10001  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
+#  10067  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
+#  10116  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
+#  10203  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
+#  10311  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
+#  10800  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
+#  10981  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
+#  11153  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
+#  11391  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
+#  11494  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
+#  11602  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+#  11719  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
+#  11972  routing.state.demand           How often each set of weights is asked for, over the last minutes.
+#  12005  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+#  12189  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#  12224  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#  12892  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#  12968  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#  13114  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#  13314  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
+#  13454  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  13514  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
+#  14019  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
+#  14192  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
+#  14532  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  14841  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  14956  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  15576  routing.dispatch.embedding     Vectors from the fleet: the node that has the model in memory and the least to do, then the others.
+#  15636  fit.planning                   Which models a fleet should have where, so that its demand needs the fewest loads: pure functions.
+#  15821  routing.plan.demand            What people ask for: chats from the router's record, or from a file like it.
+#  15916  routing.plan.virtual_fleet     A node as Ollama is, in virtual time: no sockets, no sleeping, thousands of requests in a second.
+#  16172  routing.plan.replay            A recorded day again, in virtual time: the router's own scheduler over simulated nodes.
+#  16359  routing.plan.report            What fits where, what to pull, and what one more GPU would bring: all of a plan, as people read it.
+#  16644  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, the admin's dashboard, and a plan.
+#  16747  cache.errors                   What goes wrong with the cache.
+#  16767  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  16799  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  16948  services.budget_chats          Chats that are under way and their budgets: what each has used so far, by whoever knows it best.
+#  16954  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#  16969  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#  17095  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#  17142  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#  17233  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#  17396  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
+#  17486  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
+#  17725  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  17870  services.activity              What chats did in this process, until somebody writes it into the history.
+#  17896  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  18013  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#  18121  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
+#  18168  services.valves                What all valves of the pack have in common: what is refused is told to admins, without what was written.
+#  18296  services.router_valves         The valves of the router, wherever it runs.
+#  18450  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  18564  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  18825  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#  18857  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  18879  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#  18885  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#  18936  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
+#  19039  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  19134  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#  19295  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
+#  19306  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#  19365  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#  19448  webui.users                    Users of the running Open WebUI, and the language that they read. Imports `open_webui` when called.
 
 import asyncio
 import base64
@@ -262,6 +262,8 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "all nodes are busy and {waiting} requests wait (the limit is {limit}): try again in a minute": "所有节点都忙，已有 {waiting} 个请求在排队（上限 {limit}）：请稍后再试",
         "all nodes are busy and {waiting} requests wait, {own} of them yours (the limit is {limit}): try again in a minute": "所有节点都忙，已有 {waiting} 个请求在排队，其中 {own} 个来自您（上限 {limit}）：请稍后再试",
         "all nodes were busy for {seconds:g} s and {waiting} requests wait: try again later, or let an admin add a node or raise first_token_timeout_seconds": "所有节点已忙了 {seconds:g} 秒，有 {waiting} 个请求在排队：请稍后再试，或请管理员增加节点、调大 first_token_timeout_seconds",
+        "an Ollama": "Ollama",
+        "an OpenAI-compatible engine": "OpenAI 兼容的引擎",
         "an object": "对象",
         "another machine: start gpu_agent.py there and add agent=…": "另一台机器：请在那里启动 gpu_agent.py，并添加 agent=…",
         "answers in a form that is not Ollama's": "返回的格式不是 Ollama 的",
@@ -309,9 +311,11 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "is a link: Ollama fetches none, so send the image itself as a data URL": "是链接：Ollama 不会下载图片，请以 data URL 发送图片本身",
         "is busy (status {status})": "正忙（状态码 {status}）",
         "is empty": "为空",
+        "is missing": "缺失",
         "is neither json nor a JSON schema": "既不是 json 也不是 JSON schema",
         "is not JSON: an earlier answer was cut off or made up": "不是 JSON：之前的回答被截断或是编造的",
         "is not base64: send the image as a data URL": "不是 base64：请以 data URL 发送图片",
+        "is not known": "未知",
         "is of the type {kind!r}: Ollama takes text and images only": "类型为 {kind!r}：Ollama 只接受文本和图片",
         "is too large a JSON schema: at most {limits} are possible": "JSON schema 过大：最多 {limits}",
         "it belongs before the ?": "应写在 `?` 之前",
@@ -341,6 +345,7 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "must be \"auto\", \"none\", \"required\" or the name of one of the tools": "必须是 \"auto\"、\"none\"、\"required\" 或其中一个工具的名称",
         "must be \"json\" or a JSON schema": "必须是 \"json\" 或 JSON schema",
         "must be a JSON schema: an object, true or false": "必须是 JSON schema：对象、true 或 false",
+        "must be a list": "必须是列表",
         "must be a list of JSON schemas": "必须是 JSON schema 的列表",
         "must be a list of images in base64": "必须是 base64 图片的列表",
         "must be a number": "必须是数字",
@@ -355,8 +360,10 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "must be one of {choices}": "必须是以下之一：{choices}",
         "must be one of {types}": "必须是 {types} 之一",
         "must be seconds or a duration such as \"5m\"": "必须是秒数，或 \"5m\" 这样的时长",
+        "must be text": "必须是文本",
         "must be text or a list of texts": "必须是文本或文本列表",
         "must be text, json_object or json_schema": "必须是 text、json_object 或 json_schema",
+        "must be true or false": "必须是 true 或 false",
         "must be {wanted}, not {value}": "必须是{wanted}，而不是{value}",
         "must begin with ^ and end with $: Ollama takes no other pattern": "必须以 ^ 开头、以 $ 结尾：Ollama 不接受其他模式",
         "must lead to a part of this schema, such as #/$defs/name": "必须指向此 schema 的一部分，例如 #/$defs/name",
@@ -396,6 +403,7 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "sends what is no JSON, or its address cannot be used": "返回的不是 JSON，或其地址无法使用",
         "sends {count} bytes that are no JSON object: is it {engine}?": "返回了 {count} 字节，但不是 JSON 对象：它是 {engine} 吗？",
         "sentinel_username and sentinel_password belong to redis+sentinel://": "sentinel_username 和 sentinel_password 属于 redis+sentinel://",
+        "start the engine there with it, or name a model that it serves": "请在那里用该模型启动引擎，或指定它提供的模型",
         "strategy {strategy!r} is unknown: the known ones are {known}": "未知策略 {strategy!r}：可用 {known}",
         "the Kubernetes API answered with HTTP {status}": "Kubernetes API 返回 HTTP {status}",
         "the Kubernetes API did not answer with a list of pods": "Kubernetes API 返回的不是 pod 列表",
@@ -3605,6 +3613,11 @@ class Refusal:
     param: str | None = None
     retry_after: int | None = None
 
+    def translated(self, language: str) -> "Refusal":
+        """The same in a reader's language. Another plugin's sentence translates itself: it has the words."""
+        by_itself = getattr(self.message, "translated", None)
+        return replace(self, message=by_itself(language)) if by_itself else self
+
     @property
     def kind(self) -> str:
         """OpenAI's name for errors of this kind."""
@@ -6117,7 +6130,7 @@ class Dialect:
     refusal: Callable[[str, int, bytes, str], NodeError]
 
 
-OLLAMA_DIALECT = Dialect("an Ollama", status_error)
+OLLAMA_DIALECT = Dialect(message("an Ollama"), status_error)
 
 
 class NodeTransport:
@@ -7064,6 +7077,7 @@ class PendingChat:
         tell: shows status lines.
         bound: set when it has a node.
         figures: its user may see figures about what others do: see `reason`.
+        language: of the reason that its answer carries.
         waits_since: when it began to wait for one, on the loop's clock; None: it is at one.
         tried: nodes that have failed it → what was wrong.
         unexplained: those of these failures that may have been its own fault.
@@ -7086,6 +7100,7 @@ class PendingChat:
     tell: Tell
     bound: asyncio.Future[Assignment]
     figures: bool = True
+    language: str = ENGLISH
     waits_since: float | None = None
     tried: dict[str, NodeError] = field(default_factory=dict)
     unexplained: list[UnexplainedFailure] = field(default_factory=list)
@@ -8141,7 +8156,7 @@ class OllamaClient:
 # --- ollama_pack.engines.openai.failures ---
 # Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
 
-SERVE_IT = "start the engine there with it, or name a model that it serves"
+SERVE_IT = message("start the engine there with it, or name a model that it serves")
 
 # vLLM and OpenAI say that "The model `x` does not exist", llama.cpp "model 'x' not found" or "model is not
 # loaded", LiteLLM "Invalid model name passed in". Only a sentence that begins so is about the model.
@@ -8671,7 +8686,7 @@ def _string_or_empty(value: object) -> str:
 # A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
 
 METRICS_RETRY_SECONDS = 600.0  # until an engine without metrics is asked again: it may have been restarted
-OPENAI_DIALECT = Dialect("an OpenAI-compatible engine", engine_status_error)
+OPENAI_DIALECT = Dialect(message("an OpenAI-compatible engine"), engine_status_error)
 LLAMACPP = "llamacpp"  # what it calls itself in `owned_by`
 
 _V1 = "/v1"
@@ -11254,8 +11269,8 @@ class Attempt:
 
     def _noted(self, chunk: dict[str, Any]) -> dict[str, Any]:
         if "usage" in chunk:
-            why = self._pending_chat.reason(self.binding)
-            chunk[TAG] = {"model": self.binding.model, "node": self.binding.node, "reason": str(why)}
+            why = in_language(self._pending_chat.reason(self.binding), self._pending_chat.language)
+            chunk[TAG] = {"model": self.binding.model, "node": self.binding.node, "reason": why}
             self._figures = chunk
         return chunk
 
@@ -11505,6 +11520,7 @@ def chat_record(pending: PendingChat, error: BaseException | None, now: float) -
     | `prompt`, `held`, `written` | tokens: of the prompt, of these those that the node held, of the answer |
     | `loads`, `background` | the model had to be loaded; nobody looked at the answer |
     | `tried` | nodes that failed it, each with what was wrong |
+    | `tried_texts` | the same in other languages |
     | `considered` | the cheapest nodes, the chosen one first: node, model, terms in seconds |
 
     Args:
@@ -11540,7 +11556,12 @@ def chat_record(pending: PendingChat, error: BaseException | None, now: float) -
         others = {language: in_language(error, language)[:MAX_ERROR] for language in TRANSLATIONS}
         record["error_texts"] = {name: text for name, text in others.items() if text != record["error_text"]}
     if pending.tried:
-        record["tried"] = {node: fault.plain[:MAX_ERROR] for node, fault in pending.tried.items()}
+        faults = {node: fault.plain for node, fault in pending.tried.items()}
+        record["tried"] = {node: fault[:MAX_ERROR] for node, fault in faults.items()}
+        record["tried_texts"] = {
+            language: {node: in_language(fault, language)[:MAX_ERROR] for node, fault in faults.items()}
+            for language in TRANSLATIONS
+        }
     return record
 
 
@@ -15171,6 +15192,7 @@ class Router:
         background: bool = False,
         tell: Tell = _tell_nobody,
         figures: bool = True,
+        language: str = ENGLISH,
         headers: NodeHeaders | None = None,
         last: bool = False,
         served: Served | None = None,
@@ -15190,6 +15212,7 @@ class Router:
             background: nobody looks at the answer as it is written.
             tell: shows status lines.
             figures: whether the user may see what the nodes hold of others: see `explain.reason`.
+            language: of whoever reads the reason.
             headers: for its request to a node; None: only those that every request has.
             last: it comes behind all others.
             served: is told what the answer took, also where its user leaves before the end.
@@ -15220,6 +15243,7 @@ class Router:
             tell,
             bound,
             figures,
+            language=language,
             headers=headers,
             served=served,
             user=user,
@@ -16817,22 +16841,21 @@ async def answer_events(
     yield LAST_EVENT
 
 
-def refusal_of(error: Exception, *, for_admin: bool, language: str = ENGLISH) -> Refusal:
+def refusal_of(error: Exception, *, for_admin: bool) -> Refusal:
     """The status, the code and the sentence for an error. What is not the pack's own goes to the log.
 
     Args:
         error: one of the pack's, or any other.
         for_admin: the sentence says which node did what, and how to put it right.
-        language: of whoever reads it.
     """
     if not isinstance(error, PackError):
         log.error("A chat was not answered", exc_info=error)
-        return Refusal(HTTPStatus.INTERNAL_SERVER_ERROR, in_language(_UNFORESEEN, language), "internal_error")
+        return Refusal(HTTPStatus.INTERNAL_SERVER_ERROR, _UNFORESEEN, "internal_error")
     status, code, sentence = _meaning(error)
     waiting_helps = status in {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE}
     return Refusal(
         status=status,
-        message=in_language(error if for_admin else sentence, language),
+        message=said_by(error) if for_admin else sentence,
         code=code,
         param=_param(error),
         retry_after=RETRY_AFTER_SECONDS if waiting_helps else None,
@@ -18149,6 +18172,25 @@ def _buckets(times: SecondsHistogram) -> Buckets:
 # plain values: each plugin has a copy of this code.
 
 _valves__KEEP_SECONDS = 3600.0
+_WHOLE, _NUMBER, _SWITCH = (
+    message("must be a whole number"),
+    message("must be a number"),
+    message("must be true or false"),
+)
+# By pydantic's name for the error.
+_REFUSALS = {
+    "bool_parsing": _SWITCH,
+    "bool_type": _SWITCH,
+    "extra_forbidden": message("is not known"),
+    "float_parsing": _NUMBER,
+    "float_type": _NUMBER,
+    "int_from_float": _WHOLE,
+    "int_parsing": _WHOLE,
+    "int_type": _WHOLE,
+    "list_type": message("must be a list"),
+    "missing": message("is missing"),
+    "string_type": message("must be text"),
+}
 _MODULE = re.compile(r"(?:function|tool)_(\w+)_[0-9a-f]{32}")  # as Open WebUI calls a plugin's module
 
 
@@ -18236,7 +18278,7 @@ def _valves__said(problem: Any) -> Message:
     return joined([valve, refusal(problem)], message(": "))
 
 
-def refusal(problem: Any) -> Message:  # noqa: PLR0911 - a line for each kind
+def refusal(problem: Any) -> Message:
     """What one of pydantic's errors says, in words for people."""
     context = problem.get("ctx") or {}
     match problem["type"]:
@@ -18246,13 +18288,9 @@ def refusal(problem: Any) -> Message:  # noqa: PLR0911 - a line for each kind
             return message("must be at least {limit}", limit=context["ge"])
         case "less_than_equal":
             return message("must be at most {limit}", limit=context["le"])
-        case "int_parsing" | "int_type" | "int_from_float":
-            return message("must be a whole number")
-        case "float_parsing" | "float_type":
-            return message("must be a number")
         case "literal_error":
             return message("must be one of {choices}", choices=context["expected"])
-    return Message(str(problem["msg"]))
+    return _REFUSALS.get(problem["type"]) or Message(str(problem["msg"]))
 
 
 # --- ollama_pack.services.router_valves ---
@@ -19532,7 +19570,8 @@ class Pipe:
             if isinstance(error, ModelRefusedError):
                 refusal = error.refusal
             else:
-                refusal = refusal_of(error, for_admin=__user__.get("role") == "admin", language=language)
+                refusal = refusal_of(error, for_admin=__user__.get("role") == "admin")
+            refusal = refusal.translated(language)
             note_refusal(__request__, refusal, __metadata__)
             if self._host.current is not None:
                 self._host.current.counts.refuse(error_code(error))
@@ -19596,6 +19635,7 @@ class Pipe:
                 background=background,
                 figures=self.valves.show_figures and user.get("role") == "admin",
                 tell=_teller(emitter if self.valves.show_status and task is None else None, language, span),
+                language=language,
                 headers=headers,
                 last=last,
                 served=served,
@@ -19637,6 +19677,7 @@ class Pipe:
             user=str(user.get("id") or ""),
             chat=str(body.get(CACHE_KEY) or "")[:MOST_KEY],
             figures=admin,
+            language=accepted_language(request),
             headers=partial(node_headers, request=request, user=user, metadata=metadata),
             last=last,
             served=served,

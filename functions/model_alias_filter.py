@@ -10,30 +10,30 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/model_alias_filter.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Filter`, line 1703, which the server calls.
+# Begin here: `class Filter`, line 1728, which the server calls.
 # The modules that it uses come first:
 #     58  base.translations      The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    103  base.messages          Sentences for people, in English and in the languages of the catalogue.
-#    231  errors                 The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    239  base.tables            Tables that admins write as text: a row a line, `#` starts a comment, empty lines are skipped.
-#    270  aliases.errors         What goes wrong with aliases.
-#    312  engines.content        The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#    321  aliases.facts          What an alias table may ask about a request, read off an OpenAI chat body.
-#    382  aliases.table          An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#    741  engines.ollama.names   Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#    878  fit.shapes             Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#    915  fit.choose             Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#    936  aliases.resolve        Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   1054  engines.model_ids      Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   1062  webui.models           What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   1187  services.alias_choice  The model that answers for an alias: the first that is there and that Open WebUI lets this user use.
-#   1212  engines.refusals       What a client gets instead of an answer, in the form of each API that clients speak.
-#   1284  services.answers       An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#   1300  base.single_flight     What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
-#   1323  services.valves        What all valves of the pack have in common: what is refused is told to admins, without what was written.
-#   1436  engines.front_route    A route in front of a server's own, which sees each answer of a chat before its client does.
-#   1531  webui.early_errors     The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#   1678  webui.users            Users of the running Open WebUI, and the language that they read. Imports `open_webui` when called.
+#    108  base.messages          Sentences for people, in English and in the languages of the catalogue.
+#    236  errors                 The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    244  base.tables            Tables that admins write as text: a row a line, `#` starts a comment, empty lines are skipped.
+#    275  aliases.errors         What goes wrong with aliases.
+#    317  engines.content        The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#    326  aliases.facts          What an alias table may ask about a request, read off an OpenAI chat body.
+#    387  aliases.table          An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#    746  engines.ollama.names   Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#    883  fit.shapes             Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#    920  fit.choose             Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#    941  aliases.resolve        Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   1059  engines.model_ids      Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   1067  webui.models           What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   1192  services.alias_choice  The model that answers for an alias: the first that is there and that Open WebUI lets this user use.
+#   1217  engines.refusals       What a client gets instead of an answer, in the form of each API that clients speak.
+#   1294  services.answers       An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#   1310  base.single_flight     What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
+#   1333  services.valves        What all valves of the pack have in common: what is refused is told to admins, without what was written.
+#   1461  engines.front_route    A route in front of a server's own, which sees each answer of a chat before its client does.
+#   1556  webui.early_errors     The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#   1703  webui.users            Users of the running Open WebUI, and the language that they read. Imports `open_webui` when called.
 
 import logging
 import math
@@ -44,7 +44,7 @@ from collections import defaultdict
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache, partial
 from graphlib import CycleError, TopologicalSorter
 from http import HTTPStatus
@@ -72,11 +72,16 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "aliases of aliases, {depth} deep: {limit} is the limit": "别名的别名有 {depth} 层：上限为 {limit} 层",
         "context>= needs a number of tokens, such as context>=8192 or context>=8k, not {value!r}": "context>= 需要 token 数，例如 context>=8192 或 context>=8k，而不是 {value!r}",
         "group= needs names of groups, such as group=staff or group=staff|teachers, not {value!r}": "group= 需要分组名称，例如 group=staff 或 group=staff|teachers，而不是 {value!r}",
+        "is missing": "缺失",
+        "is not known": "未知",
+        "must be a list": "必须是列表",
         "must be a number": "必须是数字",
         "must be a whole number": "必须是整数",
         "must be at least {limit}": "不能小于 {limit}",
         "must be at most {limit}": "不能大于 {limit}",
         "must be one of {choices}": "必须是以下之一：{choices}",
+        "must be text": "必须是文本",
+        "must be true or false": "必须是 true 或 false",
         "no node can answer with {model} now": "目前没有节点能用 {model} 回答",
         "quant= needs levels, the preferred one first, such as quant=q8_0>q4_K_M, not {value!r}": "quant= 需要量化级别，首选在前，例如 quant=q8_0>q4_K_M，而不是 {value!r}",
         "quant=auto takes no other level next to it, as in {value!r}": "quant=auto 不能与其他级别一起使用，如 {value!r}",
@@ -1245,6 +1250,11 @@ class Refusal:
     param: str | None = None
     retry_after: int | None = None
 
+    def translated(self, language: str) -> "Refusal":
+        """The same in a reader's language. Another plugin's sentence translates itself: it has the words."""
+        by_itself = getattr(self.message, "translated", None)
+        return replace(self, message=by_itself(language)) if by_itself else self
+
     @property
     def kind(self) -> str:
         """OpenAI's name for errors of this kind."""
@@ -1290,10 +1300,10 @@ _Meaning = tuple[int, str | None, Message]  # status, code, sentence for people 
 _NO_CANDIDATE: _Meaning = (HTTPStatus.NOT_FOUND, "model_not_found", _NO_ALIAS)
 
 
-def alias_refusal(error: AliasUnavailableError, *, for_admin: bool, language: str = ENGLISH) -> Refusal:
+def alias_refusal(error: AliasUnavailableError, *, for_admin: bool) -> Refusal:
     """As `refusal_of`, for a plugin that raises no other error and should not ship the router's."""
     status, code, sentence = _NO_CANDIDATE
-    said = in_language(error if for_admin else sentence, language)
+    said = said_by(error) if for_admin else sentence
     return Refusal(status=status, message=said, code=code, param="model")
 
 
@@ -1327,6 +1337,25 @@ def process_wide(name: str, make: Callable[[], _Shared]) -> _Shared:
 # plain values: each plugin has a copy of this code.
 
 KEEP_SECONDS = 3600.0
+_WHOLE, _NUMBER, _SWITCH = (
+    message("must be a whole number"),
+    message("must be a number"),
+    message("must be true or false"),
+)
+# By pydantic's name for the error.
+_REFUSALS = {
+    "bool_parsing": _SWITCH,
+    "bool_type": _SWITCH,
+    "extra_forbidden": message("is not known"),
+    "float_parsing": _NUMBER,
+    "float_type": _NUMBER,
+    "int_from_float": _WHOLE,
+    "int_parsing": _WHOLE,
+    "int_type": _WHOLE,
+    "list_type": message("must be a list"),
+    "missing": message("is missing"),
+    "string_type": message("must be text"),
+}
 _MODULE = re.compile(r"(?:function|tool)_(\w+)_[0-9a-f]{32}")  # as Open WebUI calls a plugin's module
 
 
@@ -1414,7 +1443,7 @@ def _said(problem: Any) -> Message:
     return joined([valve, refusal(problem)], message(": "))
 
 
-def refusal(problem: Any) -> Message:  # noqa: PLR0911 - a line for each kind
+def refusal(problem: Any) -> Message:
     """What one of pydantic's errors says, in words for people."""
     context = problem.get("ctx") or {}
     match problem["type"]:
@@ -1424,13 +1453,9 @@ def refusal(problem: Any) -> Message:  # noqa: PLR0911 - a line for each kind
             return message("must be at least {limit}", limit=context["ge"])
         case "less_than_equal":
             return message("must be at most {limit}", limit=context["le"])
-        case "int_parsing" | "int_type" | "int_from_float":
-            return message("must be a whole number")
-        case "float_parsing" | "float_type":
-            return message("must be a number")
         case "literal_error":
             return message("must be one of {choices}", choices=context["expected"])
-    return Message(str(problem["msg"]))
+    return _REFUSALS.get(problem["type"]) or Message(str(problem["msg"]))
 
 
 # --- ollama_pack.engines.front_route ---
@@ -1799,7 +1824,7 @@ class Filter:
 def _model_alias_filter__said(error: AliasUnavailableError, user: Body, metadata: Body, request: Any) -> Exception:
     """What is raised where the user has asked for a name to which nothing answers: it says why."""
     language = reader_language(metadata, request)
-    refusal = alias_refusal(error, for_admin=user.get("role") == "admin", language=language)
+    refusal = alias_refusal(error, for_admin=user.get("role") == "admin").translated(language)
     note_refusal(request, refusal, metadata)
     return PackError(refusal.message)
 

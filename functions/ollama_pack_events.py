@@ -10,90 +10,90 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/ollama_pack_events.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Event`, line 12206, which the server calls.
+# Begin here: `class Event`, line 12296, which the server calls.
 # The modules that it uses come first:
 #    160  base.translations            The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    603  base.messages                Sentences for people, in English and in the languages of the catalogue.
-#    748  base.single_flight           What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
-#    916  errors                       The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    942  engines.body                 Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    953  webui.functions              Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   1021  webui.cache_contact          The way from the events function to the running `response_cache_filter`, which may not be there.
-#   1078  webui.routes                 Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
-#   1232  services.calibration_routes  What sites that learn together read here and hand over: see docs/federation.md.
-#   1268  services.activity            What chats did in this process, until somebody writes it into the history.
-#   1329  base.redis                   A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#   1729  services.history             The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
-#   2107  services.dashboard           What the dashboard shows, in parts that change by themselves, and the stream that sends those that did.
-#   2373  engines.ollama.names         Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   2510  fit.shapes                   Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#   2547  fit.choose                   Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#   2568  base.tables                  Tables that admins write as text: a row a line, `#` starts a comment, empty lines are skipped.
-#   2599  engines.model_ids            Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   2607  routing.plan.report          What fits where, what to pull, and what one more GPU would bring: all of a plan, as people read it.
-#   2614  engines.refusals             What a client gets instead of an answer, in the form of each API that clients speak.
-#   2686  webui.errors                 What goes wrong between the pack and Open WebUI.
-#   2759  webui.contact                The way from the events function to the running `gpu_router`: another plugin, which may not be there.
-#   2891  webui.dashboard              The dashboard's page, and what those see who may not look at it. Nothing in it comes from elsewhere.
-#   4121  services.fleet_plan          The dashboard's plan of what to have where: this plugin has the record of chats, the router the nodes.
-#   4195  cache.counters               What the cache did, in figures without any text: of this process, and to be added up over all of them.
-#   4202  services.metrics_text        What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
-#   4347  services.node_upkeep         What admins do to nodes while chats go on: drain one, or pull a model at one after another.
-#   4421  engines.ollama.from_openai   An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
-#   4527  engines.sse                  Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   4636  webui.calling                Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#   4784  webui.models                 What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   4871  webui.ollama_models          Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
-#   4961  webui.server                 What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#   4993  services.ollama_api          Open WebUI's Ollama API for names that `gpu_router` answers.
-#   5117  aliases.errors               What goes wrong with aliases.
-#   5125  aliases.facts                What an alias table may ask about a request, read off an OpenAI chat body.
-#   5148  aliases.table                An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#   5507  aliases.resolve              Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   5565  aliases.published            Which names of a table can be published as models, and what answers for them.
-#   5634  webui.audience               Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#   5700  webui.model_rows             Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#   5830  webui.access                 Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#   5996  webui.publication            Which rows of Open WebUI's models table to write, so that users see what is offered to them. Decides only.
-#   6324  services.offer               Which rows a deployment should have.
-#   6597  webui.rows                   Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
-#   6747  services.publishing          Publishing: what the router and the alias tables offer becomes models that users see and may use.
-#   6900  services.valves              What all valves of the pack have in common: what is refused is told to admins, without what was written.
-#   7005  speech.errors                What goes wrong with transcription.
-#   7462  speech.languages             The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
-#   7539  speech.language              Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
-#   7632  engines.failures             Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   7668  speech.values                What recordings turn into, and what an engine is.
-#   7925  speech.http_answer           What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
-#   8075  speech.pcm                   Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
-#   8163  speech.openai_http           Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
-#   8351  speech.recognizer            The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
-#   8490  speech.sentences             Segments of about a sentence, made from words with times.
-#   8544  speech.whisper_model         Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
-#   8730  speech.whisper               Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
-#   8958  services.voice_settings      The valves of voice transcription, for the tool and the routes, and the engine they ask for.
-#   9114  speech.source                Where a recording comes from: bytes, a path or an open file; and how large it may be.
-#   9198  speech.kept                  Transcripts of a while ago: the same recording with the same options is not listened to twice.
-#   9287  speech.containers            What the bytes of a file tell that the decoder does not: whether the file ends before it should.
-#   9451  speech.decode                Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
-#  10062  speech.joining               Putting pieces of text together: with spaces where the script has them between words, else without.
-#  10150  speech.script                Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
-#  10226  speech.turns                 One recording at a time on this machine's own processors, in turns between users, each with its place.
-#  10501  speech.vad                   Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
-#  10551  speech.windows               Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
-#  10698  speech.transcribe            From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
-#  10968  webui.tracing                Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
-#  11006  webui.voice_files            Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
-#  11036  services.transcribing        Transcribing on behalf of somebody: by the admin's settings, and not twice.
-#  11161  speech.subtitles             Subtitles: lines that fit on a screen, each shown while it is spoken.
-#  11299  speech.formats               A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
-#  11461  webui.uploads                A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
-#  11667  webui.users                  Users of the running Open WebUI, and the language that they read. Imports `open_webui` when called.
-#  11684  services.voice_routes        The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
-#  11942  webui.budget_contact         The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
-#  12059  webui.chats                  Chats of the running Open WebUI, and their ratings. Imports `open_webui` when called, not before.
-#  12088  webui.load                   What `GET /api/system/load` shows of what the router tells: keys by name, so that nothing slips out.
-#  12174  webui.service                What an event function keeps up in a process: its routes, and a task that looks again from time to time.
+#    638  base.messages                Sentences for people, in English and in the languages of the catalogue.
+#    783  base.single_flight           What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
+#    951  errors                       The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    977  engines.body                 Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    988  services.activity            What chats did in this process, until somebody writes it into the history.
+#   1049  base.redis                   A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#   1449  services.history             The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
+#   1829  services.dashboard           What the dashboard shows, in parts that change by themselves, and the stream that sends those that did.
+#   2095  webui.functions              Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   2163  webui.cache_contact          The way from the events function to the running `response_cache_filter`, which may not be there.
+#   2224  webui.routes                 Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
+#   2378  webui.dashboard              The dashboard's page, and what those see who may not look at it. Nothing in it comes from elsewhere.
+#   3637  services.calibration_routes  What sites that learn together read here and hand over: see docs/federation.md.
+#   3673  engines.ollama.names         Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   3810  fit.shapes                   Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   3847  fit.choose                   Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   3868  base.tables                  Tables that admins write as text: a row a line, `#` starts a comment, empty lines are skipped.
+#   3899  engines.model_ids            Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   3907  routing.plan.report          What fits where, what to pull, and what one more GPU would bring: all of a plan, as people read it.
+#   3914  engines.refusals             What a client gets instead of an answer, in the form of each API that clients speak.
+#   3991  webui.errors                 What goes wrong between the pack and Open WebUI.
+#   4064  webui.contact                The way from the events function to the running `gpu_router`: another plugin, which may not be there.
+#   4196  services.fleet_plan          The dashboard's plan of what to have where: this plugin has the record of chats, the router the nodes.
+#   4270  cache.counters               What the cache did, in figures without any text: of this process, and to be added up over all of them.
+#   4277  services.metrics_text        What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#   4422  services.node_upkeep         What admins do to nodes while chats go on: drain one, or pull a model at one after another.
+#   4496  engines.ollama.from_openai   An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
+#   4602  engines.sse                  Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   4711  webui.calling                Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#   4859  webui.models                 What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   4946  webui.ollama_models          Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
+#   5036  webui.server                 What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   5068  services.ollama_api          Open WebUI's Ollama API for names that `gpu_router` answers.
+#   5192  aliases.errors               What goes wrong with aliases.
+#   5200  aliases.facts                What an alias table may ask about a request, read off an OpenAI chat body.
+#   5223  aliases.table                An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#   5582  aliases.resolve              Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   5640  aliases.published            Which names of a table can be published as models, and what answers for them.
+#   5709  webui.audience               Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#   5775  webui.model_rows             Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#   5905  webui.access                 Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#   6071  webui.publication            Which rows of Open WebUI's models table to write, so that users see what is offered to them. Decides only.
+#   6399  services.offer               Which rows a deployment should have.
+#   6672  webui.rows                   Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
+#   6822  services.publishing          Publishing: what the router and the alias tables offer becomes models that users see and may use.
+#   6975  services.valves              What all valves of the pack have in common: what is refused is told to admins, without what was written.
+#   7095  speech.errors                What goes wrong with transcription.
+#   7552  speech.languages             The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
+#   7629  speech.language              Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
+#   7722  engines.failures             Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   7758  speech.values                What recordings turn into, and what an engine is.
+#   8015  speech.http_answer           What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
+#   8165  speech.pcm                   Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
+#   8253  speech.openai_http           Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
+#   8441  speech.recognizer            The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
+#   8580  speech.sentences             Segments of about a sentence, made from words with times.
+#   8634  speech.whisper_model         Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
+#   8820  speech.whisper               Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
+#   9048  services.voice_settings      The valves of voice transcription, for the tool and the routes, and the engine they ask for.
+#   9204  speech.source                Where a recording comes from: bytes, a path or an open file; and how large it may be.
+#   9288  speech.kept                  Transcripts of a while ago: the same recording with the same options is not listened to twice.
+#   9377  speech.containers            What the bytes of a file tell that the decoder does not: whether the file ends before it should.
+#   9541  speech.decode                Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
+#  10152  speech.joining               Putting pieces of text together: with spaces where the script has them between words, else without.
+#  10240  speech.script                Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
+#  10316  speech.turns                 One recording at a time on this machine's own processors, in turns between users, each with its place.
+#  10591  speech.vad                   Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
+#  10641  speech.windows               Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
+#  10788  speech.transcribe            From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
+#  11058  webui.tracing                Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#  11096  webui.voice_files            Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
+#  11126  services.transcribing        Transcribing on behalf of somebody: by the admin's settings, and not twice.
+#  11251  speech.subtitles             Subtitles: lines that fit on a screen, each shown while it is spoken.
+#  11389  speech.formats               A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
+#  11551  webui.uploads                A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
+#  11757  webui.users                  Users of the running Open WebUI, and the language that they read. Imports `open_webui` when called.
+#  11774  services.voice_routes        The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
+#  12032  webui.budget_contact         The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
+#  12149  webui.chats                  Chats of the running Open WebUI, and their ratings. Imports `open_webui` when called, not before.
+#  12178  webui.load                   What `GET /api/system/load` shows of what the router tells: keys by name, so that nothing slips out.
+#  12264  webui.service                What an event function keeps up in a process: its routes, and a task that looks again from time to time.
 
 import asyncio
 import csv
@@ -194,6 +194,7 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "GPU busy {percent} %": "GPU 利用率 {percent} %",
         "GPU memory": "显存",
         "GPU memory {memory}": "显存 {memory}",
+        "GPU-seconds": "GPU 秒",
         "Generation that the cache saved": "缓存节省的生成时间",
         "Give it nothing new": "停止分配新对话",
         "Go on ({count} new)": "继续（{count} 条新请求）",
@@ -263,6 +264,7 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "The answer has {tokens} tokens and took {took}.": "回答共 {tokens} 个 token，用时 {took}。",
         "The answer was in the cache, {age} old: {saved} of generation saved.": "回答来自缓存，已保存 {age}，节省生成时间 {saved}。",
         "The dashboard is for the admins of this Open WebUI. Sign in as one of them to see it.": "仪表盘仅供此 Open WebUI 的管理员使用。请以管理员身份登录后查看。",
+        "The dashboard needs JavaScript.": "仪表盘需要 JavaScript。",
         "The first token came after {first}; {predicted} at the node were predicted.": "首个 token 在 {first} 后到达；预计节点上需要 {predicted}。",
         "The first token is predicted after {predicted} at the node.": "预计节点在 {predicted} 后给出首个 token。",
         "The function ollama_pack_events is switched off, or being updated.": "函数 ollama_pack_events 已关闭，或正在更新。",
@@ -303,6 +305,8 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "a model is missing: after `=` stand model names with commas between them": "缺少模型：`=` 之后是以逗号分隔的模型名称",
         "a model is named twice": "有一个模型重复出现",
         "a new answer was wanted": "要求重新回答",
+        "a picture or file that is only referred to": "只引用了图片或文件",
+        "a picture that cannot be read": "图片无法读取",
         "a scheduled run": "定时任务",
         "a table has at most {limit} rows: use wildcards": "一张表最多 {limit} 行：请使用通配符",
         "a temporary chat": "临时对话",
@@ -320,6 +324,7 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "an admin made a model with this id by hand, and it is left as it is": "管理员手动创建了同 ID 的模型，予以保留",
         "an admin switched it on or off, and that is kept": "管理员启用或关闭了它，予以保留",
         "an answer that goes on": "续写的回答",
+        "another reason, code “{code}”": "其他原因，代码“{code}”",
         "answered": "已回答",
         "answered by": "由谁回答",
         "answered by a model": "由模型回答",
@@ -350,6 +355,7 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "down": "不可用",
         "drained": "已停止分配",
         "each minute": "每分钟",
+        "empty": "空录音",
         "failed": "失败",
         "failed or stopped": "失败或停止",
         "failed: {error}": "失败：{error}",
@@ -382,6 +388,7 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "in part": "部分可用",
         "is answered": "回答中",
         "is busy (status {status}): try again later": "正忙（状态 {status}）：请稍后重试",
+        "is missing": "缺失",
         "is no BCP 47 tag such as zh-CN or en": "不是 zh-CN 或 en 这样的 BCP 47 标签",
         "is not known": "未知",
         "is too long for a language tag": "作为语言标签过长",
@@ -414,20 +421,32 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "model {model!r} was not found ({places}): {remedy}": "没有找到模型 {model!r}（{places}）：{remedy}",
         "models loaded": "加载次数",
         "more": "更多",
+        "must be a list": "必须是列表",
         "must be a number": "必须是数字",
         "must be a whole number": "必须是整数",
         "must be at least {limit}": "不能小于 {limit}",
         "must be at most {limit}": "不能大于 {limit}",
         "must be one of {choices}": "必须是以下之一：{choices}",
+        "must be text": "必须是文本",
+        "must be true or false": "必须是 true 或 false",
         "no decoder is there for its sound": "没有可用于其声音的解码器",
+        "no recording was sent": "没有发送录音",
         "no scheme that is known": "未知的协议",
+        "no sound in it": "没有声音",
+        "no speech in it": "没有语音",
         "no speech was found in {seconds:.1f} s of audio: is the microphone on?{more}": "在 {seconds:.1f} 秒音频中没有听到语音：麦克风打开了吗？{more}",
         "nodes up": "可用节点",
+        "not a recording": "不是录音",
         "not asked before, or too long ago": "此前未问过，或已过期",
         "not for the cache": "不经缓存",
+        "not kept, code “{code}”": "未保存，代码“{code}”",
         "not kept: another model answered": "未保存：由其他模型回答",
         "not kept: empty": "未保存：内容为空",
+        "not kept: it broke off": "未保存：回答中断",
+        "not kept: it calls tools": "未保存：回答调用了工具",
+        "not kept: it ended with an error": "未保存：回答以错误结束",
         "not kept: it has no figures": "未保存：缺少统计数据",
+        "not kept: it reached the longest length": "未保存：达到最大长度",
         "not kept: stopped before its end": "未保存：未生成完",
         "not kept: the cache was flushed": "未保存：缓存已被清空",
         "not kept: too large": "未保存：过大",
@@ -458,6 +477,7 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "replicas lag behind": "副本的数据会滞后",
         "requests": "请求数",
         "requests a minute": "每分钟请求数",
+        "response_cache_filter has not seen it": "response_cache_filter 没有看到该请求",
         "response_cache_filter is not installed, or switched off: install it (upload.py, or Admin Panel → Functions), and what the cache does shows here": "没有安装 response_cache_filter，或它已关闭：安装后（upload.py，或 管理员面板 → 函数）这里会显示缓存的工作情况",
         "response_cache_replay is missing": "缺少 response_cache_replay",
         "row {line} ({row!r}): {reason}": "第 {line} 行（{row!r}）：{reason}",
@@ -466,6 +486,7 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "send it as `file` or `audio` in multipart/form-data, or as the body with Content-Type audio/*": "请以 multipart/form-data 中的 `file` 或 `audio` 发送，或以 Content-Type audio/* 作为请求体发送",
         "sentinel_username and sentinel_password belong to redis+sentinel://": "sentinel_username 和 sentinel_password 属于 redis+sentinel://",
         "set `allow_download`": "请设置 `allow_download`",
+        "several answers were wanted": "要求了多个回答",
         "share the GPU": "共用 GPU",
         "shared": "共用回答",
         "shared while generated": "生成时共用",
@@ -480,10 +501,13 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "the alias before `=` is missing": "`=` 之前缺少别名",
         "the alias leads back to itself: {way}": "别名指回自身：{way}",
         "the audio track holds no sound ({why}): record or upload it again": "音轨没有声音（{why}）：请重新录制或上传",
+        "the body is no JSON object": "请求正文不是 JSON 对象",
         "the client has left before its transcript was ready": "转写文本完成之前客户端已离开",
         "the client hung up before all of the recording had come": "客户端在录音全部到达之前断开",
         "the client wanted no cache": "客户端要求不使用缓存",
         "the database": "数据库",
+        "the engine keeps the conversation": "引擎保存对话",
+        "the engine searches the web or runs tools itself": "引擎自己搜索网络或运行工具",
         "the file ({container}) has no audio track: nothing to transcribe": "该文件（{container}）没有音轨：没有可转写的内容",
         "the file has {actual:.1f} MB, the limit is {limit:g} MB: cut it, or save it as MP3 or Opus": "文件有 {actual:.1f} MB，上限为 {limit:g} MB：请剪短，或存为 MP3 或 Opus",
         "the file has {actual} bytes or more, the limit is {limit}": "文件至少有 {actual} 字节，上限为 {limit}",
@@ -500,9 +524,13 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "the recording has {rate} samples a second: speech is recorded with {lowest} to {highest}; record it again, or convert it": "录音每秒有 {rate} 个采样：语音录音应为 {lowest} 到 {highest}；请重新录制或转换",
         "the recording is empty (0 bytes): record or upload it again": "录音为空（0 字节）：请重新录制或上传",
         "the recording lasts {actual:.1f} minutes or more (the limit is {limit:g}): cut it": "录音时长 {actual:.1f} 分钟或更长（上限为 {limit:g}）：请剪短",
+        "the request that generated it broke off": "生成它的请求中断了",
         "the same question may have different answers": "同一问题可能有不同回答",
         "the server has no room for the recording now: try again later, or ask an admin": "服务器目前没有空间保存录音：请稍后再试，或联系管理员",
         "the speech engine cannot work now: ask an admin, the log has the reason": "语音引擎目前无法工作：请联系管理员，原因见日志",
+        "the speech engine failed": "语音引擎出错",
+        "the speech model is missing": "缺少语音模型",
+        "the speech server failed": "语音服务器出错",
         "the star in {name!r} has no star in the alias to take its text from": "{name!r} 中的星号在别名中没有对应的星号",
         "the store is left alone for a while": "暂时不访问存储",
         "the store was down": "存储不可用",
@@ -521,11 +549,16 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "this week": "本周",
         "titles, tags and the like": "标题、标签等后台任务",
         "today": "今天",
+        "tokens": "token",
         "tokens for each chat": "每次对话的 token 数",
         "tokens saved": "节省的 token",
+        "too large": "太大",
+        "too long": "太长",
+        "too many recordings waited": "等待的录音太多",
         "track {number}": "音轨 {number}",
         "transcribed": "已转写",
         "unknown condition {written!r}: the known ones are {known}": "未知条件 {written!r}：已知条件有 {known}",
+        "unknown language": "未知语言",
         "up to {bound} ms": "不超过 {bound} 毫秒",
         "upload.py published it, and keeps it": "由 upload.py 发布，予以保留",
         "used": "已用",
@@ -554,6 +587,7 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "{fault}. What is published through it stays.": "{fault}。已通过它发布的内容保持不变。",
         "{fault}: chats go to their models. Figures of one worker:": "{fault}：对话直接交给模型。以下为单个进程的数据：",
         "{first} and {count} more": "{first} 及另外 {count} 个",
+        "{kind}: {error}": "{kind}：{error}",
         "{model!r} failed: {error}": "{model!r} 失败：{error}",
         "{model} failed here: it is asked elsewhere for a while.": "{model} 在此失败，暂时改由其他节点回答。",
         "{model} failed here: one chat tries it again.": "{model} 在此失败，正用一个请求重新尝试。",
@@ -583,6 +617,7 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "{node} is down: {why}": "{node} 不可用：{why}",
         "{option} is for TLS: begin the URL with {beginning}": "{option} 用于 TLS：URL 请以 {beginning} 开头",
         "{percent} % pulled": "已拉取 {percent} %",
+        "{plugin} failed ({error}): see its valves": "{plugin} 出错（{error}）：请查看其配置项",
         "{rate} Hz, {channels} channels: it is {lowest} to {highest} Hz, 1 to {most} channels": "{rate} Hz、{channels} 个声道：应为 {lowest} 到 {highest} Hz、1 到 {most} 个声道",
         "{recognizer!r} sends recordings to a cloud service: set `allow_cloud`, or choose an offline one: {valid}": "{recognizer!r} 会把录音发送到云服务：请设置 `allow_cloud`，或选择离线的识别器：{valid}",
         "{room} GB for models, {source}": "{room} GB 可用于模型，{source}",
@@ -948,321 +983,6 @@ def object_at(value: object, *path: str) -> Mapping[str, Any]:
     for field in path:
         value = value.get(field) if isinstance(value, Mapping) else None
     return value if isinstance(value, Mapping) else {}
-
-
-# --- ollama_pack.webui.functions ---
-# Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-
-
-@dataclass(frozen=True, slots=True)
-class FunctionState:
-    """A function as the database has it.
-
-    Attributes:
-        installed: there is one.
-        active: it is switched on.
-        owner: id of the user who installed it.
-        valves: what an admin set; defaults are not in it.
-    """
-
-    installed: bool = False
-    active: bool = False
-    owner: str = ""
-    valves: Mapping[str, Any] = field(default_factory=dict)
-
-
-async def function_state(function_id: str) -> FunctionState:
-    """Look a function up.
-
-    By a query of its own: Open WebUI's answers a database that cannot be reached as if there were no such
-    function, or no valves, and what is published would be taken away. Here the database's error is raised.
-    """
-    from open_webui.internal.db import get_async_db_context  # noqa: PLC0415 - see the top of this module
-    from open_webui.models.functions import Function, decrypt_valves  # noqa: PLC0415
-    from sqlalchemy import select  # noqa: PLC0415 - it comes with Open WebUI
-
-    wanted = select(Function.is_active, Function.user_id, Function.valves).filter_by(id=function_id)
-    async with get_async_db_context() as session:
-        found = (await session.execute(wanted)).one_or_none()
-    if found is None:
-        return FunctionState()
-    is_active, owner, stored = found
-    valves = decrypt_valves(stored) or {}
-    return FunctionState(installed=True, active=bool(is_active), owner=str(owner or ""), valves=valves)
-
-
-async def set_valve(function_id: str, name: str, value: Any) -> None:
-    """Set one of an installed function's valves, as an admin would, and leave the others as they are."""
-    from open_webui.models.functions import Functions  # noqa: PLC0415 - see the top of this module
-
-    state = await function_state(function_id)
-    await Functions.update_function_valves_by_id(function_id, {**state.valves, name: value})
-
-
-async def live_function(app: Any, function_id: str) -> Any:
-    """The instance that this process runs, of the code and with the valves that are stored.
-
-    Open WebUI's own way to it: it is loaded where it is not yet, or where its code has changed.
-    """
-    from open_webui.functions import get_function_module_by_id  # noqa: PLC0415
-
-    return await get_function_module_by_id(SimpleNamespace(app=app), function_id)
-
-
-async def shared_redis_url() -> str:
-    """The Redis that joins the replicas: the router's, else the response cache's; empty: there is none."""
-    for function_id in ("gpu_router", "response_cache_filter"):
-        state = await function_state(function_id)
-        if state.active and (url := str(state.valves.get("redis_url") or "")):
-            return url
-    return ""
-
-
-# --- ollama_pack.webui.cache_contact ---
-# The way from the events function to the running `response_cache_filter`, which may not be there.
-
-log = logging.getLogger(__name__)
-
-CACHE_ID = "response_cache_filter"
-NO_CACHE = message(
-    "response_cache_filter is not installed, or switched off: install it (upload.py, or Admin Panel → "
-    "Functions), and what the cache does shows here"
-)
-
-
-class CacheContact:
-    """Asks the cache of this process, which speaks for the store that all processes share."""
-
-    def __init__(self, app: Any) -> None:
-        """Ask nothing yet; `app` is Open WebUI's."""
-        self._app = app
-
-    async def report(self) -> dict[str, Any]:
-        """What the cache did; only `fault`, where it cannot be asked."""
-        told = await self._ask("cache_report")
-        return told if isinstance(told, dict) else {"fault": told}
-
-    async def flush(self) -> str:
-        """Make all answers unusable; empty, or why it was not done."""
-        return str(await self._ask("flush_cache"))
-
-    async def discard(self, label: str) -> None:
-        """Discard what is known under a label. Where there is no cache, there is nothing to discard."""
-        await self._ask("discard_answers", label)
-
-    async def calibration(self) -> dict[str, Any]:
-        """The labels of similar answers; only `fault`, where the cache cannot be asked."""
-        told = await self._ask("calibration_counts")
-        return told if isinstance(told, dict) else {"fault": told}
-
-    async def take_round(self, given: Mapping[str, Any]) -> str:
-        """Count what other sites gave; empty, or why it was not done."""
-        return str(await self._ask("take_round", given))
-
-    async def forget_rounds(self) -> str:
-        """Forget what other sites gave; empty, or why it was not done."""
-        return str(await self._ask("forget_rounds"))
-
-    async def _ask(self, method: str, *values: Any) -> Any:
-        """What a method of the cache says, or in a sentence why it cannot be asked."""
-        try:
-            if not (await function_state(CACHE_ID)).active:
-                return NO_CACHE
-            cache = await live_function(self._app, CACHE_ID)
-            return await getattr(cache, method)(*values)
-        except Exception as error:
-            log.exception("%s could not be asked: %s", CACHE_ID, method)
-            return f"{CACHE_ID} failed ({type(error).__name__}: {error}): see its valves"
-
-
-# --- ollama_pack.webui.routes ---
-# Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
-
-MIN_KEY = 16  # characters
-_BEARER = "bearer "
-
-
-@dataclass(frozen=True, slots=True)
-class RouteSpec:
-    """A route.
-
-    Attributes:
-        method: GET, POST …
-        path: from the server's root.
-        audience: who is let in; others get Open WebUI's own 401.
-        answer: is called with the request and Open WebUI's user; gives JSON or a response.
-        lets_in: whether a request is let in that shows no user; then `answer` gets None for the user.
-        without: Open WebUI has a route of this path itself, in whose place this one answers: what it would
-            answer, for when the plugin is off.
-        user_of: gives the user of a request that need not be checked; None: Open WebUI checks it.
-        refused: makes the response for an error that Open WebUI raises, such as 401 without a token; None:
-            Open WebUI answers in its own form.
-    """
-
-    method: str
-    path: str
-    audience: Literal["user", "admin"]
-    answer: Callable[[Any, Any], Awaitable[Any]]
-    lets_in: Callable[[Any], bool] | None = None
-    without: Callable[[Any, Any], Awaitable[Any]] | None = None
-    user_of: Callable[[Any], Any] | None = None
-    refused: Callable[[Any, Any], Any] | None = None
-
-
-def place_routes(app: Any, owner: str, specs: tuple[RouteSpec, ...]) -> None:
-    """Make these the routes of a plugin. They come first: Open WebUI has hundreds, which are tried in order.
-
-    Safe to call again: what an earlier call, or earlier code of the same plugin, has placed is replaced.
-
-    Args:
-        app: Open WebUI's.
-        owner: the plugin's id, which tells its routes from others'.
-        specs: none takes the plugin's routes away.
-    """
-    routes = app.router.routes
-    others = [route for route in routes if not _is_of(route, owner)]
-    routes[:] = [
-        *(_api_route(owner, spec) for spec in specs),
-        *others,
-    ]  # in one step: requests look at this list
-
-
-def _is_of(route: Any, owner: str) -> bool:
-    return str(getattr(route, "name", "")).startswith(f"{owner}:")
-
-
-def _api_route(owner: str, spec: RouteSpec) -> Any:
-    from fastapi import Depends, HTTPException, Request  # noqa: PLC0415 - it comes with Open WebUI
-    from fastapi.responses import JSONResponse, Response  # noqa: PLC0415
-    from fastapi.routing import APIRoute  # noqa: PLC0415
-    from open_webui.utils.auth import get_admin_user, get_verified_user  # noqa: PLC0415
-
-    allowed = Depends(get_admin_user if spec.audience == "admin" else get_verified_user)
-
-    async def endpoint(request: Request, user: Any = allowed) -> Any:
-        return await spec.answer(request, user)
-
-    # Open WebUI compiles a plugin so that annotations are text, which FastAPI would look up in vain.
-    endpoint.__annotations__ = {"request": Request, "user": Any}
-
-    class PackRoute(APIRoute):  # type: ignore[misc] # Any, where Open WebUI is not installed
-        def get_route_handler(self) -> Callable[[Any], Awaitable[Any]]:
-            ask = super().get_route_handler()
-
-            async def handle(request: Any) -> Any:
-                user = spec.user_of(request) if spec.user_of else None
-                if user is None and not (spec.lets_in and spec.lets_in(request)):
-                    return await asked(request)
-                answer = await spec.answer(request, user)
-                return answer if isinstance(answer, Response) else JSONResponse(answer)
-
-            async def asked(request: Any) -> Any:
-                try:
-                    return await ask(request)
-                except HTTPException as error:
-                    if spec.refused is None:
-                        raise
-                    return spec.refused(request, error)
-
-            return handle
-
-    return PackRoute(
-        spec.path,
-        endpoint,
-        methods=[spec.method],
-        name=f"{owner}:{spec.method} {spec.path}",
-        response_model=None,
-        include_in_schema=False,
-    )
-
-
-def check_route_key(text: str) -> str:
-    """A key of a valve as it is; empty: there is none.
-
-    Raises:
-        ValueError: it is so short that it could be guessed.
-    """
-    if 0 < len(text.strip()) < MIN_KEY:
-        raise ValueError(
-            message(
-                "it has {count} characters, and opens a route: take {least} or more",
-                count=len(text.strip()),
-                least=MIN_KEY,
-            )
-        )
-    return text.strip()
-
-
-def shows_key(request: Any, key: str) -> bool:
-    """Whether a request has this key as its bearer token. An empty key opens nothing."""
-    shown = str(request.headers.get("authorization", ""))
-    if not key or not shown.lower().startswith(_BEARER):
-        return False
-    return hmac.compare_digest(shown[len(_BEARER) :].strip().encode(), key.encode())
-
-
-def not_found() -> Any:
-    """The error that answers where a route ought to be gone."""
-    from fastapi import HTTPException  # noqa: PLC0415
-
-    return HTTPException(status_code=404, detail="Not Found")
-
-
-def html_page(text: str, headers: dict[str, str], status: int = 200) -> Any:
-    """A page as a response."""
-    from starlette.responses import HTMLResponse  # noqa: PLC0415
-
-    return HTMLResponse(text, status, headers)
-
-
-def json_answer(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Any:
-    """JSON as a response."""
-    from starlette.responses import JSONResponse  # noqa: PLC0415
-
-    return JSONResponse(value, status, headers)
-
-
-def text_answer(text: str, media_type: str, headers: dict[str, str] | None = None) -> Any:
-    """Text as a response of a type."""
-    from starlette.responses import Response  # noqa: PLC0415
-
-    return Response(text, headers=headers, media_type=media_type)
-
-
-# --- ollama_pack.services.calibration_routes ---
-# What sites that learn together read here and hand over: see docs/federation.md.
-
-CALIBRATION = "/ollama-pack/calibration"
-
-
-def calibration_routes(cache: CacheContact) -> tuple[RouteSpec, ...]:
-    """Routes for admins. Each answers with `fault`, which is empty if it worked.
-
-    | route | what |
-    |---|---|
-    | `GET /ollama-pack/calibration` | how often similar answers were judged right and wrong: plain counts |
-    | `POST /ollama-pack/calibration` | counts the evidence that other sites gave in a round |
-    | `DELETE /ollama-pack/calibration` | forgets all that other sites gave |
-    """
-
-    async def read(_request: Any, _user: Any) -> dict[str, Any]:
-        return await cache.calibration()
-
-    async def take(request: Any, _user: Any) -> dict[str, Any]:
-        try:
-            given = object_at(await request.json())
-        except ValueError:
-            return {"fault": "the body is no JSON object"}
-        return {"fault": await cache.take_round(given)}
-
-    async def forget(_request: Any, _user: Any) -> dict[str, Any]:
-        return {"fault": await cache.forget_rounds()}
-
-    return (
-        RouteSpec("GET", CALIBRATION, "admin", read),
-        RouteSpec("POST", CALIBRATION, "admin", take),
-        RouteSpec("DELETE", CALIBRATION, "admin", forget),
-    )
 
 
 # --- ollama_pack.services.activity ---
@@ -1731,6 +1451,8 @@ _REDIS_CLIENTS: Mapping[str, Callable[[_RedisUrl], RedisClient]] = {
 #
 # Both are bounded: 10,000 chats, and figures of each minute for a little more than a day. Without an answer
 # from either chats go on, and nothing is lost that fits into `activity.MAX_NOTES`.
+
+log = logging.getLogger(__name__)
 
 MAX_CHATS = 10_000
 KEPT_MINUTES = 25 * 60
@@ -2370,522 +2092,287 @@ def percentile(figures: Mapping[str, float], share: float) -> float | None:
     return None
 
 
-# --- ollama_pack.engines.ollama.names ---
-# Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-
-DEFAULT_TAG = "latest"
-
-# The levels that llama.cpp and Ollama write, at the end of a tag: q4_K_M, q8_0, iq2_xxs, fp16, bf16, mxfp4 …
-_QUANTIZATION = re.compile(
-    r"(?:^|[-_.])([it]?q\d+(?:_[a-z0-9]+)*|(?:b?f|fp)(?:16|32)|mxfp[48]|nvfp4|int[48])$", re.IGNORECASE
-)
-# Tags say fp16 where Ollama reports F16; "unknown" is what it reports for IQ4_XS and other newer levels.
-_OTHER_WORDS = {"FP16": "F16", "FP32": "F32", "UNKNOWN": ""}
-
-
-def split_tag(name: str) -> tuple[str, str]:
-    """Split `llama3:8b` into `("llama3", "8b")`; the tag is empty when the name has none.
-
-    A colon before the last slash belongs to a host's port, not to a tag.
-    """
-    head, _, tag = name.rpartition(":")
-    return (head, tag) if head and tag and "/" not in tag else (name, "")
-
-
-class Families:
-    """Models by their names without tags, upper and lower case being the same.
-
-    They are gone through once, when first asked for: they may be many, and their list far away in Redis.
-    """
-
-    def __init__(self, models: Iterable[str]) -> None:
-        self._models = models
-
-    @cached_property
-    def _by_stem(self) -> Mapping[str, tuple[tuple[str, str], ...]]:
-        return _families(tuple(self._models))
-
-    def of(self, name: str) -> tuple[tuple[str, str], ...]:
-        """The models that are `name` but for the tag: each id with its whole name in lower case, sorted."""
-        return self._by_stem.get(split_tag(name)[0].lower(), ())
-
-
-@lru_cache(maxsize=8)  # models change once in a while, and going through hundreds of names takes its time
-def _families(models: tuple[str, ...]) -> Mapping[str, tuple[tuple[str, str], ...]]:
-    families: dict[str, list[tuple[str, str]]] = defaultdict(list)
-    for model in sorted(models):
-        families[split_tag(model)[0].lower()].append((model, _whole(model).lower()))
-    return {stem: tuple(members) for stem, members in families.items()}
-
-
-def find_model(name: str, models: Collection[str], families: Families | None = None) -> str | None:
-    """The id under which `models` holds `name`: exactly, or with the default tag added or left out.
-
-    Failing that, upper and lower case are the same, as they are to Ollama: it lists q4_K_M and takes q4_k_m.
-
-    Args:
-        name: the model as the alias table names it.
-        models: ids.
-        families: those of the models, when several names are looked up.
-    """
-    return name if name in models else _find_in_family(name, (families or Families(models)).of(name))
-
-
-def _find_in_family(name: str, family: Iterable[tuple[str, str]]) -> str | None:
-    wanted = _whole(name)
-    alike = [model for model, whole in family if whole == wanted.lower()]
-    return min(alike, key=lambda model: (model != name, _whole(model) != wanted), default=None)
-
-
-def _whole(name: str) -> str:
-    return name if split_tag(name)[1] else f"{name}:{DEFAULT_TAG}"
-
-
-def quantization_in(name: str) -> str:
-    """The quantization level that a tag ends in, in upper case as Ollama reports it; else empty."""
-    found = _QUANTIZATION.search(split_tag(name)[1])
-    return _level(found.group(1)) if found else ""
-
-
-def find_variant(
-    name: str,
-    levels: Iterable[str],
-    models: Mapping[str, str],
-    denied: AbstractSet[str] = frozenset(),
-    families: Families | None = None,
-) -> str | None:
-    """The model that is `name` in the first of the preferred quantization levels that `models` has.
-
-    Among several of one level, `name` itself comes first, then the others by the alphabet.
-
-    Args:
-        name: the model as the alias table names it.
-        levels: quantization levels, the preferred one first; upper and lower case are the same.
-        models: model id → its quantization level, empty where unknown (then the tag tells).
-        denied: ids that are not to be chosen.
-        families: those of the models, when several names are looked up.
-    """
-    by_level: dict[str, str] = {}
-    for model, level in variants_of(name, models, denied, families).items():
-        by_level.setdefault(level, model)
-    return next((by_level[level] for level in map(_level, levels) if level in by_level), None)
-
-
-def variants_of(
-    name: str,
-    models: Mapping[str, str],
-    denied: AbstractSet[str] = frozenset(),
-    families: Families | None = None,
-) -> dict[str, str]:
-    """The models that are variants of `name`, and the quantization level of each; empty: unknown.
-
-    `llama3:8b` stands for `llama3:8b` itself and for every tag that continues it, such as
-    `llama3:8b-instruct-q8_0`; a name without a tag stands for all tags of the model.
-
-    Args:
-        name: as in `find_variant`, as are the others.
-        models: of these.
-        denied: without these.
-        families: of the models.
-    """
-    family = (families or Families(models)).of(name)
-    exact = _find_in_family(name, family)
-    start = f"{name.lower()}-" if split_tag(name)[1] else ""
-    variants = [
-        model
-        for model, whole in family
-        if model not in denied and (model == exact or whole.startswith(start))
-    ]
-    variants.sort(key=lambda model: model != exact)
-    # Only these levels are looked up: `models` may be far away.
-    return {model: _level(models.get(model, "")) or quantization_in(model) for model in variants}
-
-
-def _level(written: str) -> str:
-    """A quantization level in the form in which levels are compared; empty when it tells nothing."""
-    level = written.upper()
-    return _OTHER_WORDS.get(level, level)
-
-
-# --- ollama_pack.fit.shapes ---
-# Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-
-# Bits of a weight, the usual mix of tensor types included, by what a tag or `/api/tags` calls it.
-LEVEL_BITS: dict[str, float] = {
-    "F32": 32.0,
-    "F16": 16.0,
-    "BF16": 16.0,
-    "Q8_0": 8.5,
-    "Q6_K": 6.6,
-    "Q5_K_M": 5.7,
-    "Q5_1": 6.0,
-    "Q5_K_S": 5.5,
-    "Q5_0": 5.5,
-    "Q4_K_M": 4.84,
-    "Q4_1": 5.0,
-    "Q4_K_S": 4.6,
-    "Q4_0": 4.6,
-    "IQ4_XS": 4.3,
-    "MXFP4": 4.3,
-    "NVFP4": 4.5,
-    "Q3_K_L": 4.3,
-    "Q3_K_M": 3.91,
-    "Q3_K_S": 3.5,
-    "IQ3_XXS": 3.1,
-    "Q2_K": 2.6,
-    "IQ2_XS": 2.4,
-    "IQ2_XXS": 2.1,
-    "IQ1_S": 1.6,
-}
-
-
-def level_bits(level: str) -> float:
-    """Bits of a weight in a quantization level; 0: it is not known."""
-    return LEVEL_BITS.get(level.upper().replace("FP", "F"), 0.0)
-
-
-# --- ollama_pack.fit.choose ---
-# Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-
-LOSSLESS_BITS = 8.5  # with more, answers are no better and take longer
-
-
-def quality_order(names: Sequence[str], levels: Sequence[str]) -> list[str]:
-    """Variants with the best first: 8 bits, then more, which is only slower, then fewer.
-
-    Args:
-        names: of the variants.
-        levels: the quantization level of each; empty: unknown, and last.
-    """
-    by_name = dict(zip(names, map(level_bits, levels), strict=True))
-    return sorted(by_name, key=lambda name: _rank(by_name[name]), reverse=True)
-
-
-def _rank(bits: float) -> float:
-    return min(bits, LOSSLESS_BITS) - (0.001 * bits if bits > LOSSLESS_BITS else 0.0)
-
-
-# --- ollama_pack.base.tables ---
-# Tables that admins write as text: a row a line, `#` starts a comment, empty lines are skipped.
-
-_COMMENT = re.compile(r"(?:^|\s)#.*")
-
-
-class TableError(PackError, ValueError):
-    """A row of a table cannot be used.
-
-    A `ValueError` too, so that a pydantic validator reports it when an admin saves the valve.
-
-    Attributes:
-        line: number of the row in the text, from 1.
-        row: the row as it was written, without secrets.
-        reason: what is wrong with it and what to do.
-    """
-
-    def __init__(self, line: int, row: str, reason: str) -> None:
-        super().__init__(message("row {line} ({row!r}): {reason}", line=line, row=row, reason=reason))
-        self.line = line
-        self.row = row
-        self.reason = reason
-
-
-def table_rows(text: str) -> Iterator[tuple[int, str]]:
-    """The rows of a table as they are written, each with its line's number from 1."""
-    for line, raw in enumerate(text.splitlines(), start=1):
-        if written := _COMMENT.sub("", raw).strip():
-            yield line, written
-
-
-# --- ollama_pack.engines.model_ids ---
-# Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#
-# Those that `gpu_router` answers begin with its name, on Open WebUI and on the Pipelines server.
-
-ROUTER = "gpu_router."
-
-
-# --- ollama_pack.routing.plan.report ---
-# What fits where, what to pull, and what one more GPU would bring: all of a plan, as people read it.
-
-USUAL_CONTEXT = 8192
-LEAST_CONTEXT, MOST_CONTEXT, MOST_USERS = 256, 2**22, 10**6  # that can be asked for
-
-
-# --- ollama_pack.engines.refusals ---
-# What a client gets instead of an answer, in the form of each API that clients speak.
-
-ApiForm = Literal["openai", "anthropic", "ollama"]
-
-# Anthropic names an error by its status; others are `api_error`.
-_ANTHROPIC_TYPES: dict[int, str] = {
-    HTTPStatus.BAD_REQUEST: "invalid_request_error",
-    HTTPStatus.UNAUTHORIZED: "authentication_error",
-    HTTPStatus.FORBIDDEN: "permission_error",
-    HTTPStatus.NOT_FOUND: "not_found_error",
-    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "request_too_large",
-    HTTPStatus.TOO_MANY_REQUESTS: "rate_limit_error",
-    HTTPStatus.SERVICE_UNAVAILABLE: "overloaded_error",
-    HTTPStatus.GATEWAY_TIMEOUT: "timeout_error",
-}
+# --- ollama_pack.webui.functions ---
+# Functions of the running Open WebUI. Imports `open_webui` when called, not before.
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
-    """An error as a client gets it.
+class FunctionState:
+    """A function as the database has it.
 
     Attributes:
-        status: of HTTP, where the answer has not begun.
-        message: the sentence for whoever asked.
-        code: a word that programs can act on; None: none.
-        param: the field of the request that is at fault; None: none.
-        retry_after: seconds after which a new try makes sense; None: waiting does not help.
+        installed: there is one.
+        active: it is switched on.
+        owner: id of the user who installed it.
+        valves: what an admin set; defaults are not in it.
     """
 
-    status: int
-    message: str
-    code: str | None = None
-    param: str | None = None
-    retry_after: int | None = None
-
-    @property
-    def kind(self) -> str:
-        """OpenAI's name for errors of this kind."""
-        if self.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-            return "server_error"
-        is_limit = self.status == HTTPStatus.TOO_MANY_REQUESTS
-        return "rate_limit_error" if is_limit else "invalid_request_error"
-
-    @property
-    def headers(self) -> dict[str, str]:
-        """Of the HTTP response."""
-        return {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
-
-    def body(self, form: ApiForm = "openai") -> dict[str, Any]:
-        """The body of the HTTP response; OpenAI's is also the event that ends a stream."""
-        if form == "ollama":
-            return {"error": self.message}
-        if form == "anthropic":
-            kind = _ANTHROPIC_TYPES.get(self.status) or (
-                "api_error" if self.status >= HTTPStatus.INTERNAL_SERVER_ERROR else "invalid_request_error"
-            )
-            return {"type": "error", "error": {"type": kind, "message": self.message}}
-        # Open WebUI's page looks for the sentence in `detail`; a stream has no place for status and headers
-        return {
-            "error": {
-                "message": self.message,
-                "type": self.kind,
-                "param": self.param,
-                "code": self.code,
-                "status": int(self.status),
-                "retry_after": self.retry_after,
-                "detail": self.message,
-            }
-        }
+    installed: bool = False
+    active: bool = False
+    owner: str = ""
+    valves: Mapping[str, Any] = field(default_factory=dict)
 
 
-# --- ollama_pack.webui.errors ---
-# What goes wrong between the pack and Open WebUI.
+async def function_state(function_id: str) -> FunctionState:
+    """Look a function up.
 
-
-class AudienceError(PackError, ValueError):
-    """An audience cannot be read.
-
-    A `ValueError` too, so that a pydantic validator reports it when an admin saves the valve.
-
-    Attributes:
-        part: the part of the text that is wrong.
+    By a query of its own: Open WebUI's answers a database that cannot be reached as if there were no such
+    function, or no valves, and what is published would be taken away. Here the database's error is raised.
     """
+    from open_webui.internal.db import get_async_db_context  # noqa: PLC0415 - see the top of this module
+    from open_webui.models.functions import Function, decrypt_valves  # noqa: PLC0415
+    from sqlalchemy import select  # noqa: PLC0415 - it comes with Open WebUI
 
-    def __init__(self, part: str) -> None:
-        super().__init__(
-            message(
-                "audience: {part!r} is not known: write public (every signed-in user), admin, or group:NAME, "
-                "with commas between several",
-                part=part,
-            )
-        )
-        self.part = part
-
-
-class RouterUnavailableError(PackError):
-    """The `gpu_router` function cannot be asked. The message says why and what an admin can do."""
+    wanted = select(Function.is_active, Function.user_id, Function.valves).filter_by(id=function_id)
+    async with get_async_db_context() as session:
+        found = (await session.execute(wanted)).one_or_none()
+    if found is None:
+        return FunctionState()
+    is_active, owner, stored = found
+    valves = decrypt_valves(stored) or {}
+    return FunctionState(installed=True, active=bool(is_active), owner=str(owner or ""), valves=valves)
 
 
-class ModelRefusedError(PackError):
-    """A model that was asked through Open WebUI gave an error instead of an answer.
+async def set_valve(function_id: str, name: str, value: Any) -> None:
+    """Set one of an installed function's valves, as an admin would, and leave the others as they are."""
+    from open_webui.models.functions import Functions  # noqa: PLC0415 - see the top of this module
 
-    Attributes:
-        refusal: what the client gets.
+    state = await function_state(function_id)
+    await Functions.update_function_valves_by_id(function_id, {**state.valves, name: value})
+
+
+async def live_function(app: Any, function_id: str) -> Any:
+    """The instance that this process runs, of the code and with the valves that are stored.
+
+    Open WebUI's own way to it: it is loaded where it is not yet, or where its code has changed.
     """
+    from open_webui.functions import get_function_module_by_id  # noqa: PLC0415
 
-    def __init__(self, refusal: Refusal) -> None:
-        super().__init__(
-            message(
-                "the model was asked through Open WebUI and gave the error {status}", status=refusal.status
-            )
-        )
-        self.refusal = refusal
+    return await get_function_module_by_id(SimpleNamespace(app=app), function_id)
 
 
-class UploadError(PackError):
-    """A request has no file in it that can be taken. The message says how to send one."""
+async def shared_redis_url() -> str:
+    """The Redis that joins the replicas: the router's, else the response cache's; empty: there is none."""
+    for function_id in ("gpu_router", "response_cache_filter"):
+        state = await function_state(function_id)
+        if state.active and (url := str(state.valves.get("redis_url") or "")):
+            return url
+    return ""
 
 
-class UploadTooLargeError(UploadError):
-    """The file has too many bytes.
+# --- ollama_pack.webui.cache_contact ---
+# The way from the events function to the running `response_cache_filter`, which may not be there.
 
-    Attributes:
-        limit: bytes.
-        actual: bytes: as many as were announced or read.
-    """
-
-    def __init__(self, limit: int, actual: int) -> None:
-        super().__init__(
-            message("the file has {actual} bytes or more, the limit is {limit}", actual=actual, limit=limit)
-        )
-        self.limit = limit
-        self.actual = actual
-
-
-class NoRoomError(PackError):
-    """The server has no place for an upload, such as on a full disk: an admin can help."""
-
-    def __init__(self) -> None:
-        super().__init__(
-            message("the server has no room for the recording now: try again later, or ask an admin")
-        )
-
-
-# --- ollama_pack.webui.contact ---
-# The way from the events function to the running `gpu_router`: another plugin, which may not be there.
-
-ROUTER_ID = "gpu_router"
-ASK_SECONDS = 5.0
-PLAN_SECONDS = 55.0  # that a plan may take; a proxy in front of Open WebUI usually waits a minute
-
-ABSENT = message(
-    "gpu_router is not installed: install it (upload.py, or Admin Panel → Functions), and its nodes show here"
+CACHE_ID = "response_cache_filter"
+NO_CACHE = message(
+    "response_cache_filter is not installed, or switched off: install it (upload.py, or Admin Panel → "
+    "Functions), and what the cache does shows here"
 )
-SWITCHED_OFF = message("gpu_router is switched off: switch it on under Admin Panel → Functions")
 
 
-class RouterContact:
-    """Asks the router of this process. They share no code, so its answers are looked at, not trusted."""
+class CacheContact:
+    """Asks the cache of this process, which speaks for the store that all processes share."""
 
     def __init__(self, app: Any) -> None:
         """Ask nothing yet; `app` is Open WebUI's."""
         self._app = app
-        self._said: dict[str, str] = {}
 
-    async def load(self) -> Mapping[str, Any]:
-        """The load of all nodes.
+    async def report(self) -> dict[str, Any]:
+        """What the cache did; only `fault`, where it cannot be asked."""
+        told = await self._ask("cache_report")
+        return told if isinstance(told, dict) else {"fault": told}
 
-        Raises:
-            RouterUnavailableError: the router cannot be asked.
-        """
-        return object_at(await self._ask("system_load"))
+    async def flush(self) -> str:
+        """Make all answers unusable; empty, or why it was not done."""
+        return await self._said("flush_cache")
 
-    async def dashboard(self) -> Mapping[str, Any]:
-        """What an admin may want to see.
+    async def discard(self, label: str) -> None:
+        """Discard what is known under a label. Where there is no cache, there is nothing to discard."""
+        await self._ask("discard_answers", label)
 
-        Raises:
-            RouterUnavailableError: the router cannot be asked.
-        """
-        return object_at(await self._ask("dashboard"))
+    async def calibration(self) -> dict[str, Any]:
+        """The labels of similar answers; only `fault`, where the cache cannot be asked."""
+        told = await self._ask("calibration_counts")
+        return told if isinstance(told, dict) else {"fault": told}
 
-    async def metrics(self) -> str:
-        """What it did, in Prometheus' text format.
+    async def take_round(self, given: Mapping[str, Any]) -> str:
+        """Count what other sites gave; empty, or why it was not done."""
+        return await self._said("take_round", given)
 
-        Raises:
-            RouterUnavailableError: the router cannot be asked.
-        """
-        told = await self._ask("metrics")
-        return told if isinstance(told, str) else ""
+    async def forget_rounds(self) -> str:
+        """Forget what other sites gave; empty, or why it was not done."""
+        return await self._said("forget_rounds")
 
-    async def models(self) -> list[dict[str, Any]]:
-        """The models and aliases that it offers now.
+    async def _said(self, method: str, *values: Any) -> str:
+        """A sentence, which its plugin can say in other languages, too."""
+        said = await self._ask(method, *values)
+        return said if isinstance(said, str) else ""
 
-        Raises:
-            RouterUnavailableError: the router cannot be asked.
-        """
-        told = await self._ask("routed_models")
-        return [model for model in told if isinstance(model, dict) and isinstance(model.get("id"), str)]
-
-    async def pull(self, model: str, nodes: list[str]) -> Mapping[str, Any]:
-        """Begin to pull a model at nodes; what upkeep does then.
-
-        Raises:
-            RouterUnavailableError: the router cannot be asked.
-        """
-        return object_at(await self._ask("pull", model, nodes))
-
-    async def stop_pull(self) -> Mapping[str, Any]:
-        """Stop the pull that is under way; what upkeep does then.
-
-        Raises:
-            RouterUnavailableError: the router cannot be asked.
-        """
-        return object_at(await self._ask("stop_pull"))
-
-    async def plan(self, context: int, users: int, chats: list[dict[str, Any]]) -> Mapping[str, Any]:
-        """A plan of what to have where, for what people asked for.
-
-        Raises:
-            RouterUnavailableError: the router cannot be asked, or is not done in time.
-        """
-        return object_at(await self._ask("plan", context, users, chats, seconds=PLAN_SECONDS))
-
-    async def _ask(self, method: str, *arguments: Any, seconds: float = ASK_SECONDS) -> Any:
+    async def _ask(self, method: str, *values: Any) -> Any:
+        """What a method of the cache says, or in a sentence why it cannot be asked."""
         try:
-            answer = await self._ask_once(method, arguments, seconds)
-        except RouterUnavailableError as error:
-            self._tell(method, str(error))
-            raise
-        self._said.pop(method, None)
-        return answer
-
-    async def _ask_once(self, method: str, arguments: Sequence[Any], seconds: float) -> Any:
-        state = await function_state(ROUTER_ID)
-        if not state.active:
-            raise RouterUnavailableError(SWITCHED_OFF if state.installed else ABSENT)
-        try:
-            async with asyncio.timeout(seconds):
-                router = await live_function(self._app, ROUTER_ID)
-                return await _method(router, method)(*arguments)
-        except TimeoutError:
-            raise RouterUnavailableError(
-                message(
-                    "gpu_router did not answer {method} within {seconds:g} s: see the server's log",
-                    method=method,
-                    seconds=seconds,
-                )
-            ) from None
-        except RouterUnavailableError:
-            raise
+            if not (await function_state(CACHE_ID)).active:
+                return NO_CACHE
+            cache = await live_function(self._app, CACHE_ID)
+            return await getattr(cache, method)(*values)
         except Exception as error:
-            raise RouterUnavailableError(
-                message(
-                    "gpu_router failed at {method} ({kind}: {error}): see its valves",
-                    method=method,
-                    kind=type(error).__name__,
-                    error=error,
-                )
-            ) from error
-
-    def _tell(self, method: str, fault: str) -> None:
-        """Log a fault once, not at every question; that there is no router is none."""
-        if fault not in {ABSENT, SWITCHED_OFF, *self._said.values()}:
-            log.warning("%s", fault)
-        self._said[method] = fault
+            log.exception("%s could not be asked: %s", CACHE_ID, method)
+            failed = message("{kind}: {error}", kind=type(error).__name__, error=error)
+            return message("{plugin} failed ({error}): see its valves", plugin=CACHE_ID, error=failed)
 
 
-def _method(router: Any, name: str) -> Any:
-    if (method := getattr(router, name, None)) is None:
-        reason = message(
-            "the installed gpu_router has no {name}: update it to the version of this plugin", name=name
+# --- ollama_pack.webui.routes ---
+# Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
+
+MIN_KEY = 16  # characters
+_BEARER = "bearer "
+
+
+@dataclass(frozen=True, slots=True)
+class RouteSpec:
+    """A route.
+
+    Attributes:
+        method: GET, POST …
+        path: from the server's root.
+        audience: who is let in; others get Open WebUI's own 401.
+        answer: is called with the request and Open WebUI's user; gives JSON or a response.
+        lets_in: whether a request is let in that shows no user; then `answer` gets None for the user.
+        without: Open WebUI has a route of this path itself, in whose place this one answers: what it would
+            answer, for when the plugin is off.
+        user_of: gives the user of a request that need not be checked; None: Open WebUI checks it.
+        refused: makes the response for an error that Open WebUI raises, such as 401 without a token; None:
+            Open WebUI answers in its own form.
+    """
+
+    method: str
+    path: str
+    audience: Literal["user", "admin"]
+    answer: Callable[[Any, Any], Awaitable[Any]]
+    lets_in: Callable[[Any], bool] | None = None
+    without: Callable[[Any, Any], Awaitable[Any]] | None = None
+    user_of: Callable[[Any], Any] | None = None
+    refused: Callable[[Any, Any], Any] | None = None
+
+
+def place_routes(app: Any, owner: str, specs: tuple[RouteSpec, ...]) -> None:
+    """Make these the routes of a plugin. They come first: Open WebUI has hundreds, which are tried in order.
+
+    Safe to call again: what an earlier call, or earlier code of the same plugin, has placed is replaced.
+
+    Args:
+        app: Open WebUI's.
+        owner: the plugin's id, which tells its routes from others'.
+        specs: none takes the plugin's routes away.
+    """
+    routes = app.router.routes
+    others = [route for route in routes if not _is_of(route, owner)]
+    routes[:] = [
+        *(_api_route(owner, spec) for spec in specs),
+        *others,
+    ]  # in one step: requests look at this list
+
+
+def _is_of(route: Any, owner: str) -> bool:
+    return str(getattr(route, "name", "")).startswith(f"{owner}:")
+
+
+def _api_route(owner: str, spec: RouteSpec) -> Any:
+    from fastapi import Depends, HTTPException, Request  # noqa: PLC0415 - it comes with Open WebUI
+    from fastapi.responses import JSONResponse, Response  # noqa: PLC0415
+    from fastapi.routing import APIRoute  # noqa: PLC0415
+    from open_webui.utils.auth import get_admin_user, get_verified_user  # noqa: PLC0415
+
+    allowed = Depends(get_admin_user if spec.audience == "admin" else get_verified_user)
+
+    async def endpoint(request: Request, user: Any = allowed) -> Any:
+        return await spec.answer(request, user)
+
+    # Open WebUI compiles a plugin so that annotations are text, which FastAPI would look up in vain.
+    endpoint.__annotations__ = {"request": Request, "user": Any}
+
+    class PackRoute(APIRoute):  # type: ignore[misc] # Any, where Open WebUI is not installed
+        def get_route_handler(self) -> Callable[[Any], Awaitable[Any]]:
+            ask = super().get_route_handler()
+
+            async def handle(request: Any) -> Any:
+                user = spec.user_of(request) if spec.user_of else None
+                if user is None and not (spec.lets_in and spec.lets_in(request)):
+                    return await asked(request)
+                answer = await spec.answer(request, user)
+                return answer if isinstance(answer, Response) else JSONResponse(answer)
+
+            async def asked(request: Any) -> Any:
+                try:
+                    return await ask(request)
+                except HTTPException as error:
+                    if spec.refused is None:
+                        raise
+                    return spec.refused(request, error)
+
+            return handle
+
+    return PackRoute(
+        spec.path,
+        endpoint,
+        methods=[spec.method],
+        name=f"{owner}:{spec.method} {spec.path}",
+        response_model=None,
+        include_in_schema=False,
+    )
+
+
+def check_route_key(text: str) -> str:
+    """A key of a valve as it is; empty: there is none.
+
+    Raises:
+        ValueError: it is so short that it could be guessed.
+    """
+    if 0 < len(text.strip()) < MIN_KEY:
+        raise ValueError(
+            message(
+                "it has {count} characters, and opens a route: take {least} or more",
+                count=len(text.strip()),
+                least=MIN_KEY,
+            )
         )
-        raise RouterUnavailableError(reason)
-    return method
+    return text.strip()
+
+
+def shows_key(request: Any, key: str) -> bool:
+    """Whether a request has this key as its bearer token. An empty key opens nothing."""
+    shown = str(request.headers.get("authorization", ""))
+    if not key or not shown.lower().startswith(_BEARER):
+        return False
+    return hmac.compare_digest(shown[len(_BEARER) :].strip().encode(), key.encode())
+
+
+def not_found() -> Any:
+    """The error that answers where a route ought to be gone."""
+    from fastapi import HTTPException  # noqa: PLC0415
+
+    return HTTPException(status_code=404, detail="Not Found")
+
+
+def html_page(text: str, headers: dict[str, str], status: int = 200) -> Any:
+    """A page as a response."""
+    from starlette.responses import HTMLResponse  # noqa: PLC0415
+
+    return HTMLResponse(text, status, headers)
+
+
+def json_answer(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Any:
+    """JSON as a response."""
+    from starlette.responses import JSONResponse  # noqa: PLC0415
+
+    return JSONResponse(value, status, headers)
+
+
+def text_answer(text: str, media_type: str, headers: dict[str, str] | None = None) -> Any:
+    """Text as a response of a type."""
+    from starlette.responses import Response  # noqa: PLC0415
+
+    return Response(text, headers=headers, media_type=media_type)
 
 
 # --- ollama_pack.webui.dashboard ---
@@ -2911,7 +2398,7 @@ _PAGE = r"""
 </head>
 <body>
 <header id="top"></header>
-<main id="page"><noscript><p>The dashboard needs JavaScript.</p></noscript></main>
+<main id="page"><noscript><p>%NOSCRIPT%</p></noscript></main>
 <script nonce="%NONCE%">%SCRIPT%</script>
 </body>
 </html>
@@ -3682,7 +3169,7 @@ function sentences(chat) {
   if (chat.outcome === "shared")
     return said.concat(t("The same question was being answered: both chats got that answer."));
   for (const [failing, why] of Object.entries(object(chat.tried)))
-    said.push(t("{node} failed it: {why}", {node: failing, why}));
+    said.push(t("{node} failed it: {why}", {node: failing, why: object(object(chat.tried_texts)[language])[failing] || why}));
   if (node && chat.loads) said.push(t("{node} had to load {model}: no node could begin sooner.", {node, model}));
   else if (node && chat.held > 0)
     said.push(t("{node} had {model} in memory, and {held} of the {prompt} tokens of the prompt.",
@@ -3835,18 +3322,29 @@ function reasonWord(name) {
     "misses/absent": t("not asked before, or too long ago"), "misses/refresh": t("a new answer was wanted"),
     "misses/unreadable": t("the kept answer could not be read"), "misses/store slow": t("the store was slow"),
     "misses/store down": t("the store was down"), "misses/store full": t("the store was full"),
-    "misses/store open": t("the store is left alone for a while"), "bypasses/background task": t("titles, tags and the like"),
+    "misses/store open": t("the store is left alone for a while"), "misses/leader lost": t("the request that generated it broke off"),
+    "bypasses/background task": t("titles, tags and the like"),
     "bypasses/temporary chat": t("a temporary chat"), "bypasses/continued answer": t("an answer that goes on"),
     "bypasses/scheduled run": t("a scheduled run"), "bypasses/direct connection": t("a direct connection"),
     "bypasses/not deterministic": t("the same question may have different answers"),
     "bypasses/client's wish": t("the client wanted no cache"), "bypasses/no scope": t("with files, knowledge, memory or tools"),
     "bypasses/model digest unknown": t("which weights answer is not known"),
     "bypasses/no replay": t("response_cache_replay is missing"), "bypasses/no access": t("the user may not use the model"),
+    "bypasses/not seen by the filter": t("response_cache_filter has not seen it"),
+    "bypasses/an image that cannot be read": t("a picture that cannot be read"),
+    "bypasses/an image or file that is only referred to": t("a picture or file that is only referred to"),
+    "bypasses/a search of the engine": t("the engine searches the web or runs tools itself"),
+    "bypasses/a conversation kept by the engine": t("the engine keeps the conversation"),
+    "bypasses/several choices": t("several answers were wanted"),
+    "not_stored/tool calls": t("not kept: it calls tools"), "not_stored/finish reason length": t("not kept: it reached the longest length"),
+    "not_stored/error": t("not kept: it ended with an error"), "not_stored/no finish reason": t("not kept: it broke off"),
     "not_stored/not finished": t("not kept: stopped before its end"), "not_stored/too large": t("not kept: too large"),
     "not_stored/empty": t("not kept: empty"), "not_stored/another model": t("not kept: another model answered"),
     "not_stored/no usage": t("not kept: it has no figures"), "not_stored/flushed": t("not kept: the cache was flushed"),
   };
-  return words[name] || name.replace("/", ": ").replace("_", " ");
+  if (words[name]) return words[name];
+  const code = name.slice(name.indexOf("/") + 1);
+  return name.startsWith("not_stored") ? t("not kept, code “{code}”", {code}) : t("another reason, code “{code}”", {code});
 }
 
 function cacheReasons(counts) {
@@ -3869,26 +3367,42 @@ function drawBudgets() {
   const told = part("budgets"), rows = list(told.most).map(object);
   if (!told.most) return put(document.getElementById("budgets"));
   const periods = {day: t("today"), week: t("this week"), month: t("this month")};
+  const units = {"gpu-seconds": t("GPU-seconds"), tokens: t("tokens"), requests: t("requests")};
   put(document.getElementById("budgets"),
     head(t("Budgets"), make("a", {class: "button", href: "/ollama-pack/usage.csv"}, t("Download all as CSV"))),
     make("div", {class: "card"}, rows.length
       ? table(t("Budgets"), [[t("Whose")], [t("used"), "number"], [t("of"), ""], [t("when"), "medium"]],
         rows.map(row => make("tr", {"data-key": [row.whose, row.unit, row.period].join(" ")}, cell(text(row.whose), "text"),
-          cell(number(row.used), "number"), cell(text(row.unit)), cell(periods[row.period] || text(row.period), "medium"))))
+          cell(number(row.used), "number"), cell(units[row.unit] || text(row.unit)), cell(periods[row.period] || text(row.period), "medium"))))
       : make("p", {class: "soft"}, t("Nothing has been used yet."))));
 }
 
 function drawVoice() {
   const told = part("voice"), counts = object(told.counts), queue = object(told.queue);
-  const failed = Object.entries(counts).filter(([name]) => /^outcome[/](?!ok$|kept$)/.test(name));
+  const failed = Object.entries(counts).filter(([name]) => /^outcome[/](?!ok$|kept$)/.test(name)), why = {};
+  for (const [name, value] of failed) why[voiceWord(name.slice(8))] = (why[voiceWord(name.slice(8))] || 0) + value;
   put(document.getElementById("voice"), head(t("Voice")), make("div", {class: "card"},
     make("div", {class: "figures"}, figure(number(queue.waits || 0), t("recordings wait")),
       figure(number((queue.works || 0) + (queue.away || 0)), t("are transcribed now")),
       figure(number((counts["outcome/ok"] || 0) + (counts["outcome/kept"] || 0)), t("transcribed")),
       figure(seconds(counts.audio_seconds || 0), t("of speech")), figure(seconds(counts.work_seconds || 0), t("of work")),
       figure(number(total(Object.fromEntries(failed), "")), t("failed"))),
-    failed.length ? make("p", {class: "soft small"}, failed.map(([name, value]) =>
-      name.slice(8).replaceAll("_", " ") + ": " + value).join(" · ")) : null));
+    failed.length ? make("p", {class: "soft small"}, Object.entries(why).map(([word, value]) =>
+      word + ": " + number(value)).join(" · ")) : null));
+}
+
+// Why a recording was not transcribed, by the error's code.
+function voiceWord(code) {
+  const words = {
+    no_speech: t("no speech in it"), empty_audio: t("empty"), not_audio: t("not a recording"), no_audio_track: t("no sound in it"),
+    zero_length: t("not a recording"), sample_rate: t("not a recording"), upload: t("no recording was sent"),
+    audio_too_large: t("too large"), audio_too_long: t("too long"), upload_too_large: t("too large"),
+    language_tag: t("unknown language"), speech_language: t("unknown language"),
+    speech_queue_full: t("too many recordings waited"), speech_share_full: t("too many recordings waited"),
+    speech_model_missing: t("the speech model is missing"),
+  };
+  return words[code] || (code.startsWith("speech_server") ? t("the speech server failed")
+    : code.startsWith("speech") ? t("the speech engine failed") : t("another reason, code “{code}”", {code}));
 }
 
 function drawProcesses() {
@@ -4055,7 +3569,9 @@ def dashboard_html(nonce: str, language: str = ENGLISH) -> str:
     """The page; its one script and its one style sheet carry the nonce of the page's policy."""
     script = _BASICS + _CHARTS + _NODES + _PLAN + _CHATS + _OTHERS + _MAIN
     words = script_words(script, language)
-    return _filled_page(_PAGE, nonce, language).replace("%SCRIPT%", words + script)
+    needed = html.escape(in_language(message("The dashboard needs JavaScript."), language))
+    page = _filled_page(_PAGE, nonce, language).replace("%NOSCRIPT%", needed)
+    return page.replace("%SCRIPT%", words + script)
 
 
 def dashboard_page(request: Any) -> Any:
@@ -4116,6 +3632,565 @@ def _answer(page: str, nonce: str, status: int = 200) -> Any:
         "Vary": "Accept-Language",
     }
     return html_page(page, headers, status)
+
+
+# --- ollama_pack.services.calibration_routes ---
+# What sites that learn together read here and hand over: see docs/federation.md.
+
+CALIBRATION = "/ollama-pack/calibration"
+
+
+def calibration_routes(cache: CacheContact) -> tuple[RouteSpec, ...]:
+    """Routes for admins. Each answers with `fault`, in the reader's language, which is empty if it worked.
+
+    | route | what |
+    |---|---|
+    | `GET /ollama-pack/calibration` | how often similar answers were judged right and wrong: plain counts |
+    | `POST /ollama-pack/calibration` | counts the evidence that other sites gave in a round |
+    | `DELETE /ollama-pack/calibration` | forgets all that other sites gave |
+    """
+
+    async def read(request: Any, _user: Any) -> Any:
+        return translated(await cache.calibration(), page_language(request))
+
+    async def take(request: Any, _user: Any) -> Any:
+        try:
+            fault = await cache.take_round(object_at(await request.json()))
+        except ValueError:
+            fault = message("the body is no JSON object")
+        return translated({"fault": fault}, page_language(request))
+
+    async def forget(request: Any, _user: Any) -> Any:
+        return translated({"fault": await cache.forget_rounds()}, page_language(request))
+
+    return (
+        RouteSpec("GET", CALIBRATION, "admin", read),
+        RouteSpec("POST", CALIBRATION, "admin", take),
+        RouteSpec("DELETE", CALIBRATION, "admin", forget),
+    )
+
+
+# --- ollama_pack.engines.ollama.names ---
+# Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+
+DEFAULT_TAG = "latest"
+
+# The levels that llama.cpp and Ollama write, at the end of a tag: q4_K_M, q8_0, iq2_xxs, fp16, bf16, mxfp4 …
+_QUANTIZATION = re.compile(
+    r"(?:^|[-_.])([it]?q\d+(?:_[a-z0-9]+)*|(?:b?f|fp)(?:16|32)|mxfp[48]|nvfp4|int[48])$", re.IGNORECASE
+)
+# Tags say fp16 where Ollama reports F16; "unknown" is what it reports for IQ4_XS and other newer levels.
+_OTHER_WORDS = {"FP16": "F16", "FP32": "F32", "UNKNOWN": ""}
+
+
+def split_tag(name: str) -> tuple[str, str]:
+    """Split `llama3:8b` into `("llama3", "8b")`; the tag is empty when the name has none.
+
+    A colon before the last slash belongs to a host's port, not to a tag.
+    """
+    head, _, tag = name.rpartition(":")
+    return (head, tag) if head and tag and "/" not in tag else (name, "")
+
+
+class Families:
+    """Models by their names without tags, upper and lower case being the same.
+
+    They are gone through once, when first asked for: they may be many, and their list far away in Redis.
+    """
+
+    def __init__(self, models: Iterable[str]) -> None:
+        self._models = models
+
+    @cached_property
+    def _by_stem(self) -> Mapping[str, tuple[tuple[str, str], ...]]:
+        return _families(tuple(self._models))
+
+    def of(self, name: str) -> tuple[tuple[str, str], ...]:
+        """The models that are `name` but for the tag: each id with its whole name in lower case, sorted."""
+        return self._by_stem.get(split_tag(name)[0].lower(), ())
+
+
+@lru_cache(maxsize=8)  # models change once in a while, and going through hundreds of names takes its time
+def _families(models: tuple[str, ...]) -> Mapping[str, tuple[tuple[str, str], ...]]:
+    families: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    for model in sorted(models):
+        families[split_tag(model)[0].lower()].append((model, _whole(model).lower()))
+    return {stem: tuple(members) for stem, members in families.items()}
+
+
+def find_model(name: str, models: Collection[str], families: Families | None = None) -> str | None:
+    """The id under which `models` holds `name`: exactly, or with the default tag added or left out.
+
+    Failing that, upper and lower case are the same, as they are to Ollama: it lists q4_K_M and takes q4_k_m.
+
+    Args:
+        name: the model as the alias table names it.
+        models: ids.
+        families: those of the models, when several names are looked up.
+    """
+    return name if name in models else _find_in_family(name, (families or Families(models)).of(name))
+
+
+def _find_in_family(name: str, family: Iterable[tuple[str, str]]) -> str | None:
+    wanted = _whole(name)
+    alike = [model for model, whole in family if whole == wanted.lower()]
+    return min(alike, key=lambda model: (model != name, _whole(model) != wanted), default=None)
+
+
+def _whole(name: str) -> str:
+    return name if split_tag(name)[1] else f"{name}:{DEFAULT_TAG}"
+
+
+def quantization_in(name: str) -> str:
+    """The quantization level that a tag ends in, in upper case as Ollama reports it; else empty."""
+    found = _QUANTIZATION.search(split_tag(name)[1])
+    return _level(found.group(1)) if found else ""
+
+
+def find_variant(
+    name: str,
+    levels: Iterable[str],
+    models: Mapping[str, str],
+    denied: AbstractSet[str] = frozenset(),
+    families: Families | None = None,
+) -> str | None:
+    """The model that is `name` in the first of the preferred quantization levels that `models` has.
+
+    Among several of one level, `name` itself comes first, then the others by the alphabet.
+
+    Args:
+        name: the model as the alias table names it.
+        levels: quantization levels, the preferred one first; upper and lower case are the same.
+        models: model id → its quantization level, empty where unknown (then the tag tells).
+        denied: ids that are not to be chosen.
+        families: those of the models, when several names are looked up.
+    """
+    by_level: dict[str, str] = {}
+    for model, level in variants_of(name, models, denied, families).items():
+        by_level.setdefault(level, model)
+    return next((by_level[level] for level in map(_level, levels) if level in by_level), None)
+
+
+def variants_of(
+    name: str,
+    models: Mapping[str, str],
+    denied: AbstractSet[str] = frozenset(),
+    families: Families | None = None,
+) -> dict[str, str]:
+    """The models that are variants of `name`, and the quantization level of each; empty: unknown.
+
+    `llama3:8b` stands for `llama3:8b` itself and for every tag that continues it, such as
+    `llama3:8b-instruct-q8_0`; a name without a tag stands for all tags of the model.
+
+    Args:
+        name: as in `find_variant`, as are the others.
+        models: of these.
+        denied: without these.
+        families: of the models.
+    """
+    family = (families or Families(models)).of(name)
+    exact = _find_in_family(name, family)
+    start = f"{name.lower()}-" if split_tag(name)[1] else ""
+    variants = [
+        model
+        for model, whole in family
+        if model not in denied and (model == exact or whole.startswith(start))
+    ]
+    variants.sort(key=lambda model: model != exact)
+    # Only these levels are looked up: `models` may be far away.
+    return {model: _level(models.get(model, "")) or quantization_in(model) for model in variants}
+
+
+def _level(written: str) -> str:
+    """A quantization level in the form in which levels are compared; empty when it tells nothing."""
+    level = written.upper()
+    return _OTHER_WORDS.get(level, level)
+
+
+# --- ollama_pack.fit.shapes ---
+# Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+
+# Bits of a weight, the usual mix of tensor types included, by what a tag or `/api/tags` calls it.
+LEVEL_BITS: dict[str, float] = {
+    "F32": 32.0,
+    "F16": 16.0,
+    "BF16": 16.0,
+    "Q8_0": 8.5,
+    "Q6_K": 6.6,
+    "Q5_K_M": 5.7,
+    "Q5_1": 6.0,
+    "Q5_K_S": 5.5,
+    "Q5_0": 5.5,
+    "Q4_K_M": 4.84,
+    "Q4_1": 5.0,
+    "Q4_K_S": 4.6,
+    "Q4_0": 4.6,
+    "IQ4_XS": 4.3,
+    "MXFP4": 4.3,
+    "NVFP4": 4.5,
+    "Q3_K_L": 4.3,
+    "Q3_K_M": 3.91,
+    "Q3_K_S": 3.5,
+    "IQ3_XXS": 3.1,
+    "Q2_K": 2.6,
+    "IQ2_XS": 2.4,
+    "IQ2_XXS": 2.1,
+    "IQ1_S": 1.6,
+}
+
+
+def level_bits(level: str) -> float:
+    """Bits of a weight in a quantization level; 0: it is not known."""
+    return LEVEL_BITS.get(level.upper().replace("FP", "F"), 0.0)
+
+
+# --- ollama_pack.fit.choose ---
+# Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+
+LOSSLESS_BITS = 8.5  # with more, answers are no better and take longer
+
+
+def quality_order(names: Sequence[str], levels: Sequence[str]) -> list[str]:
+    """Variants with the best first: 8 bits, then more, which is only slower, then fewer.
+
+    Args:
+        names: of the variants.
+        levels: the quantization level of each; empty: unknown, and last.
+    """
+    by_name = dict(zip(names, map(level_bits, levels), strict=True))
+    return sorted(by_name, key=lambda name: _rank(by_name[name]), reverse=True)
+
+
+def _rank(bits: float) -> float:
+    return min(bits, LOSSLESS_BITS) - (0.001 * bits if bits > LOSSLESS_BITS else 0.0)
+
+
+# --- ollama_pack.base.tables ---
+# Tables that admins write as text: a row a line, `#` starts a comment, empty lines are skipped.
+
+_COMMENT = re.compile(r"(?:^|\s)#.*")
+
+
+class TableError(PackError, ValueError):
+    """A row of a table cannot be used.
+
+    A `ValueError` too, so that a pydantic validator reports it when an admin saves the valve.
+
+    Attributes:
+        line: number of the row in the text, from 1.
+        row: the row as it was written, without secrets.
+        reason: what is wrong with it and what to do.
+    """
+
+    def __init__(self, line: int, row: str, reason: str) -> None:
+        super().__init__(message("row {line} ({row!r}): {reason}", line=line, row=row, reason=reason))
+        self.line = line
+        self.row = row
+        self.reason = reason
+
+
+def table_rows(text: str) -> Iterator[tuple[int, str]]:
+    """The rows of a table as they are written, each with its line's number from 1."""
+    for line, raw in enumerate(text.splitlines(), start=1):
+        if written := _COMMENT.sub("", raw).strip():
+            yield line, written
+
+
+# --- ollama_pack.engines.model_ids ---
+# Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#
+# Those that `gpu_router` answers begin with its name, on Open WebUI and on the Pipelines server.
+
+ROUTER = "gpu_router."
+
+
+# --- ollama_pack.routing.plan.report ---
+# What fits where, what to pull, and what one more GPU would bring: all of a plan, as people read it.
+
+USUAL_CONTEXT = 8192
+LEAST_CONTEXT, MOST_CONTEXT, MOST_USERS = 256, 2**22, 10**6  # that can be asked for
+
+
+# --- ollama_pack.engines.refusals ---
+# What a client gets instead of an answer, in the form of each API that clients speak.
+
+ApiForm = Literal["openai", "anthropic", "ollama"]
+
+# Anthropic names an error by its status; others are `api_error`.
+_ANTHROPIC_TYPES: dict[int, str] = {
+    HTTPStatus.BAD_REQUEST: "invalid_request_error",
+    HTTPStatus.UNAUTHORIZED: "authentication_error",
+    HTTPStatus.FORBIDDEN: "permission_error",
+    HTTPStatus.NOT_FOUND: "not_found_error",
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "request_too_large",
+    HTTPStatus.TOO_MANY_REQUESTS: "rate_limit_error",
+    HTTPStatus.SERVICE_UNAVAILABLE: "overloaded_error",
+    HTTPStatus.GATEWAY_TIMEOUT: "timeout_error",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """An error as a client gets it.
+
+    Attributes:
+        status: of HTTP, where the answer has not begun.
+        message: the sentence for whoever asked.
+        code: a word that programs can act on; None: none.
+        param: the field of the request that is at fault; None: none.
+        retry_after: seconds after which a new try makes sense; None: waiting does not help.
+    """
+
+    status: int
+    message: str
+    code: str | None = None
+    param: str | None = None
+    retry_after: int | None = None
+
+    def translated(self, language: str) -> "Refusal":
+        """The same in a reader's language. Another plugin's sentence translates itself: it has the words."""
+        by_itself = getattr(self.message, "translated", None)
+        return replace(self, message=by_itself(language)) if by_itself else self
+
+    @property
+    def kind(self) -> str:
+        """OpenAI's name for errors of this kind."""
+        if self.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            return "server_error"
+        is_limit = self.status == HTTPStatus.TOO_MANY_REQUESTS
+        return "rate_limit_error" if is_limit else "invalid_request_error"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Of the HTTP response."""
+        return {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
+
+    def body(self, form: ApiForm = "openai") -> dict[str, Any]:
+        """The body of the HTTP response; OpenAI's is also the event that ends a stream."""
+        if form == "ollama":
+            return {"error": self.message}
+        if form == "anthropic":
+            kind = _ANTHROPIC_TYPES.get(self.status) or (
+                "api_error" if self.status >= HTTPStatus.INTERNAL_SERVER_ERROR else "invalid_request_error"
+            )
+            return {"type": "error", "error": {"type": kind, "message": self.message}}
+        # Open WebUI's page looks for the sentence in `detail`; a stream has no place for status and headers
+        return {
+            "error": {
+                "message": self.message,
+                "type": self.kind,
+                "param": self.param,
+                "code": self.code,
+                "status": int(self.status),
+                "retry_after": self.retry_after,
+                "detail": self.message,
+            }
+        }
+
+
+# --- ollama_pack.webui.errors ---
+# What goes wrong between the pack and Open WebUI.
+
+
+class AudienceError(PackError, ValueError):
+    """An audience cannot be read.
+
+    A `ValueError` too, so that a pydantic validator reports it when an admin saves the valve.
+
+    Attributes:
+        part: the part of the text that is wrong.
+    """
+
+    def __init__(self, part: str) -> None:
+        super().__init__(
+            message(
+                "audience: {part!r} is not known: write public (every signed-in user), admin, or group:NAME, "
+                "with commas between several",
+                part=part,
+            )
+        )
+        self.part = part
+
+
+class RouterUnavailableError(PackError):
+    """The `gpu_router` function cannot be asked. The message says why and what an admin can do."""
+
+
+class ModelRefusedError(PackError):
+    """A model that was asked through Open WebUI gave an error instead of an answer.
+
+    Attributes:
+        refusal: what the client gets.
+    """
+
+    def __init__(self, refusal: Refusal) -> None:
+        super().__init__(
+            message(
+                "the model was asked through Open WebUI and gave the error {status}", status=refusal.status
+            )
+        )
+        self.refusal = refusal
+
+
+class UploadError(PackError):
+    """A request has no file in it that can be taken. The message says how to send one."""
+
+
+class UploadTooLargeError(UploadError):
+    """The file has too many bytes.
+
+    Attributes:
+        limit: bytes.
+        actual: bytes: as many as were announced or read.
+    """
+
+    def __init__(self, limit: int, actual: int) -> None:
+        super().__init__(
+            message("the file has {actual} bytes or more, the limit is {limit}", actual=actual, limit=limit)
+        )
+        self.limit = limit
+        self.actual = actual
+
+
+class NoRoomError(PackError):
+    """The server has no place for an upload, such as on a full disk: an admin can help."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            message("the server has no room for the recording now: try again later, or ask an admin")
+        )
+
+
+# --- ollama_pack.webui.contact ---
+# The way from the events function to the running `gpu_router`: another plugin, which may not be there.
+
+ROUTER_ID = "gpu_router"
+ASK_SECONDS = 5.0
+PLAN_SECONDS = 55.0  # that a plan may take; a proxy in front of Open WebUI usually waits a minute
+
+ABSENT = message(
+    "gpu_router is not installed: install it (upload.py, or Admin Panel → Functions), and its nodes show here"
+)
+SWITCHED_OFF = message("gpu_router is switched off: switch it on under Admin Panel → Functions")
+
+
+class RouterContact:
+    """Asks the router of this process. They share no code, so its answers are looked at, not trusted."""
+
+    def __init__(self, app: Any) -> None:
+        """Ask nothing yet; `app` is Open WebUI's."""
+        self._app = app
+        self._said: dict[str, str] = {}
+
+    async def load(self) -> Mapping[str, Any]:
+        """The load of all nodes.
+
+        Raises:
+            RouterUnavailableError: the router cannot be asked.
+        """
+        return object_at(await self._ask("system_load"))
+
+    async def dashboard(self) -> Mapping[str, Any]:
+        """What an admin may want to see.
+
+        Raises:
+            RouterUnavailableError: the router cannot be asked.
+        """
+        return object_at(await self._ask("dashboard"))
+
+    async def metrics(self) -> str:
+        """What it did, in Prometheus' text format.
+
+        Raises:
+            RouterUnavailableError: the router cannot be asked.
+        """
+        told = await self._ask("metrics")
+        return told if isinstance(told, str) else ""
+
+    async def models(self) -> list[dict[str, Any]]:
+        """The models and aliases that it offers now.
+
+        Raises:
+            RouterUnavailableError: the router cannot be asked.
+        """
+        told = await self._ask("routed_models")
+        return [model for model in told if isinstance(model, dict) and isinstance(model.get("id"), str)]
+
+    async def pull(self, model: str, nodes: list[str]) -> Mapping[str, Any]:
+        """Begin to pull a model at nodes; what upkeep does then.
+
+        Raises:
+            RouterUnavailableError: the router cannot be asked.
+        """
+        return object_at(await self._ask("pull", model, nodes))
+
+    async def stop_pull(self) -> Mapping[str, Any]:
+        """Stop the pull that is under way; what upkeep does then.
+
+        Raises:
+            RouterUnavailableError: the router cannot be asked.
+        """
+        return object_at(await self._ask("stop_pull"))
+
+    async def plan(self, context: int, users: int, chats: list[dict[str, Any]]) -> Mapping[str, Any]:
+        """A plan of what to have where, for what people asked for.
+
+        Raises:
+            RouterUnavailableError: the router cannot be asked, or is not done in time.
+        """
+        return object_at(await self._ask("plan", context, users, chats, seconds=PLAN_SECONDS))
+
+    async def _ask(self, method: str, *arguments: Any, seconds: float = ASK_SECONDS) -> Any:
+        try:
+            answer = await self._ask_once(method, arguments, seconds)
+        except RouterUnavailableError as error:
+            self._tell(method, str(error))
+            raise
+        self._said.pop(method, None)
+        return answer
+
+    async def _ask_once(self, method: str, arguments: Sequence[Any], seconds: float) -> Any:
+        state = await function_state(ROUTER_ID)
+        if not state.active:
+            raise RouterUnavailableError(SWITCHED_OFF if state.installed else ABSENT)
+        try:
+            async with asyncio.timeout(seconds):
+                router = await live_function(self._app, ROUTER_ID)
+                return await _method(router, method)(*arguments)
+        except TimeoutError:
+            raise RouterUnavailableError(
+                message(
+                    "gpu_router did not answer {method} within {seconds:g} s: see the server's log",
+                    method=method,
+                    seconds=seconds,
+                )
+            ) from None
+        except RouterUnavailableError:
+            raise
+        except Exception as error:
+            raise RouterUnavailableError(
+                message(
+                    "gpu_router failed at {method} ({kind}: {error}): see its valves",
+                    method=method,
+                    kind=type(error).__name__,
+                    error=error,
+                )
+            ) from error
+
+    def _tell(self, method: str, fault: str) -> None:
+        """Log a fault once, not at every question; that there is no router is none."""
+        if fault not in {ABSENT, SWITCHED_OFF, *self._said.values()}:
+            log.warning("%s", fault)
+        self._said[method] = fault
+
+
+def _method(router: Any, name: str) -> Any:
+    if (method := getattr(router, name, None)) is None:
+        reason = message(
+            "the installed gpu_router has no {name}: update it to the version of this plugin", name=name
+        )
+        raise RouterUnavailableError(reason)
+    return method
 
 
 # --- ollama_pack.services.fleet_plan ---
@@ -6904,6 +6979,25 @@ def _opened_too(row: WantedRow, opened: WantedRow | None) -> WantedRow:
 # plain values: each plugin has a copy of this code.
 
 KEEP_SECONDS = 3600.0
+_WHOLE, _NUMBER, _SWITCH = (
+    message("must be a whole number"),
+    message("must be a number"),
+    message("must be true or false"),
+)
+# By pydantic's name for the error.
+_REFUSALS = {
+    "bool_parsing": _SWITCH,
+    "bool_type": _SWITCH,
+    "extra_forbidden": message("is not known"),
+    "float_parsing": _NUMBER,
+    "float_type": _NUMBER,
+    "int_from_float": _WHOLE,
+    "int_parsing": _WHOLE,
+    "int_type": _WHOLE,
+    "list_type": message("must be a list"),
+    "missing": message("is missing"),
+    "string_type": message("must be text"),
+}
 _MODULE = re.compile(r"(?:function|tool)_(\w+)_[0-9a-f]{32}")  # as Open WebUI calls a plugin's module
 
 
@@ -6983,7 +7077,7 @@ def _said(problem: Any) -> Message:
     return joined([valve, refusal(problem)], message(": "))
 
 
-def refusal(problem: Any) -> Message:  # noqa: PLR0911 - a line for each kind
+def refusal(problem: Any) -> Message:
     """What one of pydantic's errors says, in words for people."""
     context = problem.get("ctx") or {}
     match problem["type"]:
@@ -6993,13 +7087,9 @@ def refusal(problem: Any) -> Message:  # noqa: PLR0911 - a line for each kind
             return message("must be at least {limit}", limit=context["ge"])
         case "less_than_equal":
             return message("must be at most {limit}", limit=context["le"])
-        case "int_parsing" | "int_type" | "int_from_float":
-            return message("must be a whole number")
-        case "float_parsing" | "float_type":
-            return message("must be a number")
         case "literal_error":
             return message("must be one of {choices}", choices=context["expected"])
-    return Message(str(problem["msg"]))
+    return _REFUSALS.get(problem["type"]) or Message(str(problem["msg"]))
 
 
 # --- ollama_pack.speech.errors ---
@@ -12461,11 +12551,10 @@ class Event:
     async def _page(self, request: Any, user: Any) -> Any:
         return dashboard_page(request) if user.role == "admin" else admins_only_page(request)
 
-    async def _data(self, request: Any, _user: Any) -> dict[str, Any]:
-        told = await self._details.get()
-        refused = refused_valves(accepted_language(request))
+    async def _data(self, request: Any, _user: Any) -> Any:
+        told, language = await self._details.get(), page_language(request)
         parts = {"cache": await self._cached.get(), "publishing": await self._publishing()}
-        return {**told, **parts, "refused_valves": refused}
+        return translated({**told, **parts, "refused_valves": refused_valves(language)}, language)
 
     async def _publishing(self) -> dict[str, Any]:
         valves = {"publish_aliases": self.valves.publish_aliases, "audience": self.valves.audience}
@@ -12499,14 +12588,15 @@ class Event:
         return text_answer(text, METRICS_TYPE, NO_STORE)
 
     async def _usage(self, request: Any, user: Any) -> Any:
-        return json_answer(await self._budgets.usage(request.app, user.model_dump()), headers=NO_STORE)
+        usage = await self._budgets.usage(request.app, user.model_dump())
+        return json_answer(translated(usage, page_language(request)), headers=NO_STORE)
 
     async def _usage_csv(self, request: Any, user: Any) -> Any:
         usage = await self._budgets.usage(request.app, user.model_dump())
         return text_answer(usage_table(usage.get("all") or ()), "text/csv; charset=utf-8", NO_STORE)
 
-    async def _flush_cache(self, _request: Any, _user: Any) -> dict[str, Any]:
-        return {"fault": await self._cache.flush()}
+    async def _flush_cache(self, request: Any, _user: Any) -> Any:
+        return translated({"fault": await self._cache.flush()}, page_language(request))
 
     async def _forget(self, event_name: str, event: Mapping[str, Any]) -> None:
         """Have the cache discard what was deleted, or liked by nobody, and the history whoever is gone."""

@@ -10,58 +10,59 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/ollama_pack_gateway.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Event`, line 4544, which the server calls.
+# Begin here: `class Event`, line 4580, which the server calls.
 # The modules that it uses come first:
-#    105  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    220  base.messages                  Sentences for people, in English and in the languages of the catalogue.
-#    348  base.single_flight             What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
-#    516  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    524  cache.errors                   What goes wrong with the cache.
-#    544  engines.errors                 What goes wrong with a node.
-#    677  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    789  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#    814  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#    857  cache.replay                   A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
-#    883  engines.ollama.client_request  Requests of clients that speak Ollama's API, as OpenAI chat bodies: `from_openai` says their answers.
-#   1013  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
-#   1085  base.tables                    Tables that admins write as text: a row a line, `#` starts a comment, empty lines are skipped.
-#   1116  aliases.errors                 What goes wrong with aliases.
-#   1158  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   1267  routing.errors                 What goes wrong with routing.
-#   1419  webui.errors                   What goes wrong between the pack and Open WebUI.
-#   1455  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#   1598  engines.ollama.from_openai     An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
-#   1704  webui.anthropic                Anthropic's Messages API, by Open WebUI's own code for it. Imports `open_webui` when called, not before.
-#   1772  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#   1792  services.client_forms          The APIs that clients of the gateway speak: each request becomes an OpenAI chat body, each answer its form.
-#   1945  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#   1954  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
-#   2015  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#   2374  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   2511  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#   2548  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#   2569  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   2687  aliases.published              Which names of a table can be published as models, and what answers for them.
-#   2723  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   2731  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   2848  services.alias_choice          The model that answers for an alias: the first that is there and that Open WebUI lets this user use.
-#   2873  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   2932  webui.contact                  The way from the events function to the running `gpu_router`: another plugin, which may not be there.
-#   2938  services.offer                 Which rows a deployment should have.
-#   2987  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#   3135  webui.embedding                Vectors and model facts over Open WebUI's own connections. Imports `open_webui` when called, not before.
-#   3182  services.gateway_names         Every name that a client of the gateway may ask for, and the model of Open WebUI that each stands for.
-#   3365  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
-#   3468  services.gateway_direct        The gateway's own chain: budgets, access, aliases, cache and router, without other filters and tools.
-#   3670  services.gateway_limits        Budgets as the rate-limit headers that OpenAI's and Anthropic's clients read.
-#   3709  services.gateway_vectors       Embeddings at the gateway, in OpenAI's and Ollama's forms, for every name of the alias tables.
-#   3850  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#   3870  webui.routes                   Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
-#   3982  webui.gateway_request          A client's request at the gateway: its body, its id, and whether its client is still there.
-#   4071  webui.ollama_models            Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
-#   4110  services.gateway               The gateway: OpenAI's, Anthropic's and Ollama's APIs for every name of the alias tables.
-#   4436  services.valves                What all valves of the pack have in common: what is refused is told to admins, without what was written.
-#   4519  webui.service                  What an event function keeps up in a process: its routes, and a task that looks again from time to time.
+#    106  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#    226  base.messages                  Sentences for people, in English and in the languages of the catalogue.
+#    354  base.single_flight             What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
+#    522  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    530  cache.errors                   What goes wrong with the cache.
+#    550  engines.errors                 What goes wrong with a node.
+#    683  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    795  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#    820  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#    863  cache.replay                   A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
+#    889  engines.ollama.client_request  Requests of clients that speak Ollama's API, as OpenAI chat bodies: `from_openai` says their answers.
+#   1019  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
+#   1096  base.tables                    Tables that admins write as text: a row a line, `#` starts a comment, empty lines are skipped.
+#   1127  aliases.errors                 What goes wrong with aliases.
+#   1169  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   1278  routing.errors                 What goes wrong with routing.
+#   1430  webui.errors                   What goes wrong between the pack and Open WebUI.
+#   1466  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#   1608  engines.ollama.from_openai     An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
+#   1714  webui.anthropic                Anthropic's Messages API, by Open WebUI's own code for it. Imports `open_webui` when called, not before.
+#   1782  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   1802  services.client_forms          The APIs that clients of the gateway speak: each request becomes an OpenAI chat body, each answer its form.
+#   1955  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#   1964  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
+#   2025  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#   2384  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   2521  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   2558  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   2579  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   2697  aliases.published              Which names of a table can be published as models, and what answers for them.
+#   2733  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   2741  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   2858  services.alias_choice          The model that answers for an alias: the first that is there and that Open WebUI lets this user use.
+#   2883  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   2942  webui.contact                  The way from the events function to the running `gpu_router`: another plugin, which may not be there.
+#   2948  services.offer                 Which rows a deployment should have.
+#   2997  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#   3145  webui.embedding                Vectors and model facts over Open WebUI's own connections. Imports `open_webui` when called, not before.
+#   3192  services.gateway_names         Every name that a client of the gateway may ask for, and the model of Open WebUI that each stands for.
+#   3375  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
+#   3478  services.gateway_direct        The gateway's own chain: budgets, access, aliases, cache and router, without other filters and tools.
+#   3680  services.gateway_limits        Budgets as the rate-limit headers that OpenAI's and Anthropic's clients read.
+#   3719  services.gateway_vectors       Embeddings at the gateway, in OpenAI's and Ollama's forms, for every name of the alias tables.
+#   3860  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#   3880  webui.routes                   Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
+#   3992  webui.users                    Users of the running Open WebUI, and the language that they read. Imports `open_webui` when called.
+#   4001  webui.gateway_request          A client's request at the gateway: its body, its id, and whether its client is still there.
+#   4091  webui.ollama_models            Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
+#   4130  services.gateway               The gateway: OpenAI's, Anthropic's and Ollama's APIs for every name of the alias tables.
+#   4457  services.valves                What all valves of the pack have in common: what is refused is told to admins, without what was written.
+#   4555  webui.service                  What an event function keeps up in a process: its routes, and a task that looks again from time to time.
 
 import asyncio
 import base64
@@ -159,22 +160,27 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "has not sent its next line within {seconds:g} s": "{seconds:g} 秒内没有返回后续内容",
         "has {count} texts: send at most {limit} at once": "有 {count} 段文本：一次最多发送 {limit} 段",
         "is busy (status {status})": "正忙（状态码 {status}）",
+        "is missing": "缺失",
         "is missing: name one of GET /ollama-pack/api/tags": "缺失：请填写 GET /ollama-pack/api/tags 中的一个",
         "is missing: name one of GET /ollama-pack/v1/models": "缺失：请填写 GET /ollama-pack/v1/models 中的一个",
         "is missing: only tools that the client runs can be used here": "缺失：这里只能使用由客户端运行的工具",
         "is missing: send a list of messages": "缺失：请发送消息列表",
         "is missing: send a list of messages, such as [{{role, content}}]": "缺失：请发送消息列表，例如 [{{role, content}}]",
         "is no JSON ({error}): send a JSON object": "不是 JSON（{error}）：请发送 JSON 对象",
+        "is not known": "未知",
         "is not of the form of Anthropic's Messages API": "不符合 Anthropic Messages API 的格式",
         "must be \"json\" or a JSON schema": "必须是 \"json\" 或 JSON schema",
         "must be a JSON object": "必须是 JSON 对象",
+        "must be a list": "必须是列表",
         "must be a number": "必须是数字",
         "must be a whole number": "必须是整数",
         "must be at least {limit}": "不能小于 {limit}",
         "must be at most {limit}": "不能大于 {limit}",
         "must be one of {choices}": "必须是以下之一：{choices}",
         "must be one text: send one request for each prompt": "必须是一段文本：请为每个 prompt 单独发送请求",
+        "must be text": "必须是文本",
         "must be text or a list of texts (LangChain: check_embedding_ctx_length=False)": "必须是文本或文本列表（LangChain：check_embedding_ctx_length=False）",
+        "must be true or false": "必须是 true 或 false",
         "must be {wanted}, not {value}": "必须是{wanted}，而不是{value}",
         "no node answers that may have {wanted}: no node is configured": "没有可能提供 {wanted} 的节点：尚未配置任何节点",
         "no node answers that may have {wanted}: {faults}": "可能提供 {wanted} 的节点都没有响应：{faults}",
@@ -1046,6 +1052,11 @@ class Refusal:
     param: str | None = None
     retry_after: int | None = None
 
+    def translated(self, language: str) -> "Refusal":
+        """The same in a reader's language. Another plugin's sentence translates itself: it has the words."""
+        by_itself = getattr(self.message, "translated", None)
+        return replace(self, message=by_itself(language)) if by_itself else self
+
     @property
     def kind(self) -> str:
         """OpenAI's name for errors of this kind."""
@@ -1481,35 +1492,34 @@ _Meaning = tuple[int, str | None, Message]  # status, code, sentence for people 
 _NO_CANDIDATE: _Meaning = (HTTPStatus.NOT_FOUND, "model_not_found", _NO_ALIAS)
 
 
-def refusal_of(error: Exception, *, for_admin: bool, language: str = ENGLISH) -> Refusal:
+def refusal_of(error: Exception, *, for_admin: bool) -> Refusal:
     """The status, the code and the sentence for an error. What is not the pack's own goes to the log.
 
     Args:
         error: one of the pack's, or any other.
         for_admin: the sentence says which node did what, and how to put it right.
-        language: of whoever reads it.
     """
     if not isinstance(error, PackError):
         log.error("A chat was not answered", exc_info=error)
-        return Refusal(HTTPStatus.INTERNAL_SERVER_ERROR, in_language(_UNFORESEEN, language), "internal_error")
+        return Refusal(HTTPStatus.INTERNAL_SERVER_ERROR, _UNFORESEEN, "internal_error")
     status, code, sentence = _meaning(error)
     waiting_helps = status in {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE}
     return Refusal(
         status=status,
-        message=in_language(error if for_admin else sentence, language),
+        message=said_by(error) if for_admin else sentence,
         code=code,
         param=_param(error),
         retry_after=RETRY_AFTER_SECONDS if waiting_helps else None,
     )
 
 
-def passed_refusal(error: Exception, *, for_admin: bool, language: str = ENGLISH) -> Refusal:
+def passed_refusal(error: Exception, *, for_admin: bool) -> Refusal:
     """As `refusal_of`, for errors of other plugins too, which have classes of their own."""
     if (found := getattr(error, "refusal", None)) is not None:
         return Refusal(**{field.name: getattr(found, field.name) for field in fields(Refusal)})
     if type(error).__name__ == LeaderLostError.__name__:
         error = LeaderLostError(0)
-    return refusal_of(error, for_admin=for_admin, language=language)
+    return refusal_of(error, for_admin=for_admin)
 
 
 def _param(error: PackError) -> str | None:
@@ -3979,6 +3989,15 @@ def json_answer(value: Any, status: int = 200, headers: dict[str, str] | None = 
     return JSONResponse(value, status, headers)
 
 
+# --- ollama_pack.webui.users ---
+# Users of the running Open WebUI, and the language that they read. Imports `open_webui` when called.
+
+
+def accepted_language(request: Any) -> str:
+    """A request's `Accept-Language`."""
+    return str(request.headers.get("accept-language") or ENGLISH) if request else ENGLISH
+
+
 # --- ollama_pack.webui.gateway_request ---
 # A client's request at the gateway: its body, its id, and whether its client is still there.
 
@@ -4027,7 +4046,8 @@ def answer_headers(request: Any, api: ApiForm) -> dict[str, str]:
 
 
 def refused_response(request: Any, api: ApiForm, refusal: Refusal) -> Any:
-    """An error as the client's API has it."""
+    """An error as the client's API has it, in the language that the request accepts."""
+    refusal = refusal.translated(accepted_language(request))
     headers = answer_headers(request, api) | {name.lower(): text for name, text in refusal.headers.items()}
     return json_answer(refusal.body(api), refusal.status, headers)
 
@@ -4412,7 +4432,8 @@ async def _written(asked: ClientRequest, chunks: _gateway__Chunks) -> AsyncGener
             async for text in texts:
                 yield text
         except Exception as error:  # noqa: BLE001 - as in `_answered`
-            yield asked.form.broken(_refusal(asked.request, asked.user, error))
+            refusal = _refusal(asked.request, asked.user, error)
+            yield asked.form.broken(refusal.translated(accepted_language(asked.request)))
 
 
 def _refusal(request: Any, user: Any, error: Exception) -> Refusal:
@@ -4439,6 +4460,25 @@ def _not_found(name: str) -> Refusal:
 # Open WebUI's page only shows that there was an error. What a process has refused is kept in it for an hour, as
 # plain values: each plugin has a copy of this code.
 
+_WHOLE, _NUMBER, _SWITCH = (
+    message("must be a whole number"),
+    message("must be a number"),
+    message("must be true or false"),
+)
+# By pydantic's name for the error.
+_REFUSALS = {
+    "bool_parsing": _SWITCH,
+    "bool_type": _SWITCH,
+    "extra_forbidden": message("is not known"),
+    "float_parsing": _NUMBER,
+    "float_type": _NUMBER,
+    "int_from_float": _WHOLE,
+    "int_parsing": _WHOLE,
+    "int_type": _WHOLE,
+    "list_type": message("must be a list"),
+    "missing": message("is missing"),
+    "string_type": message("must be text"),
+}
 _MODULE = re.compile(r"(?:function|tool)_(\w+)_[0-9a-f]{32}")  # as Open WebUI calls a plugin's module
 
 
@@ -4497,7 +4537,7 @@ def _said(problem: Any) -> Message:
     return joined([valve, refusal(problem)], message(": "))
 
 
-def refusal(problem: Any) -> Message:  # noqa: PLR0911 - a line for each kind
+def refusal(problem: Any) -> Message:
     """What one of pydantic's errors says, in words for people."""
     context = problem.get("ctx") or {}
     match problem["type"]:
@@ -4507,13 +4547,9 @@ def refusal(problem: Any) -> Message:  # noqa: PLR0911 - a line for each kind
             return message("must be at least {limit}", limit=context["ge"])
         case "less_than_equal":
             return message("must be at most {limit}", limit=context["le"])
-        case "int_parsing" | "int_type" | "int_from_float":
-            return message("must be a whole number")
-        case "float_parsing" | "float_type":
-            return message("must be a number")
         case "literal_error":
             return message("must be one of {choices}", choices=context["expected"])
-    return Message(str(problem["msg"]))
+    return _REFUSALS.get(problem["type"]) or Message(str(problem["msg"]))
 
 
 # --- ollama_pack.webui.service ---

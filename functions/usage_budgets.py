@@ -10,30 +10,31 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/usage_budgets.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Filter`, line 2733, which the server calls.
+# Begin here: `class Filter`, line 2775, which the server calls.
 # The modules that it uses come first:
-#     66  base.translations      The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    156  base.messages          Sentences for people, in English and in the languages of the catalogue.
-#    284  errors                 The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    304  base.redis             A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#    756  base.single_flight     What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
-#    779  base.tables            Tables that admins write as text: a row a line, `#` starts a comment, empty lines are skipped.
-#    810  budgets.errors         What goes wrong with budgets.
-#    826  budgets.period         Days, weeks and months in the site's time zone.
-#    895  budgets.table          The budget table: a row a line, read once and then only looked up.
-#   1225  engines.refusals       What a client gets instead of an answer, in the form of each API that clients speak.
-#   1297  budgets.store          What a store of budgets does, and the values that it takes and gives.
-#   1411  budgets.store_redis    Budgets in Redis or Valkey, for any number of replicas. Each step is one run of one script.
-#   1581  budgets.store_sqlite   Budgets in one SQLite file, for the workers of one machine.
-#   1744  services.budgets       Budgets at work: reserve before a chat, settle after it, say what is left.
-#   2083  services.budget_chats  Chats that are under way and their budgets: what each has used so far, by whoever knows it best.
-#   2250  services.cacheable     Which requests the cache is for, whose answers they share, and what it is asked.
-#   2262  services.valves        What all valves of the pack have in common: what is refused is told to admins, without what was written.
-#   2345  engines.front_route    A route in front of a server's own, which sees each answer of a chat before its client does.
-#   2440  webui.early_errors     The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#   2587  engines.model_ids      Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   2595  webui.models           What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   2682  webui.server           What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#     67  base.translations      The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#    162  base.messages          Sentences for people, in English and in the languages of the catalogue.
+#    290  errors                 The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    310  base.redis             A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#    762  base.single_flight     What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
+#    785  base.tables            Tables that admins write as text: a row a line, `#` starts a comment, empty lines are skipped.
+#    816  budgets.errors         What goes wrong with budgets.
+#    832  budgets.period         Days, weeks and months in the site's time zone.
+#    901  budgets.table          The budget table: a row a line, read once and then only looked up.
+#   1231  engines.refusals       What a client gets instead of an answer, in the form of each API that clients speak.
+#   1308  budgets.store          What a store of budgets does, and the values that it takes and gives.
+#   1422  budgets.store_redis    Budgets in Redis or Valkey, for any number of replicas. Each step is one run of one script.
+#   1592  budgets.store_sqlite   Budgets in one SQLite file, for the workers of one machine.
+#   1755  services.budgets       Budgets at work: reserve before a chat, settle after it, say what is left.
+#   2095  services.budget_chats  Chats that are under way and their budgets: what each has used so far, by whoever knows it best.
+#   2262  services.cacheable     Which requests the cache is for, whose answers they share, and what it is asked.
+#   2274  services.valves        What all valves of the pack have in common: what is refused is told to admins, without what was written.
+#   2372  engines.front_route    A route in front of a server's own, which sees each answer of a chat before its client does.
+#   2467  webui.early_errors     The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#   2614  engines.model_ids      Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   2622  webui.models           What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   2709  webui.server           What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   2750  webui.users            Users of the running Open WebUI, and the language that they read. Imports `open_webui` when called.
 
 import asyncio
 import hashlib
@@ -85,6 +86,8 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "at most {limit} rows can be used: name groups instead of users": "最多 {limit} 行：请用分组代替单个用户",
         "burst={burst} is more than the amount {amount}: raise the amount": "burst={burst} 大于总量 {amount}：请提高总量",
         "in a password, @ is written as %40, : as %3A, / as %2F, ? as %3F, # as %23, and % as %25": "密码中 @ 写成 %40，`:` 写成 %3A，/ 写成 %2F，`?` 写成 %3F，# 写成 %23，% 写成 %25",
+        "is missing": "缺失",
+        "is not known": "未知",
         "it belongs before the ?": "应写在 `?` 之前",
         "it does not answer within {seconds:g} s": "在 {seconds:g} 秒内没有响应",
         "it has a user or a password twice: before the host and as an option": "用户或密码出现两次：主机之前和选项中",
@@ -97,11 +100,14 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "it names several hosts: use redis+sentinel:// or redis+cluster://": "写了多个主机：请使用 redis+sentinel:// 或 redis+cluster://",
         "it needs the name of the service, as in redis+sentinel://host:26379/mymaster": "需要服务名称，例如 redis+sentinel://host:26379/mymaster",
         "it needs the path of the socket, as in unix:///run/redis.sock": "需要套接字路径，例如 unix:///run/redis.sock",
+        "must be a list": "必须是列表",
         "must be a number": "必须是数字",
         "must be a whole number": "必须是整数",
         "must be at least {limit}": "不能小于 {limit}",
         "must be at most {limit}": "不能大于 {limit}",
         "must be one of {choices}": "必须是以下之一：{choices}",
+        "must be text": "必须是文本",
+        "must be true or false": "必须是 true 或 false",
         "no scheme that is known": "未知的协议",
         "only new versions have it": "只有新版本支持",
         "redis-py checks OCSP only where nothing is awaited": "redis-py 只在同步代码中检查 OCSP",
@@ -920,7 +926,7 @@ _UNITS: dict[str, tuple[Measure, int]] = {
 _CLOSEST_FIRST: tuple[SubjectKind, ...] = ("user", "group", "role", "everyone")
 _ROLES = ("user", "admin")
 _BUDGET_WORD = re.compile(r'[\w-]+="[^"]*"|\S+')
-_NUMBER = re.compile(r"[0-9]{1,15}(?:\.[0-9]{1,3})?")
+_table__NUMBER = re.compile(r"[0-9]{1,15}(?:\.[0-9]{1,3})?")
 _MAIL = re.compile(r"[^@\s]+@[^@\s]+")
 _FORM = message("write it as `group=students 120 gpu-minutes/day burst=10 then=queue-last`")
 
@@ -1166,7 +1172,7 @@ def _unit_and_period(word: str) -> tuple[str, PeriodName]:
 
 
 def _amount(word: str, unit: str, scale: int, named: str = "") -> int:
-    number = float(word) if _NUMBER.fullmatch(word) else math.nan
+    number = float(word) if _table__NUMBER.fullmatch(word) else math.nan
     steps = number * scale
     if not 1 <= steps <= MAX_AMOUNT or (scale == 1 and not number.is_integer()):
         kind = message("a whole number") if scale == 1 else message("a number")
@@ -1257,6 +1263,11 @@ class Refusal:
     code: str | None = None
     param: str | None = None
     retry_after: int | None = None
+
+    def translated(self, language: str) -> "Refusal":
+        """The same in a reader's language. Another plugin's sentence translates itself: it has the words."""
+        by_itself = getattr(self.message, "translated", None)
+        return replace(self, message=by_itself(language)) if by_itself else self
 
     @property
     def kind(self) -> str:
@@ -1929,7 +1940,8 @@ class Budgets:
         except (PackError, TimeoutError) as error:
             self._rest_until = time.monotonic() + _REST_SECONDS
             if not self.fault:
-                why = str(error) or message("it does not answer within {seconds:g} s", seconds=_STEP_SECONDS)
+                late = message("it does not answer within {seconds:g} s", seconds=_STEP_SECONDS)
+                why = said_by(error) or late
                 log.warning("Budgets are not counted and do not hold until their store works again: %s", why)
                 self.fault = why
             return None
@@ -2265,6 +2277,25 @@ STATE = "ollama_pack_cache"
 # Open WebUI's page only shows that there was an error. What a process has refused is kept in it for an hour, as
 # plain values: each plugin has a copy of this code.
 
+_WHOLE, _NUMBER, _SWITCH = (
+    message("must be a whole number"),
+    message("must be a number"),
+    message("must be true or false"),
+)
+# By pydantic's name for the error.
+_REFUSALS = {
+    "bool_parsing": _SWITCH,
+    "bool_type": _SWITCH,
+    "extra_forbidden": message("is not known"),
+    "float_parsing": _NUMBER,
+    "float_type": _NUMBER,
+    "int_from_float": _WHOLE,
+    "int_parsing": _WHOLE,
+    "int_type": _WHOLE,
+    "list_type": message("must be a list"),
+    "missing": message("is missing"),
+    "string_type": message("must be text"),
+}
 _MODULE = re.compile(r"(?:function|tool)_(\w+)_[0-9a-f]{32}")  # as Open WebUI calls a plugin's module
 
 
@@ -2323,7 +2354,7 @@ def _said(problem: Any) -> Message:
     return joined([valve, refusal(problem)], message(": "))
 
 
-def refusal(problem: Any) -> Message:  # noqa: PLR0911 - a line for each kind
+def refusal(problem: Any) -> Message:
     """What one of pydantic's errors says, in words for people."""
     context = problem.get("ctx") or {}
     match problem["type"]:
@@ -2333,13 +2364,9 @@ def refusal(problem: Any) -> Message:  # noqa: PLR0911 - a line for each kind
             return message("must be at least {limit}", limit=context["ge"])
         case "less_than_equal":
             return message("must be at most {limit}", limit=context["le"])
-        case "int_parsing" | "int_type" | "int_from_float":
-            return message("must be a whole number")
-        case "float_parsing" | "float_type":
-            return message("must be a number")
         case "literal_error":
             return message("must be one of {choices}", choices=context["expected"])
-    return Message(str(problem["msg"]))
+    return _REFUSALS.get(problem["type"]) or Message(str(problem["msg"]))
 
 
 # --- ollama_pack.engines.front_route ---
@@ -2720,6 +2747,21 @@ def take_over(app: Any, function_id: str, instance: Retiring) -> None:
             before.retire()
 
 
+# --- ollama_pack.webui.users ---
+# Users of the running Open WebUI, and the language that they read. Imports `open_webui` when called.
+
+
+def reader_language(metadata: Mapping[str, Any], request: Any) -> str:
+    """What the user has chosen in Open WebUI's settings; of a client of the API, what its request accepts."""
+    chosen = (metadata.get("variables") or {}).get("{{USER_LANGUAGE}}")
+    return str(chosen or accepted_language(request))
+
+
+def accepted_language(request: Any) -> str:
+    """A request's `Accept-Language`."""
+    return str(request.headers.get("accept-language") or ENGLISH) if request else ENGLISH
+
+
 # --- ollama_pack.plugins.functions.usage_budgets ---
 
 SILENT_SECONDS = 60.0  # after which a stream whose task has ended is over
@@ -2826,6 +2868,7 @@ class Filter:
         if not self.valves.budgets or _is_browsers_own(body, __metadata__):
             return body
         take_over(__request__.app, __id__, self)
+        language = reader_language(__metadata__, __request__)
         try:
             chat = await self._begin(__user__)
             if isinstance(chat, ChatBudget):
@@ -2833,13 +2876,15 @@ class Filter:
                 chat = await self._answered_by(chat, body, __user__, __request__)
             line = _status_line(chat) if isinstance(chat, ChatBudget) and self.valves.show_status else ""
             if line and __event_emitter__:
-                await __event_emitter__({"type": "status", "data": {"description": line, "done": True}})
+                status = {"description": in_language(line, language), "done": True}
+                await __event_emitter__({"type": "status", "data": status})
         except Exception:
             log.exception("A chat goes on without budgets")
             return body
         if isinstance(chat, Refusal):
-            note_refusal(__request__, chat, __metadata__)
-            raise BudgetSpentError(chat.message)
+            refusal = chat.translated(language)
+            note_refusal(__request__, refusal, __metadata__)
+            raise BudgetSpentError(refusal.message)
         return body
 
     async def _stream(self, event: Body, __metadata__: dict[str, Any]) -> Body:

@@ -10,48 +10,48 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/voice_routes.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Event`, line 5716, which the server calls.
+# Begin here: `class Event`, line 5735, which the server calls.
 # The modules that it uses come first:
 #    103  base.translations        The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    205  base.messages            Sentences for people, in English and in the languages of the catalogue.
-#    333  errors                   The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    347  base.single_flight       What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
-#    450  services.valves          What all valves of the pack have in common: what is refused is told to admins, without what was written.
-#    533  speech.errors            What goes wrong with transcription.
-#    990  speech.languages         The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
-#   1067  speech.language          Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
-#   1161  engines.failures         Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   1197  speech.values            What recordings turn into, and what an engine is.
-#   1454  speech.http_answer       What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
-#   1604  speech.pcm               Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
-#   1692  speech.openai_http       Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
-#   1880  speech.recognizer        The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
-#   2019  speech.sentences         Segments of about a sentence, made from words with times.
-#   2073  speech.whisper_model     Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
-#   2259  speech.whisper           Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
-#   2487  services.voice_settings  The valves of voice transcription, for the tool and the routes, and the engine they ask for.
-#   2643  speech.source            Where a recording comes from: bytes, a path or an open file; and how large it may be.
-#   2727  speech.kept              Transcripts of a while ago: the same recording with the same options is not listened to twice.
-#   2816  speech.containers        What the bytes of a file tell that the decoder does not: whether the file ends before it should.
-#   2980  speech.decode            Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
-#   3591  speech.joining           Putting pieces of text together: with spaces where the script has them between words, else without.
-#   3679  speech.script            Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
-#   3755  speech.turns             One recording at a time on this machine's own processors, in turns between users, each with its place.
-#   4023  speech.vad               Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
-#   4073  speech.windows           Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
-#   4220  speech.transcribe        From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
-#   4490  webui.tracing            Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
-#   4528  webui.errors             What goes wrong between the pack and Open WebUI.
-#   4561  webui.voice_files        Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
-#   4591  services.transcribing    Transcribing on behalf of somebody: by the admin's settings, and not twice.
-#   4711  speech.subtitles         Subtitles: lines that fit on a screen, each shown while it is spoken.
-#   4849  speech.formats           A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
-#   5011  webui.routes             Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
-#   5158  webui.uploads            A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
-#   5366  webui.users              Users of the running Open WebUI, and the language that they read. Imports `open_webui` when called.
-#   5375  services.voice_routes    The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
-#   5633  webui.functions          Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   5684  webui.service            What an event function keeps up in a process: its routes, and a task that looks again from time to time.
+#    209  base.messages            Sentences for people, in English and in the languages of the catalogue.
+#    337  errors                   The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    351  base.single_flight       What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
+#    454  services.valves          What all valves of the pack have in common: what is refused is told to admins, without what was written.
+#    552  speech.errors            What goes wrong with transcription.
+#   1009  speech.languages         The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
+#   1086  speech.language          Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
+#   1180  engines.failures         Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   1216  speech.values            What recordings turn into, and what an engine is.
+#   1473  speech.http_answer       What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
+#   1623  speech.pcm               Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
+#   1711  speech.openai_http       Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
+#   1899  speech.recognizer        The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
+#   2038  speech.sentences         Segments of about a sentence, made from words with times.
+#   2092  speech.whisper_model     Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
+#   2278  speech.whisper           Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
+#   2506  services.voice_settings  The valves of voice transcription, for the tool and the routes, and the engine they ask for.
+#   2662  speech.source            Where a recording comes from: bytes, a path or an open file; and how large it may be.
+#   2746  speech.kept              Transcripts of a while ago: the same recording with the same options is not listened to twice.
+#   2835  speech.containers        What the bytes of a file tell that the decoder does not: whether the file ends before it should.
+#   2999  speech.decode            Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
+#   3610  speech.joining           Putting pieces of text together: with spaces where the script has them between words, else without.
+#   3698  speech.script            Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
+#   3774  speech.turns             One recording at a time on this machine's own processors, in turns between users, each with its place.
+#   4042  speech.vad               Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
+#   4092  speech.windows           Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
+#   4239  speech.transcribe        From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
+#   4509  webui.tracing            Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#   4547  webui.errors             What goes wrong between the pack and Open WebUI.
+#   4580  webui.voice_files        Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
+#   4610  services.transcribing    Transcribing on behalf of somebody: by the admin's settings, and not twice.
+#   4730  speech.subtitles         Subtitles: lines that fit on a screen, each shown while it is spoken.
+#   4868  speech.formats           A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
+#   5030  webui.routes             Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
+#   5177  webui.uploads            A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
+#   5385  webui.users              Users of the running Open WebUI, and the language that they read. Imports `open_webui` when called.
+#   5394  services.voice_routes    The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
+#   5652  webui.functions          Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   5703  webui.service            What an event function keeps up in a process: its routes, and a task that looks again from time to time.
 
 import asyncio
 import email.message
@@ -137,6 +137,7 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "huggingface.co, which does not have it or cannot be reached": "huggingface.co，其中没有该模型，或无法访问",
         "hung up before it answered, or spoke no HTTP": "回答之前断开了连接，或不是 HTTP 服务",
         "is busy (status {status}): try again later": "正忙（状态 {status}）：请稍后重试",
+        "is missing": "缺失",
         "is no BCP 47 tag such as zh-CN or en": "不是 zh-CN 或 en 这样的 BCP 47 标签",
         "is not known": "未知",
         "is too long for a language tag": "作为语言标签过长",
@@ -147,11 +148,14 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "language {tag!r} {reason}; valid: {valid}": "语言 {tag!r} {reason}；可用：{valid}",
         "model {model!r} cannot be loaded: {said}": "无法加载模型 {model!r}：{said}",
         "model {model!r} was not found ({places}): {remedy}": "没有找到模型 {model!r}（{places}）：{remedy}",
+        "must be a list": "必须是列表",
         "must be a number": "必须是数字",
         "must be a whole number": "必须是整数",
         "must be at least {limit}": "不能小于 {limit}",
         "must be at most {limit}": "不能大于 {limit}",
         "must be one of {choices}": "必须是以下之一：{choices}",
+        "must be text": "必须是文本",
+        "must be true or false": "必须是 true 或 false",
         "no decoder is there for its sound": "没有可用于其声音的解码器",
         "no speech was found in {seconds:.1f} s of audio: is the microphone on?{more}": "在 {seconds:.1f} 秒音频中没有听到语音：麦克风打开了吗？{more}",
         "nothing": "无",
@@ -453,6 +457,25 @@ def process_wide(name: str, make: Callable[[], _Shared]) -> _Shared:
 # Open WebUI's page only shows that there was an error. What a process has refused is kept in it for an hour, as
 # plain values: each plugin has a copy of this code.
 
+_WHOLE, _NUMBER, _SWITCH = (
+    message("must be a whole number"),
+    message("must be a number"),
+    message("must be true or false"),
+)
+# By pydantic's name for the error.
+_REFUSALS = {
+    "bool_parsing": _SWITCH,
+    "bool_type": _SWITCH,
+    "extra_forbidden": message("is not known"),
+    "float_parsing": _NUMBER,
+    "float_type": _NUMBER,
+    "int_from_float": _WHOLE,
+    "int_parsing": _WHOLE,
+    "int_type": _WHOLE,
+    "list_type": message("must be a list"),
+    "missing": message("is missing"),
+    "string_type": message("must be text"),
+}
 _MODULE = re.compile(r"(?:function|tool)_(\w+)_[0-9a-f]{32}")  # as Open WebUI calls a plugin's module
 
 
@@ -511,7 +534,7 @@ def _said(problem: Any) -> Message:
     return joined([valve, refusal(problem)], message(": "))
 
 
-def refusal(problem: Any) -> Message:  # noqa: PLR0911 - a line for each kind
+def refusal(problem: Any) -> Message:
     """What one of pydantic's errors says, in words for people."""
     context = problem.get("ctx") or {}
     match problem["type"]:
@@ -521,13 +544,9 @@ def refusal(problem: Any) -> Message:  # noqa: PLR0911 - a line for each kind
             return message("must be at least {limit}", limit=context["ge"])
         case "less_than_equal":
             return message("must be at most {limit}", limit=context["le"])
-        case "int_parsing" | "int_type" | "int_from_float":
-            return message("must be a whole number")
-        case "float_parsing" | "float_type":
-            return message("must be a number")
         case "literal_error":
             return message("must be one of {choices}", choices=context["expected"])
-    return Message(str(problem["msg"]))
+    return _REFUSALS.get(problem["type"]) or Message(str(problem["msg"]))
 
 
 # --- ollama_pack.speech.errors ---

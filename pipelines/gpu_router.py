@@ -9,119 +9,119 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/pipelines/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipeline`, line 16570, which the server calls.
+# Begin here: `class Pipeline`, line 16640, which the server calls.
 # The modules that it uses come first:
 #    200  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    468  base.messages                  Sentences for people, in English and in the languages of the catalogue.
-#    596  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    622  base.tables                    Tables that admins write as text: a row a line, `#` starts a comment, empty lines are skipped.
-#    653  aliases.errors                 What goes wrong with aliases.
-#    696  engines.errors                 What goes wrong with a node.
-#    866  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    996  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#   1071  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
-#   1132  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   1261  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
-#   1333  fit.memory                     How much memory a model takes while it runs: a pure function of its shape and of what it is loaded with.
-#   1501  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
-#   1549  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
-#   1876  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
-#   1965  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
-#   2013  routing.decide.cost            What sending a request to a node costs, term by term.
-#   2125  routing.errors                 What goes wrong with routing.
-#   2307  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   2454  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
-#   2492  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
-#   2857  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
-#   3271  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
-#   3395  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   3497  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
-#   3626  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
-#   3745  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
-#   3869  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
-#   3980  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
-#   4130  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   4264  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
-#   4588  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
-#   4810  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
-#   4927  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
-#   4985  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
-#   5050  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
-#   5199  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
-#   5330  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
-#   5505  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
-#   5855  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
-#   5940  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   5986  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   6091  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#   6383  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
-#   6587  engines.vectors                Vectors for texts, as an engine gives them.
-#   6618  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
-#   6888  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
-#   6946  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
-#   7043  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
-#   7246  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
-#   7417  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
-#   7752  routing.nodes                  The `nodes` valve: a row a line, read once.
-#   8103  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
-#   8189  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
-#   8363  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
-#   8559  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
-#   8652  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
-#   8733  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
-#   8799  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
-#   8848  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#   8924  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
-#   9011  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
-#   9119  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
-#   9608  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
-#   9789  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
-#   9961  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
-#  10199  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
-#  10302  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
-#  10404  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-#  10521  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
-#  10774  routing.state.demand           How often each set of weights is asked for, over the last minutes.
-#  10807  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-#  10991  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#  11026  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#  11694  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#  11770  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#  11916  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#  12116  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
-#  12256  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  12316  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
-#  12821  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
-#  12994  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
-#  13334  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  13643  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  13758  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  14375  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, the admin's dashboard, and a plan.
-#  14442  cache.errors                   What goes wrong with the cache.
-#  14462  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  14478  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  14628  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
-#  14757  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
-#  14926  base.single_flight             What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
-#  15029  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
-#  15268  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#  15720  services.activity              What chats did in this process, until somebody writes it into the history.
-#  15787  services.history               The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
-#  16141  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  16242  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  16277  services.pipeline_requests     What a pipeline can know of a request, how it tells the next one, and the others of its server.
-#  16353  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
-#  16471  services.valves                What all valves of the pack have in common: what is refused is told to admins, without what was written.
-#  16554  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
-#  16626  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#  16985  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#  17043  aliases.published              Which names of a table can be published as models, and what answers for them.
-#  17079  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  17197  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  17314  services.router_valves         The valves of the router, wherever it runs.
-#  17468  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  17582  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  17843  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#    501  base.messages                  Sentences for people, in English and in the languages of the catalogue.
+#    629  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    655  base.tables                    Tables that admins write as text: a row a line, `#` starts a comment, empty lines are skipped.
+#    686  aliases.errors                 What goes wrong with aliases.
+#    729  engines.errors                 What goes wrong with a node.
+#    899  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#   1029  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#   1104  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
+#   1165  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   1294  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
+#   1371  fit.memory                     How much memory a model takes while it runs: a pure function of its shape and of what it is loaded with.
+#   1539  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
+#   1587  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
+#   1914  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
+#   2003  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
+#   2051  routing.decide.cost            What sending a request to a node costs, term by term.
+#   2163  routing.errors                 What goes wrong with routing.
+#   2345  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   2492  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
+#   2530  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
+#   2895  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
+#   3309  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
+#   3433  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   3535  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
+#   3664  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
+#   3783  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
+#   3907  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
+#   4018  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
+#   4168  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   4302  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
+#   4626  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
+#   4848  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
+#   4965  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
+#   5023  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
+#   5088  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
+#   5237  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
+#   5370  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
+#   5545  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
+#   5895  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
+#   5980  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   6026  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   6131  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   6423  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
+#   6627  engines.vectors                Vectors for texts, as an engine gives them.
+#   6658  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
+#   6928  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
+#   6986  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
+#   7083  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
+#   7286  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
+#   7457  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
+#   7792  routing.nodes                  The `nodes` valve: a row a line, read once.
+#   8143  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
+#   8229  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
+#   8403  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
+#   8599  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
+#   8692  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
+#   8773  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
+#   8839  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
+#   8888  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   8964  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
+#   9051  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
+#   9159  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
+#   9648  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
+#   9829  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
+#  10001  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
+#  10239  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
+#  10342  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
+#  10450  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+#  10567  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
+#  10820  routing.state.demand           How often each set of weights is asked for, over the last minutes.
+#  10853  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+#  11037  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#  11072  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#  11740  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#  11816  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#  11962  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#  12162  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
+#  12302  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  12362  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
+#  12867  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
+#  13040  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
+#  13380  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  13689  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  13804  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  14424  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, the admin's dashboard, and a plan.
+#  14491  cache.errors                   What goes wrong with the cache.
+#  14511  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  14527  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  14676  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
+#  14805  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
+#  14974  base.single_flight             What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
+#  15077  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
+#  15316  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#  15768  services.activity              What chats did in this process, until somebody writes it into the history.
+#  15835  services.history               The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
+#  16189  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  16290  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  16325  services.pipeline_requests     What a pipeline can know of a request, how it tells the next one, and the others of its server.
+#  16408  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
+#  16526  services.valves                What all valves of the pack have in common: what is refused is told to admins, without what was written.
+#  16624  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
+#  16713  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#  17072  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#  17130  aliases.published              Which names of a table can be published as models, and what answers for them.
+#  17166  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  17284  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  17401  services.router_valves         The valves of the router, wherever it runs.
+#  17555  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  17669  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  17930  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
 
 import asyncio
 import base64
@@ -208,15 +208,39 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         ": ": "：",
         "; ": "；",
         "A pull is under way. Wait until it is done, or stop it.": "正在拉取模型。请等它完成，或先停止它。",
+        "Address of a Redis or Valkey server, such as `redis://:password@host:6379/0`. With it, Pipelines servers and routers of Open WebUI share what they know about the nodes, and no slot is used twice. If it does not answer, chats go on without it. Needs the package redis, which the server's minimal image lacks. Default: empty, which means the variable `GPU_ROUTER_REDIS_URL`.": "Redis 或 Valkey 服务器的地址，例如 `redis://:password@host:6379/0`。配置后，Pipelines 服务器和 Open WebUI 的路由器共享节点信息，同一个槽位不会被重复占用。如果它没有响应，对话照常进行。需要 redis 包，服务器的精简镜像中没有。默认：空，即使用环境变量 `GPU_ROUTER_REDIS_URL`。",
+        "Aliases": "别名",
+        "Code digest": "代码摘要",
+        "Drained nodes": "停用的节点",
+        "First token timeout, seconds": "首个 token 超时（秒）",
+        "How a node is chosen. `predicted_ttft` chooses the node that will answer first; `least_busy` and `random` are there for comparison. Default: `predicted_ttft`.": "如何选择节点。`predicted_ttft` 选择预计最先开始回答的节点；`least_busy` 和 `random` 仅用于对比。默认：`predicted_ttft`。",
+        "How long a chat waits for a free node, and then again for the first token once the model is loaded, in seconds. A node that hangs is given up earlier if another one can answer. Default: 120.": "对话等待空闲节点的最长时间，以及模型加载完成后等待首个 token 的最长时间，单位为秒。如果其他节点可以回答，卡住的节点会更早被放弃。默认：120。",
+        "How long a model stays in memory after its last answer, such as `30m`; `-1` means forever. Default: empty, which means the node's own setting.": "模型在最后一次回答后留在显存中的时间，例如 `30m`；`-1` 表示一直保留。默认：空，即使用节点自己的设置。",
+        "How many chats may wait at the same time. Further chats get an error. Default: 64.": "最多允许多少个对话同时排队，超出的对话会收到错误。默认：64。",
+        "How often each node is checked, in seconds. Default: 5.": "每隔多少秒检查一次各节点。默认：5。",
         "It is not a node any more.": "它已不再是节点。",
+        "Keep models in memory": "模型保留时间",
+        "Keep warm": "常驻模型",
+        "Load timeout, seconds": "加载超时（秒）",
+        "Models that are kept in memory, one per line. Example: `llama3:8b = Mon-Fri 07:30-17:00`. Separate several spans with commas. `copies=2` keeps it on two nodes. `zone=Europe/Berlin` sets the time zone, which is the server's otherwise. `#` starts a comment. Default: empty.": "常驻显存的模型，每行一个。例如：`llama3:8b = Mon-Fri 07:30-17:00`。多个时段用逗号分隔。`copies=2` 表示在两个节点上常驻。`zone=Asia/Shanghai` 指定时区，否则使用服务器的时区。`#` 之后是注释。默认：空。",
+        "Names of nodes that finish their requests and get no new ones, separated by spaces. The dashboard sets this. Default: empty.": "只处理完已有请求、不再接收新请求的节点名称，用空格分隔。由仪表盘设置。默认：空。",
         "No computer was free for this model within {seconds:g} seconds. Try again in a minute, or choose another model.": "{seconds:g} 秒内没有空闲的机器可以运行该模型。请稍后再试，或选择其他模型。",
         "No model behind the alias {alias!r} can answer: {reasons}. An admin can install one (ollama pull {first}), grant access to it, or change the alias.": "别名 {alias!r} 背后没有可用的模型：{reasons}。管理员可以安装一个（ollama pull {first}）、授予使用权限，或修改别名。",
         "No model behind this name can be used. Choose another model, or ask an admin.": "该名称对应的模型均不可用。请选择其他模型，或联系管理员。",
         "No pull is under way.": "没有正在进行的拉取。",
+        "Nodes": "节点",
+        "One alias per line: `alias = model, model [condition, …]`, as in the alias filter. Each alias appears as a model. The first of its models that a node has answers; the next ones are the fallback. Default: empty.": "每行一个别名：`别名 = 模型, 模型 [条件, …]`，写法与别名过滤器相同。每个别名显示为一个模型，由其中第一个有节点可用的模型回答，后面的模型作为备选。默认：空。",
+        "One node per line: name, address, settings. Example: `gpu0 http://gpu0:11434 slots=2`. Settings: `kind=openai` (vLLM and similar engines), `key=…`, `header=\"Name: value\"`, `slots=…`, `memory=24GB`, `weight=…`, `tier=…`, `models=a,b`, `placement=own` (a gateway that chooses the engine itself), `agent=http://gpu0:9400`. With `dns+srv://_ollama._tcp.example.org` as the address, every server that DNS names is a node; with `k8s://NAMESPACE/app=ollama:11434`, every ready pod with that label. `#` starts a comment. All may be on one line with `;` between them. Default: empty.": "每行一个节点：名称、地址、设置。例如：`gpu0 http://gpu0:11434 slots=2`。设置：`kind=openai`（vLLM 等引擎）、`key=…`、`header=\"Name: value\"`、`slots=…`、`memory=24GB`、`weight=…`、`tier=…`、`models=a,b`、`placement=own`（由网关自己选择引擎）、`agent=http://gpu0:9400`。地址为 `dns+srv://_ollama._tcp.example.org` 时，DNS 返回的每台服务器都是一个节点；地址为 `k8s://NAMESPACE/app=ollama:11434` 时，带有该标签的每个就绪 Pod 都是一个节点。`#` 之后是注释。也可以写在一行中，用 `;` 分隔。默认：空。",
+        "One node per line: name, address, settings. Example: `gpu0 http://gpu0:11434 slots=2`. Settings: `kind=openai` (vLLM and similar engines), `key=…`, `header=\"Name: value\"`, `slots=…`, `memory=24GB`, `weight=…`, `tier=…`, `models=a,b`, `placement=own` (a gateway that chooses the engine itself), `agent=http://gpu0:9400`. With `dns+srv://_ollama._tcp.example.org` as the address, every server that DNS names is a node; with `k8s://NAMESPACE/app=ollama:11434`, every ready pod with that label. `#` starts a comment. Default: empty, which means Open WebUI's own Ollama connections.": "每行一个节点：名称、地址、设置。例如：`gpu0 http://gpu0:11434 slots=2`。设置：`kind=openai`（vLLM 等引擎）、`key=…`、`header=\"Name: value\"`、`slots=…`、`memory=24GB`、`weight=…`、`tier=…`、`models=a,b`、`placement=own`（由网关自己选择引擎）、`agent=http://gpu0:9400`。地址为 `dns+srv://_ollama._tcp.example.org` 时，DNS 返回的每台服务器都是一个节点；地址为 `k8s://NAMESPACE/app=ollama:11434` 时，带有该标签的每个就绪 Pod 都是一个节点。`#` 之后是注释。默认：空，即使用 Open WebUI 自己的 Ollama 连接。",
         "Only an Ollama can pull models.": "只有 Ollama 能拉取模型。",
+        "Probe interval, seconds": "探测间隔（秒）",
+        "Queue limit": "排队上限",
+        "Redis address": "Redis 地址",
+        "Strategy": "选择策略",
         "The answer broke off and is incomplete. Generate it again.": "回答中断，内容不完整。请重新生成。",
         "The answer failed unexpectedly. Try again. Admins find the cause in the server's log.": "生成回答时发生意外错误。请重试；管理员可在服务器日志中查看原因。",
         "The computers that run this model do not answer at the moment. Try again in a minute, or choose another model.": "运行该模型的机器目前没有响应。请稍后再试，或选择其他模型。",
+        "The longest time that a model may take to load, in seconds. Small models get less: ten minutes, or the time it takes to read them at 5 MB/s. Default: 7200.": "加载一个模型的最长时间，单位为秒。小模型的上限更短：十分钟，或按 5 MB/s 读取所需的时间。默认：7200。",
         "The model cannot answer this request. Change it, or choose another model.": "该模型无法回答此请求。请修改请求，或选择其他模型。",
         "The model cannot answer this request: {reason}": "该模型无法回答此请求：{reason}",
         "The model fails at this request every time. Change it, or choose another model.": "该模型每次处理此请求都会失败。请修改请求，或选择其他模型。",
@@ -228,6 +252,7 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "This model is not installed on any computer here. Choose another model, or ask an admin.": "所有机器上都没有安装该模型。请选择其他模型，或联系管理员。",
         "Too many questions are waiting, {own} of them yours. Try again in a minute.": "排队的请求过多，其中 {own} 个来自您。请稍后再试。",
         "Too many questions are waiting. Try again in a minute.": "排队的请求过多。请稍后再试。",
+        "Written by the server, so that `upload.py` sees which code runs here. Do not edit.": "由服务器写入，供 `upload.py` 识别正在运行的代码。请勿修改。",
         "`data` is not a list": "`data` 不是列表",
         "`models` is not a list": "`models` 不是列表",
         "a URL that begins with rediss has TLS": "以 rediss 开头的 URL 使用 TLS",
@@ -245,6 +270,8 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "all nodes are busy and {waiting} requests wait (the limit is {limit}): try again in a minute": "所有节点都忙，已有 {waiting} 个请求在排队（上限 {limit}）：请稍后再试",
         "all nodes are busy and {waiting} requests wait, {own} of them yours (the limit is {limit}): try again in a minute": "所有节点都忙，已有 {waiting} 个请求在排队，其中 {own} 个来自您（上限 {limit}）：请稍后再试",
         "all nodes were busy for {seconds:g} s and {waiting} requests wait: try again later, or let an admin add a node or raise first_token_timeout_seconds": "所有节点已忙了 {seconds:g} 秒，有 {waiting} 个请求在排队：请稍后再试，或请管理员增加节点、调大 first_token_timeout_seconds",
+        "an Ollama": "Ollama",
+        "an OpenAI-compatible engine": "OpenAI 兼容的引擎",
         "an object": "对象",
         "another machine: start gpu_agent.py there and add agent=…": "另一台机器：请在那里启动 gpu_agent.py，并添加 agent=…",
         "answers in a form that is not Ollama's": "返回的格式不是 Ollama 的",
@@ -291,9 +318,11 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "is a link: Ollama fetches none, so send the image itself as a data URL": "是链接：Ollama 不会下载图片，请以 data URL 发送图片本身",
         "is busy (status {status})": "正忙（状态码 {status}）",
         "is empty": "为空",
+        "is missing": "缺失",
         "is neither json nor a JSON schema": "既不是 json 也不是 JSON schema",
         "is not JSON: an earlier answer was cut off or made up": "不是 JSON：之前的回答被截断或是编造的",
         "is not base64: send the image as a data URL": "不是 base64：请以 data URL 发送图片",
+        "is not known": "未知",
         "is of the type {kind!r}: Ollama takes text and images only": "类型为 {kind!r}：Ollama 只接受文本和图片",
         "is too large a JSON schema: at most {limits} are possible": "JSON schema 过大：最多 {limits}",
         "it belongs before the ?": "应写在 `?` 之前",
@@ -322,6 +351,7 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "must be \"auto\", \"none\", \"required\" or the name of one of the tools": "必须是 \"auto\"、\"none\"、\"required\" 或其中一个工具的名称",
         "must be \"json\" or a JSON schema": "必须是 \"json\" 或 JSON schema",
         "must be a JSON schema: an object, true or false": "必须是 JSON schema：对象、true 或 false",
+        "must be a list": "必须是列表",
         "must be a list of JSON schemas": "必须是 JSON schema 的列表",
         "must be a list of images in base64": "必须是 base64 图片的列表",
         "must be a number": "必须是数字",
@@ -336,8 +366,10 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "must be one of {choices}": "必须是以下之一：{choices}",
         "must be one of {types}": "必须是 {types} 之一",
         "must be seconds or a duration such as \"5m\"": "必须是秒数，或 \"5m\" 这样的时长",
+        "must be text": "必须是文本",
         "must be text or a list of texts": "必须是文本或文本列表",
         "must be text, json_object or json_schema": "必须是 text、json_object 或 json_schema",
+        "must be true or false": "必须是 true 或 false",
         "must be {wanted}, not {value}": "必须是{wanted}，而不是{value}",
         "must begin with ^ and end with $: Ollama takes no other pattern": "必须以 ^ 开头、以 $ 结尾：Ollama 不接受其他模式",
         "must lead to a part of this schema, such as #/$defs/name": "必须指向此 schema 的一部分，例如 #/$defs/name",
@@ -376,6 +408,7 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "sends what is no JSON, or its address cannot be used": "返回的不是 JSON，或其地址无法使用",
         "sends {count} bytes that are no JSON object: is it {engine}?": "返回了 {count} 字节，但不是 JSON 对象：它是 {engine} 吗？",
         "sentinel_username and sentinel_password belong to redis+sentinel://": "sentinel_username 和 sentinel_password 属于 redis+sentinel://",
+        "start the engine there with it, or name a model that it serves": "请在那里用该模型启动引擎，或指定它提供的模型",
         "strategy {strategy!r} is unknown: the known ones are {known}": "未知策略 {strategy!r}：可用 {known}",
         "the Kubernetes API answered with HTTP {status}": "Kubernetes API 返回 HTTP {status}",
         "the Kubernetes API did not answer with a list of pods": "Kubernetes API 返回的不是 pod 列表",
@@ -1293,6 +1326,11 @@ class Refusal:
     code: str | None = None
     param: str | None = None
     retry_after: int | None = None
+
+    def translated(self, language: str) -> "Refusal":
+        """The same in a reader's language. Another plugin's sentence translates itself: it has the words."""
+        by_itself = getattr(self.message, "translated", None)
+        return replace(self, message=by_itself(language)) if by_itself else self
 
     @property
     def kind(self) -> str:
@@ -4320,7 +4358,7 @@ class Dialect:
     refusal: Callable[[str, int, bytes, str], NodeError]
 
 
-OLLAMA_DIALECT = Dialect("an Ollama", status_error)
+OLLAMA_DIALECT = Dialect(message("an Ollama"), status_error)
 
 
 class NodeTransport:
@@ -5267,6 +5305,7 @@ class PendingChat:
         tell: shows status lines.
         bound: set when it has a node.
         figures: its user may see figures about what others do: see `reason`.
+        language: of the reason that its answer carries.
         waits_since: when it began to wait for one, on the loop's clock; None: it is at one.
         tried: nodes that have failed it → what was wrong.
         unexplained: those of these failures that may have been its own fault.
@@ -5289,6 +5328,7 @@ class PendingChat:
     tell: Tell
     bound: asyncio.Future[Assignment]
     figures: bool = True
+    language: str = ENGLISH
     waits_since: float | None = None
     tried: dict[str, NodeError] = field(default_factory=dict)
     unexplained: list[UnexplainedFailure] = field(default_factory=list)
@@ -6888,7 +6928,7 @@ class OllamaClient:
 # --- ollama_pack.engines.openai.failures ---
 # Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
 
-SERVE_IT = "start the engine there with it, or name a model that it serves"
+SERVE_IT = message("start the engine there with it, or name a model that it serves")
 
 # vLLM and OpenAI say that "The model `x` does not exist", llama.cpp "model 'x' not found" or "model is not
 # loaded", LiteLLM "Invalid model name passed in". Only a sentence that begins so is about the model.
@@ -7418,7 +7458,7 @@ def _string_or_empty(value: object) -> str:
 # A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
 
 METRICS_RETRY_SECONDS = 600.0  # until an engine without metrics is asked again: it may have been restarted
-OPENAI_DIALECT = Dialect("an OpenAI-compatible engine", engine_status_error)
+OPENAI_DIALECT = Dialect(message("an OpenAI-compatible engine"), engine_status_error)
 LLAMACPP = "llamacpp"  # what it calls itself in `owned_by`
 
 _V1 = "/v1"
@@ -10077,8 +10117,8 @@ class Attempt:
 
     def _noted(self, chunk: dict[str, Any]) -> dict[str, Any]:
         if "usage" in chunk:
-            why = self._pending_chat.reason(self.binding)
-            chunk[TAG] = {"model": self.binding.model, "node": self.binding.node, "reason": str(why)}
+            why = in_language(self._pending_chat.reason(self.binding), self._pending_chat.language)
+            chunk[TAG] = {"model": self.binding.model, "node": self.binding.node, "reason": why}
             self._figures = chunk
         return chunk
 
@@ -10328,6 +10368,7 @@ def chat_record(pending: PendingChat, error: BaseException | None, now: float) -
     | `prompt`, `held`, `written` | tokens: of the prompt, of these those that the node held, of the answer |
     | `loads`, `background` | the model had to be loaded; nobody looked at the answer |
     | `tried` | nodes that failed it, each with what was wrong |
+    | `tried_texts` | the same in other languages |
     | `considered` | the cheapest nodes, the chosen one first: node, model, terms in seconds |
 
     Args:
@@ -10363,7 +10404,12 @@ def chat_record(pending: PendingChat, error: BaseException | None, now: float) -
         others = {language: in_language(error, language)[:MAX_ERROR] for language in TRANSLATIONS}
         record["error_texts"] = {name: text for name, text in others.items() if text != record["error_text"]}
     if pending.tried:
-        record["tried"] = {node: fault.plain[:MAX_ERROR] for node, fault in pending.tried.items()}
+        faults = {node: fault.plain for node, fault in pending.tried.items()}
+        record["tried"] = {node: fault[:MAX_ERROR] for node, fault in faults.items()}
+        record["tried_texts"] = {
+            language: {node: in_language(fault, language)[:MAX_ERROR] for node, fault in faults.items()}
+            for language in TRANSLATIONS
+        }
     return record
 
 
@@ -13994,6 +14040,7 @@ class Router:
         background: bool = False,
         tell: Tell = _tell_nobody,
         figures: bool = True,
+        language: str = ENGLISH,
         headers: NodeHeaders | None = None,
         last: bool = False,
         served: Served | None = None,
@@ -14013,6 +14060,7 @@ class Router:
             background: nobody looks at the answer as it is written.
             tell: shows status lines.
             figures: whether the user may see what the nodes hold of others: see `explain.reason`.
+            language: of whoever reads the reason.
             headers: for its request to a node; None: only those that every request has.
             last: it comes behind all others.
             served: is told what the answer took, also where its user leaves before the end.
@@ -14043,6 +14091,7 @@ class Router:
             tell,
             bound,
             figures,
+            language=language,
             headers=headers,
             served=served,
             user=user,
@@ -14520,22 +14569,21 @@ async def answer_events(
     yield LAST_EVENT
 
 
-def refusal_of(error: Exception, *, for_admin: bool, language: str = ENGLISH) -> Refusal:
+def refusal_of(error: Exception, *, for_admin: bool) -> Refusal:
     """The status, the code and the sentence for an error. What is not the pack's own goes to the log.
 
     Args:
         error: one of the pack's, or any other.
         for_admin: the sentence says which node did what, and how to put it right.
-        language: of whoever reads it.
     """
     if not isinstance(error, PackError):
         log.error("A chat was not answered", exc_info=error)
-        return Refusal(HTTPStatus.INTERNAL_SERVER_ERROR, in_language(_UNFORESEEN, language), "internal_error")
+        return Refusal(HTTPStatus.INTERNAL_SERVER_ERROR, _UNFORESEEN, "internal_error")
     status, code, sentence = _meaning(error)
     waiting_helps = status in {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE}
     return Refusal(
         status=status,
-        message=in_language(error if for_admin else sentence, language),
+        message=said_by(error) if for_admin else sentence,
         code=code,
         param=_param(error),
         retry_after=RETRY_AFTER_SECONDS if waiting_helps else None,
@@ -16280,10 +16328,12 @@ def is_background_prompt(body: Mapping[str, Any]) -> bool:
 # Open WebUI sends a pipeline the user and no more. What else it knows stands in the `metadata` that an inlet
 # is shown; OpenAI has fields for two things of it, so they travel on under those names, and any other client
 # may set them as well: `prompt_cache_key` for the conversation, `service_tier: flex` for what nobody waits for.
-# What the response cache has to know travels in a field of ours.
+# What the response cache has to know travels in a field of ours, and so does the user's language.
 
 CHAT_FIELD, URGENCY_FIELD, BACKGROUND = "prompt_cache_key", "service_tier", "flex"
-NOTE_FIELD = "ollama_pack"
+NOTE_FIELD, LANGUAGE_FIELD = "ollama_pack", "ollama_pack_language"
+
+MOST_LANGUAGE = 200  # characters
 
 
 @dataclass(frozen=True, slots=True)
@@ -16297,6 +16347,7 @@ class Asking:
         from_webui: Open WebUI sent it, and put its own tools into it.
         note: as `noted` has made it; None where no filter has seen the request.
         is_admin: Open WebUI says so of the user.
+        language: that the user reads.
     """
 
     user: str = ""
@@ -16305,6 +16356,7 @@ class Asking:
     from_webui: bool = False
     note: Mapping[str, Any] | None = None
     is_admin: bool = False
+    language: str = ENGLISH
 
 
 def asking(body: Mapping[str, Any]) -> Asking:
@@ -16319,12 +16371,13 @@ def asking(body: Mapping[str, Any]) -> Asking:
         from_webui,
         note if isinstance(note, Mapping) else None,
         isinstance(user, Mapping) and user.get("role") == "admin",
+        str(body.get(LANGUAGE_FIELD) or ENGLISH)[:MOST_LANGUAGE],
     )
 
 
 def without_asking(body: Mapping[str, Any]) -> dict[str, Any]:
     """The body without what is nobody's business further on."""
-    ours = {"user", CHAT_FIELD, URGENCY_FIELD, NOTE_FIELD}
+    ours = {"user", CHAT_FIELD, URGENCY_FIELD, NOTE_FIELD, LANGUAGE_FIELD}
     return {name: value for name, value in body.items() if name not in ours}
 
 
@@ -16338,6 +16391,8 @@ def with_hints(body: dict[str, Any]) -> dict[str, Any]:
         hints[CHAT_FIELD] = chat
     if is_background_task(metadata.get("task")):
         hints[URGENCY_FIELD] = BACKGROUND
+    if language := object_at(metadata, "variables").get("{{USER_LANGUAGE}}"):
+        hints[LANGUAGE_FIELD] = str(language)
     return {**body, **hints}
 
 
@@ -16474,6 +16529,25 @@ def early_refusal(beginning: bytes) -> Refusal | None:
 # Open WebUI's page only shows that there was an error. What a process has refused is kept in it for an hour, as
 # plain values: each plugin has a copy of this code.
 
+_WHOLE, _NUMBER, _SWITCH = (
+    message("must be a whole number"),
+    message("must be a number"),
+    message("must be true or false"),
+)
+# By pydantic's name for the error.
+_REFUSALS = {
+    "bool_parsing": _SWITCH,
+    "bool_type": _SWITCH,
+    "extra_forbidden": message("is not known"),
+    "float_parsing": _NUMBER,
+    "float_type": _NUMBER,
+    "int_from_float": _WHOLE,
+    "int_parsing": _WHOLE,
+    "int_type": _WHOLE,
+    "list_type": message("must be a list"),
+    "missing": message("is missing"),
+    "string_type": message("must be text"),
+}
 _MODULE = re.compile(r"(?:function|tool)_(\w+)_[0-9a-f]{32}")  # as Open WebUI calls a plugin's module
 
 
@@ -16532,7 +16606,7 @@ def _valves__said(problem: Any) -> Message:
     return joined([valve, refusal(problem)], message(": "))
 
 
-def refusal(problem: Any) -> Message:  # noqa: PLR0911 - a line for each kind
+def refusal(problem: Any) -> Message:
     """What one of pydantic's errors says, in words for people."""
     context = problem.get("ctx") or {}
     match problem["type"]:
@@ -16542,13 +16616,9 @@ def refusal(problem: Any) -> Message:  # noqa: PLR0911 - a line for each kind
             return message("must be at least {limit}", limit=context["ge"])
         case "less_than_equal":
             return message("must be at most {limit}", limit=context["le"])
-        case "int_parsing" | "int_type" | "int_from_float":
-            return message("must be a whole number")
-        case "float_parsing" | "float_type":
-            return message("must be a number")
         case "literal_error":
             return message("must be one of {choices}", choices=context["expected"])
-    return Message(str(problem["msg"]))
+    return _REFUSALS.get(problem["type"]) or Message(str(problem["msg"]))
 
 
 # --- ollama_pack.services.pipeline_valves ---
@@ -16573,6 +16643,18 @@ class PipelineValves(PackValves):
     A subclass has a field `code_digest` with the default `CODE_DIGEST`.
     """
 
+    @classmethod
+    def model_json_schema(cls, *form: Any, **more: Any) -> dict[str, Any]:
+        """What Open WebUI's page shows: titles and texts in the language of the server's environment."""
+        schema = super().model_json_schema(*form, **more)
+        for field in schema.get("properties", {}).values():
+            field |= {
+                name: in_language(field[name], server_language())
+                for name in ("title", "description")
+                if name in field
+            }
+        return schema
+
     @field_validator("*", mode="before")
     @classmethod
     def _default_for_none(cls, value: Any, info: ValidationInfo) -> Any:
@@ -16584,6 +16666,11 @@ class PipelineValves(PackValves):
     def _of_this_code(cls, _: str) -> str:
         """What valves.json says is about the code that ran when it was saved."""
         return CODE_DIGEST
+
+
+def server_language() -> str:
+    """What `LC_ALL`, `LC_MESSAGES` or `LANG` names: Open WebUI does not say who looks at a page."""
+    return next(filter(None, map(os.getenv, ("LC_ALL", "LC_MESSAGES", "LANG"))), "")
 
 
 _V = TypeVar("_V", bound=BaseModel)
@@ -18015,11 +18102,12 @@ class Pipeline:
         """Answer a chat. An error becomes the answer's error, in one sentence."""
         name = self._names.get(model_id, model_id)
         if body.get("stream"):
-            return self._bridge.stream(lambda: answer_events(self._chunks(name, body), _gpu_router__refused))
+            refused = partial(_gpu_router__refused, asking(body).language)
+            return self._bridge.stream(lambda: answer_events(self._chunks(name, body), refused))
         try:
             return self._bridge.call(lambda: self._completion(name, body))
         except Exception as error:
-            refusal = _gpu_router__refused(error)
+            refusal = _gpu_router__refused(asking(body).language, error)
             if gives_status():
                 return refusal.body()
             raise _http_error(refusal) from error
@@ -18063,6 +18151,7 @@ class Pipeline:
                 chat=who.chat,
                 background=who.background,
                 figures=who.is_admin,
+                language=who.language,
                 why_model=partial(passed_over, table, facts, catalogue, frozenset()),
             )
 
@@ -18124,9 +18213,9 @@ class UnloggedAnswer(dict[str, Any]):
         return "<an answer>"
 
 
-def _gpu_router__refused(error: Exception) -> Refusal:
+def _gpu_router__refused(language: str, error: Exception) -> Refusal:
     """The server does not say whether an admin asks."""
-    return refusal_of(error, for_admin=False)
+    return refusal_of(error, for_admin=False).translated(language)
 
 
 def _http_error(refusal: Refusal) -> Exception:

@@ -30,7 +30,7 @@ from ollama_pack.routing.plan.report import (
     WantedModels,
     plan_report,
 )
-from package import add_version
+from package import command_line
 from planning.nodes import look_at
 from planning.record import read_record
 from upload import servers
@@ -39,10 +39,7 @@ PAGES = 100
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add_version(parser)
+    parser = command_line(translated(__doc__))
     parser.add_argument(
         "config", nargs="?", type=Path, default=Path("pack.yaml"), help=message("default: pack.yaml")
     )

@@ -13,11 +13,9 @@ import pytest
 
 import ollama_pack
 from bundle.rules import KINDS, frontmatter_keys
-from package import pack_version
 
 ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "src"
-SCRIPTS = sorted(path.name for path in (ROOT / "scripts").glob("*.py"))
 MODULES = sorted((SOURCE / "ollama_pack").rglob("*.py"))
 
 # plugins → services → {aliases, routing, cache, speech} → engines → fit → base → errors.
@@ -193,16 +191,3 @@ def test_changelog_begins_with_the_version() -> None:
     """Would catch a release that nobody has described."""
     released = re.findall(r"(?m)^## \[([^\]]+)\]", (ROOT / "CHANGELOG.md").read_text())
     assert [entry for entry in released if entry != "Unreleased"][:1] == [version()]
-
-
-@pytest.mark.parametrize("script", SCRIPTS)
-def test_version(script: str) -> None:
-    """Would catch a script that cannot say which version it is, or that starts its work instead."""
-    done = subprocess.run(
-        [sys.executable, ROOT / "scripts" / script, "--version"],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
-    assert (done.returncode, done.stdout, done.stderr) == (0, f"{script} {pack_version(ROOT)}\n", "")

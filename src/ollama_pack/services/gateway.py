@@ -54,6 +54,7 @@ from ollama_pack.webui.gateway_request import (
 from ollama_pack.webui.ollama_models import own_ollama_models, tags_entry
 from ollama_pack.webui.routes import RouteSpec, json_answer
 from ollama_pack.webui.server import event_stream
+from ollama_pack.webui.users import accepted_language
 
 TABLE_SECONDS = 5.0  # that alias tables are kept, where no event says that they have changed
 OLLAMA_API = "0.17.4"  # the version of Ollama whose API the gateway speaks
@@ -354,7 +355,8 @@ async def _written(asked: ClientRequest, chunks: Chunks) -> AsyncGenerator[str, 
             async for text in texts:
                 yield text
         except Exception as error:  # noqa: BLE001 - as in `_answered`
-            yield asked.form.broken(_refusal(asked.request, asked.user, error))
+            refusal = _refusal(asked.request, asked.user, error)
+            yield asked.form.broken(refusal.translated(accepted_language(asked.request)))
 
 
 def _refusal(request: Any, user: Any, error: Exception) -> Refusal:

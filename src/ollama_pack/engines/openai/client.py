@@ -41,7 +41,7 @@ from ollama_pack.engines.transport import NO_HEADERS, Dialect, NodeLimits, NodeT
 from ollama_pack.engines.vectors import Vectors, vectors_in
 
 METRICS_RETRY_SECONDS = 600.0  # until an engine without metrics is asked again: it may have been restarted
-OPENAI_DIALECT = Dialect("an OpenAI-compatible engine", engine_status_error)
+OPENAI_DIALECT = Dialect(message("an OpenAI-compatible engine"), engine_status_error)
 LLAMACPP = "llamacpp"  # what it calls itself in `owned_by`
 
 _V1 = "/v1"

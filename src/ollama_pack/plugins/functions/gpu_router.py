@@ -79,7 +79,7 @@ from ollama_pack.webui.models import group_names, remove_builtin_tools
 from ollama_pack.webui.presets import default_params
 from ollama_pack.webui.server import event_stream, server_secret, take_over
 from ollama_pack.webui.tracing import ChatSpan
-from ollama_pack.webui.users import reader_language
+from ollama_pack.webui.users import accepted_language, reader_language
 
 log = logging.getLogger(__name__)
 
@@ -191,7 +191,8 @@ class Pipe:
             if isinstance(error, ModelRefusedError):
                 refusal = error.refusal
             else:
-                refusal = refusal_of(error, for_admin=__user__.get("role") == "admin", language=language)
+                refusal = refusal_of(error, for_admin=__user__.get("role") == "admin")
+            refusal = refusal.translated(language)
             note_refusal(__request__, refusal, __metadata__)
             if self._host.current is not None:
                 self._host.current.counts.refuse(error_code(error))
@@ -255,6 +256,7 @@ class Pipe:
                 background=background,
                 figures=self.valves.show_figures and user.get("role") == "admin",
                 tell=_teller(emitter if self.valves.show_status and task is None else None, language, span),
+                language=language,
                 headers=headers,
                 last=last,
                 served=served,
@@ -296,6 +298,7 @@ class Pipe:
             user=str(user.get("id") or ""),
             chat=str(body.get(CACHE_KEY) or "")[:MOST_KEY],
             figures=admin,
+            language=accepted_language(request),
             headers=partial(node_headers, request=request, user=user, metadata=metadata),
             last=last,
             served=served,

@@ -139,7 +139,7 @@ class Filter:
 def _said(error: AliasUnavailableError, user: Body, metadata: Body, request: Any) -> Exception:
     """What is raised where the user has asked for a name to which nothing answers: it says why."""
     language = reader_language(metadata, request)
-    refusal = alias_refusal(error, for_admin=user.get("role") == "admin", language=language)
+    refusal = alias_refusal(error, for_admin=user.get("role") == "admin").translated(language)
     note_refusal(request, refusal, metadata)
     return PackError(refusal.message)
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from pydantic import Field
 
-from ollama_pack.base.messages import Message, in_language, joined, message
+from ollama_pack.base.messages import Message, in_language, joined, message, said_by
 from ollama_pack.base.single_flight import Remembered
 from ollama_pack.cache.guard import StoreTrouble
 from ollama_pack.cache.key import NotCacheable
@@ -229,7 +229,7 @@ class Filter:
         try:
             rounds = read_rounds(given)
         except ValueError as error:
-            return str(error)
+            return said_by(error)
         return await self._change_counts(partial(as_set, rounds))
 
     async def forget_rounds(self) -> str:

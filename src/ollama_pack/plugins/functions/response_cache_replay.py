@@ -51,7 +51,8 @@ class Pipe:
 
         def refused(error: Exception) -> Refusal:
             language = reader_language(__metadata__, __request__)
-            refusal = passed_refusal(error, for_admin=__user__.get("role") == "admin", language=language)
+            for_admin = __user__.get("role") == "admin"
+            refusal = passed_refusal(error, for_admin=for_admin).translated(language)
             note_refusal(__request__, refusal, __metadata__)
             return refusal
 

@@ -189,11 +189,12 @@ class Pipeline:
         """Answer a chat. An error becomes the answer's error, in one sentence."""
         name = self._names.get(model_id, model_id)
         if body.get("stream"):
-            return self._bridge.stream(lambda: answer_events(self._chunks(name, body), _refused))
+            refused = partial(_refused, asking(body).language)
+            return self._bridge.stream(lambda: answer_events(self._chunks(name, body), refused))
         try:
             return self._bridge.call(lambda: self._completion(name, body))
         except Exception as error:
-            refusal = _refused(error)
+            refusal = _refused(asking(body).language, error)
             if gives_status():
                 return refusal.body()
             raise _http_error(refusal) from error
@@ -237,6 +238,7 @@ class Pipeline:
                 chat=who.chat,
                 background=who.background,
                 figures=who.is_admin,
+                language=who.language,
                 why_model=partial(passed_over, table, facts, catalogue, frozenset()),
             )
 
@@ -298,9 +300,9 @@ class UnloggedAnswer(dict[str, Any]):
         return "<an answer>"
 
 
-def _refused(error: Exception) -> Refusal:
+def _refused(language: str, error: Exception) -> Refusal:
     """The server does not say whether an admin asks."""
-    return refusal_of(error, for_admin=False)
+    return refusal_of(error, for_admin=False).translated(language)
 
 
 def _http_error(refusal: Refusal) -> Exception:

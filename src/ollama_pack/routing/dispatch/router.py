@@ -17,7 +17,7 @@ from uuid import uuid4
 
 import aiohttp
 
-from ollama_pack.base.messages import Message
+from ollama_pack.base.messages import ENGLISH, Message
 from ollama_pack.engines.errors import (
     ModelNotFoundError,
     NodeBusyError,
@@ -316,6 +316,7 @@ class Router:
         background: bool = False,
         tell: Tell = _tell_nobody,
         figures: bool = True,
+        language: str = ENGLISH,
         headers: NodeHeaders | None = None,
         last: bool = False,
         served: Served | None = None,
@@ -335,6 +336,7 @@ class Router:
             background: nobody looks at the answer as it is written.
             tell: shows status lines.
             figures: whether the user may see what the nodes hold of others: see `explain.reason`.
+            language: of whoever reads the reason.
             headers: for its request to a node; None: only those that every request has.
             last: it comes behind all others.
             served: is told what the answer took, also where its user leaves before the end.
@@ -365,6 +367,7 @@ class Router:
             tell,
             bound,
             figures,
+            language=language,
             headers=headers,
             served=served,
             user=user,
