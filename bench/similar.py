@@ -14,7 +14,8 @@ Without `--pairs` it is our own pairs, `bench/data/pairs-*.jsonl`. One line of J
 - `lookup_ms`: the CPU time that the tier itself takes for a question: median, and the slowest of a hundred.
 
 Besides pairs, `--isolation 100000` tries as often to get the answer of another history, user, system
-prompt or model, and `--sites 1000` simulates sites that use the bound: how many were ever above it.
+prompt or model, and `--sites 1000` simulates sites that use the bound: how many were ever above it, of all
+kinds (`above`), and of those whose share of wrong answers is just above it (`above_where_just`).
 
 Our pairs were written before the rules. The rules were tuned on the half whose digests are even
 (`--half tune`), and not on the other one (`--half held`).
@@ -187,7 +188,8 @@ def simulated(args: argparse.Namespace) -> object:
     if args.isolation:
         return tried(args.isolation)
     if args.sites:
-        return {"sites": args.sites, "above": sites_above(args.sites, args.error), "error": args.error}
+        above = [sites_above(args.sites, args.error, just=just) for just in (False, True)]
+        return {"sites": args.sites, "above": above[0], "above_where_just": above[1], "error": args.error}
     return in_halves(args.halves, args.error, args.labels)
 
 

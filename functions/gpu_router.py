@@ -10,139 +10,136 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipe`, line 19538, which the server calls.
+# Begin here: `class Pipe`, line 19474, which the server calls.
 # The modules that it uses come first:
-#    219  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    505  base.messages                  Sentences for people, in English and in the languages of the catalogue.
-#    633  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    659  aliases.errors                 What goes wrong with aliases.
-#    716  engines.errors                 What goes wrong with a node.
-#    886  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#   1016  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#   1091  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
-#   1152  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#   1516  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   1663  fit.memory                     How much memory a model takes while it runs: a pure function of its shape and of what it is loaded with.
-#   1831  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#   2170  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#   2246  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   2304  aliases.published              Which names of a table can be published as models, and what answers for them.
-#   2340  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#   2792  base.single_flight             Many who ask the same at the same time ask once.
-#   2943  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
-#   3093  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   3222  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
-#   3333  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
-#   3508  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
-#   3585  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   3591  engines.vectors                Vectors for texts, as an engine gives them.
-#   3622  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
-#   3711  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
-#   3759  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
-#   3807  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
-#   4134  routing.decide.cost            What sending a request to a node costs, term by term.
-#   4246  routing.errors                 What goes wrong with routing.
-#   4452  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
-#   4490  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
-#   4855  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
-#   5269  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
-#   5393  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   5495  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
-#   5624  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
-#   5748  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
-#   5898  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   6032  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
-#   6356  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
-#   6578  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
-#   6695  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
-#   6753  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
-#   6818  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
-#   6967  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
-#   7100  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
-#   7450  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
-#   7535  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   7578  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   7683  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
-#   7887  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
-#   8168  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
-#   8226  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
-#   8323  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
-#   8526  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
-#   8697  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
-#   9050  routing.nodes                  The `nodes` valve: a row a line, read once.
-#   9403  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
-#   9489  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
-#   9663  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
-#   9859  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
-#   9956  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
-#  10037  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
-#  10103  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
-#  10152  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
-#  10239  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
-#  10347  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
-#  10836  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
-#  11017  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
-#  11202  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
-#  11440  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
-#  11543  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
-#  11651  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-#  11768  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
-#  12021  routing.state.demand           How often each set of weights is asked for, over the last minutes.
-#  12054  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-#  12238  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#  12273  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#  12941  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#  13017  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#  13163  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#  13363  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
-#  13503  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  13563  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
-#  14068  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
-#  14243  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
-#  14583  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  14892  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  15007  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  15627  routing.dispatch.embedding     Vectors from the fleet: the node that has the model in memory and the least to do, then the others.
-#  15687  fit.planning                   Which models a fleet should have where, so that its demand needs the fewest loads: pure functions.
-#  15872  routing.plan.bounds            What a plan can be asked for.
-#  15878  routing.plan.demand            What people ask for: chats from the router's record, or from a file like it.
-#  15973  routing.plan.virtual_fleet     A node as Ollama is, in virtual time: no sockets, no sleeping, thousands of requests in a second.
-#  16229  routing.plan.replay            A recorded day again, in virtual time: the router's own scheduler over simulated nodes.
-#  16416  routing.plan.report            What fits where, what to pull, and what one more GPU would bring: all of a plan, as people read it.
-#  16700  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, the admin's dashboard, and a plan.
-#  16803  cache.errors                   What goes wrong with the cache.
-#  16823  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  16855  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  17004  services.budget_chats          Chats that are under way and their budgets: what each has used so far, by whoever knows it best.
-#  17010  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#  17016  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#  17135  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#  17182  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#  17273  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-#  17436  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
-#  17526  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
-#  17765  base.process                   One object for all plugins of a process, which are files that share no code.
-#  17786  services.refused_valves        Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#  17894  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  18039  services.activity              What chats did in this process, until somebody writes it into the history.
-#  18065  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  18182  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
-#  18290  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
-#  18337  services.pack_valves           What all valves of the pack have in common.
-#  18360  services.router_valves         The valves of the router, wherever it runs.
-#  18514  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  18628  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  18889  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
-#  18921  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  18943  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#  18949  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#  19000  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
-#  19103  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  19198  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#  19359  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
-#  19370  webui.reader                   Who reads what the pack says, and in which language.
-#  19385  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#  19444  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#    216  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#    502  base.messages                  Sentences for people, in English and in the languages of the catalogue.
+#    630  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    656  base.tables                    Tables that admins write as text: a row a line, `#` starts a comment, empty lines are skipped.
+#    687  aliases.errors                 What goes wrong with aliases.
+#    730  engines.errors                 What goes wrong with a node.
+#    900  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#   1030  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#   1105  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
+#   1166  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#   1525  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   1672  fit.memory                     How much memory a model takes while it runs: a pure function of its shape and of what it is loaded with.
+#   1840  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   2179  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   2255  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   2313  aliases.published              Which names of a table can be published as models, and what answers for them.
+#   2349  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#   2801  base.single_flight             What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
+#   2969  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   3015  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
+#   3165  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   3294  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
+#   3405  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
+#   3580  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
+#   3657  engines.vectors                Vectors for texts, as an engine gives them.
+#   3688  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
+#   3777  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
+#   3825  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
+#   3873  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
+#   4200  routing.decide.cost            What sending a request to a node costs, term by term.
+#   4312  routing.errors                 What goes wrong with routing.
+#   4494  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
+#   4532  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
+#   4897  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
+#   5311  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
+#   5435  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   5537  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
+#   5666  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
+#   5790  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
+#   5940  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   6074  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
+#   6398  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
+#   6620  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
+#   6737  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
+#   6795  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
+#   6860  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
+#   7009  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
+#   7142  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
+#   7492  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
+#   7577  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   7682  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
+#   7886  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
+#   8156  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
+#   8214  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
+#   8311  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
+#   8514  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
+#   8685  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
+#   9020  routing.nodes                  The `nodes` valve: a row a line, read once.
+#   9371  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
+#   9457  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
+#   9631  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
+#   9827  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
+#   9920  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
+#  10001  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
+#  10067  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
+#  10116  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
+#  10203  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
+#  10311  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
+#  10800  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
+#  10981  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
+#  11153  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
+#  11391  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
+#  11494  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
+#  11602  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+#  11719  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
+#  11972  routing.state.demand           How often each set of weights is asked for, over the last minutes.
+#  12005  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+#  12189  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#  12224  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#  12892  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#  12968  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#  13114  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#  13314  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
+#  13454  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  13514  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
+#  14019  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
+#  14192  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
+#  14532  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  14841  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  14956  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  15576  routing.dispatch.embedding     Vectors from the fleet: the node that has the model in memory and the least to do, then the others.
+#  15636  fit.planning                   Which models a fleet should have where, so that its demand needs the fewest loads: pure functions.
+#  15821  routing.plan.demand            What people ask for: chats from the router's record, or from a file like it.
+#  15916  routing.plan.virtual_fleet     A node as Ollama is, in virtual time: no sockets, no sleeping, thousands of requests in a second.
+#  16172  routing.plan.replay            A recorded day again, in virtual time: the router's own scheduler over simulated nodes.
+#  16359  routing.plan.report            What fits where, what to pull, and what one more GPU would bring: all of a plan, as people read it.
+#  16644  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, the admin's dashboard, and a plan.
+#  16747  cache.errors                   What goes wrong with the cache.
+#  16767  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  16799  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  16948  services.budget_chats          Chats that are under way and their budgets: what each has used so far, by whoever knows it best.
+#  16954  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#  16969  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#  17095  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#  17142  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#  17233  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#  17396  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
+#  17486  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
+#  17725  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  17870  services.activity              What chats did in this process, until somebody writes it into the history.
+#  17896  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  18013  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#  18121  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
+#  18168  services.valves                What all valves of the pack have in common: what is refused is told to admins, without what was written.
+#  18296  services.router_valves         The valves of the router, wherever it runs.
+#  18450  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  18564  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  18825  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#  18857  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  18879  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#  18885  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#  18936  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
+#  19039  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  19134  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#  19295  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
+#  19306  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#  19365  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#  19448  webui.users                    Users of the running Open WebUI, and the language that they read. Imports `open_webui` when called.
 
 import asyncio
 import base64
@@ -656,6 +653,37 @@ def error_code(error: Exception) -> str:
     return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
 
 
+# --- ollama_pack.base.tables ---
+# Tables that admins write as text: a row a line, `#` starts a comment, empty lines are skipped.
+
+_COMMENT = re.compile(r"(?:^|\s)#.*")
+
+
+class TableError(PackError, ValueError):
+    """A row of a table cannot be used.
+
+    A `ValueError` too, so that a pydantic validator reports it when an admin saves the valve.
+
+    Attributes:
+        line: number of the row in the text, from 1.
+        row: the row as it was written, without secrets.
+        reason: what is wrong with it and what to do.
+    """
+
+    def __init__(self, line: int, row: str, reason: str) -> None:
+        super().__init__(message("row {line} ({row!r}): {reason}", line=line, row=row, reason=reason))
+        self.line = line
+        self.row = row
+        self.reason = reason
+
+
+def table_rows(text: str) -> Iterator[tuple[int, str]]:
+    """The rows of a table as they are written, each with its line's number from 1."""
+    for line, raw in enumerate(text.splitlines(), start=1):
+        if written := _COMMENT.sub("", raw).strip():
+            yield line, written
+
+
 # --- ollama_pack.aliases.errors ---
 # What goes wrong with aliases.
 
@@ -673,22 +701,8 @@ def why_not(model: str, reason: str) -> Message:
     return message("no node can answer with {model} now", model=model)
 
 
-class AliasTableError(PackError, ValueError):
-    """A row of an alias table cannot be used.
-
-    A `ValueError` too, so that a pydantic validator reports it when an admin saves the valve.
-
-    Attributes:
-        line: number of the row in the text, from 1.
-        row: the row as it was written.
-        reason: what is wrong with it and what to do.
-    """
-
-    def __init__(self, line: int, row: str, reason: str) -> None:
-        super().__init__(message("row {line} ({row!r}): {reason}", line=line, row=row, reason=reason))
-        self.line = line
-        self.row = row
-        self.reason = reason
+class AliasTableError(TableError):
+    """A row of an alias table cannot be used."""
 
 
 class AliasUnavailableError(PackError):
@@ -1167,7 +1181,6 @@ MAX_CHAIN = 10
 MAX_NAME_LENGTH = 256  # Open WebUI's own limit on a model id
 
 _ROW = re.compile(r"(?P<alias>[^=\[\]]*)=(?P<candidates>[^\[\]]*)(?:\[(?P<conditions>[^\[\]]*)\])?")
-_COMMENT = re.compile(r"(?:^|\s)#.*")
 _CONDITION = re.compile(r"(?P<key>[^<>=]*)(?P<relation>>?=|)(?P<value>.*)")
 _TOKENS = re.compile(r"(?P<count>[0-9]{1,9})\s*(?P<kilo>[kK]?)")
 _LEVEL = re.compile(r"[\w.-]+")
@@ -1291,18 +1304,14 @@ def parse_table(text: str) -> AliasTable:
         AliasTableError: naming the row and what is wrong with it.
     """
     rows: list[AliasRow] = []
-    for line, raw in enumerate(text.splitlines(), start=1):
-        if written := _COMMENT.sub("", raw).strip():
-            try:
-                rows.append(_parse_row(line, written))
-            except ValueError as fault:
-                raise AliasTableError(line, written, said_by(fault)) from None
-            if len(rows) > MAX_ROWS:
-                raise AliasTableError(
-                    line,
-                    written,
-                    message("a table has at most {limit} rows: use wildcards", limit=MAX_ROWS),
-                )
+    for line, written in table_rows(text):
+        try:
+            rows.append(_parse_row(line, written))
+        except ValueError as fault:
+            raise AliasTableError(line, written, said_by(fault)) from None
+        if len(rows) > MAX_ROWS:
+            reason = message("a table has at most {limit} rows: use wildcards", limit=MAX_ROWS)
+            raise AliasTableError(line, written, reason)
     return AliasTable(tuple(rows))
 
 
@@ -2790,10 +2799,12 @@ _REDIS_CLIENTS: Mapping[str, Callable[[_RedisUrl], RedisClient]] = {
 
 
 # --- ollama_pack.base.single_flight ---
-# Many who ask the same at the same time ask once.
+# What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
 
 _Key = TypeVar("_Key")
 _Shared = TypeVar("_Shared")
+
+_PLACE = "_ollama_pack_speech_state"  # never a module that can be imported
 
 
 class SingleFlight(Generic[_Shared]):
@@ -2938,6 +2949,67 @@ def _retrieve(task: asyncio.Task[Any]) -> None:
     """Look at the error even when all who waited have left, or asyncio complains of it."""
     if not task.cancelled():
         task.exception()
+
+
+def process_wide(name: str, make: Callable[[], _Shared]) -> _Shared:
+    """The one object of that name in this process, for all plugins, which are files that share no code.
+
+    Only objects of the standard library and of faster_whisper may be kept, because a plugin that is updated
+    while the server runs leaves objects of its older classes behind.
+
+    Args:
+        name: of the object.
+        make: makes it; may be called once too often, when two threads are the first together.
+    """
+    state = sys.modules.setdefault(_PLACE, ModuleType(_PLACE))
+    kept: _Shared = vars(state).setdefault(name, make())
+    return kept
+
+
+# --- ollama_pack.engines.model_ids ---
+# Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#
+# Those that `gpu_router` answers begin with its name, on Open WebUI and on the Pipelines server.
+
+ROUTER = "gpu_router."
+MAX_ID = 200  # Open WebUI takes 256 characters, the router's own prefix included
+
+_UNFIT = re.compile(r"[^\w./:@+~-]+")
+
+
+def usable_id(name: str) -> str:
+    """The id under which a model is offered: its name, with dashes for what is unfit in an id."""
+    fit = _UNFIT.sub("-", name).strip("-") if _UNFIT.search(name) else name
+    return fit if 0 < len(fit) <= MAX_ID else f"{fit[: MAX_ID - 9]}-{_mark(name)}".lstrip("-")
+
+
+def _mark(name: str) -> str:
+    return sha256(name.encode(errors="replace")).hexdigest()[:8]
+
+
+class ModelIds:
+    """The ids under which the models of one node are offered, and the names by which it is asked for them."""
+
+    def __init__(self) -> None:
+        """No name is known yet."""
+        self._names: dict[str, str] = {}
+        self._ids: dict[str, str] = {}
+
+    def learn(self, names: Iterable[str]) -> None:
+        """These are the models now. Where two names give one id, the second gets a mark of its own."""
+        self._names = {}
+        for name in sorted(names, key=lambda name: (usable_id(name) != name, name)):
+            fit = usable_id(name)
+            self._names[fit if fit not in self._names else f"{fit}-{_mark(name)}"] = name
+        self._ids = {name: fit for fit, name in self._names.items()}
+
+    def offered(self, name: str) -> str:
+        """The id for a name."""
+        return self._ids.get(name) or usable_id(name)
+
+    def real(self, fit: str) -> str:
+        """The name for an id; one that is not known is a name already."""
+        return self._names.get(fit, fit)
 
 
 # --- ollama_pack.engines.ollama.options ---
@@ -3580,12 +3652,6 @@ class Refusal:
                 "detail": self.message,
             }
         }
-
-
-# --- ollama_pack.engines.routed_names ---
-# How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-
-ROUTER = "gpu_router."  # begins their ids
 
 
 # --- ollama_pack.engines.vectors ---
@@ -4247,36 +4313,12 @@ def overwrite_prefix(
 # What goes wrong with routing.
 
 
-class NodeTableError(PackError, ValueError):
-    """A row of the `nodes` valve cannot be used. A `ValueError` too, as `AliasTableError` is.
-
-    Attributes:
-        line: number of the row in the text, from 1.
-        row: the row as it was written, but for its key.
-        reason: what is wrong with it and what to do.
-    """
-
-    def __init__(self, line: int, row: str, reason: str) -> None:
-        super().__init__(message("row {line} ({row!r}): {reason}", line=line, row=row, reason=reason))
-        self.line = line
-        self.row = row
-        self.reason = reason
+class NodeTableError(TableError):
+    """A row of the `nodes` valve cannot be used."""
 
 
-class WarmTableError(PackError, ValueError):
-    """A row of the `warm` valve cannot be used. A `ValueError` too, as `AliasTableError` is.
-
-    Attributes:
-        line: number of the row in the text, from 1.
-        row: the row as it was written.
-        reason: what is wrong with it and what to do.
-    """
-
-    def __init__(self, line: int, row: str, reason: str) -> None:
-        super().__init__(message("row {line} ({row!r}): {reason}", line=line, row=row, reason=reason))
-        self.line = line
-        self.row = row
-        self.reason = reason
+class WarmTableError(TableError):
+    """A row of the `warm` valve cannot be used."""
 
 
 class RoutingError(PackError):
@@ -7532,49 +7574,6 @@ def _hashed(name: str, key: bytes = b"") -> str:
     return blake2b(name.encode(errors="replace"), digest_size=16, key=key).hexdigest()
 
 
-# --- ollama_pack.engines.model_ids ---
-# Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-
-MAX_ID = 200  # Open WebUI takes 256 characters, the router's own prefix included
-
-_UNFIT = re.compile(r"[^\w./:@+~-]+")
-
-
-def usable_id(name: str) -> str:
-    """The id under which a model is offered: its name, with dashes for what is unfit in an id."""
-    fit = _UNFIT.sub("-", name).strip("-") if _UNFIT.search(name) else name
-    return fit if 0 < len(fit) <= MAX_ID else f"{fit[: MAX_ID - 9]}-{_mark(name)}".lstrip("-")
-
-
-def _mark(name: str) -> str:
-    return sha256(name.encode(errors="replace")).hexdigest()[:8]
-
-
-class ModelIds:
-    """The ids under which the models of one node are offered, and the names by which it is asked for them."""
-
-    def __init__(self) -> None:
-        """No name is known yet."""
-        self._names: dict[str, str] = {}
-        self._ids: dict[str, str] = {}
-
-    def learn(self, names: Iterable[str]) -> None:
-        """These are the models now. Where two names give one id, the second gets a mark of its own."""
-        self._names = {}
-        for name in sorted(names, key=lambda name: (usable_id(name) != name, name)):
-            fit = usable_id(name)
-            self._names[fit if fit not in self._names else f"{fit}-{_mark(name)}"] = name
-        self._ids = {name: fit for fit, name in self._names.items()}
-
-    def offered(self, name: str) -> str:
-        """The id for a name."""
-        return self._ids.get(name) or usable_id(name)
-
-    def real(self, fit: str) -> str:
-        """The name for an id; one that is not known is a name already."""
-        return self._names.get(fit, fit)
-
-
 # --- ollama_pack.engines.ollama.stream ---
 # A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
 
@@ -7900,9 +7899,6 @@ class NodeClient(Protocol):
     def name(self) -> str:
         """The node's address, as it may be shown."""
 
-    async def version(self) -> str:
-        """The version of the engine."""
-
     async def tags(self) -> tuple[ListedModel, ...]:
         """The models that the node has."""
 
@@ -7969,14 +7965,6 @@ class OllamaClient:
     def name(self) -> str:
         """The node's address, as it may be shown: without user name, password and query."""
         return self._node.name
-
-    async def version(self) -> str:
-        """The version of the Ollama, such as 0.17.4; empty where it is not told.
-
-        Raises:
-            NodeError: the node does not answer as it should.
-        """
-        return str((await self._node.ask("/api/version")).get("version") or "")
 
     async def tags(self) -> tuple[ListedModel, ...]:
         """The models that the node has. Entries that cannot be read are passed over, which is logged once.
@@ -8705,12 +8693,6 @@ _V1 = "/v1"
 # A path with a version in it, or with OpenAI's name at its end, is all of the base address: nothing is added.
 _WHOLE_BASE = re.compile(r"https?://[^/]+(?:/.*)?/(?:v\d+\w*(?:/.*)?|openai)", re.IGNORECASE)
 # Where an engine tells its version, and under which name: vLLM, llama.cpp, SGLang, and SGLang before 0.5.
-_VERSIONS = (
-    ("/version", "version"),
-    ("/props", "build_info"),
-    ("/server_info", "version"),
-    ("/get_server_info", "version"),
-)
 # By which the routers of vLLM (`consistent_hash`, and its production stack with this `--session-key`) and of
 # SGLang keep a session at one engine.
 SESSION_HEADERS = ("X-Session-Id", "X-SMG-Routing-Key")
@@ -8758,18 +8740,6 @@ class OpenAIClient:
     def name(self) -> str:
         """The node's address, as it may be shown: without `/v1`, user name, password and query."""
         return self._node.name
-
-    async def version(self) -> str:
-        """The version of the engine; empty where it is not told.
-
-        Raises:
-            NodeError: the node does not answer as it should.
-        """
-        for path, key in _VERSIONS:
-            version = (await self._told(path)).get(key)
-            if isinstance(version, str) and version:
-                return version
-        return ""
 
     async def tags(self) -> tuple[ListedModel, ...]:
         """The models that the engine serves, or can load.
@@ -9073,7 +9043,6 @@ DISCOVERED = (SRV, PODS)  # addresses that stand for several servers
 MAX_WEIGHT = 100.0
 MAX_DECLARED_SLOTS = 1024
 
-_NODE_COMMENT = re.compile(r"(?:^|\s)#.*")
 _NODE_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,63}")
 _NODE_PODS = re.compile(r"k8s://[a-z0-9-]{1,63}/[A-Za-z0-9_./=!,-]{1,500}:[1-9][0-9]{0,4}")
 _NODE_SRV = re.compile(r"dns\+srv://(?:[0-9.]+(?::[0-9]{1,5})?/)?(?:[\w-]{1,63}\.)+[\w-]{1,63}\.?")
@@ -9164,13 +9133,12 @@ def parse_nodes(text: str) -> tuple[NodeRow, ...]:
         NodeTableError: naming the row and what is wrong with it.
     """
     rows: list[NodeRow] = []
-    for line, raw in enumerate(text.splitlines(), start=1):
-        if written := _NODE_COMMENT.sub("", raw).strip():
-            try:
-                rows.append(_parse_node(line, written))
-                _refuse_repeated(rows)
-            except ValueError as fault:
-                raise NodeTableError(line, *_without_secrets(written, said_by(fault))) from None
+    for line, written in table_rows(text):
+        try:
+            rows.append(_parse_node(line, written))
+            _refuse_repeated(rows)
+        except ValueError as fault:
+            raise NodeTableError(line, *_without_secrets(written, said_by(fault))) from None
     return tuple(rows)
 
 
@@ -9878,10 +9846,6 @@ class ListedClient:
     def name(self) -> str:
         """The node's address, as it may be shown."""
         return self._client.name
-
-    async def version(self) -> str:
-        """The version of the engine."""
-        return await self._client.version()
 
     async def tags(self) -> tuple[ListedModel, ...]:
         """The models that are offered."""
@@ -11024,23 +10988,6 @@ _NOT_SIGNED_IN = frozenset({401, 403, 407})
 MISSES = 2  # looks in a row that run out of time before a node counts as gone: it may just be busy
 
 
-@dataclass(frozen=True, slots=True)
-class WatchedNode:
-    """What is known of a node, at one moment.
-
-    Attributes:
-        models: what it has, or had when it last answered.
-        seen_at: when it last answered, on the caller's clock; None: never.
-        fault: what was wrong the last time; empty: nothing.
-        others: models that do not chat, such as embedders.
-    """
-
-    models: tuple[NodeModel, ...] = ()
-    seen_at: float | None = None
-    fault: str = ""
-    others: tuple[NodeModel, ...] = ()
-
-
 def node_client(row: NodeRow, session: aiohttp.ClientSession) -> NodeClient:
     """The client for a node of its kind."""
     headers = row.way_in.fixed_headers
@@ -11059,7 +11006,10 @@ class NodeWatch:
         """Take what is needed later; nothing is asked yet."""
         self.row = row
         self.client = client
-        self.known = WatchedNode()
+        self.models: tuple[NodeModel, ...] = ()  # what it has, or had when it last answered
+        self.others: tuple[NodeModel, ...] = ()  # models that do not chat, such as embedders
+        self.answered_at: float | None = None  # the last time; None: never
+        self.fault = ""  # what was wrong the last time; empty: nothing
         self.gpus = GpuReport(reason=message("not looked at yet"))
         self.looked = asyncio.Event()  # at least once, with or without an answer
         self.hurry = asyncio.Event()  # look again now
@@ -11078,7 +11028,7 @@ class NodeWatch:
             look = await self._probe.look()
         except NodeError as error:
             self._missed = MISSES if isinstance(error, NodeUnreachableError) else self._missed + 1
-            self.known = replace(self.known, fault=self._fault(error))
+            self.fault = self._fault(error)
             return None
         finally:
             self.looked.set()
@@ -11086,7 +11036,8 @@ class NodeWatch:
         self.is_whole = self.is_whole or look.is_whole
         if not self.is_whole:
             self.hurry.set()
-        self.known = WatchedNode(look.models, self._clock(), others=look.others)
+        self.models, self.others = look.models, look.others
+        self.answered_at, self.fault = self._clock(), ""
         self.seen_at = asked_at
         blobs = {fold_name(model.name): model.installed.blob for model in look.models}
         residents = look.residents
@@ -11101,7 +11052,7 @@ class NodeWatch:
 
         A look from before `since`, when it was asked for, shows nothing.
         """
-        model = next((model for model in self.known.models if model.name == name), None)
+        model = next((model for model in self.models if model.name == name), None)
         if model is None or model.installed.fixed or self._loaded is None or self.seen_at < since:
             return False
         return model.installed.blob not in self._loaded
@@ -11161,28 +11112,28 @@ class NodeWatch:
     @property
     def is_gone(self) -> bool:
         """Nothing is to be expected from it: no connection, or no answer several times."""
-        return self._missed >= MISSES or self.known.seen_at is None
+        return self._missed >= MISSES or self.answered_at is None
 
     @property
     def is_listed(self) -> bool:
         """Whether its models are offered: it answers, or did a short while ago."""
-        seen = self.known.seen_at
-        return not self.leaving and seen is not None and self._clock() - seen < GRACE_SECONDS
+        at = self.answered_at
+        return not self.leaving and at is not None and self._clock() - at < GRACE_SECONDS
 
     def has_any(self, models: Iterable[str]) -> bool:
         """Whether it has one of these, by whatever name it lists it, or had when it last answered."""
         names = {fold_name(name) for model in models for name in auto_parts(model)[0]}
-        return any(fold_name(model.name) in names for model in self.known.models)
+        return any(fold_name(model.name) in names for model in self.models)
 
     def holds(self, model: str) -> bool:
         """Whether a model is in its memory, by the name that the node lists."""
-        everything = (*self.known.models, *self.known.others)
+        everything = (*self.models, *self.others)
         blobs = {known.installed.blob for known in everything if known.name == model}
         return bool(self._loaded and self._loaded & {*blobs, fold_name(model)})
 
     def names_of(self, model: str) -> frozenset[str]:
         """The names by which the node lists these weights, such as those that `ollama cp` has made."""
-        blobs = {known.name: known.installed.blob for known in self.known.models}
+        blobs = {known.name: known.installed.blob for known in self.models}
         return frozenset(name for name, blob in blobs.items() if blob == blobs.get(model))
 
     def stop(self) -> None:
@@ -11434,7 +11385,7 @@ def is_about_request(error: RetryableNodeError) -> bool:
 
 
 def _known_thinking(watch: NodeWatch, name: str) -> Thinking | None:
-    return next((model.thinking for model in watch.known.models if model.name == name), None)
+    return next((model.thinking for model in watch.models if model.name == name), None)
 
 
 # --- ollama_pack.routing.dispatch.counts ---
@@ -14077,7 +14028,6 @@ def _free(node: NodeView) -> int:
 MAX_WARM_ROWS = 200
 MAX_COPIES = 64
 _DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
-_WARM_COMMENT = re.compile(r"(?:^|\s)#.*")
 _SPAN = re.compile(
     r"(?:(?P<days>[a-z]{3}(?:-[a-z]{3})?)\s+)?(?P<begins>[0-9]{1,2}:[0-9]{2})-(?P<ends>[0-9]{1,2}:[0-9]{2})"
 )
@@ -14146,13 +14096,12 @@ def parse_warm(text: str) -> tuple[WarmRow, ...]:
         WarmTableError: naming the row and what is wrong with it.
     """
     rows: list[WarmRow] = []
-    for line, raw in enumerate(text.splitlines(), start=1):
-        if written := _WARM_COMMENT.sub("", raw).strip():
-            try:
-                rows.append(_warm_row(line, written))
-                _refuse_more(rows)
-            except ValueError as fault:
-                raise WarmTableError(line, written, said_by(fault)) from None
+    for line, written in table_rows(text):
+        try:
+            rows.append(_warm_row(line, written))
+            _refuse_more(rows)
+        except ValueError as fault:
+            raise WarmTableError(line, written, said_by(fault)) from None
     return tuple(rows)
 
 
@@ -14498,7 +14447,7 @@ class Upkeep:
     async def _without_chats(self, state: PullState) -> AsyncIterator[None]:
         """Give the node nothing new, where the others have all its models, and wait until it is idle."""
         node = state.node
-        models = frozenset(fold_name(model.name) for model in self._fleet.nodes[node].known.models)
+        models = frozenset(fold_name(model.name) for model in self._fleet.nodes[node].models)
         if not self._can_spare(node, models):
             yield
             return
@@ -14535,7 +14484,7 @@ class Upkeep:
         others: set[str] = set()
         for name, watch in self._fleet.nodes.items():
             if name != node and name not in self.drained and self._fleet.is_healthy(name):
-                others |= {fold_name(model.name) for model in watch.known.models}
+                others |= {fold_name(model.name) for model in watch.models}
         return others.issuperset(models)
 
     # --- what other workers pull ---
@@ -14942,7 +14891,7 @@ class NodePoller:
     def is_complete(self) -> bool:
         """Whether every node has been looked at once, and those that answer have told of all their models."""
         watches = self._nodes.values()
-        return all(watch.looked.is_set() and (watch.is_whole or watch.known.fault) for watch in watches)
+        return all(watch.looked.is_set() and (watch.is_whole or watch.fault) for watch in watches)
 
     async def ready(self, seconds: float = FIRST_LOOK_SECONDS) -> None:
         """Wait until every node has been looked at once, but no longer than this."""
@@ -14990,7 +14939,7 @@ class NodePoller:
 
     def catalogue(self) -> Catalogue:
         """The models of all nodes that answer, or did a short while ago."""
-        listed = tuple((name, watch.known.models) for name, watch in self._nodes.items() if watch.is_listed)
+        listed = tuple((name, watch.models) for name, watch in self._nodes.items() if watch.is_listed)
         if listed != self._made[0]:
             self._made = listed, build_catalogue(dict(listed))
         return self._made[1]
@@ -15368,7 +15317,7 @@ class Router:
 
     def no_node(self, models: Sequence[str]) -> NoNodeError:
         """The error that says why no node can have these models."""
-        silent = {name: watch.known.fault for name, watch in self.nodes.items() if watch.known.fault}
+        silent = {name: watch.fault for name, watch in self.nodes.items() if watch.fault}
         return NoNodeError(tuple(models), tuple(self.nodes), silent)
 
     def _decide(self) -> None:
@@ -15488,7 +15437,7 @@ class Router:
         if self.scheduler.cluster.can_answer(models):
             return {}
         return {
-            name: watch.known.fault or self._failure(name, models)
+            name: watch.fault or self._failure(name, models)
             for name, watch in self.nodes.items()
             if watch.has_any(models)
         }
@@ -15641,7 +15590,7 @@ class Embedding:
     def catalogue(self, router: Router) -> Catalogue:
         """The models that can be asked for vectors: those that do nothing else, and those that chat."""
         watches = [(name, watch) for name, watch in router.nodes.items() if watch.is_listed]
-        return build_catalogue({name: (*watch.known.models, *watch.known.others) for name, watch in watches})
+        return build_catalogue({name: (*watch.models, *watch.others) for name, watch in watches})
 
     async def embed(
         self, router: Router, model: str, texts: Sequence[str], dimensions: int = 0
@@ -15676,7 +15625,7 @@ class Embedding:
         """The nodes that have a model, the best first, each with its own name for it."""
         found = []
         for name, watch in router.nodes.items():
-            there = (*watch.known.models, *watch.known.others)
+            there = (*watch.models, *watch.others)
             own = next((known.name for known in there if fold_name(known.name) == fold_name(model)), None)
             if own is not None and watch.is_listed:
                 busy = router.in_flight(name) + self._running[name]
@@ -15867,12 +15816,6 @@ def _improve(
                 pull = variant.name not in node.installed
                 plan.placements[number] = Placement(node.name, placed.model, variant, need, pull)
                 break
-
-
-# --- ollama_pack.routing.plan.bounds ---
-# What a plan can be asked for.
-
-USUAL_CONTEXT = 8192
 
 
 # --- ollama_pack.routing.plan.demand ---
@@ -16416,6 +16359,7 @@ def _chain(*parts: object) -> int:
 # --- ollama_pack.routing.plan.report ---
 # What fits where, what to pull, and what one more GPU would bring: all of a plan, as people read it.
 
+USUAL_CONTEXT = 8192
 USUAL_LEVEL = "Q4_K_M"  # of a model whose name says none
 LEVELS = ("Q8_0", "Q6_K", USUAL_LEVEL, "Q3_K_M")  # that the table has, whether they are installed or not
 MORE_GPUS = (24, 48, 80)  # GB of one more GPU, next to those that the fleet has
@@ -16742,7 +16686,7 @@ def _node_details(router: Router, view: NodeView) -> dict[str, Any]:
     return {
         "own": router.own_in_flight(view.name),
         "gpu_reason": router.nodes[view.name].gpus.reason,
-        "fault": router.nodes[view.name].known.fault,
+        "fault": router.nodes[view.name].fault,
         "breaker": router.scheduler.cluster.nodes[view.name].breaker.state(now),
         "runners": [_runner_details(runner) for runner in view.runners],
         "rates": {blob[:12]: _rate_details(view, blob) for blob in view.rates},
@@ -16781,7 +16725,7 @@ def _node_to_plan(router: Router, name: str) -> SeenNode:
     if watch.row.kind != "ollama":
         return SeenNode(name, address, fault=message("only Ollama nodes are planned"))
     if watch.is_gone:
-        return SeenNode(name, address, fault=watch.known.fault or message("it has not answered yet"))
+        return SeenNode(name, address, fault=watch.fault or message("it has not answered yet"))
     memory = state.memory
     return SeenNode(
         name=name,
@@ -16794,7 +16738,7 @@ def _node_to_plan(router: Router, name: str) -> SeenNode:
             model.name: PlannedVariant(
                 model.name, model.quantization, model.installed.bits, model.installed.shape
             )
-            for model in watch.known.models
+            for model in watch.models
             if model.installed.shape is not None and not model.installed.remote
         },
     )
@@ -17013,11 +16957,22 @@ BUDGET_STATE = "ollama_pack_budget"  # the filter's key in `__metadata__`, where
 Grants = frozenset[tuple[str, str, str]]  # principal type, principal id, permission
 
 
+def grants_in(forms: Any) -> Grants:
+    """Grants from the form that Open WebUI has them in."""
+    return frozenset(
+        (str(one["principal_type"]), str(one["principal_id"]), str(one["permission"]))
+        for one in (forms if isinstance(forms, list) else ())
+        if isinstance(one, dict)
+    )
+
+
 # --- ollama_pack.webui.model_rows ---
 # Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
 
 MARK = "ollama_pack"  # the key in a row's meta, the uploader's too
 MAKER = "ollama_pack_events"
+# A row's capabilities, as upload.py sets them: Open WebUI keeps its own tools from the model.
+WITHOUT_TOOLS = {"builtin_tools": False}
 
 
 @dataclass(frozen=True, slots=True)
@@ -17074,12 +17029,17 @@ class ExistingRow:
 
     @property
     def given(self) -> Grants:
-        """The grants that the events function gave last."""
+        """The grants that the pack gave last."""
         return grants_in(self.mark.get("grants"))
 
     @property
+    def has_given_grants(self) -> bool:
+        """Whether its grants are those that the pack gave. Version 0.1 did not note them."""
+        return "grants" not in self.mark or self.grants == self.given
+
+    @property
     def has_given_switch(self) -> bool:
-        """Whether it is on or off as the events function set it."""
+        """Whether it is on or off as the pack set it."""
         return self.active == bool(self.mark.get("active", True))
 
     @property
@@ -17095,14 +17055,21 @@ class ExistingRow:
 
     @property
     def has_additions(self) -> bool:
-        """Whether an admin has put something of their own into the row."""
+        """Whether an admin has put something into the row, has switched it or has changed who may use it."""
+        return self.has_settings or not self.has_given_switch or not self.has_given_grants
+
+    @property
+    def has_settings(self) -> bool:
+        """Whether an admin has put something of their own into the row: a name, a prompt or tags."""
         ours = {MARK, "description", "hidden", "profile_image_url"}
         if tag_names(self.meta.get("tags")) == tuple(self.mark.get("tags") or ()):
             ours.add("tags")
+        if self.meta.get("capabilities") == WITHOUT_TOOLS:
+            ours.add("capabilities")
         added = any(value for key, value in self.meta.items() if key not in ours)
-        renamed = self.name != self.mark.get("name")
-        is_changed = not self.has_given_switch or self.grants != self.given
-        return added or renamed or self.has_params or is_changed
+        # upload.py notes no name: it takes over rows that have the router's
+        names = {self.mark.get("name")} if "name" in self.mark else {self.id, self.id.removeprefix(ROUTER)}
+        return added or self.name not in names or self.has_params
 
 
 def existing_row(row: Mapping[str, Any]) -> ExistingRow:
@@ -17117,13 +17084,6 @@ def existing_row(row: Mapping[str, Any]) -> ExistingRow:
         meta={key: value for key, value in meta.items() if value is not None},
         has_params=any(value is not None for value in params.values()),
         owner=str(row.get("user_id") or ""),
-    )
-
-
-def grants_in(forms: Any) -> Grants:
-    """Grants from the form that Open WebUI has them in."""
-    return frozenset(
-        (str(one["principal_type"]), str(one["principal_id"]), str(one["permission"])) for one in forms or ()
     )
 
 
@@ -17762,135 +17722,6 @@ def _is_ip(host: str) -> bool:
     return True
 
 
-# --- ollama_pack.base.process ---
-# One object for all plugins of a process, which are files that share no code.
-#
-# Only objects of the standard library and of faster_whisper may be kept, because a plugin that is updated while
-# the server runs leaves objects of its older classes behind.
-
-_PLACE = "_ollama_pack_speech_state"  # never a module that can be imported
-
-
-def process_wide(name: str, make: Callable[[], T]) -> T:
-    """The one object of that name in this process, made at the first call.
-
-    Args:
-        name: of the object.
-        make: makes it; may be called once too often, when two threads are the first together.
-    """
-    state = sys.modules.setdefault(_PLACE, ModuleType(_PLACE))
-    kept: T = vars(state).setdefault(name, make())
-    return kept
-
-
-# --- ollama_pack.services.refused_valves ---
-# Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#
-# What a process has refused is kept in it for an hour, as plain values: each plugin has a copy of this code.
-
-_refused_valves__KEEP_SECONDS = 3600.0
-_WHOLE, _NUMBER, _SWITCH = (
-    message("must be a whole number"),
-    message("must be a number"),
-    message("must be true or false"),
-)
-# By pydantic's name for the error.
-_REFUSALS = {
-    "bool_parsing": _SWITCH,
-    "bool_type": _SWITCH,
-    "extra_forbidden": message("is not known"),
-    "float_parsing": _NUMBER,
-    "float_type": _NUMBER,
-    "int_from_float": _WHOLE,
-    "int_parsing": _WHOLE,
-    "int_type": _WHOLE,
-    "list_type": message("must be a list"),
-    "missing": message("is missing"),
-    "string_type": message("must be text"),
-}
-_MODULE = re.compile(r"(?:function|tool)_(\w+)_[0-9a-f]{32}")  # as Open WebUI calls a plugin's module
-
-
-def note_refused(valves: type[BaseModel], error: ValidationError) -> None:
-    """An admin has saved valves that the plugin refuses, or such valves are stored."""
-    if plugin := _plugin_of(valves):
-        said = joined(
-            (_refused_valves__said(one) for one in error.errors(include_url=False, include_input=False)), message("; ")
-        )
-        words = {language: in_language(said, language) for language in (ENGLISH, *TRANSLATIONS)}
-        _refused()[plugin] = {"at": time.time(), "said": words, "told": False}
-
-
-def note_accepted(valves: BaseModel) -> None:
-    """Valves were accepted: where they are others than before, a save has put right what was refused."""
-    if plugin := _plugin_of(type(valves)):
-        accepted = process_wide("accepted valves", dict[str, int])
-        digest = hash(valves.model_dump_json())
-        if accepted.get(plugin, digest) != digest:
-            _refused().pop(plugin, None)
-        accepted[plugin] = digest
-
-
-def refused_valves(language: str) -> list[dict[str, Any]]:
-    """What was refused within the last hour and not put right since: `plugin`, `at` and `reason` of each."""
-    now = time.time()
-    return [
-        {"plugin": plugin, "at": note["at"], "reason": _in(note["said"], language)}
-        for plugin, note in _refused().items()
-        if now - note["at"] < _refused_valves__KEEP_SECONDS
-    ]
-
-
-async def tell_refused(
-    emitter: Callable[[dict[str, Any]], Awaitable[None]] | None, user: Mapping[str, Any], language: str
-) -> None:
-    """Show an admin, once and above an answer, what was refused."""
-    if emitter is None or user.get("role") != "admin":
-        return
-    for one in refused_valves(language):
-        note = _refused().get(one["plugin"])
-        if note and not note["told"]:
-            note["told"] = True
-            line = message("Settings of {plugin} were refused: {reason}", **one)
-            text = in_language(line, language)
-            await emitter({"type": "status", "data": {"description": text, "done": True}})
-
-
-def _refused() -> dict[str, dict[str, Any]]:
-    return process_wide("refused valves", dict[str, dict[str, Any]])
-
-
-def _in(words: Mapping[str, str], language: str) -> str:
-    return str(words.get(known_language(language)) or words[ENGLISH])
-
-
-def _plugin_of(valves: type[BaseModel]) -> str:
-    """Id of the plugin that Open WebUI has loaded these valves with; empty elsewhere, and for a user's."""
-    found = _MODULE.fullmatch(valves.__module__)
-    return found[1] if found and valves.__name__ == "Valves" else ""
-
-
-def _refused_valves__said(problem: Any) -> Message:
-    """One of pydantic's errors as `valve: reason`."""
-    valve = ".".join(map(str, problem["loc"]))
-    return joined([valve, refusal(problem)], message(": "))
-
-
-def refusal(problem: Any) -> Message:
-    """What one of pydantic's errors says, in words for people."""
-    context = problem.get("ctx") or {}
-    match problem["type"]:
-        case "value_error" if isinstance(context.get("error"), Exception):
-            return said_by(context["error"])
-        case "greater_than_equal":
-            return message("must be at least {limit}", limit=context["ge"])
-        case "less_than_equal":
-            return message("must be at most {limit}", limit=context["le"])
-        case "literal_error":
-            return message("must be one of {choices}", choices=context["expected"])
-    return _REFUSALS.get(problem["type"]) or Message(str(problem["msg"]))
-
-
 # --- ollama_pack.services.routed ---
 # Aliases over a fleet: which names a router offers, and which models may answer for one.
 
@@ -18334,8 +18165,33 @@ def _buckets(times: SecondsHistogram) -> Buckets:
     return Buckets(SECONDS_BOUNDS, tuple(times.counts), times.total)
 
 
-# --- ollama_pack.services.pack_valves ---
-# What all valves of the pack have in common.
+# --- ollama_pack.services.valves ---
+# What all valves of the pack have in common: what is refused is told to admins, without what was written.
+#
+# Open WebUI's page only shows that there was an error. What a process has refused is kept in it for an hour, as
+# plain values: each plugin has a copy of this code.
+
+_valves__KEEP_SECONDS = 3600.0
+_WHOLE, _NUMBER, _SWITCH = (
+    message("must be a whole number"),
+    message("must be a number"),
+    message("must be true or false"),
+)
+# By pydantic's name for the error.
+_REFUSALS = {
+    "bool_parsing": _SWITCH,
+    "bool_type": _SWITCH,
+    "extra_forbidden": message("is not known"),
+    "float_parsing": _NUMBER,
+    "float_type": _NUMBER,
+    "int_from_float": _WHOLE,
+    "int_parsing": _WHOLE,
+    "int_type": _WHOLE,
+    "list_type": message("must be a list"),
+    "missing": message("is missing"),
+    "string_type": message("must be text"),
+}
+_MODULE = re.compile(r"(?:function|tool)_(\w+)_[0-9a-f]{32}")  # as Open WebUI calls a plugin's module
 
 
 class PackValves(BaseModel):
@@ -18355,6 +18211,86 @@ class PackValves(BaseModel):
             note_refused(type(self), error)
             raise
         note_accepted(self)
+
+
+def note_refused(valves: type[BaseModel], error: ValidationError) -> None:
+    """An admin has saved valves that the plugin refuses, or such valves are stored."""
+    if plugin := _plugin_of(valves):
+        said = joined(
+            (_valves__said(one) for one in error.errors(include_url=False, include_input=False)), message("; ")
+        )
+        words = {language: in_language(said, language) for language in (ENGLISH, *TRANSLATIONS)}
+        _refused()[plugin] = {"at": time.time(), "said": words, "told": False}
+
+
+def note_accepted(valves: BaseModel) -> None:
+    """Valves were accepted: where they are others than before, a save has put right what was refused."""
+    if plugin := _plugin_of(type(valves)):
+        accepted = process_wide("accepted valves", dict[str, int])
+        digest = hash(valves.model_dump_json())
+        if accepted.get(plugin, digest) != digest:
+            _refused().pop(plugin, None)
+        accepted[plugin] = digest
+
+
+def refused_valves(language: str) -> list[dict[str, Any]]:
+    """What was refused within the last hour and not put right since: `plugin`, `at` and `reason` of each."""
+    now = time.time()
+    return [
+        {"plugin": plugin, "at": note["at"], "reason": _in(note["said"], language)}
+        for plugin, note in _refused().items()
+        if now - note["at"] < _valves__KEEP_SECONDS
+    ]
+
+
+async def tell_refused(
+    emitter: Callable[[dict[str, Any]], Awaitable[None]] | None, user: Mapping[str, Any], language: str
+) -> None:
+    """Show an admin, once and above an answer, what was refused."""
+    if emitter is None or user.get("role") != "admin":
+        return
+    for one in refused_valves(language):
+        note = _refused().get(one["plugin"])
+        if note and not note["told"]:
+            note["told"] = True
+            line = message("Settings of {plugin} were refused: {reason}", **one)
+            text = in_language(line, language)
+            await emitter({"type": "status", "data": {"description": text, "done": True}})
+
+
+def _refused() -> dict[str, dict[str, Any]]:
+    return process_wide("refused valves", dict[str, dict[str, Any]])
+
+
+def _in(words: Mapping[str, str], language: str) -> str:
+    return str(words.get(known_language(language)) or words[ENGLISH])
+
+
+def _plugin_of(valves: type[BaseModel]) -> str:
+    """Id of the plugin that Open WebUI has loaded these valves with; empty elsewhere, and for a user's."""
+    found = _MODULE.fullmatch(valves.__module__)
+    return found[1] if found and valves.__name__ == "Valves" else ""
+
+
+def _valves__said(problem: Any) -> Message:
+    """One of pydantic's errors as `valve: reason`."""
+    valve = ".".join(map(str, problem["loc"]))
+    return joined([valve, refusal(problem)], message(": "))
+
+
+def refusal(problem: Any) -> Message:
+    """What one of pydantic's errors says, in words for people."""
+    context = problem.get("ctx") or {}
+    match problem["type"]:
+        case "value_error" if isinstance(context.get("error"), Exception):
+            return said_by(context["error"])
+        case "greater_than_equal":
+            return message("must be at least {limit}", limit=context["ge"])
+        case "less_than_equal":
+            return message("must be at most {limit}", limit=context["le"])
+        case "literal_error":
+            return message("must be one of {choices}", choices=context["expected"])
+    return _REFUSALS.get(problem["type"]) or Message(str(problem["msg"]))
 
 
 # --- ollama_pack.services.router_valves ---
@@ -19367,21 +19303,6 @@ async def default_params() -> dict[str, Any]:
     return dict(await Config.get("models.default_params", {}) or {})
 
 
-# --- ollama_pack.webui.reader ---
-# Who reads what the pack says, and in which language.
-
-
-def reader_language(metadata: Mapping[str, Any], request: Any) -> str:
-    """What the user has chosen in Open WebUI's settings; of a client of the API, what its request accepts."""
-    chosen = (metadata.get("variables") or {}).get("{{USER_LANGUAGE}}")
-    return str(chosen or accepted_language(request))
-
-
-def accepted_language(request: Any) -> str:
-    """A request's `Accept-Language`."""
-    return str(request.headers.get("accept-language") or ENGLISH) if request else ENGLISH
-
-
 # --- ollama_pack.webui.server ---
 # What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
 #
@@ -19522,6 +19443,21 @@ class ChatSpan:
         for key, name in (("prompt_tokens", "input_tokens"), ("completion_tokens", "output_tokens")):
             if isinstance(usage, Mapping) and isinstance(usage.get(key), int):
                 self._span.set_attribute(f"gen_ai.usage.{name}", usage[key])
+
+
+# --- ollama_pack.webui.users ---
+# Users of the running Open WebUI, and the language that they read. Imports `open_webui` when called.
+
+
+def reader_language(metadata: Mapping[str, Any], request: Any) -> str:
+    """What the user has chosen in Open WebUI's settings; of a client of the API, what its request accepts."""
+    chosen = (metadata.get("variables") or {}).get("{{USER_LANGUAGE}}")
+    return str(chosen or accepted_language(request))
+
+
+def accepted_language(request: Any) -> str:
+    """A request's `Accept-Language`."""
+    return str(request.headers.get("accept-language") or ENGLISH) if request else ENGLISH
 
 
 # --- ollama_pack.plugins.functions.gpu_router ---

@@ -10,60 +10,59 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/ollama_pack_gateway.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Event`, line 4573, which the server calls.
+# Begin here: `class Event`, line 4580, which the server calls.
 # The modules that it uses come first:
-#    107  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    227  base.messages                  Sentences for people, in English and in the languages of the catalogue.
-#    355  base.single_flight             Many who ask the same at the same time ask once.
-#    506  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    514  cache.errors                   What goes wrong with the cache.
-#    534  engines.errors                 What goes wrong with a node.
-#    667  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    779  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#    804  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#    847  cache.replay                   A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
-#    873  engines.ollama.client_request  Requests of clients that speak Ollama's API, as OpenAI chat bodies: `from_openai` says their answers.
-#   1003  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
-#   1080  aliases.errors                 What goes wrong with aliases.
-#   1136  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   1245  routing.errors                 What goes wrong with routing.
-#   1397  webui.errors                   What goes wrong between the pack and Open WebUI.
-#   1433  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#   1575  engines.ollama.from_openai     An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
-#   1681  webui.anthropic                Anthropic's Messages API, by Open WebUI's own code for it. Imports `open_webui` when called, not before.
-#   1749  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#   1769  services.client_forms          The APIs that clients of the gateway speak: each request becomes an OpenAI chat body, each answer its form.
-#   1922  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#   1931  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
-#   1992  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#   2356  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   2493  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#   2530  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#   2551  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   2669  aliases.published              Which names of a table can be published as models, and what answers for them.
-#   2705  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   2711  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   2828  services.alias_choice          The model that answers for an alias: the first that is there and that Open WebUI lets this user use.
-#   2853  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   2912  webui.contact                  The way from the events function to the running `gpu_router`: another plugin, which may not be there.
-#   2918  services.offer                 What there is to publish: the models and aliases of the router, and the aliases of the alias filter.
-#   2964  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#   3112  webui.embedding                Vectors and model facts over Open WebUI's own connections. Imports `open_webui` when called, not before.
-#   3159  services.gateway_names         Every name that a client of the gateway may ask for, and the model of Open WebUI that each stands for.
-#   3342  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
-#   3445  services.gateway_direct        The gateway's own chain: budgets, access, aliases, cache and router, without other filters and tools.
-#   3647  services.gateway_limits        Budgets as the rate-limit headers that OpenAI's and Anthropic's clients read.
-#   3686  services.gateway_vectors       Embeddings at the gateway, in OpenAI's and Ollama's forms, for every name of the alias tables.
-#   3827  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#   3847  webui.reader                   Who reads what the pack says, and in which language.
-#   3856  webui.routes                   Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
-#   3968  webui.gateway_request          A client's request at the gateway: its body, its id, and whether its client is still there.
-#   4058  webui.ollama_models            Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
-#   4097  services.gateway               The gateway: OpenAI's, Anthropic's and Ollama's APIs for every name of the alias tables.
-#   4424  base.process                   One object for all plugins of a process, which are files that share no code.
-#   4447  services.refused_valves        Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#   4525  services.pack_valves           What all valves of the pack have in common.
-#   4548  webui.service                  What an event function keeps up in a process: its routes, and a task that looks again from time to time.
+#    106  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#    226  base.messages                  Sentences for people, in English and in the languages of the catalogue.
+#    354  base.single_flight             What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
+#    522  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    530  cache.errors                   What goes wrong with the cache.
+#    550  engines.errors                 What goes wrong with a node.
+#    683  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    795  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#    820  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#    863  cache.replay                   A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
+#    889  engines.ollama.client_request  Requests of clients that speak Ollama's API, as OpenAI chat bodies: `from_openai` says their answers.
+#   1019  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
+#   1096  base.tables                    Tables that admins write as text: a row a line, `#` starts a comment, empty lines are skipped.
+#   1127  aliases.errors                 What goes wrong with aliases.
+#   1169  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   1278  routing.errors                 What goes wrong with routing.
+#   1430  webui.errors                   What goes wrong between the pack and Open WebUI.
+#   1466  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#   1608  engines.ollama.from_openai     An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
+#   1714  webui.anthropic                Anthropic's Messages API, by Open WebUI's own code for it. Imports `open_webui` when called, not before.
+#   1782  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   1802  services.client_forms          The APIs that clients of the gateway speak: each request becomes an OpenAI chat body, each answer its form.
+#   1955  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#   1964  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
+#   2025  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#   2384  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   2521  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   2558  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   2579  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   2697  aliases.published              Which names of a table can be published as models, and what answers for them.
+#   2733  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   2741  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   2858  services.alias_choice          The model that answers for an alias: the first that is there and that Open WebUI lets this user use.
+#   2883  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   2942  webui.contact                  The way from the events function to the running `gpu_router`: another plugin, which may not be there.
+#   2948  services.offer                 Which rows a deployment should have.
+#   2997  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#   3145  webui.embedding                Vectors and model facts over Open WebUI's own connections. Imports `open_webui` when called, not before.
+#   3192  services.gateway_names         Every name that a client of the gateway may ask for, and the model of Open WebUI that each stands for.
+#   3375  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
+#   3478  services.gateway_direct        The gateway's own chain: budgets, access, aliases, cache and router, without other filters and tools.
+#   3680  services.gateway_limits        Budgets as the rate-limit headers that OpenAI's and Anthropic's clients read.
+#   3719  services.gateway_vectors       Embeddings at the gateway, in OpenAI's and Ollama's forms, for every name of the alias tables.
+#   3860  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#   3880  webui.routes                   Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
+#   3992  webui.users                    Users of the running Open WebUI, and the language that they read. Imports `open_webui` when called.
+#   4001  webui.gateway_request          A client's request at the gateway: its body, its id, and whether its client is still there.
+#   4091  webui.ollama_models            Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
+#   4130  services.gateway               The gateway: OpenAI's, Anthropic's and Ollama's APIs for every name of the alias tables.
+#   4457  services.valves                What all valves of the pack have in common: what is refused is told to admins, without what was written.
+#   4555  webui.service                  What an event function keeps up in a process: its routes, and a task that looks again from time to time.
 
 import asyncio
 import base64
@@ -353,10 +352,12 @@ def _filled(template: str, values: Mapping[str, object], language: str) -> str:
 
 
 # --- ollama_pack.base.single_flight ---
-# Many who ask the same at the same time ask once.
+# What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
 
 _Key = TypeVar("_Key")
 _Shared = TypeVar("_Shared")
+
+_PLACE = "_ollama_pack_speech_state"  # never a module that can be imported
 
 
 class SingleFlight(Generic[_Shared]):
@@ -501,6 +502,21 @@ def _retrieve(task: asyncio.Task[Any]) -> None:
     """Look at the error even when all who waited have left, or asyncio complains of it."""
     if not task.cancelled():
         task.exception()
+
+
+def process_wide(name: str, make: Callable[[], _Shared]) -> _Shared:
+    """The one object of that name in this process, for all plugins, which are files that share no code.
+
+    Only objects of the standard library and of faster_whisper may be kept, because a plugin that is updated
+    while the server runs leaves objects of its older classes behind.
+
+    Args:
+        name: of the object.
+        make: makes it; may be called once too often, when two threads are the first together.
+    """
+    state = sys.modules.setdefault(_PLACE, ModuleType(_PLACE))
+    kept: _Shared = vars(state).setdefault(name, make())
+    return kept
 
 
 # --- ollama_pack.errors ---
@@ -1077,6 +1093,37 @@ class Refusal:
         }
 
 
+# --- ollama_pack.base.tables ---
+# Tables that admins write as text: a row a line, `#` starts a comment, empty lines are skipped.
+
+_COMMENT = re.compile(r"(?:^|\s)#.*")
+
+
+class TableError(PackError, ValueError):
+    """A row of a table cannot be used.
+
+    A `ValueError` too, so that a pydantic validator reports it when an admin saves the valve.
+
+    Attributes:
+        line: number of the row in the text, from 1.
+        row: the row as it was written, without secrets.
+        reason: what is wrong with it and what to do.
+    """
+
+    def __init__(self, line: int, row: str, reason: str) -> None:
+        super().__init__(message("row {line} ({row!r}): {reason}", line=line, row=row, reason=reason))
+        self.line = line
+        self.row = row
+        self.reason = reason
+
+
+def table_rows(text: str) -> Iterator[tuple[int, str]]:
+    """The rows of a table as they are written, each with its line's number from 1."""
+    for line, raw in enumerate(text.splitlines(), start=1):
+        if written := _COMMENT.sub("", raw).strip():
+            yield line, written
+
+
 # --- ollama_pack.aliases.errors ---
 # What goes wrong with aliases.
 
@@ -1093,22 +1140,8 @@ def why_not(model: str, reason: str) -> Message:
     return message("no node can answer with {model} now", model=model)
 
 
-class AliasTableError(PackError, ValueError):
-    """A row of an alias table cannot be used.
-
-    A `ValueError` too, so that a pydantic validator reports it when an admin saves the valve.
-
-    Attributes:
-        line: number of the row in the text, from 1.
-        row: the row as it was written.
-        reason: what is wrong with it and what to do.
-    """
-
-    def __init__(self, line: int, row: str, reason: str) -> None:
-        super().__init__(message("row {line} ({row!r}): {reason}", line=line, row=row, reason=reason))
-        self.line = line
-        self.row = row
-        self.reason = reason
+class AliasTableError(TableError):
+    """A row of an alias table cannot be used."""
 
 
 class AliasUnavailableError(PackError):
@@ -2007,7 +2040,6 @@ MAX_CHAIN = 10
 MAX_NAME_LENGTH = 256  # Open WebUI's own limit on a model id
 
 _ROW = re.compile(r"(?P<alias>[^=\[\]]*)=(?P<candidates>[^\[\]]*)(?:\[(?P<conditions>[^\[\]]*)\])?")
-_COMMENT = re.compile(r"(?:^|\s)#.*")
 _CONDITION = re.compile(r"(?P<key>[^<>=]*)(?P<relation>>?=|)(?P<value>.*)")
 _TOKENS = re.compile(r"(?P<count>[0-9]{1,9})\s*(?P<kilo>[kK]?)")
 _LEVEL = re.compile(r"[\w.-]+")
@@ -2131,18 +2163,14 @@ def parse_table(text: str) -> AliasTable:
         AliasTableError: naming the row and what is wrong with it.
     """
     rows: list[AliasRow] = []
-    for line, raw in enumerate(text.splitlines(), start=1):
-        if written := _COMMENT.sub("", raw).strip():
-            try:
-                rows.append(_parse_row(line, written))
-            except ValueError as fault:
-                raise AliasTableError(line, written, said_by(fault)) from None
-            if len(rows) > MAX_ROWS:
-                raise AliasTableError(
-                    line,
-                    written,
-                    message("a table has at most {limit} rows: use wildcards", limit=MAX_ROWS),
-                )
+    for line, written in table_rows(text):
+        try:
+            rows.append(_parse_row(line, written))
+        except ValueError as fault:
+            raise AliasTableError(line, written, said_by(fault)) from None
+        if len(rows) > MAX_ROWS:
+            reason = message("a table has at most {limit} rows: use wildcards", limit=MAX_ROWS)
+            raise AliasTableError(line, written, reason)
     return AliasTable(tuple(rows))
 
 
@@ -2702,10 +2730,12 @@ def answering_models(table: AliasTable, facts: RequestFacts, models: Mapping[str
             yield model
 
 
-# --- ollama_pack.engines.routed_names ---
-# How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+# --- ollama_pack.engines.model_ids ---
+# Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#
+# Those that `gpu_router` answers begin with its name, on Open WebUI and on the Pipelines server.
 
-ROUTER = "gpu_router."  # begins their ids
+ROUTER = "gpu_router."
 
 
 # --- ollama_pack.webui.models ---
@@ -2916,7 +2946,10 @@ ROUTER_ID = "gpu_router"
 
 
 # --- ollama_pack.services.offer ---
-# What there is to publish: the models and aliases of the router, and the aliases of the alias filter.
+# Which rows a deployment should have.
+#
+# The events function wants those that the router and the alias tables offer, upload.py those that pack.yaml
+# states. `ollama_pack.webui.publication` then compares them with the rows that are there.
 
 ALIAS_FILTER = "model_alias_filter"
 
@@ -3844,15 +3877,6 @@ def noted_refusal(state: Mapping[str, Any]) -> Refusal | None:
     return Refusal(**noted) if noted else None
 
 
-# --- ollama_pack.webui.reader ---
-# Who reads what the pack says, and in which language.
-
-
-def accepted_language(request: Any) -> str:
-    """A request's `Accept-Language`."""
-    return str(request.headers.get("accept-language") or ENGLISH) if request else ENGLISH
-
-
 # --- ollama_pack.webui.routes ---
 # Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
 
@@ -3963,6 +3987,15 @@ def json_answer(value: Any, status: int = 200, headers: dict[str, str] | None = 
     from starlette.responses import JSONResponse  # noqa: PLC0415
 
     return JSONResponse(value, status, headers)
+
+
+# --- ollama_pack.webui.users ---
+# Users of the running Open WebUI, and the language that they read. Imports `open_webui` when called.
+
+
+def accepted_language(request: Any) -> str:
+    """A request's `Accept-Language`."""
+    return str(request.headers.get("accept-language") or ENGLISH) if request else ENGLISH
 
 
 # --- ollama_pack.webui.gateway_request ---
@@ -4421,33 +4454,11 @@ def _not_found(name: str) -> Refusal:
     return Refusal(404, sentence, "model_not_found", "model")
 
 
-# --- ollama_pack.base.process ---
-# One object for all plugins of a process, which are files that share no code.
+# --- ollama_pack.services.valves ---
+# What all valves of the pack have in common: what is refused is told to admins, without what was written.
 #
-# Only objects of the standard library and of faster_whisper may be kept, because a plugin that is updated while
-# the server runs leaves objects of its older classes behind.
-
-T = TypeVar("T")
-
-_PLACE = "_ollama_pack_speech_state"  # never a module that can be imported
-
-
-def process_wide(name: str, make: Callable[[], T]) -> T:
-    """The one object of that name in this process, made at the first call.
-
-    Args:
-        name: of the object.
-        make: makes it; may be called once too often, when two threads are the first together.
-    """
-    state = sys.modules.setdefault(_PLACE, ModuleType(_PLACE))
-    kept: T = vars(state).setdefault(name, make())
-    return kept
-
-
-# --- ollama_pack.services.refused_valves ---
-# Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#
-# What a process has refused is kept in it for an hour, as plain values: each plugin has a copy of this code.
+# Open WebUI's page only shows that there was an error. What a process has refused is kept in it for an hour, as
+# plain values: each plugin has a copy of this code.
 
 _WHOLE, _NUMBER, _SWITCH = (
     message("must be a whole number"),
@@ -4469,6 +4480,25 @@ _REFUSALS = {
     "string_type": message("must be text"),
 }
 _MODULE = re.compile(r"(?:function|tool)_(\w+)_[0-9a-f]{32}")  # as Open WebUI calls a plugin's module
+
+
+class PackValves(BaseModel):
+    """Valves whose errors reach admins, and do not repeat what was written into them.
+
+    Open WebUI logs the error of a save that failed. Pydantic would put the value into it: a password,
+    a key, or a whole table of nodes with theirs.
+    """
+
+    model_config = ConfigDict(hide_input_in_errors=True)
+
+    def __init__(self, **values: Any) -> None:
+        """Validate the values, as Open WebUI does at each save and each request."""
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            note_refused(type(self), error)
+            raise
+        note_accepted(self)
 
 
 def note_refused(valves: type[BaseModel], error: ValidationError) -> None:
@@ -4520,29 +4550,6 @@ def refusal(problem: Any) -> Message:
         case "literal_error":
             return message("must be one of {choices}", choices=context["expected"])
     return _REFUSALS.get(problem["type"]) or Message(str(problem["msg"]))
-
-
-# --- ollama_pack.services.pack_valves ---
-# What all valves of the pack have in common.
-
-
-class PackValves(BaseModel):
-    """Valves whose errors reach admins, and do not repeat what was written into them.
-
-    Open WebUI logs the error of a save that failed. Pydantic would put the value into it: a password,
-    a key, or a whole table of nodes with theirs.
-    """
-
-    model_config = ConfigDict(hide_input_in_errors=True)
-
-    def __init__(self, **values: Any) -> None:
-        """Validate the values, as Open WebUI does at each save and each request."""
-        try:
-            super().__init__(**values)
-        except ValidationError as error:
-            note_refused(type(self), error)
-            raise
-        note_accepted(self)
 
 
 # --- ollama_pack.webui.service ---

@@ -10,79 +10,76 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/response_cache_filter.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Filter`, line 9280, which the server calls.
+# Begin here: `class Filter`, line 9271, which the server calls.
 # The modules that it uses come first:
-#    145  base.translations         The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    235  base.messages             Sentences for people, in English and in the languages of the catalogue.
-#    363  base.single_flight        Many who ask the same at the same time ask once.
-#    573  base.breaker              A breaker: after failures nothing is sent for a while, then one request tries.
-#    654  errors                    The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    674  cache.errors              What goes wrong with the cache.
-#    710  cache.canonical           JSON values as bytes: the same value gives the same bytes, and no two values share them.
-#    826  cache.keyring             Everything that is derived from the admin's secret: names in the store, and ciphers.
-#    999  cache.key                 What makes two requests the same: the key of a cached answer.
-#   1236  cache.store               What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
-#   1436  cache.guard               A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
-#   1590  cache.entry               An answer as it is kept.
-#   1659  cache.bound               How often answers to similar questions are wrong, at most: the bound that a threshold must pass.
-#   1814  cache.contrast_words      English words that embeddings confuse: of one kind, but not the same.
-#   1923  cache.normal_words        The words of the normal form, in English: which say the same, which say nothing, and whose case matters.
-#   2110  cache.guards              What two questions must have in common before the similarity of their meanings counts at all.
-#   2332  cache.judge               The judge of similar answers: what it is asked, and when its word counts as a yes.
-#   2439  cache.pool                Evidence of other sites: counts that were added up over several deployments, with noise.
-#   2654  cache.semantic            The semantic tier: answers to questions that mean the same, once it is known how often that is wrong.
-#   3174  cache.normal_zh           The normal form of a question in Chinese: see `normal_form`.
-#   3312  cache.normal_form         The normal form of a question: two texts with the same form are one question in other words.
-#   3835  cache.similar             The normalised tier: a second key, by the normal form of the last message, that leads to an answer.
-#   3960  cache.outcome             What a request asks of the cache, and what the cache makes of it.
-#   4052  engines.body              Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#   4063  engines.ollama.installed  Which models some Ollama nodes have, and which weights, by `GET /api/tags`. One event loop at a time.
-#   4188  engines.routed_names      How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   4194  services.cache_state      What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
-#   4203  base.redis                A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#   4655  base.process              One object for all plugins of a process, which are files that share no code.
-#   4676  services.refused_valves   Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#   4754  services.pack_valves      What all valves of the pack have in common.
-#   4777  services.cache_valves     The valves of the response cache, wherever it runs.
-#   4879  cache.scope               Who may share an answer. The scope is part of an entry's key and of its encryption.
-#   4954  services.cacheable        Which requests the cache is for, whose answers they share, and what it is asked.
-#   5073  cache.collect             From the chunks of a generation to what may be kept of it.
-#   5228  cache.counters            What the cache did, in figures without any text: of this process, and to be added up over all of them.
-#   5283  cache.live                An answer while it is being generated: any number of listeners get it from the start.
-#   5387  cache.generation          One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
-#   5715  cache.follow              One generation for many: the followers' side, in every process but the leader's.
-#   5818  engines.ollama.to_openai  What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   5843  engines.ollama.stream     A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   5876  cache.replay              A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
-#   6022  cache.cache               The response cache: look an answer up, follow one that is being generated, or lead.
-#   6714  cache.redis_scripts       What happens in one step inside of Redis: the scripts, and the names of the keys.
-#   7057  cache.store_redis         The cache in Redis or Valkey, for any number of processes and hosts.
-#   7301  cache.sqlite_cache        The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
-#   7628  cache.store_sqlite        The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
-#   7838  services.activity         What chats did in this process, until somebody writes it into the history.
-#   7864  engines.refusals          What a client gets instead of an answer, in the form of each API that clients speak.
-#   7941  engines.sse               Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   8035  webui.errors              What goes wrong between the pack and Open WebUI.
-#   8055  services.answers          An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#   8066  services.caching          The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
-#   8326  webui.chats               Chats of the running Open WebUI. Imports `open_webui` when called, not before.
-#   8365  engines.way_in            What a node is asked with besides the request: its login, its key, its headers.
-#   8430  webui.connections         Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-#   8487  webui.functions           Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   8545  webui.calling             Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#   8693  webui.contact             The way from the events function to the running `gpu_router`: another plugin, which may not be there.
-#   8699  webui.embedding           Vectors and model facts over Open WebUI's own connections. Imports `open_webui` when called, not before.
-#   8732  webui.meaning             What the running Open WebUI lends the cache to compare meanings. Imports `open_webui` when called.
-#   8871  webui.models              What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   8927  webui.presets             What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
-#   8986  webui.reader              Who reads what the pack says, and in which language.
-#   9001  webui.audience            Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#   9015  webui.replay_row          The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
-#   9049  webui.rows                Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
-#   9073  webui.replay_model        Whether chats can be sent through `response_cache_replay`. Imports `open_webui` when called, not before.
-#   9153  webui.router_digest       What the running `gpu_router` says of the weights behind a name. Imports `open_webui` when called.
-#   9179  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#   9231  webui.tracing             Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#    142  base.translations         The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#    232  base.messages             Sentences for people, in English and in the languages of the catalogue.
+#    360  base.single_flight        What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
+#    587  base.breaker              A breaker: after failures nothing is sent for a while, then one request tries.
+#    668  errors                    The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    688  cache.errors              What goes wrong with the cache.
+#    724  cache.canonical           JSON values as bytes: the same value gives the same bytes, and no two values share them.
+#    840  cache.keyring             Everything that is derived from the admin's secret: names in the store, and ciphers.
+#   1013  cache.key                 What makes two requests the same: the key of a cached answer.
+#   1250  cache.store               What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
+#   1450  cache.guard               A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
+#   1604  cache.entry               An answer as it is kept.
+#   1673  cache.bound               How often answers to similar questions are wrong, at most: the bound that a threshold must pass.
+#   1828  cache.contrast_words      English words that embeddings confuse: of one kind, but not the same.
+#   1937  cache.normal_words        The words of the normal form, in English: which say the same, which say nothing, and whose case matters.
+#   2124  cache.guards              What two questions must have in common before the similarity of their meanings counts at all.
+#   2346  cache.judge               The judge of similar answers: what it is asked, and when its word counts as a yes.
+#   2453  cache.pool                Evidence of other sites: counts that were added up over several deployments, with noise.
+#   2668  cache.semantic            The semantic tier: answers to questions that mean the same, once it is known how often that is wrong.
+#   3188  cache.normal_zh           The normal form of a question in Chinese: see `normal_form`.
+#   3326  cache.normal_form         The normal form of a question: two texts with the same form are one question in other words.
+#   3849  cache.similar             The normalised tier: a second key, by the normal form of the last message, that leads to an answer.
+#   3974  cache.outcome             What a request asks of the cache, and what the cache makes of it.
+#   4066  engines.body              Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#   4077  engines.model_ids         Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   4085  engines.ollama.installed  Which models some Ollama nodes have, and which weights, by `GET /api/tags`. One event loop at a time.
+#   4210  base.redis                A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#   4662  services.valves           What all valves of the pack have in common: what is refused is told to admins, without what was written.
+#   4760  services.cache_valves     The valves of the response cache, wherever it runs.
+#   4862  cache.scope               Who may share an answer. The scope is part of an entry's key and of its encryption.
+#   4937  services.cacheable        Which requests the cache is for, whose answers they share, and what it is asked.
+#   5061  cache.collect             From the chunks of a generation to what may be kept of it.
+#   5216  cache.counters            What the cache did, in figures without any text: of this process, and to be added up over all of them.
+#   5271  cache.live                An answer while it is being generated: any number of listeners get it from the start.
+#   5375  cache.generation          One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
+#   5703  cache.follow              One generation for many: the followers' side, in every process but the leader's.
+#   5806  engines.ollama.to_openai  What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   5831  engines.ollama.stream     A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   5864  cache.replay              A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
+#   6010  cache.cache               The response cache: look an answer up, follow one that is being generated, or lead.
+#   6702  cache.redis_scripts       What happens in one step inside of Redis: the scripts, and the names of the keys.
+#   7045  cache.store_redis         The cache in Redis or Valkey, for any number of processes and hosts.
+#   7289  cache.sqlite_cache        The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
+#   7616  cache.store_sqlite        The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
+#   7826  services.activity         What chats did in this process, until somebody writes it into the history.
+#   7852  engines.refusals          What a client gets instead of an answer, in the form of each API that clients speak.
+#   7929  engines.sse               Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   8023  webui.errors              What goes wrong between the pack and Open WebUI.
+#   8043  services.answers          An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#   8054  services.caching          The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
+#   8314  webui.chats               Chats of the running Open WebUI, and their ratings. Imports `open_webui` when called, not before.
+#   8353  engines.way_in            What a node is asked with besides the request: its login, its key, its headers.
+#   8418  webui.connections         Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#   8475  webui.functions           Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   8533  webui.calling             Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#   8681  webui.contact             The way from the events function to the running `gpu_router`: another plugin, which may not be there.
+#   8687  webui.embedding           Vectors and model facts over Open WebUI's own connections. Imports `open_webui` when called, not before.
+#   8720  webui.meaning             What the running Open WebUI lends the cache to compare meanings. Imports `open_webui` when called.
+#   8859  webui.audience            Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#   8873  webui.model_rows          Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#   8882  webui.models              What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   8938  webui.presets             What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
+#   8997  webui.rows                Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
+#   9049  webui.replay_model        Whether chats can be sent through `response_cache_replay`. Imports `open_webui` when called, not before.
+#   9129  webui.router_digest       What the running `gpu_router` says of the weights behind a name. Imports `open_webui` when called.
+#   9155  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   9207  webui.tracing             Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#   9245  webui.users               Users of the running Open WebUI, and the language that they read. Imports `open_webui` when called.
 
 import asyncio
 import base64
@@ -361,10 +358,12 @@ def _filled(template: str, values: Mapping[str, object], language: str) -> str:
 
 
 # --- ollama_pack.base.single_flight ---
-# Many who ask the same at the same time ask once.
+# What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
 
 _Key = TypeVar("_Key")
 _Shared = TypeVar("_Shared")
+
+_PLACE = "_ollama_pack_speech_state"  # never a module that can be imported
 
 
 class SingleFlight(Generic[_Shared]):
@@ -568,6 +567,21 @@ class JoinedCalls(Generic[_Key, _Shared]):
                 del self._turns[key]
             raise
         self._turns[key] = turn
+
+
+def process_wide(name: str, make: Callable[[], _Shared]) -> _Shared:
+    """The one object of that name in this process, for all plugins, which are files that share no code.
+
+    Only objects of the standard library and of faster_whisper may be kept, because a plugin that is updated
+    while the server runs leaves objects of its older classes behind.
+
+    Args:
+        name: of the object.
+        make: makes it; may be called once too often, when two threads are the first together.
+    """
+    state = sys.modules.setdefault(_PLACE, ModuleType(_PLACE))
+    kept: _Shared = vars(state).setdefault(name, make())
+    return kept
 
 
 # --- ollama_pack.base.breaker ---
@@ -4060,6 +4074,14 @@ def object_at(value: object, *path: str) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
 
 
+# --- ollama_pack.engines.model_ids ---
+# Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#
+# Those that `gpu_router` answers begin with its name, on Open WebUI and on the Pipelines server.
+
+ROUTER = "gpu_router."
+
+
 # --- ollama_pack.engines.ollama.installed ---
 # Which models some Ollama nodes have, and which weights, by `GET /api/tags`. One event loop at a time.
 
@@ -4183,21 +4205,6 @@ def _named(models: _Models, *keys: str) -> Iterable[tuple[str, Mapping[str, Any]
     for model in models:
         if name := next(filter(None, map(model.get, keys)), None):
             yield str(name), model
-
-
-# --- ollama_pack.engines.routed_names ---
-# How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-
-ROUTER = "gpu_router."  # begins their ids
-
-
-# --- ollama_pack.services.cache_state ---
-# What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
-
-# Key in Open WebUI's `__metadata__`, which lives as long as the request. There stand: the `rounds` of it so
-# far, and of the last one that the cache is for the `model` that was asked, the id of the `filter`, and the
-# `ticket` that it gives the answer for. `cached`: nothing is generated for it, which usage_budgets looks at.
-STATE = "ollama_pack_cache"
 
 
 # --- ollama_pack.base.redis ---
@@ -4652,31 +4659,11 @@ _REDIS_CLIENTS: Mapping[str, Callable[[_RedisUrl], RedisClient]] = {
 }
 
 
-# --- ollama_pack.base.process ---
-# One object for all plugins of a process, which are files that share no code.
+# --- ollama_pack.services.valves ---
+# What all valves of the pack have in common: what is refused is told to admins, without what was written.
 #
-# Only objects of the standard library and of faster_whisper may be kept, because a plugin that is updated while
-# the server runs leaves objects of its older classes behind.
-
-_PLACE = "_ollama_pack_speech_state"  # never a module that can be imported
-
-
-def process_wide(name: str, make: Callable[[], T]) -> T:
-    """The one object of that name in this process, made at the first call.
-
-    Args:
-        name: of the object.
-        make: makes it; may be called once too often, when two threads are the first together.
-    """
-    state = sys.modules.setdefault(_PLACE, ModuleType(_PLACE))
-    kept: T = vars(state).setdefault(name, make())
-    return kept
-
-
-# --- ollama_pack.services.refused_valves ---
-# Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#
-# What a process has refused is kept in it for an hour, as plain values: each plugin has a copy of this code.
+# Open WebUI's page only shows that there was an error. What a process has refused is kept in it for an hour, as
+# plain values: each plugin has a copy of this code.
 
 _WHOLE, _NUMBER, _SWITCH = (
     message("must be a whole number"),
@@ -4698,6 +4685,25 @@ _REFUSALS = {
     "string_type": message("must be text"),
 }
 _MODULE = re.compile(r"(?:function|tool)_(\w+)_[0-9a-f]{32}")  # as Open WebUI calls a plugin's module
+
+
+class PackValves(BaseModel):
+    """Valves whose errors reach admins, and do not repeat what was written into them.
+
+    Open WebUI logs the error of a save that failed. Pydantic would put the value into it: a password,
+    a key, or a whole table of nodes with theirs.
+    """
+
+    model_config = ConfigDict(hide_input_in_errors=True)
+
+    def __init__(self, **values: Any) -> None:
+        """Validate the values, as Open WebUI does at each save and each request."""
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            note_refused(type(self), error)
+            raise
+        note_accepted(self)
 
 
 def note_refused(valves: type[BaseModel], error: ValidationError) -> None:
@@ -4749,29 +4755,6 @@ def refusal(problem: Any) -> Message:
         case "literal_error":
             return message("must be one of {choices}", choices=context["expected"])
     return _REFUSALS.get(problem["type"]) or Message(str(problem["msg"]))
-
-
-# --- ollama_pack.services.pack_valves ---
-# What all valves of the pack have in common.
-
-
-class PackValves(BaseModel):
-    """Valves whose errors reach admins, and do not repeat what was written into them.
-
-    Open WebUI logs the error of a save that failed. Pydantic would put the value into it: a password,
-    a key, or a whole table of nodes with theirs.
-    """
-
-    model_config = ConfigDict(hide_input_in_errors=True)
-
-    def __init__(self, **values: Any) -> None:
-        """Validate the values, as Open WebUI does at each save and each request."""
-        try:
-            super().__init__(**values)
-        except ValidationError as error:
-            note_refused(type(self), error)
-            raise
-        note_accepted(self)
 
 
 # --- ollama_pack.services.cache_valves ---
@@ -4957,6 +4940,11 @@ def _is_zero(value: object) -> bool:
 # It is read from a chat's body and the metadata that Open WebUI has with it, and sends to Pipelines too.
 
 LARGE_CHARACTERS = 200_000  # from here on the key is made in a thread
+# What `response_cache_filter` leaves for `response_cache_replay`, as neither file can import the other. It is
+# a key in Open WebUI's `__metadata__`, which lives as long as the request. Its value has the `rounds` so far,
+# and of the last one that the cache is for: the `model` that was asked, the id of the `filter`, and the
+# `ticket` that it gives the answer for. `cached`: nothing is generated for it, which usage_budgets looks at.
+STATE = "ollama_pack_cache"
 _TEMPORARY = ("temporary:", "local:")  # so the id of a chat begins that is kept nowhere; the second is older
 
 
@@ -8324,7 +8312,7 @@ class PendingAnswers:
 
 
 # --- ollama_pack.webui.chats ---
-# Chats of the running Open WebUI. Imports `open_webui` when called, not before.
+# Chats of the running Open WebUI, and their ratings. Imports `open_webui` when called, not before.
 
 _UNSAVED = ("temporary:", "local:", "channel:")  # so ids begin of chats that are not in the table
 
@@ -8868,6 +8856,29 @@ def _apart(request: Any) -> Any:
     return type(request)({**request.scope, "state": state}, request.receive)
 
 
+# --- ollama_pack.webui.audience ---
+# Whom published models are for: the words that an admin writes, and the grants that they stand for.
+
+Grants = frozenset[tuple[str, str, str]]  # principal type, principal id, permission
+
+EVERYBODY: Grants = frozenset({("user", "*", "read")})
+
+
+def grant_forms(grants: Grants) -> list[dict[str, str]]:
+    """Grants as Open WebUI's forms have them, in a fixed order."""
+    keys = ("principal_type", "principal_id", "permission")
+    return [dict(zip(keys, grant, strict=True)) for grant in sorted(grants)]
+
+
+# --- ollama_pack.webui.model_rows ---
+# Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+
+# The row of the response cache's own model. It has no mark: an admin decides on it once it is there.
+REPLAY = "response_cache_replay"
+REPLAY_NAME = "Response cache"
+REPLAY_META = {"hidden": True, "description": "Gives the answers of the response cache."}
+
+
 # --- ollama_pack.webui.models ---
 # What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
 
@@ -8983,71 +8994,36 @@ async def _filled_in(system: str, metadata: Mapping[str, Any], user: Mapping[str
     return "\n".join(str(message["content"]) for message in body["messages"])
 
 
-# --- ollama_pack.webui.reader ---
-# Who reads what the pack says, and in which language.
-
-
-def reader_language(metadata: Mapping[str, Any], request: Any) -> str:
-    """What the user has chosen in Open WebUI's settings; of a client of the API, what its request accepts."""
-    chosen = (metadata.get("variables") or {}).get("{{USER_LANGUAGE}}")
-    return str(chosen or accepted_language(request))
-
-
-def accepted_language(request: Any) -> str:
-    """A request's `Accept-Language`."""
-    return str(request.headers.get("accept-language") or ENGLISH) if request else ENGLISH
-
-
-# --- ollama_pack.webui.audience ---
-# Whom published models are for: the words that an admin writes, and the grants that they stand for.
-
-Grants = frozenset[tuple[str, str, str]]  # principal type, principal id, permission
-
-EVERYBODY: Grants = frozenset({("user", "*", "read")})
-
-
-def grant_forms(grants: Grants) -> list[dict[str, str]]:
-    """Grants as Open WebUI's forms have them, in a fixed order."""
-    keys = ("principal_type", "principal_id", "permission")
-    return [dict(zip(keys, grant, strict=True)) for grant in sorted(grants)]
-
-
-# --- ollama_pack.webui.replay_row ---
-# The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
-
-REPLAY = "response_cache_replay"
+# --- ollama_pack.webui.rows ---
+# Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
 
 
 async def share_replay() -> bool:
-    """Hide the model from the picker and share it with everybody; False: the function is not there, or off.
+    """Hide the response cache's model from the picker and share it with everybody, where it has no row yet.
 
-    Only where it has no row yet: an admin decides on the one that is there.
+    False: the function is not there, or off.
     """
     state = await function_state(REPLAY)
     if state.active:
-        await _make_row(state)
+        await _make_replay_row(state)
     return state.active
 
 
-async def _make_row(state: FunctionState) -> None:
-    from open_webui.models.models import ModelForm, Models  # noqa: PLC0415 - see the top of this module
+async def _make_replay_row(state: FunctionState) -> None:
+    from open_webui.models.models import ModelForm, Models  # noqa: PLC0415
 
     if await Models.get_model_by_id(REPLAY) is not None:
         return
     form = ModelForm(
         id=REPLAY,
-        name="Response cache",
+        name=REPLAY_NAME,
         base_model_id=None,
-        meta={"hidden": True, "description": "Gives the answers of the response cache."},
+        meta=REPLAY_META,
         params={},
         access_grants=grant_forms(EVERYBODY),
         is_active=True,
     )
     await Models.insert_new_model(form, state.owner)  # None: another worker was faster
-
-
-# --- ollama_pack.webui.rows ---
-# Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
 
 
 async def refresh_models(app: Any) -> None:
@@ -9264,6 +9240,21 @@ def current_span(name: str) -> Iterator[Span]:
         return
     with trace.get_tracer(TRACER).start_as_current_span(name, record_exception=False) as span:
         yield span
+
+
+# --- ollama_pack.webui.users ---
+# Users of the running Open WebUI, and the language that they read. Imports `open_webui` when called.
+
+
+def reader_language(metadata: Mapping[str, Any], request: Any) -> str:
+    """What the user has chosen in Open WebUI's settings; of a client of the API, what its request accepts."""
+    chosen = (metadata.get("variables") or {}).get("{{USER_LANGUAGE}}")
+    return str(chosen or accepted_language(request))
+
+
+def accepted_language(request: Any) -> str:
+    """A request's `Accept-Language`."""
+    return str(request.headers.get("accept-language") or ENGLISH) if request else ENGLISH
 
 
 # --- ollama_pack.plugins.functions.response_cache_filter ---

@@ -10,7 +10,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/response_cache_replay.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipe`, line 1524, which the server calls.
+# Begin here: `class Pipe`, line 1527, which the server calls.
 # The modules that it uses come first:
 #     50  base.translations         The translations of all sentences. GENERATED from locale/ by scripts/package.py.
 #    117  base.messages             Sentences for people, in English and in the languages of the catalogue.
@@ -26,12 +26,12 @@ version: 0.1.0
 #    726  routing.errors            What goes wrong with routing.
 #    878  webui.errors              What goes wrong between the pack and Open WebUI.
 #    910  services.answers          An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#   1063  services.cache_state      What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
-#   1072  webui.calling             Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#   1219  engines.front_route       A route in front of a server's own, which sees each answer of a chat before its client does.
-#   1314  webui.early_errors        The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#   1475  webui.reader              Who reads what the pack says, and in which language.
-#   1490  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   1063  services.cacheable        Which requests the cache is for, whose answers they share, and what it is asked.
+#   1075  webui.calling             Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#   1222  engines.front_route       A route in front of a server's own, which sees each answer of a chat before its client does.
+#   1317  webui.early_errors        The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#   1478  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   1498  webui.users               Users of the running Open WebUI, and the language that they read. Imports `open_webui` when called.
 
 import logging
 import re
@@ -1060,11 +1060,14 @@ def _client_status(error: RequestRefusedError) -> int:
     return status if status in client_errors else HTTPStatus.BAD_REQUEST
 
 
-# --- ollama_pack.services.cache_state ---
-# What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
+# --- ollama_pack.services.cacheable ---
+# Which requests the cache is for, whose answers they share, and what it is asked.
+#
+# It is read from a chat's body and the metadata that Open WebUI has with it, and sends to Pipelines too.
 
-# Key in Open WebUI's `__metadata__`, which lives as long as the request. There stand: the `rounds` of it so
-# far, and of the last one that the cache is for the `model` that was asked, the id of the `filter`, and the
+# What `response_cache_filter` leaves for `response_cache_replay`, as neither file can import the other. It is
+# a key in Open WebUI's `__metadata__`, which lives as long as the request. Its value has the `rounds` so far,
+# and of the last one that the cache is for: the `model` that was asked, the id of the `filter`, and the
 # `ticket` that it gives the answer for. `cached`: nothing is generated for it, which usage_budgets looks at.
 STATE = "ollama_pack_cache"
 
@@ -1472,21 +1475,6 @@ def kind_of(body: bytes) -> Literal["prelude", "answer", "error"]:
     return "prelude"
 
 
-# --- ollama_pack.webui.reader ---
-# Who reads what the pack says, and in which language.
-
-
-def reader_language(metadata: Mapping[str, Any], request: Any) -> str:
-    """What the user has chosen in Open WebUI's settings; of a client of the API, what its request accepts."""
-    chosen = (metadata.get("variables") or {}).get("{{USER_LANGUAGE}}")
-    return str(chosen or accepted_language(request))
-
-
-def accepted_language(request: Any) -> str:
-    """A request's `Accept-Language`."""
-    return str(request.headers.get("accept-language") or ENGLISH) if request else ENGLISH
-
-
 # --- ollama_pack.webui.server ---
 # What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
 #
@@ -1505,6 +1493,21 @@ def event_stream(
     from starlette.responses import StreamingResponse  # noqa: PLC0415 - see the top of this module
 
     return StreamingResponse(events, media_type=media_type, headers=headers)
+
+
+# --- ollama_pack.webui.users ---
+# Users of the running Open WebUI, and the language that they read. Imports `open_webui` when called.
+
+
+def reader_language(metadata: Mapping[str, Any], request: Any) -> str:
+    """What the user has chosen in Open WebUI's settings; of a client of the API, what its request accepts."""
+    chosen = (metadata.get("variables") or {}).get("{{USER_LANGUAGE}}")
+    return str(chosen or accepted_language(request))
+
+
+def accepted_language(request: Any) -> str:
+    """A request's `Accept-Language`."""
+    return str(request.headers.get("accept-language") or ENGLISH) if request else ENGLISH
 
 
 # --- ollama_pack.plugins.functions.response_cache_replay ---

@@ -10,31 +10,31 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/usage_budgets.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Filter`, line 2756, which the server calls.
+# Begin here: `class Filter`, line 2775, which the server calls.
 # The modules that it uses come first:
-#     67  base.translations        The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    162  base.messages            Sentences for people, in English and in the languages of the catalogue.
-#    290  base.process             One object for all plugins of a process, which are files that share no code.
-#    313  errors                   The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    333  base.redis               A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#    785  budgets.errors           What goes wrong with budgets.
-#    815  budgets.period           Days, weeks and months in the site's time zone.
-#    884  budgets.table            The budget table: a row a line, read once and then only looked up.
-#   1216  engines.refusals         What a client gets instead of an answer, in the form of each API that clients speak.
-#   1293  budgets.store            What a store of budgets does, and the values that it takes and gives.
-#   1407  budgets.store_redis      Budgets in Redis or Valkey, for any number of replicas. Each step is one run of one script.
-#   1577  budgets.store_sqlite     Budgets in one SQLite file, for the workers of one machine.
-#   1738  services.budgets         Budgets at work: reserve before a chat, settle after it, say what is left.
-#   2078  services.budget_chats    Chats that are under way and their budgets: what each has used so far, by whoever knows it best.
-#   2245  services.cache_state     What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
-#   2254  services.refused_valves  Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#   2332  services.pack_valves     What all valves of the pack have in common.
-#   2355  engines.front_route      A route in front of a server's own, which sees each answer of a chat before its client does.
-#   2450  webui.early_errors       The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#   2597  engines.routed_names     How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   2603  webui.models             What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   2690  webui.reader             Who reads what the pack says, and in which language.
-#   2705  webui.server             What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#     67  base.translations      The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#    162  base.messages          Sentences for people, in English and in the languages of the catalogue.
+#    290  errors                 The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    310  base.redis             A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#    762  base.single_flight     What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
+#    785  base.tables            Tables that admins write as text: a row a line, `#` starts a comment, empty lines are skipped.
+#    816  budgets.errors         What goes wrong with budgets.
+#    832  budgets.period         Days, weeks and months in the site's time zone.
+#    901  budgets.table          The budget table: a row a line, read once and then only looked up.
+#   1231  engines.refusals       What a client gets instead of an answer, in the form of each API that clients speak.
+#   1308  budgets.store          What a store of budgets does, and the values that it takes and gives.
+#   1422  budgets.store_redis    Budgets in Redis or Valkey, for any number of replicas. Each step is one run of one script.
+#   1592  budgets.store_sqlite   Budgets in one SQLite file, for the workers of one machine.
+#   1755  services.budgets       Budgets at work: reserve before a chat, settle after it, say what is left.
+#   2095  services.budget_chats  Chats that are under way and their budgets: what each has used so far, by whoever knows it best.
+#   2262  services.cacheable     Which requests the cache is for, whose answers they share, and what it is asked.
+#   2274  services.valves        What all valves of the pack have in common: what is refused is told to admins, without what was written.
+#   2372  engines.front_route    A route in front of a server's own, which sees each answer of a chat before its client does.
+#   2467  webui.early_errors     The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#   2614  engines.model_ids      Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   2622  webui.models           What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   2709  webui.server           What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   2750  webui.users            Users of the running Open WebUI, and the language that they read. Imports `open_webui` when called.
 
 import asyncio
 import hashlib
@@ -285,29 +285,6 @@ def _filled(template: str, values: Mapping[str, object], language: str) -> str:
         for name, value in values.items()
     }
     return template.format_map(shown)
-
-
-# --- ollama_pack.base.process ---
-# One object for all plugins of a process, which are files that share no code.
-#
-# Only objects of the standard library and of faster_whisper may be kept, because a plugin that is updated while
-# the server runs leaves objects of its older classes behind.
-
-T = TypeVar("T")
-
-_PLACE = "_ollama_pack_speech_state"  # never a module that can be imported
-
-
-def process_wide(name: str, make: Callable[[], T]) -> T:
-    """The one object of that name in this process, made at the first call.
-
-    Args:
-        name: of the object.
-        make: makes it; may be called once too often, when two threads are the first together.
-    """
-    state = sys.modules.setdefault(_PLACE, ModuleType(_PLACE))
-    kept: T = vars(state).setdefault(name, make())
-    return kept
 
 
 # --- ollama_pack.errors ---
@@ -782,18 +759,43 @@ _REDIS_CLIENTS: Mapping[str, Callable[[_RedisUrl], RedisClient]] = {
 }
 
 
-# --- ollama_pack.budgets.errors ---
-# What goes wrong with budgets.
+# --- ollama_pack.base.single_flight ---
+# What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
+
+_Shared = TypeVar("_Shared")
+
+_PLACE = "_ollama_pack_speech_state"  # never a module that can be imported
 
 
-class BudgetTableError(PackError, ValueError):
-    """A row of the budget table cannot be used.
+def process_wide(name: str, make: Callable[[], _Shared]) -> _Shared:
+    """The one object of that name in this process, for all plugins, which are files that share no code.
+
+    Only objects of the standard library and of faster_whisper may be kept, because a plugin that is updated
+    while the server runs leaves objects of its older classes behind.
+
+    Args:
+        name: of the object.
+        make: makes it; may be called once too often, when two threads are the first together.
+    """
+    state = sys.modules.setdefault(_PLACE, ModuleType(_PLACE))
+    kept: _Shared = vars(state).setdefault(name, make())
+    return kept
+
+
+# --- ollama_pack.base.tables ---
+# Tables that admins write as text: a row a line, `#` starts a comment, empty lines are skipped.
+
+_COMMENT = re.compile(r"(?:^|\s)#.*")
+
+
+class TableError(PackError, ValueError):
+    """A row of a table cannot be used.
 
     A `ValueError` too, so that a pydantic validator reports it when an admin saves the valve.
 
     Attributes:
         line: number of the row in the text, from 1.
-        row: the row as it was written.
+        row: the row as it was written, without secrets.
         reason: what is wrong with it and what to do.
     """
 
@@ -802,6 +804,21 @@ class BudgetTableError(PackError, ValueError):
         self.line = line
         self.row = row
         self.reason = reason
+
+
+def table_rows(text: str) -> Iterator[tuple[int, str]]:
+    """The rows of a table as they are written, each with its line's number from 1."""
+    for line, raw in enumerate(text.splitlines(), start=1):
+        if written := _COMMENT.sub("", raw).strip():
+            yield line, written
+
+
+# --- ollama_pack.budgets.errors ---
+# What goes wrong with budgets.
+
+
+class BudgetTableError(TableError):
+    """A row of the budget table cannot be used."""
 
 
 class BudgetStoreError(PackError):
@@ -908,7 +925,6 @@ _UNITS: dict[str, tuple[Measure, int]] = {
 }
 _CLOSEST_FIRST: tuple[SubjectKind, ...] = ("user", "group", "role", "everyone")
 _ROLES = ("user", "admin")
-_BUDGET_COMMENT = re.compile(r"(?:^|\s)#.*")
 _BUDGET_WORD = re.compile(r'[\w-]+="[^"]*"|\S+')
 _table__NUMBER = re.compile(r"[0-9]{1,15}(?:\.[0-9]{1,3})?")
 _MAIL = re.compile(r"[^@\s]+@[^@\s]+")
@@ -1062,14 +1078,13 @@ def parse_budgets(text: str) -> BudgetTable:
         BudgetTableError: naming the row, the value that is wrong and what to do.
     """
     rows: list[BudgetRow] = []
-    for line, raw in enumerate(text.splitlines(), start=1):
-        if written := _BUDGET_COMMENT.sub("", raw).strip():
-            try:
-                row = _parse_row(line, written)
-                _refuse_repeated_row(row, rows)
-            except ValueError as fault:
-                raise BudgetTableError(line, written, said_by(fault)) from None
-            rows.append(row)
+    for line, written in table_rows(text):
+        try:
+            row = _parse_row(line, written)
+            _refuse_repeated_row(row, rows)
+        except ValueError as fault:
+            raise BudgetTableError(line, written, said_by(fault)) from None
+        rows.append(row)
     return BudgetTable(tuple(rows))
 
 
@@ -1576,6 +1591,8 @@ def _counts_in(answer: Any) -> tuple[Count, ...]:
 
 # --- ollama_pack.budgets.store_sqlite ---
 # Budgets in one SQLite file, for the workers of one machine.
+
+T = TypeVar("T")
 
 _LOCK_SECONDS = 2.0  # that a step waits for another process
 _TIDY_SECONDS = 60.0
@@ -2242,19 +2259,23 @@ def _store_of(settings: BudgetSettings) -> BudgetStore:
     return RedisBudgetStore(redis_client(settings.url)) if settings.url else SqliteBudgetStore(settings.path)
 
 
-# --- ollama_pack.services.cache_state ---
-# What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
+# --- ollama_pack.services.cacheable ---
+# Which requests the cache is for, whose answers they share, and what it is asked.
+#
+# It is read from a chat's body and the metadata that Open WebUI has with it, and sends to Pipelines too.
 
-# Key in Open WebUI's `__metadata__`, which lives as long as the request. There stand: the `rounds` of it so
-# far, and of the last one that the cache is for the `model` that was asked, the id of the `filter`, and the
+# What `response_cache_filter` leaves for `response_cache_replay`, as neither file can import the other. It is
+# a key in Open WebUI's `__metadata__`, which lives as long as the request. Its value has the `rounds` so far,
+# and of the last one that the cache is for: the `model` that was asked, the id of the `filter`, and the
 # `ticket` that it gives the answer for. `cached`: nothing is generated for it, which usage_budgets looks at.
 STATE = "ollama_pack_cache"
 
 
-# --- ollama_pack.services.refused_valves ---
-# Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+# --- ollama_pack.services.valves ---
+# What all valves of the pack have in common: what is refused is told to admins, without what was written.
 #
-# What a process has refused is kept in it for an hour, as plain values: each plugin has a copy of this code.
+# Open WebUI's page only shows that there was an error. What a process has refused is kept in it for an hour, as
+# plain values: each plugin has a copy of this code.
 
 _WHOLE, _NUMBER, _SWITCH = (
     message("must be a whole number"),
@@ -2276,6 +2297,25 @@ _REFUSALS = {
     "string_type": message("must be text"),
 }
 _MODULE = re.compile(r"(?:function|tool)_(\w+)_[0-9a-f]{32}")  # as Open WebUI calls a plugin's module
+
+
+class PackValves(BaseModel):
+    """Valves whose errors reach admins, and do not repeat what was written into them.
+
+    Open WebUI logs the error of a save that failed. Pydantic would put the value into it: a password,
+    a key, or a whole table of nodes with theirs.
+    """
+
+    model_config = ConfigDict(hide_input_in_errors=True)
+
+    def __init__(self, **values: Any) -> None:
+        """Validate the values, as Open WebUI does at each save and each request."""
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            note_refused(type(self), error)
+            raise
+        note_accepted(self)
 
 
 def note_refused(valves: type[BaseModel], error: ValidationError) -> None:
@@ -2327,29 +2367,6 @@ def refusal(problem: Any) -> Message:
         case "literal_error":
             return message("must be one of {choices}", choices=context["expected"])
     return _REFUSALS.get(problem["type"]) or Message(str(problem["msg"]))
-
-
-# --- ollama_pack.services.pack_valves ---
-# What all valves of the pack have in common.
-
-
-class PackValves(BaseModel):
-    """Valves whose errors reach admins, and do not repeat what was written into them.
-
-    Open WebUI logs the error of a save that failed. Pydantic would put the value into it: a password,
-    a key, or a whole table of nodes with theirs.
-    """
-
-    model_config = ConfigDict(hide_input_in_errors=True)
-
-    def __init__(self, **values: Any) -> None:
-        """Validate the values, as Open WebUI does at each save and each request."""
-        try:
-            super().__init__(**values)
-        except ValidationError as error:
-            note_refused(type(self), error)
-            raise
-        note_accepted(self)
 
 
 # --- ollama_pack.engines.front_route ---
@@ -2594,10 +2611,12 @@ def kind_of(body: bytes) -> Literal["prelude", "answer", "error"]:
     return "prelude"
 
 
-# --- ollama_pack.engines.routed_names ---
-# How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+# --- ollama_pack.engines.model_ids ---
+# Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#
+# Those that `gpu_router` answers begin with its name, on Open WebUI and on the Pipelines server.
 
-ROUTER = "gpu_router."  # begins their ids
+ROUTER = "gpu_router."
 
 
 # --- ollama_pack.webui.models ---
@@ -2687,21 +2706,6 @@ async def _groups_of(user: Mapping[str, Any]) -> Any:
     return await (look_up(user["id"], include_inherited=True) if inherits else look_up(user["id"]))
 
 
-# --- ollama_pack.webui.reader ---
-# Who reads what the pack says, and in which language.
-
-
-def reader_language(metadata: Mapping[str, Any], request: Any) -> str:
-    """What the user has chosen in Open WebUI's settings; of a client of the API, what its request accepts."""
-    chosen = (metadata.get("variables") or {}).get("{{USER_LANGUAGE}}")
-    return str(chosen or accepted_language(request))
-
-
-def accepted_language(request: Any) -> str:
-    """A request's `Accept-Language`."""
-    return str(request.headers.get("accept-language") or ENGLISH) if request else ENGLISH
-
-
 # --- ollama_pack.webui.server ---
 # What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
 #
@@ -2741,6 +2745,21 @@ def take_over(app: Any, function_id: str, instance: Retiring) -> None:
         running[function_id] = instance
         if before is not None:
             before.retire()
+
+
+# --- ollama_pack.webui.users ---
+# Users of the running Open WebUI, and the language that they read. Imports `open_webui` when called.
+
+
+def reader_language(metadata: Mapping[str, Any], request: Any) -> str:
+    """What the user has chosen in Open WebUI's settings; of a client of the API, what its request accepts."""
+    chosen = (metadata.get("variables") or {}).get("{{USER_LANGUAGE}}")
+    return str(chosen or accepted_language(request))
+
+
+def accepted_language(request: Any) -> str:
+    """A request's `Accept-Language`."""
+    return str(request.headers.get("accept-language") or ENGLISH) if request else ENGLISH
 
 
 # --- ollama_pack.plugins.functions.usage_budgets ---

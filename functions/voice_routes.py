@@ -10,50 +10,48 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/voice_routes.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Event`, line 5746, which the server calls.
+# Begin here: `class Event`, line 5735, which the server calls.
 # The modules that it uses come first:
-#    105  base.translations        The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    211  base.messages            Sentences for people, in English and in the languages of the catalogue.
-#    339  errors                   The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    353  base.process             One object for all plugins of a process, which are files that share no code.
-#    376  services.refused_valves  Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#    454  services.pack_valves     What all valves of the pack have in common.
-#    477  speech.errors            What goes wrong with transcription.
-#    934  speech.languages         The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
-#   1011  speech.language          Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
-#   1105  engines.failures         Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   1141  speech.values            What recordings turn into, and what an engine is.
-#   1398  speech.http_answer       What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
-#   1548  speech.pcm               Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
-#   1636  speech.openai_http       Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
-#   1824  speech.recognizer        The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
-#   1963  speech.sentences         Segments of about a sentence, made from words with times.
-#   2017  speech.whisper_model     Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
-#   2203  speech.whisper           Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
-#   2431  services.voice_settings  The valves of voice transcription, for the tool and the routes, and the engine they ask for.
-#   2587  speech.source            Where a recording comes from: bytes, a path or an open file; and how large it may be.
-#   2671  speech.kept              Transcripts of a while ago: the same recording with the same options is not listened to twice.
-#   2760  speech.containers        What the bytes of a file tell that the decoder does not: whether the file ends before it should.
-#   2924  speech.decode            Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
-#   3535  speech.joining           Putting pieces of text together: with spaces where the script has them between words, else without.
-#   3623  speech.script            Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
-#   3699  speech.turns             One recording at a time on this machine's own processors, in turns between users, each with its place.
-#   3967  speech.vad               Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
-#   4017  speech.windows           Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
-#   4164  speech.transcribe        From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
-#   4434  webui.tracing            Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
-#   4472  webui.errors             What goes wrong between the pack and Open WebUI.
-#   4505  webui.voice_files        Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
-#   4535  services.transcribing    Transcribing on behalf of somebody: by the admin's settings, and not twice.
-#   4655  speech.subtitles         Subtitles: lines that fit on a screen, each shown while it is spoken.
-#   4793  speech.formats           A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
-#   4955  webui.reader             Who reads what the pack says, and in which language.
-#   4964  webui.routes             Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
-#   5111  webui.uploads            A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
-#   5319  services.voice_routes    The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
-#   5577  webui.functions          Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   5628  base.single_flight       Many who ask the same at the same time ask once.
-#   5714  webui.service            What an event function keeps up in a process: its routes, and a task that looks again from time to time.
+#    103  base.translations        The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#    209  base.messages            Sentences for people, in English and in the languages of the catalogue.
+#    337  errors                   The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    351  base.single_flight       What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
+#    454  services.valves          What all valves of the pack have in common: what is refused is told to admins, without what was written.
+#    552  speech.errors            What goes wrong with transcription.
+#   1009  speech.languages         The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
+#   1086  speech.language          Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
+#   1180  engines.failures         Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   1216  speech.values            What recordings turn into, and what an engine is.
+#   1473  speech.http_answer       What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
+#   1623  speech.pcm               Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
+#   1711  speech.openai_http       Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
+#   1899  speech.recognizer        The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
+#   2038  speech.sentences         Segments of about a sentence, made from words with times.
+#   2092  speech.whisper_model     Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
+#   2278  speech.whisper           Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
+#   2506  services.voice_settings  The valves of voice transcription, for the tool and the routes, and the engine they ask for.
+#   2662  speech.source            Where a recording comes from: bytes, a path or an open file; and how large it may be.
+#   2746  speech.kept              Transcripts of a while ago: the same recording with the same options is not listened to twice.
+#   2835  speech.containers        What the bytes of a file tell that the decoder does not: whether the file ends before it should.
+#   2999  speech.decode            Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
+#   3610  speech.joining           Putting pieces of text together: with spaces where the script has them between words, else without.
+#   3698  speech.script            Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
+#   3774  speech.turns             One recording at a time on this machine's own processors, in turns between users, each with its place.
+#   4042  speech.vad               Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
+#   4092  speech.windows           Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
+#   4239  speech.transcribe        From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
+#   4509  webui.tracing            Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#   4547  webui.errors             What goes wrong between the pack and Open WebUI.
+#   4580  webui.voice_files        Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
+#   4610  services.transcribing    Transcribing on behalf of somebody: by the admin's settings, and not twice.
+#   4730  speech.subtitles         Subtitles: lines that fit on a screen, each shown while it is spoken.
+#   4868  speech.formats           A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
+#   5030  webui.routes             Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
+#   5177  webui.uploads            A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
+#   5385  webui.users              Users of the running Open WebUI, and the language that they read. Imports `open_webui` when called.
+#   5394  services.voice_routes    The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
+#   5652  webui.functions          Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   5703  webui.service            What an event function keeps up in a process: its routes, and a task that looks again from time to time.
 
 import asyncio
 import email.message
@@ -350,33 +348,114 @@ def error_code(error: Exception) -> str:
     return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
 
 
-# --- ollama_pack.base.process ---
-# One object for all plugins of a process, which are files that share no code.
-#
-# Only objects of the standard library and of faster_whisper may be kept, because a plugin that is updated while
-# the server runs leaves objects of its older classes behind.
+# --- ollama_pack.base.single_flight ---
+# What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
 
-T = TypeVar("T")
+_Shared = TypeVar("_Shared")
 
 _PLACE = "_ollama_pack_speech_state"  # never a module that can be imported
 
 
-def process_wide(name: str, make: Callable[[], T]) -> T:
-    """The one object of that name in this process, made at the first call.
+class SingleFlight(Generic[_Shared]):
+    """Asks a source at most once at a time, and keeps its answer for a while. One event loop at a time."""
+
+    def __init__(
+        self,
+        ask: Callable[[], Awaitable[_Shared]],
+        seconds: float,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        ahead: bool = False,
+    ) -> None:
+        """Nothing is asked before `get` or `renew`.
+
+        Args:
+            ask: gives the answer; what it raises reaches those who wait, and is not kept.
+            seconds: how old an answer may be when `get` returns it, counted from when it was asked for.
+            clock: monotonic seconds.
+            ahead: `get` asks anew at half of that age, so that hardly anybody waits.
+        """
+        self._ask = ask
+        self._seconds = seconds
+        self._ahead = seconds / 2 if ahead else seconds
+        self._clock = clock
+        self._kept: _Shared | None = None
+        self._asked_at = -math.inf
+        self._task: asyncio.Task[_Shared] | None = None
+
+    @property
+    def kept(self) -> _Shared | None:
+        """The newest answer, however old it is; None: there is none yet."""
+        return self._kept
+
+    @property
+    def age(self) -> float:
+        """Seconds since the kept answer was asked for."""
+        return self._clock() - self._asked_at
+
+    async def get(self) -> _Shared:
+        """The kept answer, or a new one when it is too old."""
+        age = self.age
+        if age <= self._seconds:
+            if age > self._ahead:
+                self.renew()
+            kept: Any = self._kept
+            return kept  # type: ignore[no-any-return] # None may be an answer, too
+        return await asyncio.shield(self.renew())  # one who gives up takes nothing from the others
+
+    def renew(self) -> asyncio.Task[_Shared]:
+        """The question that is under way, or a new one."""
+        if self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._renew())
+            self._task.add_done_callback(_retrieve)
+        return self._task
+
+    def keep(self, answer: _Shared) -> None:
+        """Keep an answer that is known from elsewhere."""
+        self._kept, self._asked_at = answer, self._clock()
+
+    def forget(self) -> None:
+        """Keep nothing, nor what is being asked for now: something has changed."""
+        self._kept, self._asked_at, self._task = None, -math.inf, None
+
+    async def _renew(self) -> _Shared:
+        began, task = self._clock(), asyncio.current_task()
+        try:
+            answer = await self._ask()
+            if self._task is task:
+                self._kept, self._asked_at = answer, began
+            return answer
+        finally:
+            if self._task is task:
+                self._task = None
+
+
+def _retrieve(task: asyncio.Task[Any]) -> None:
+    """Look at the error even when all who waited have left, or asyncio complains of it."""
+    if not task.cancelled():
+        task.exception()
+
+
+def process_wide(name: str, make: Callable[[], _Shared]) -> _Shared:
+    """The one object of that name in this process, for all plugins, which are files that share no code.
+
+    Only objects of the standard library and of faster_whisper may be kept, because a plugin that is updated
+    while the server runs leaves objects of its older classes behind.
 
     Args:
         name: of the object.
         make: makes it; may be called once too often, when two threads are the first together.
     """
     state = sys.modules.setdefault(_PLACE, ModuleType(_PLACE))
-    kept: T = vars(state).setdefault(name, make())
+    kept: _Shared = vars(state).setdefault(name, make())
     return kept
 
 
-# --- ollama_pack.services.refused_valves ---
-# Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+# --- ollama_pack.services.valves ---
+# What all valves of the pack have in common: what is refused is told to admins, without what was written.
 #
-# What a process has refused is kept in it for an hour, as plain values: each plugin has a copy of this code.
+# Open WebUI's page only shows that there was an error. What a process has refused is kept in it for an hour, as
+# plain values: each plugin has a copy of this code.
 
 _WHOLE, _NUMBER, _SWITCH = (
     message("must be a whole number"),
@@ -398,6 +477,25 @@ _REFUSALS = {
     "string_type": message("must be text"),
 }
 _MODULE = re.compile(r"(?:function|tool)_(\w+)_[0-9a-f]{32}")  # as Open WebUI calls a plugin's module
+
+
+class PackValves(BaseModel):
+    """Valves whose errors reach admins, and do not repeat what was written into them.
+
+    Open WebUI logs the error of a save that failed. Pydantic would put the value into it: a password,
+    a key, or a whole table of nodes with theirs.
+    """
+
+    model_config = ConfigDict(hide_input_in_errors=True)
+
+    def __init__(self, **values: Any) -> None:
+        """Validate the values, as Open WebUI does at each save and each request."""
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            note_refused(type(self), error)
+            raise
+        note_accepted(self)
 
 
 def note_refused(valves: type[BaseModel], error: ValidationError) -> None:
@@ -449,29 +547,6 @@ def refusal(problem: Any) -> Message:
         case "literal_error":
             return message("must be one of {choices}", choices=context["expected"])
     return _REFUSALS.get(problem["type"]) or Message(str(problem["msg"]))
-
-
-# --- ollama_pack.services.pack_valves ---
-# What all valves of the pack have in common.
-
-
-class PackValves(BaseModel):
-    """Valves whose errors reach admins, and do not repeat what was written into them.
-
-    Open WebUI logs the error of a save that failed. Pydantic would put the value into it: a password,
-    a key, or a whole table of nodes with theirs.
-    """
-
-    model_config = ConfigDict(hide_input_in_errors=True)
-
-    def __init__(self, **values: Any) -> None:
-        """Validate the values, as Open WebUI does at each save and each request."""
-        try:
-            super().__init__(**values)
-        except ValidationError as error:
-            note_refused(type(self), error)
-            raise
-        note_accepted(self)
 
 
 # --- ollama_pack.speech.errors ---
@@ -4952,15 +5027,6 @@ def _vtt_text(lines: tuple[str, ...]) -> str:
     return "\n".join(lines).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
-# --- ollama_pack.webui.reader ---
-# Who reads what the pack says, and in which language.
-
-
-def accepted_language(request: Any) -> str:
-    """A request's `Accept-Language`."""
-    return str(request.headers.get("accept-language") or ENGLISH) if request else ENGLISH
-
-
 # --- ollama_pack.webui.routes ---
 # Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
 
@@ -5316,6 +5382,15 @@ def _texts(form: Any, name: str) -> list[str]:
     return [value for value in form.getlist(name) if isinstance(value, str)]
 
 
+# --- ollama_pack.webui.users ---
+# Users of the running Open WebUI, and the language that they read. Imports `open_webui` when called.
+
+
+def accepted_language(request: Any) -> str:
+    """A request's `Accept-Language`."""
+    return str(request.headers.get("accept-language") or ENGLISH) if request else ENGLISH
+
+
 # --- ollama_pack.services.voice_routes ---
 # The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
 
@@ -5623,92 +5698,6 @@ async def live_function(app: Any, function_id: str) -> Any:
     from open_webui.functions import get_function_module_by_id  # noqa: PLC0415
 
     return await get_function_module_by_id(SimpleNamespace(app=app), function_id)
-
-
-# --- ollama_pack.base.single_flight ---
-# Many who ask the same at the same time ask once.
-
-_Shared = TypeVar("_Shared")
-
-
-class SingleFlight(Generic[_Shared]):
-    """Asks a source at most once at a time, and keeps its answer for a while. One event loop at a time."""
-
-    def __init__(
-        self,
-        ask: Callable[[], Awaitable[_Shared]],
-        seconds: float,
-        clock: Callable[[], float] = time.monotonic,
-        *,
-        ahead: bool = False,
-    ) -> None:
-        """Nothing is asked before `get` or `renew`.
-
-        Args:
-            ask: gives the answer; what it raises reaches those who wait, and is not kept.
-            seconds: how old an answer may be when `get` returns it, counted from when it was asked for.
-            clock: monotonic seconds.
-            ahead: `get` asks anew at half of that age, so that hardly anybody waits.
-        """
-        self._ask = ask
-        self._seconds = seconds
-        self._ahead = seconds / 2 if ahead else seconds
-        self._clock = clock
-        self._kept: _Shared | None = None
-        self._asked_at = -math.inf
-        self._task: asyncio.Task[_Shared] | None = None
-
-    @property
-    def kept(self) -> _Shared | None:
-        """The newest answer, however old it is; None: there is none yet."""
-        return self._kept
-
-    @property
-    def age(self) -> float:
-        """Seconds since the kept answer was asked for."""
-        return self._clock() - self._asked_at
-
-    async def get(self) -> _Shared:
-        """The kept answer, or a new one when it is too old."""
-        age = self.age
-        if age <= self._seconds:
-            if age > self._ahead:
-                self.renew()
-            kept: Any = self._kept
-            return kept  # type: ignore[no-any-return] # None may be an answer, too
-        return await asyncio.shield(self.renew())  # one who gives up takes nothing from the others
-
-    def renew(self) -> asyncio.Task[_Shared]:
-        """The question that is under way, or a new one."""
-        if self._task is None:
-            self._task = asyncio.get_running_loop().create_task(self._renew())
-            self._task.add_done_callback(_retrieve)
-        return self._task
-
-    def keep(self, answer: _Shared) -> None:
-        """Keep an answer that is known from elsewhere."""
-        self._kept, self._asked_at = answer, self._clock()
-
-    def forget(self) -> None:
-        """Keep nothing, nor what is being asked for now: something has changed."""
-        self._kept, self._asked_at, self._task = None, -math.inf, None
-
-    async def _renew(self) -> _Shared:
-        began, task = self._clock(), asyncio.current_task()
-        try:
-            answer = await self._ask()
-            if self._task is task:
-                self._kept, self._asked_at = answer, began
-            return answer
-        finally:
-            if self._task is task:
-                self._task = None
-
-
-def _retrieve(task: asyncio.Task[Any]) -> None:
-    """Look at the error even when all who waited have left, or asyncio complains of it."""
-    if not task.cancelled():
-        task.exception()
 
 
 # --- ollama_pack.webui.service ---

@@ -9,121 +9,119 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/pipelines/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipeline`, line 16709, which the server calls.
+# Begin here: `class Pipeline`, line 16640, which the server calls.
 # The modules that it uses come first:
-#    202  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    503  base.messages                  Sentences for people, in English and in the languages of the catalogue.
-#    631  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    657  aliases.errors                 What goes wrong with aliases.
-#    714  engines.errors                 What goes wrong with a node.
-#    884  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#   1014  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#   1089  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
-#   1150  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   1279  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
-#   1356  fit.memory                     How much memory a model takes while it runs: a pure function of its shape and of what it is loaded with.
-#   1524  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
-#   1572  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
-#   1899  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
-#   1988  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
-#   2036  routing.decide.cost            What sending a request to a node costs, term by term.
-#   2148  routing.errors                 What goes wrong with routing.
-#   2354  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   2501  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
-#   2539  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
-#   2904  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
-#   3318  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
-#   3442  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   3544  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
-#   3673  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
-#   3792  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
-#   3916  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
-#   4027  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
-#   4177  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   4311  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
-#   4635  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
-#   4857  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
-#   4974  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
-#   5032  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
-#   5097  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
-#   5246  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
-#   5379  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
-#   5554  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
-#   5904  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
-#   5989  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   6032  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   6137  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#   6429  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
-#   6633  engines.vectors                Vectors for texts, as an engine gives them.
-#   6664  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
-#   6945  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
-#   7003  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
-#   7100  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
-#   7303  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
-#   7474  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
-#   7827  routing.nodes                  The `nodes` valve: a row a line, read once.
-#   8180  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
-#   8266  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
-#   8440  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
-#   8636  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
-#   8733  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
-#   8814  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
-#   8880  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
-#   8929  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#   9005  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
-#   9092  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
-#   9200  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
-#   9689  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
-#   9870  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
-#  10055  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
-#  10293  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
-#  10396  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#  10402  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
-#  10510  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-#  10627  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
-#  10880  routing.state.demand           How often each set of weights is asked for, over the last minutes.
-#  10913  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-#  11097  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#  11132  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#  11800  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#  11876  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#  12022  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#  12222  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
-#  12362  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  12422  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
-#  12927  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
-#  13102  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
-#  13442  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  13751  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  13866  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  14486  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, the admin's dashboard, and a plan.
-#  14553  cache.errors                   What goes wrong with the cache.
-#  14573  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  14589  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  14738  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
-#  14867  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
-#  15036  base.single_flight             Many who ask the same at the same time ask once.
-#  15122  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
-#  15361  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#  15813  base.process                   One object for all plugins of a process, which are files that share no code.
-#  15834  services.activity              What chats did in this process, until somebody writes it into the history.
-#  15901  services.history               The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
-#  16255  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  16356  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  16391  services.pipeline_requests     What a pipeline can know of a request, how it tells the next one, and the others of its server.
-#  16474  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
-#  16592  services.refused_valves        Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#  16670  services.pack_valves           What all valves of the pack have in common.
-#  16693  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
-#  16782  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#  17146  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#  17204  aliases.published              Which names of a table can be published as models, and what answers for them.
-#  17240  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  17358  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  17475  services.router_valves         The valves of the router, wherever it runs.
-#  17629  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  17743  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  18004  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#    200  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#    501  base.messages                  Sentences for people, in English and in the languages of the catalogue.
+#    629  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    655  base.tables                    Tables that admins write as text: a row a line, `#` starts a comment, empty lines are skipped.
+#    686  aliases.errors                 What goes wrong with aliases.
+#    729  engines.errors                 What goes wrong with a node.
+#    899  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#   1029  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#   1104  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
+#   1165  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   1294  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
+#   1371  fit.memory                     How much memory a model takes while it runs: a pure function of its shape and of what it is loaded with.
+#   1539  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
+#   1587  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
+#   1914  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
+#   2003  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
+#   2051  routing.decide.cost            What sending a request to a node costs, term by term.
+#   2163  routing.errors                 What goes wrong with routing.
+#   2345  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   2492  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
+#   2530  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
+#   2895  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
+#   3309  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
+#   3433  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   3535  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
+#   3664  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
+#   3783  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
+#   3907  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
+#   4018  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
+#   4168  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   4302  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
+#   4626  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
+#   4848  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
+#   4965  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
+#   5023  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
+#   5088  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
+#   5237  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
+#   5370  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
+#   5545  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
+#   5895  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
+#   5980  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   6026  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   6131  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   6423  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
+#   6627  engines.vectors                Vectors for texts, as an engine gives them.
+#   6658  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
+#   6928  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
+#   6986  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
+#   7083  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
+#   7286  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
+#   7457  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
+#   7792  routing.nodes                  The `nodes` valve: a row a line, read once.
+#   8143  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
+#   8229  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
+#   8403  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
+#   8599  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
+#   8692  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
+#   8773  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
+#   8839  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
+#   8888  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   8964  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
+#   9051  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
+#   9159  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
+#   9648  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
+#   9829  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
+#  10001  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
+#  10239  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
+#  10342  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
+#  10450  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+#  10567  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
+#  10820  routing.state.demand           How often each set of weights is asked for, over the last minutes.
+#  10853  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+#  11037  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#  11072  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#  11740  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#  11816  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#  11962  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#  12162  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
+#  12302  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  12362  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
+#  12867  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
+#  13040  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
+#  13380  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  13689  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  13804  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  14424  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, the admin's dashboard, and a plan.
+#  14491  cache.errors                   What goes wrong with the cache.
+#  14511  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  14527  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  14676  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
+#  14805  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
+#  14974  base.single_flight             What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
+#  15077  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
+#  15316  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#  15768  services.activity              What chats did in this process, until somebody writes it into the history.
+#  15835  services.history               The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
+#  16189  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  16290  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  16325  services.pipeline_requests     What a pipeline can know of a request, how it tells the next one, and the others of its server.
+#  16408  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
+#  16526  services.valves                What all valves of the pack have in common: what is refused is told to admins, without what was written.
+#  16624  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
+#  16713  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#  17072  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#  17130  aliases.published              Which names of a table can be published as models, and what answers for them.
+#  17166  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  17284  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  17401  services.router_valves         The valves of the router, wherever it runs.
+#  17555  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  17669  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  17930  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
 
 import asyncio
 import base64
@@ -654,6 +652,37 @@ def error_code(error: Exception) -> str:
     return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
 
 
+# --- ollama_pack.base.tables ---
+# Tables that admins write as text: a row a line, `#` starts a comment, empty lines are skipped.
+
+_COMMENT = re.compile(r"(?:^|\s)#.*")
+
+
+class TableError(PackError, ValueError):
+    """A row of a table cannot be used.
+
+    A `ValueError` too, so that a pydantic validator reports it when an admin saves the valve.
+
+    Attributes:
+        line: number of the row in the text, from 1.
+        row: the row as it was written, without secrets.
+        reason: what is wrong with it and what to do.
+    """
+
+    def __init__(self, line: int, row: str, reason: str) -> None:
+        super().__init__(message("row {line} ({row!r}): {reason}", line=line, row=row, reason=reason))
+        self.line = line
+        self.row = row
+        self.reason = reason
+
+
+def table_rows(text: str) -> Iterator[tuple[int, str]]:
+    """The rows of a table as they are written, each with its line's number from 1."""
+    for line, raw in enumerate(text.splitlines(), start=1):
+        if written := _COMMENT.sub("", raw).strip():
+            yield line, written
+
+
 # --- ollama_pack.aliases.errors ---
 # What goes wrong with aliases.
 
@@ -671,22 +700,8 @@ def why_not(model: str, reason: str) -> Message:
     return message("no node can answer with {model} now", model=model)
 
 
-class AliasTableError(PackError, ValueError):
-    """A row of an alias table cannot be used.
-
-    A `ValueError` too, so that a pydantic validator reports it when an admin saves the valve.
-
-    Attributes:
-        line: number of the row in the text, from 1.
-        row: the row as it was written.
-        reason: what is wrong with it and what to do.
-    """
-
-    def __init__(self, line: int, row: str, reason: str) -> None:
-        super().__init__(message("row {line} ({row!r}): {reason}", line=line, row=row, reason=reason))
-        self.line = line
-        self.row = row
-        self.reason = reason
+class AliasTableError(TableError):
+    """A row of an alias table cannot be used."""
 
 
 class AliasUnavailableError(PackError):
@@ -2149,36 +2164,12 @@ def overwrite_prefix(
 # What goes wrong with routing.
 
 
-class NodeTableError(PackError, ValueError):
-    """A row of the `nodes` valve cannot be used. A `ValueError` too, as `AliasTableError` is.
-
-    Attributes:
-        line: number of the row in the text, from 1.
-        row: the row as it was written, but for its key.
-        reason: what is wrong with it and what to do.
-    """
-
-    def __init__(self, line: int, row: str, reason: str) -> None:
-        super().__init__(message("row {line} ({row!r}): {reason}", line=line, row=row, reason=reason))
-        self.line = line
-        self.row = row
-        self.reason = reason
+class NodeTableError(TableError):
+    """A row of the `nodes` valve cannot be used."""
 
 
-class WarmTableError(PackError, ValueError):
-    """A row of the `warm` valve cannot be used. A `ValueError` too, as `AliasTableError` is.
-
-    Attributes:
-        line: number of the row in the text, from 1.
-        row: the row as it was written.
-        reason: what is wrong with it and what to do.
-    """
-
-    def __init__(self, line: int, row: str, reason: str) -> None:
-        super().__init__(message("row {line} ({row!r}): {reason}", line=line, row=row, reason=reason))
-        self.line = line
-        self.row = row
-        self.reason = reason
+class WarmTableError(TableError):
+    """A row of the `warm` valve cannot be used."""
 
 
 class RoutingError(PackError):
@@ -5988,7 +5979,10 @@ def _hashed(name: str, key: bytes = b"") -> str:
 
 # --- ollama_pack.engines.model_ids ---
 # Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#
+# Those that `gpu_router` answers begin with its name, on Open WebUI and on the Pipelines server.
 
+ROUTER = "gpu_router."
 MAX_ID = 200  # Open WebUI takes 256 characters, the router's own prefix included
 
 _UNFIT = re.compile(r"[^\w./:@+~-]+")
@@ -6677,9 +6671,6 @@ class NodeClient(Protocol):
     def name(self) -> str:
         """The node's address, as it may be shown."""
 
-    async def version(self) -> str:
-        """The version of the engine."""
-
     async def tags(self) -> tuple[ListedModel, ...]:
         """The models that the node has."""
 
@@ -6746,14 +6737,6 @@ class OllamaClient:
     def name(self) -> str:
         """The node's address, as it may be shown: without user name, password and query."""
         return self._node.name
-
-    async def version(self) -> str:
-        """The version of the Ollama, such as 0.17.4; empty where it is not told.
-
-        Raises:
-            NodeError: the node does not answer as it should.
-        """
-        return str((await self._node.ask("/api/version")).get("version") or "")
 
     async def tags(self) -> tuple[ListedModel, ...]:
         """The models that the node has. Entries that cannot be read are passed over, which is logged once.
@@ -7482,12 +7465,6 @@ _V1 = "/v1"
 # A path with a version in it, or with OpenAI's name at its end, is all of the base address: nothing is added.
 _WHOLE_BASE = re.compile(r"https?://[^/]+(?:/.*)?/(?:v\d+\w*(?:/.*)?|openai)", re.IGNORECASE)
 # Where an engine tells its version, and under which name: vLLM, llama.cpp, SGLang, and SGLang before 0.5.
-_VERSIONS = (
-    ("/version", "version"),
-    ("/props", "build_info"),
-    ("/server_info", "version"),
-    ("/get_server_info", "version"),
-)
 # By which the routers of vLLM (`consistent_hash`, and its production stack with this `--session-key`) and of
 # SGLang keep a session at one engine.
 SESSION_HEADERS = ("X-Session-Id", "X-SMG-Routing-Key")
@@ -7535,18 +7512,6 @@ class OpenAIClient:
     def name(self) -> str:
         """The node's address, as it may be shown: without `/v1`, user name, password and query."""
         return self._node.name
-
-    async def version(self) -> str:
-        """The version of the engine; empty where it is not told.
-
-        Raises:
-            NodeError: the node does not answer as it should.
-        """
-        for path, key in _VERSIONS:
-            version = (await self._told(path)).get(key)
-            if isinstance(version, str) and version:
-                return version
-        return ""
 
     async def tags(self) -> tuple[ListedModel, ...]:
         """The models that the engine serves, or can load.
@@ -7850,7 +7815,6 @@ DISCOVERED = (SRV, PODS)  # addresses that stand for several servers
 MAX_WEIGHT = 100.0
 MAX_DECLARED_SLOTS = 1024
 
-_NODE_COMMENT = re.compile(r"(?:^|\s)#.*")
 _NODE_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,63}")
 _NODE_PODS = re.compile(r"k8s://[a-z0-9-]{1,63}/[A-Za-z0-9_./=!,-]{1,500}:[1-9][0-9]{0,4}")
 _NODE_SRV = re.compile(r"dns\+srv://(?:[0-9.]+(?::[0-9]{1,5})?/)?(?:[\w-]{1,63}\.)+[\w-]{1,63}\.?")
@@ -7941,13 +7905,12 @@ def parse_nodes(text: str) -> tuple[NodeRow, ...]:
         NodeTableError: naming the row and what is wrong with it.
     """
     rows: list[NodeRow] = []
-    for line, raw in enumerate(text.splitlines(), start=1):
-        if written := _NODE_COMMENT.sub("", raw).strip():
-            try:
-                rows.append(_parse_node(line, written))
-                _refuse_repeated(rows)
-            except ValueError as fault:
-                raise NodeTableError(line, *_without_secrets(written, said_by(fault))) from None
+    for line, written in table_rows(text):
+        try:
+            rows.append(_parse_node(line, written))
+            _refuse_repeated(rows)
+        except ValueError as fault:
+            raise NodeTableError(line, *_without_secrets(written, said_by(fault))) from None
     return tuple(rows)
 
 
@@ -8655,10 +8618,6 @@ class ListedClient:
     def name(self) -> str:
         """The node's address, as it may be shown."""
         return self._client.name
-
-    async def version(self) -> str:
-        """The version of the engine."""
-        return await self._client.version()
 
     async def tags(self) -> tuple[ListedModel, ...]:
         """The models that are offered."""
@@ -9877,23 +9836,6 @@ _NOT_SIGNED_IN = frozenset({401, 403, 407})
 MISSES = 2  # looks in a row that run out of time before a node counts as gone: it may just be busy
 
 
-@dataclass(frozen=True, slots=True)
-class WatchedNode:
-    """What is known of a node, at one moment.
-
-    Attributes:
-        models: what it has, or had when it last answered.
-        seen_at: when it last answered, on the caller's clock; None: never.
-        fault: what was wrong the last time; empty: nothing.
-        others: models that do not chat, such as embedders.
-    """
-
-    models: tuple[NodeModel, ...] = ()
-    seen_at: float | None = None
-    fault: str = ""
-    others: tuple[NodeModel, ...] = ()
-
-
 def node_client(row: NodeRow, session: aiohttp.ClientSession) -> NodeClient:
     """The client for a node of its kind."""
     headers = row.way_in.fixed_headers
@@ -9912,7 +9854,10 @@ class NodeWatch:
         """Take what is needed later; nothing is asked yet."""
         self.row = row
         self.client = client
-        self.known = WatchedNode()
+        self.models: tuple[NodeModel, ...] = ()  # what it has, or had when it last answered
+        self.others: tuple[NodeModel, ...] = ()  # models that do not chat, such as embedders
+        self.answered_at: float | None = None  # the last time; None: never
+        self.fault = ""  # what was wrong the last time; empty: nothing
         self.gpus = GpuReport(reason=message("not looked at yet"))
         self.looked = asyncio.Event()  # at least once, with or without an answer
         self.hurry = asyncio.Event()  # look again now
@@ -9931,7 +9876,7 @@ class NodeWatch:
             look = await self._probe.look()
         except NodeError as error:
             self._missed = MISSES if isinstance(error, NodeUnreachableError) else self._missed + 1
-            self.known = replace(self.known, fault=self._fault(error))
+            self.fault = self._fault(error)
             return None
         finally:
             self.looked.set()
@@ -9939,7 +9884,8 @@ class NodeWatch:
         self.is_whole = self.is_whole or look.is_whole
         if not self.is_whole:
             self.hurry.set()
-        self.known = WatchedNode(look.models, self._clock(), others=look.others)
+        self.models, self.others = look.models, look.others
+        self.answered_at, self.fault = self._clock(), ""
         self.seen_at = asked_at
         blobs = {fold_name(model.name): model.installed.blob for model in look.models}
         residents = look.residents
@@ -9954,7 +9900,7 @@ class NodeWatch:
 
         A look from before `since`, when it was asked for, shows nothing.
         """
-        model = next((model for model in self.known.models if model.name == name), None)
+        model = next((model for model in self.models if model.name == name), None)
         if model is None or model.installed.fixed or self._loaded is None or self.seen_at < since:
             return False
         return model.installed.blob not in self._loaded
@@ -10014,28 +9960,28 @@ class NodeWatch:
     @property
     def is_gone(self) -> bool:
         """Nothing is to be expected from it: no connection, or no answer several times."""
-        return self._missed >= MISSES or self.known.seen_at is None
+        return self._missed >= MISSES or self.answered_at is None
 
     @property
     def is_listed(self) -> bool:
         """Whether its models are offered: it answers, or did a short while ago."""
-        seen = self.known.seen_at
-        return not self.leaving and seen is not None and self._clock() - seen < GRACE_SECONDS
+        at = self.answered_at
+        return not self.leaving and at is not None and self._clock() - at < GRACE_SECONDS
 
     def has_any(self, models: Iterable[str]) -> bool:
         """Whether it has one of these, by whatever name it lists it, or had when it last answered."""
         names = {fold_name(name) for model in models for name in auto_parts(model)[0]}
-        return any(fold_name(model.name) in names for model in self.known.models)
+        return any(fold_name(model.name) in names for model in self.models)
 
     def holds(self, model: str) -> bool:
         """Whether a model is in its memory, by the name that the node lists."""
-        everything = (*self.known.models, *self.known.others)
+        everything = (*self.models, *self.others)
         blobs = {known.installed.blob for known in everything if known.name == model}
         return bool(self._loaded and self._loaded & {*blobs, fold_name(model)})
 
     def names_of(self, model: str) -> frozenset[str]:
         """The names by which the node lists these weights, such as those that `ollama cp` has made."""
-        blobs = {known.name: known.installed.blob for known in self.known.models}
+        blobs = {known.name: known.installed.blob for known in self.models}
         return frozenset(name for name, blob in blobs.items() if blob == blobs.get(model))
 
     def stop(self) -> None:
@@ -10287,7 +10233,7 @@ def is_about_request(error: RetryableNodeError) -> bool:
 
 
 def _known_thinking(watch: NodeWatch, name: str) -> Thinking | None:
-    return next((model.thinking for model in watch.known.models if model.name == name), None)
+    return next((model.thinking for model in watch.models if model.name == name), None)
 
 
 # --- ollama_pack.routing.dispatch.counts ---
@@ -10391,12 +10337,6 @@ class RouterCounts:
         if pair not in self.models and len(self.models) >= MAX_PAIRS:
             pair = assignment.node, OTHER
         return self.models.setdefault(pair, ModelCounts())
-
-
-# --- ollama_pack.engines.routed_names ---
-# How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-
-ROUTER = "gpu_router."  # begins their ids
 
 
 # --- ollama_pack.routing.dispatch.record ---
@@ -12936,7 +12876,6 @@ def _free(node: NodeView) -> int:
 MAX_WARM_ROWS = 200
 MAX_COPIES = 64
 _DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
-_WARM_COMMENT = re.compile(r"(?:^|\s)#.*")
 _SPAN = re.compile(
     r"(?:(?P<days>[a-z]{3}(?:-[a-z]{3})?)\s+)?(?P<begins>[0-9]{1,2}:[0-9]{2})-(?P<ends>[0-9]{1,2}:[0-9]{2})"
 )
@@ -13005,13 +12944,12 @@ def parse_warm(text: str) -> tuple[WarmRow, ...]:
         WarmTableError: naming the row and what is wrong with it.
     """
     rows: list[WarmRow] = []
-    for line, raw in enumerate(text.splitlines(), start=1):
-        if written := _WARM_COMMENT.sub("", raw).strip():
-            try:
-                rows.append(_warm_row(line, written))
-                _refuse_more(rows)
-            except ValueError as fault:
-                raise WarmTableError(line, written, said_by(fault)) from None
+    for line, written in table_rows(text):
+        try:
+            rows.append(_warm_row(line, written))
+            _refuse_more(rows)
+        except ValueError as fault:
+            raise WarmTableError(line, written, said_by(fault)) from None
     return tuple(rows)
 
 
@@ -13357,7 +13295,7 @@ class Upkeep:
     async def _without_chats(self, state: PullState) -> AsyncIterator[None]:
         """Give the node nothing new, where the others have all its models, and wait until it is idle."""
         node = state.node
-        models = frozenset(fold_name(model.name) for model in self._fleet.nodes[node].known.models)
+        models = frozenset(fold_name(model.name) for model in self._fleet.nodes[node].models)
         if not self._can_spare(node, models):
             yield
             return
@@ -13394,7 +13332,7 @@ class Upkeep:
         others: set[str] = set()
         for name, watch in self._fleet.nodes.items():
             if name != node and name not in self.drained and self._fleet.is_healthy(name):
-                others |= {fold_name(model.name) for model in watch.known.models}
+                others |= {fold_name(model.name) for model in watch.models}
         return others.issuperset(models)
 
     # --- what other workers pull ---
@@ -13801,7 +13739,7 @@ class NodePoller:
     def is_complete(self) -> bool:
         """Whether every node has been looked at once, and those that answer have told of all their models."""
         watches = self._nodes.values()
-        return all(watch.looked.is_set() and (watch.is_whole or watch.known.fault) for watch in watches)
+        return all(watch.looked.is_set() and (watch.is_whole or watch.fault) for watch in watches)
 
     async def ready(self, seconds: float = FIRST_LOOK_SECONDS) -> None:
         """Wait until every node has been looked at once, but no longer than this."""
@@ -13849,7 +13787,7 @@ class NodePoller:
 
     def catalogue(self) -> Catalogue:
         """The models of all nodes that answer, or did a short while ago."""
-        listed = tuple((name, watch.known.models) for name, watch in self._nodes.items() if watch.is_listed)
+        listed = tuple((name, watch.models) for name, watch in self._nodes.items() if watch.is_listed)
         if listed != self._made[0]:
             self._made = listed, build_catalogue(dict(listed))
         return self._made[1]
@@ -14227,7 +14165,7 @@ class Router:
 
     def no_node(self, models: Sequence[str]) -> NoNodeError:
         """The error that says why no node can have these models."""
-        silent = {name: watch.known.fault for name, watch in self.nodes.items() if watch.known.fault}
+        silent = {name: watch.fault for name, watch in self.nodes.items() if watch.fault}
         return NoNodeError(tuple(models), tuple(self.nodes), silent)
 
     def _decide(self) -> None:
@@ -14347,7 +14285,7 @@ class Router:
         if self.scheduler.cluster.can_answer(models):
             return {}
         return {
-            name: watch.known.fault or self._failure(name, models)
+            name: watch.fault or self._failure(name, models)
             for name, watch in self.nodes.items()
             if watch.has_any(models)
         }
@@ -14522,7 +14460,7 @@ def _node_details(router: Router, view: NodeView) -> dict[str, Any]:
     return {
         "own": router.own_in_flight(view.name),
         "gpu_reason": router.nodes[view.name].gpus.reason,
-        "fault": router.nodes[view.name].known.fault,
+        "fault": router.nodes[view.name].fault,
         "breaker": router.scheduler.cluster.nodes[view.name].breaker.state(now),
         "runners": [_runner_details(runner) for runner in view.runners],
         "rates": {blob[:12]: _rate_details(view, blob) for blob in view.rates},
@@ -15034,9 +14972,11 @@ class _LoopThread:
 
 
 # --- ollama_pack.base.single_flight ---
-# Many who ask the same at the same time ask once.
+# What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
 
 _Shared = TypeVar("_Shared")
+
+_PLACE = "_ollama_pack_speech_state"  # never a module that can be imported
 
 
 class SingleFlight(Generic[_Shared]):
@@ -15117,6 +15057,21 @@ def _retrieve(task: asyncio.Task[Any]) -> None:
     """Look at the error even when all who waited have left, or asyncio complains of it."""
     if not task.cancelled():
         task.exception()
+
+
+def process_wide(name: str, make: Callable[[], _Shared]) -> _Shared:
+    """The one object of that name in this process, for all plugins, which are files that share no code.
+
+    Only objects of the standard library and of faster_whisper may be kept, because a plugin that is updated
+    while the server runs leaves objects of its older classes behind.
+
+    Args:
+        name: of the object.
+        make: makes it; may be called once too often, when two threads are the first together.
+    """
+    state = sys.modules.setdefault(_PLACE, ModuleType(_PLACE))
+    kept: _Shared = vars(state).setdefault(name, make())
+    return kept
 
 
 # --- ollama_pack.services.discovery ---
@@ -15808,27 +15763,6 @@ _REDIS_CLIENTS: Mapping[str, Callable[[_RedisUrl], RedisClient]] = {
     **dict.fromkeys(("redis+sentinel", "rediss+sentinel"), _sentinel_client),
     **dict.fromkeys(("redis+cluster", "rediss+cluster"), _cluster_client),
 }
-
-
-# --- ollama_pack.base.process ---
-# One object for all plugins of a process, which are files that share no code.
-#
-# Only objects of the standard library and of faster_whisper may be kept, because a plugin that is updated while
-# the server runs leaves objects of its older classes behind.
-
-_PLACE = "_ollama_pack_speech_state"  # never a module that can be imported
-
-
-def process_wide(name: str, make: Callable[[], T]) -> T:
-    """The one object of that name in this process, made at the first call.
-
-    Args:
-        name: of the object.
-        make: makes it; may be called once too often, when two threads are the first together.
-    """
-    state = sys.modules.setdefault(_PLACE, ModuleType(_PLACE))
-    kept: T = vars(state).setdefault(name, make())
-    return kept
 
 
 # --- ollama_pack.services.activity ---
@@ -16589,10 +16523,11 @@ def early_refusal(beginning: bytes) -> Refusal | None:
     return Refusal(**{name: error[name] for name in _REFUSAL_KEYS})
 
 
-# --- ollama_pack.services.refused_valves ---
-# Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+# --- ollama_pack.services.valves ---
+# What all valves of the pack have in common: what is refused is told to admins, without what was written.
 #
-# What a process has refused is kept in it for an hour, as plain values: each plugin has a copy of this code.
+# Open WebUI's page only shows that there was an error. What a process has refused is kept in it for an hour, as
+# plain values: each plugin has a copy of this code.
 
 _WHOLE, _NUMBER, _SWITCH = (
     message("must be a whole number"),
@@ -16616,11 +16551,30 @@ _REFUSALS = {
 _MODULE = re.compile(r"(?:function|tool)_(\w+)_[0-9a-f]{32}")  # as Open WebUI calls a plugin's module
 
 
+class PackValves(BaseModel):
+    """Valves whose errors reach admins, and do not repeat what was written into them.
+
+    Open WebUI logs the error of a save that failed. Pydantic would put the value into it: a password,
+    a key, or a whole table of nodes with theirs.
+    """
+
+    model_config = ConfigDict(hide_input_in_errors=True)
+
+    def __init__(self, **values: Any) -> None:
+        """Validate the values, as Open WebUI does at each save and each request."""
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            note_refused(type(self), error)
+            raise
+        note_accepted(self)
+
+
 def note_refused(valves: type[BaseModel], error: ValidationError) -> None:
     """An admin has saved valves that the plugin refuses, or such valves are stored."""
     if plugin := _plugin_of(valves):
         said = joined(
-            (_refused_valves__said(one) for one in error.errors(include_url=False, include_input=False)), message("; ")
+            (_valves__said(one) for one in error.errors(include_url=False, include_input=False)), message("; ")
         )
         words = {language: in_language(said, language) for language in (ENGLISH, *TRANSLATIONS)}
         _refused()[plugin] = {"at": time.time(), "said": words, "told": False}
@@ -16646,7 +16600,7 @@ def _plugin_of(valves: type[BaseModel]) -> str:
     return found[1] if found and valves.__name__ == "Valves" else ""
 
 
-def _refused_valves__said(problem: Any) -> Message:
+def _valves__said(problem: Any) -> Message:
     """One of pydantic's errors as `valve: reason`."""
     valve = ".".join(map(str, problem["loc"]))
     return joined([valve, refusal(problem)], message(": "))
@@ -16665,29 +16619,6 @@ def refusal(problem: Any) -> Message:
         case "literal_error":
             return message("must be one of {choices}", choices=context["expected"])
     return _REFUSALS.get(problem["type"]) or Message(str(problem["msg"]))
-
-
-# --- ollama_pack.services.pack_valves ---
-# What all valves of the pack have in common.
-
-
-class PackValves(BaseModel):
-    """Valves whose errors reach admins, and do not repeat what was written into them.
-
-    Open WebUI logs the error of a save that failed. Pydantic would put the value into it: a password,
-    a key, or a whole table of nodes with theirs.
-    """
-
-    model_config = ConfigDict(hide_input_in_errors=True)
-
-    def __init__(self, **values: Any) -> None:
-        """Validate the values, as Open WebUI does at each save and each request."""
-        try:
-            super().__init__(**values)
-        except ValidationError as error:
-            note_refused(type(self), error)
-            raise
-        note_accepted(self)
 
 
 # --- ollama_pack.services.pipeline_valves ---
@@ -16797,7 +16728,6 @@ MAX_CHAIN = 10
 MAX_NAME_LENGTH = 256  # Open WebUI's own limit on a model id
 
 _ROW = re.compile(r"(?P<alias>[^=\[\]]*)=(?P<candidates>[^\[\]]*)(?:\[(?P<conditions>[^\[\]]*)\])?")
-_COMMENT = re.compile(r"(?:^|\s)#.*")
 _CONDITION = re.compile(r"(?P<key>[^<>=]*)(?P<relation>>?=|)(?P<value>.*)")
 _TOKENS = re.compile(r"(?P<count>[0-9]{1,9})\s*(?P<kilo>[kK]?)")
 _LEVEL = re.compile(r"[\w.-]+")
@@ -16921,18 +16851,14 @@ def parse_table(text: str) -> AliasTable:
         AliasTableError: naming the row and what is wrong with it.
     """
     rows: list[AliasRow] = []
-    for line, raw in enumerate(text.splitlines(), start=1):
-        if written := _COMMENT.sub("", raw).strip():
-            try:
-                rows.append(_parse_row(line, written))
-            except ValueError as fault:
-                raise AliasTableError(line, written, said_by(fault)) from None
-            if len(rows) > MAX_ROWS:
-                raise AliasTableError(
-                    line,
-                    written,
-                    message("a table has at most {limit} rows: use wildcards", limit=MAX_ROWS),
-                )
+    for line, written in table_rows(text):
+        try:
+            rows.append(_parse_row(line, written))
+        except ValueError as fault:
+            raise AliasTableError(line, written, said_by(fault)) from None
+        if len(rows) > MAX_ROWS:
+            reason = message("a table has at most {limit} rows: use wildcards", limit=MAX_ROWS)
+            raise AliasTableError(line, written, reason)
     return AliasTable(tuple(rows))
 
 

@@ -10,23 +10,22 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/pipelines/response_cache_filter.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipeline`, line 1074, which the server calls.
+# Begin here: `class Pipeline`, line 1072, which the server calls.
 # The modules that it uses come first:
-#     50  base.translations           The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    135  base.messages               Sentences for people, in English and in the languages of the catalogue.
-#    263  errors                      The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    283  base.redis                  A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#    691  cache.keyring               Everything that is derived from the admin's secret: names in the store, and ciphers.
-#    720  base.process                One object for all plugins of a process, which are files that share no code.
-#    743  services.refused_valves     Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#    821  services.pack_valves        What all valves of the pack have in common.
-#    844  services.cache_valves       The valves of the response cache, wherever it runs.
-#    946  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    957  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#    963  services.caching            The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
-#    986  services.webui_tasks        Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#   1003  services.pipeline_requests  What a pipeline can know of a request, how it tells the next one, and the others of its server.
-#   1056  services.pipeline_valves    Valves on the Pipelines server: what all of our pipelines have in common there.
+#     49  base.translations           The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#    134  base.messages               Sentences for people, in English and in the languages of the catalogue.
+#    262  errors                      The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    282  base.redis                  A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#    690  cache.keyring               Everything that is derived from the admin's secret: names in the store, and ciphers.
+#    719  base.single_flight          What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
+#    742  services.valves             What all valves of the pack have in common: what is refused is told to admins, without what was written.
+#    840  services.cache_valves       The valves of the response cache, wherever it runs.
+#    942  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    953  engines.model_ids           Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#    961  services.caching            The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
+#    984  services.webui_tasks        Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#   1001  services.pipeline_requests  What a pipeline can know of a request, how it tells the next one, and the others of its server.
+#   1054  services.pipeline_valves    Valves on the Pipelines server: what all of our pipelines have in common there.
 
 import hashlib
 import logging
@@ -717,33 +716,34 @@ def _refuse_short(secret: str) -> None:
         )
 
 
-# --- ollama_pack.base.process ---
-# One object for all plugins of a process, which are files that share no code.
-#
-# Only objects of the standard library and of faster_whisper may be kept, because a plugin that is updated while
-# the server runs leaves objects of its older classes behind.
+# --- ollama_pack.base.single_flight ---
+# What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
 
-T = TypeVar("T")
+_Shared = TypeVar("_Shared")
 
 _PLACE = "_ollama_pack_speech_state"  # never a module that can be imported
 
 
-def process_wide(name: str, make: Callable[[], T]) -> T:
-    """The one object of that name in this process, made at the first call.
+def process_wide(name: str, make: Callable[[], _Shared]) -> _Shared:
+    """The one object of that name in this process, for all plugins, which are files that share no code.
+
+    Only objects of the standard library and of faster_whisper may be kept, because a plugin that is updated
+    while the server runs leaves objects of its older classes behind.
 
     Args:
         name: of the object.
         make: makes it; may be called once too often, when two threads are the first together.
     """
     state = sys.modules.setdefault(_PLACE, ModuleType(_PLACE))
-    kept: T = vars(state).setdefault(name, make())
+    kept: _Shared = vars(state).setdefault(name, make())
     return kept
 
 
-# --- ollama_pack.services.refused_valves ---
-# Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+# --- ollama_pack.services.valves ---
+# What all valves of the pack have in common: what is refused is told to admins, without what was written.
 #
-# What a process has refused is kept in it for an hour, as plain values: each plugin has a copy of this code.
+# Open WebUI's page only shows that there was an error. What a process has refused is kept in it for an hour, as
+# plain values: each plugin has a copy of this code.
 
 _WHOLE, _NUMBER, _SWITCH = (
     message("must be a whole number"),
@@ -765,6 +765,25 @@ _REFUSALS = {
     "string_type": message("must be text"),
 }
 _MODULE = re.compile(r"(?:function|tool)_(\w+)_[0-9a-f]{32}")  # as Open WebUI calls a plugin's module
+
+
+class PackValves(BaseModel):
+    """Valves whose errors reach admins, and do not repeat what was written into them.
+
+    Open WebUI logs the error of a save that failed. Pydantic would put the value into it: a password,
+    a key, or a whole table of nodes with theirs.
+    """
+
+    model_config = ConfigDict(hide_input_in_errors=True)
+
+    def __init__(self, **values: Any) -> None:
+        """Validate the values, as Open WebUI does at each save and each request."""
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            note_refused(type(self), error)
+            raise
+        note_accepted(self)
 
 
 def note_refused(valves: type[BaseModel], error: ValidationError) -> None:
@@ -816,29 +835,6 @@ def refusal(problem: Any) -> Message:
         case "literal_error":
             return message("must be one of {choices}", choices=context["expected"])
     return _REFUSALS.get(problem["type"]) or Message(str(problem["msg"]))
-
-
-# --- ollama_pack.services.pack_valves ---
-# What all valves of the pack have in common.
-
-
-class PackValves(BaseModel):
-    """Valves whose errors reach admins, and do not repeat what was written into them.
-
-    Open WebUI logs the error of a save that failed. Pydantic would put the value into it: a password,
-    a key, or a whole table of nodes with theirs.
-    """
-
-    model_config = ConfigDict(hide_input_in_errors=True)
-
-    def __init__(self, **values: Any) -> None:
-        """Validate the values, as Open WebUI does at each save and each request."""
-        try:
-            super().__init__(**values)
-        except ValidationError as error:
-            note_refused(type(self), error)
-            raise
-        note_accepted(self)
 
 
 # --- ollama_pack.services.cache_valves ---
@@ -954,10 +950,12 @@ def object_at(value: object, *path: str) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
 
 
-# --- ollama_pack.engines.routed_names ---
-# How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+# --- ollama_pack.engines.model_ids ---
+# Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#
+# Those that `gpu_router` answers begin with its name, on Open WebUI and on the Pipelines server.
 
-ROUTER = "gpu_router."  # begins their ids
+ROUTER = "gpu_router."
 
 
 # --- ollama_pack.services.caching ---

@@ -10,58 +10,56 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/pipelines/response_cache_replay.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipeline`, line 7555, which the server calls.
+# Begin here: `class Pipeline`, line 7548, which the server calls.
 # The modules that it uses come first:
-#    118  base.translations           The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    195  base.messages               Sentences for people, in English and in the languages of the catalogue.
-#    323  base.single_flight          Many who ask the same at the same time ask once.
-#    389  cache.bound                 How often answers to similar questions are wrong, at most: the bound that a threshold must pass.
-#    544  errors                      The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    564  cache.errors                What goes wrong with the cache.
-#    600  cache.canonical             JSON values as bytes: the same value gives the same bytes, and no two values share them.
-#    716  cache.keyring               Everything that is derived from the admin's secret: names in the store, and ciphers.
-#    878  cache.key                   What makes two requests the same: the key of a cached answer.
-#   1115  cache.entry                 An answer as it is kept.
-#   1184  cache.collect               From the chunks of a generation to what may be kept of it.
-#   1339  cache.counters              What the cache did, in figures without any text: of this process, and to be added up over all of them.
-#   1394  base.breaker                A breaker: after failures nothing is sent for a while, then one request tries.
-#   1475  cache.store                 What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
-#   1675  cache.guard                 A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
-#   1829  cache.live                  An answer while it is being generated: any number of listeners get it from the start.
-#   1933  cache.contrast_words        English words that embeddings confuse: of one kind, but not the same.
-#   2042  cache.normal_words          The words of the normal form, in English: which say the same, which say nothing, and whose case matters.
-#   2229  cache.guards                What two questions must have in common before the similarity of their meanings counts at all.
-#   2450  cache.judge                 The judge of similar answers: what it is asked, and when its word counts as a yes.
-#   2557  cache.pool                  Evidence of other sites: counts that were added up over several deployments, with noise.
-#   2703  cache.semantic              The semantic tier: answers to questions that mean the same, once it is known how often that is wrong.
-#   3149  cache.normal_zh             The normal form of a question in Chinese: see `normal_form`.
-#   3287  cache.normal_form           The normal form of a question: two texts with the same form are one question in other words.
-#   3810  cache.similar               The normalised tier: a second key, by the normal form of the last message, that leads to an answer.
-#   3935  cache.outcome               What a request asks of the cache, and what the cache makes of it.
-#   4027  cache.generation            One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
-#   4355  cache.follow                One generation for many: the followers' side, in every process but the leader's.
-#   4458  engines.errors              What goes wrong with a node.
-#   4476  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#   4530  engines.ollama.to_openai    What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   4555  engines.ollama.stream       A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   4572  cache.replay                A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
-#   4657  cache.cache                 The response cache: look an answer up, follow one that is being generated, or lead.
-#   5349  cache.scope                 Who may share an answer. The scope is part of an entry's key and of its encryption.
-#   5424  services.cacheable          Which requests the cache is for, whose answers they share, and what it is asked.
-#   5543  base.redis                  A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#   5982  cache.redis_scripts         What happens in one step inside of Redis: the scripts, and the names of the keys.
-#   6325  cache.store_redis           The cache in Redis or Valkey, for any number of processes and hosts.
-#   6569  cache.sqlite_cache          The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
-#   6896  cache.store_sqlite          The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
-#   7106  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   7112  base.process                One object for all plugins of a process, which are files that share no code.
-#   7133  services.activity           What chats did in this process, until somebody writes it into the history.
-#   7159  services.caching            The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
-#   7326  services.webui_tasks        Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#   7361  services.pipeline_requests  What a pipeline can know of a request, how it tells the next one, and the others of its server.
-#   7438  services.refused_valves     Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#   7516  services.pack_valves        What all valves of the pack have in common.
-#   7539  services.pipeline_valves    Valves on the Pipelines server: what all of our pipelines have in common there.
+#    116  base.translations           The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#    193  base.messages               Sentences for people, in English and in the languages of the catalogue.
+#    321  base.single_flight          What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
+#    404  cache.bound                 How often answers to similar questions are wrong, at most: the bound that a threshold must pass.
+#    559  errors                      The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    579  cache.errors                What goes wrong with the cache.
+#    615  cache.canonical             JSON values as bytes: the same value gives the same bytes, and no two values share them.
+#    731  cache.keyring               Everything that is derived from the admin's secret: names in the store, and ciphers.
+#    893  cache.key                   What makes two requests the same: the key of a cached answer.
+#   1130  cache.entry                 An answer as it is kept.
+#   1199  cache.collect               From the chunks of a generation to what may be kept of it.
+#   1354  cache.counters              What the cache did, in figures without any text: of this process, and to be added up over all of them.
+#   1409  base.breaker                A breaker: after failures nothing is sent for a while, then one request tries.
+#   1490  cache.store                 What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
+#   1690  cache.guard                 A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
+#   1844  cache.live                  An answer while it is being generated: any number of listeners get it from the start.
+#   1948  cache.contrast_words        English words that embeddings confuse: of one kind, but not the same.
+#   2057  cache.normal_words          The words of the normal form, in English: which say the same, which say nothing, and whose case matters.
+#   2244  cache.guards                What two questions must have in common before the similarity of their meanings counts at all.
+#   2465  cache.judge                 The judge of similar answers: what it is asked, and when its word counts as a yes.
+#   2572  cache.pool                  Evidence of other sites: counts that were added up over several deployments, with noise.
+#   2718  cache.semantic              The semantic tier: answers to questions that mean the same, once it is known how often that is wrong.
+#   3164  cache.normal_zh             The normal form of a question in Chinese: see `normal_form`.
+#   3302  cache.normal_form           The normal form of a question: two texts with the same form are one question in other words.
+#   3825  cache.similar               The normalised tier: a second key, by the normal form of the last message, that leads to an answer.
+#   3950  cache.outcome               What a request asks of the cache, and what the cache makes of it.
+#   4042  cache.generation            One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
+#   4370  cache.follow                One generation for many: the followers' side, in every process but the leader's.
+#   4473  engines.errors              What goes wrong with a node.
+#   4491  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#   4545  engines.ollama.to_openai    What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   4570  engines.ollama.stream       A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   4587  cache.replay                A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
+#   4672  cache.cache                 The response cache: look an answer up, follow one that is being generated, or lead.
+#   5364  cache.scope                 Who may share an answer. The scope is part of an entry's key and of its encryption.
+#   5439  services.cacheable          Which requests the cache is for, whose answers they share, and what it is asked.
+#   5558  base.redis                  A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#   5997  cache.redis_scripts         What happens in one step inside of Redis: the scripts, and the names of the keys.
+#   6340  cache.store_redis           The cache in Redis or Valkey, for any number of processes and hosts.
+#   6584  cache.sqlite_cache          The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
+#   6911  cache.store_sqlite          The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
+#   7121  engines.model_ids           Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   7129  services.activity           What chats did in this process, until somebody writes it into the history.
+#   7155  services.caching            The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
+#   7322  services.webui_tasks        Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#   7357  services.pipeline_requests  What a pipeline can know of a request, how it tells the next one, and the others of its server.
+#   7434  services.valves             What all valves of the pack have in common: what is refused is told to admins, without what was written.
+#   7532  services.pipeline_valves    Valves on the Pipelines server: what all of our pipelines have in common there.
 
 import asyncio
 import base64
@@ -321,10 +319,12 @@ def _filled(template: str, values: Mapping[str, object], language: str) -> str:
 
 
 # --- ollama_pack.base.single_flight ---
-# Many who ask the same at the same time ask once.
+# What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
 
 _Key = TypeVar("_Key")
 _Shared = TypeVar("_Shared")
+
+_PLACE = "_ollama_pack_speech_state"  # never a module that can be imported
 
 
 class _Turn:
@@ -384,6 +384,21 @@ class JoinedCalls(Generic[_Key, _Shared]):
                 del self._turns[key]
             raise
         self._turns[key] = turn
+
+
+def process_wide(name: str, make: Callable[[], _Shared]) -> _Shared:
+    """The one object of that name in this process, for all plugins, which are files that share no code.
+
+    Only objects of the standard library and of faster_whisper may be kept, because a plugin that is updated
+    while the server runs leaves objects of its older classes behind.
+
+    Args:
+        name: of the object.
+        make: makes it; may be called once too often, when two threads are the first together.
+    """
+    state = sys.modules.setdefault(_PLACE, ModuleType(_PLACE))
+    kept: _Shared = vars(state).setdefault(name, make())
+    return kept
 
 
 # --- ollama_pack.cache.bound ---
@@ -7103,31 +7118,12 @@ def _news(
     return changed, (() if changed == seen else cache.records_after(token, after))
 
 
-# --- ollama_pack.engines.routed_names ---
-# How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-
-ROUTER = "gpu_router."  # begins their ids
-
-
-# --- ollama_pack.base.process ---
-# One object for all plugins of a process, which are files that share no code.
+# --- ollama_pack.engines.model_ids ---
+# Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
 #
-# Only objects of the standard library and of faster_whisper may be kept, because a plugin that is updated while
-# the server runs leaves objects of its older classes behind.
+# Those that `gpu_router` answers begin with its name, on Open WebUI and on the Pipelines server.
 
-_PLACE = "_ollama_pack_speech_state"  # never a module that can be imported
-
-
-def process_wide(name: str, make: Callable[[], T]) -> T:
-    """The one object of that name in this process, made at the first call.
-
-    Args:
-        name: of the object.
-        make: makes it; may be called once too often, when two threads are the first together.
-    """
-    state = sys.modules.setdefault(_PLACE, ModuleType(_PLACE))
-    kept: T = vars(state).setdefault(name, make())
-    return kept
+ROUTER = "gpu_router."
 
 
 # --- ollama_pack.services.activity ---
@@ -7435,10 +7431,11 @@ def sibling(name: str) -> Any:
     return loaded.get(name)
 
 
-# --- ollama_pack.services.refused_valves ---
-# Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+# --- ollama_pack.services.valves ---
+# What all valves of the pack have in common: what is refused is told to admins, without what was written.
 #
-# What a process has refused is kept in it for an hour, as plain values: each plugin has a copy of this code.
+# Open WebUI's page only shows that there was an error. What a process has refused is kept in it for an hour, as
+# plain values: each plugin has a copy of this code.
 
 _WHOLE, _NUMBER, _SWITCH = (
     message("must be a whole number"),
@@ -7460,6 +7457,25 @@ _REFUSALS = {
     "string_type": message("must be text"),
 }
 _MODULE = re.compile(r"(?:function|tool)_(\w+)_[0-9a-f]{32}")  # as Open WebUI calls a plugin's module
+
+
+class PackValves(BaseModel):
+    """Valves whose errors reach admins, and do not repeat what was written into them.
+
+    Open WebUI logs the error of a save that failed. Pydantic would put the value into it: a password,
+    a key, or a whole table of nodes with theirs.
+    """
+
+    model_config = ConfigDict(hide_input_in_errors=True)
+
+    def __init__(self, **values: Any) -> None:
+        """Validate the values, as Open WebUI does at each save and each request."""
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            note_refused(type(self), error)
+            raise
+        note_accepted(self)
 
 
 def note_refused(valves: type[BaseModel], error: ValidationError) -> None:
@@ -7511,29 +7527,6 @@ def refusal(problem: Any) -> Message:
         case "literal_error":
             return message("must be one of {choices}", choices=context["expected"])
     return _REFUSALS.get(problem["type"]) or Message(str(problem["msg"]))
-
-
-# --- ollama_pack.services.pack_valves ---
-# What all valves of the pack have in common.
-
-
-class PackValves(BaseModel):
-    """Valves whose errors reach admins, and do not repeat what was written into them.
-
-    Open WebUI logs the error of a save that failed. Pydantic would put the value into it: a password,
-    a key, or a whole table of nodes with theirs.
-    """
-
-    model_config = ConfigDict(hide_input_in_errors=True)
-
-    def __init__(self, **values: Any) -> None:
-        """Validate the values, as Open WebUI does at each save and each request."""
-        try:
-            super().__init__(**values)
-        except ValidationError as error:
-            note_refused(type(self), error)
-            raise
-        note_accepted(self)
 
 
 # --- ollama_pack.services.pipeline_valves ---

@@ -34,8 +34,8 @@ from deploy.shown import SECRETS, Secrets, message, plain, say, shown_address, t
 from deploy.voice import EVENTS, ROUTES, VOICE, microphone_valves
 from deploy.web import Answer, fetch, sends_on
 from ollama_pack.base.redis import redis_client, redis_fault
+from ollama_pack.engines.model_ids import ROUTER
 from ollama_pack.engines.ollama.names import find_model
-from ollama_pack.engines.routed_names import ROUTER
 from ollama_pack.errors import SettingError
 from ollama_pack.routing.nodes import DISCOVERED, SRV, parse_nodes
 from ollama_pack.routing.probe.gpus import LOAD_PATH, report_in

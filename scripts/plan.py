@@ -19,9 +19,17 @@ from deploy.client import OpenWebUI
 from deploy.config import PackConfig, load_config
 from deploy.errors import DeployError, ServerError, UsageError
 from deploy.shown import message, plain, say, translated
-from ollama_pack.routing.plan.bounds import LEAST_CONTEXT, MOST_CONTEXT, MOST_USERS, USUAL_CONTEXT
 from ollama_pack.routing.plan.demand import MAX_RECORDS, Demand, asked_in
-from ollama_pack.routing.plan.report import GIGABYTE, PlanReport, WantedModels, plan_report
+from ollama_pack.routing.plan.report import (
+    GIGABYTE,
+    LEAST_CONTEXT,
+    MOST_CONTEXT,
+    MOST_USERS,
+    USUAL_CONTEXT,
+    PlanReport,
+    WantedModels,
+    plan_report,
+)
 from package import command_line
 from planning.nodes import look_at
 from planning.record import read_record

@@ -11,45 +11,44 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/tools/voice_transcription.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Tools`, line 5206, which the server calls.
+# Begin here: `class Tools`, line 5202, which the server calls.
 # The modules that it uses come first:
-#     90  errors                   The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    104  base.translations        The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    209  base.messages            Sentences for people, in English and in the languages of the catalogue.
-#    337  base.process             One object for all plugins of a process, which are files that share no code.
-#    360  services.refused_valves  Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#    438  services.pack_valves     What all valves of the pack have in common.
-#    461  speech.errors            What goes wrong with transcription.
-#    921  speech.languages         The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
-#    998  speech.language          Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
-#   1092  engines.failures         Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   1128  speech.values            What recordings turn into, and what an engine is.
-#   1385  speech.http_answer       What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
-#   1535  speech.pcm               Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
-#   1623  speech.openai_http       Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
-#   1811  speech.recognizer        The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
-#   1950  speech.sentences         Segments of about a sentence, made from words with times.
-#   2004  speech.whisper_model     Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
-#   2190  speech.whisper           Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
-#   2418  services.voice_settings  The valves of voice transcription, for the tool and the routes, and the engine they ask for.
-#   2573  speech.source            Where a recording comes from: bytes, a path or an open file; and how large it may be.
-#   2657  speech.kept              Transcripts of a while ago: the same recording with the same options is not listened to twice.
-#   2746  speech.containers        What the bytes of a file tell that the decoder does not: whether the file ends before it should.
-#   2910  speech.decode            Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
-#   3521  speech.joining           Putting pieces of text together: with spaces where the script has them between words, else without.
-#   3609  speech.script            Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
-#   3685  speech.turns             One recording at a time on this machine's own processors, in turns between users, each with its place.
-#   3953  speech.vad               Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
-#   4003  speech.windows           Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
-#   4150  speech.transcribe        From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
-#   4420  webui.tracing            Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
-#   4458  webui.errors             What goes wrong between the pack and Open WebUI.
-#   4474  webui.voice_files        Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
-#   4575  services.transcribing    Transcribing on behalf of somebody: by the admin's settings, and not twice.
-#   4695  speech.subtitles         Subtitles: lines that fit on a screen, each shown while it is spoken.
-#   4833  speech.formats           A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
-#   4970  services.voice_job       One call of the tool: which recordings, how far it is, what the model gets, and the file for the user.
-#   5188  webui.reader             Who reads what the pack says, and in which language.
+#     89  errors                   The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    103  base.translations        The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#    208  base.messages            Sentences for people, in English and in the languages of the catalogue.
+#    336  base.single_flight       What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
+#    359  services.valves          What all valves of the pack have in common: what is refused is told to admins, without what was written.
+#    457  speech.errors            What goes wrong with transcription.
+#    917  speech.languages         The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
+#    994  speech.language          Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
+#   1088  engines.failures         Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   1124  speech.values            What recordings turn into, and what an engine is.
+#   1381  speech.http_answer       What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
+#   1531  speech.pcm               Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
+#   1619  speech.openai_http       Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
+#   1807  speech.recognizer        The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
+#   1946  speech.sentences         Segments of about a sentence, made from words with times.
+#   2000  speech.whisper_model     Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
+#   2186  speech.whisper           Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
+#   2414  services.voice_settings  The valves of voice transcription, for the tool and the routes, and the engine they ask for.
+#   2569  speech.source            Where a recording comes from: bytes, a path or an open file; and how large it may be.
+#   2653  speech.kept              Transcripts of a while ago: the same recording with the same options is not listened to twice.
+#   2742  speech.containers        What the bytes of a file tell that the decoder does not: whether the file ends before it should.
+#   2906  speech.decode            Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
+#   3517  speech.joining           Putting pieces of text together: with spaces where the script has them between words, else without.
+#   3605  speech.script            Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
+#   3681  speech.turns             One recording at a time on this machine's own processors, in turns between users, each with its place.
+#   3949  speech.vad               Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
+#   3999  speech.windows           Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
+#   4146  speech.transcribe        From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
+#   4416  webui.tracing            Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#   4454  webui.errors             What goes wrong between the pack and Open WebUI.
+#   4470  webui.voice_files        Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
+#   4571  services.transcribing    Transcribing on behalf of somebody: by the admin's settings, and not twice.
+#   4691  speech.subtitles         Subtitles: lines that fit on a screen, each shown while it is spoken.
+#   4829  speech.formats           A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
+#   4966  services.voice_job       One call of the tool: which recordings, how far it is, what the model gets, and the file for the user.
+#   5184  webui.users              Users of the running Open WebUI, and the language that they read. Imports `open_webui` when called.
 
 import asyncio
 import hashlib
@@ -334,33 +333,34 @@ def _filled(template: str, values: Mapping[str, object], language: str) -> str:
     return template.format_map(shown)
 
 
-# --- ollama_pack.base.process ---
-# One object for all plugins of a process, which are files that share no code.
-#
-# Only objects of the standard library and of faster_whisper may be kept, because a plugin that is updated while
-# the server runs leaves objects of its older classes behind.
+# --- ollama_pack.base.single_flight ---
+# What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
 
-T = TypeVar("T")
+_Shared = TypeVar("_Shared")
 
 _PLACE = "_ollama_pack_speech_state"  # never a module that can be imported
 
 
-def process_wide(name: str, make: Callable[[], T]) -> T:
-    """The one object of that name in this process, made at the first call.
+def process_wide(name: str, make: Callable[[], _Shared]) -> _Shared:
+    """The one object of that name in this process, for all plugins, which are files that share no code.
+
+    Only objects of the standard library and of faster_whisper may be kept, because a plugin that is updated
+    while the server runs leaves objects of its older classes behind.
 
     Args:
         name: of the object.
         make: makes it; may be called once too often, when two threads are the first together.
     """
     state = sys.modules.setdefault(_PLACE, ModuleType(_PLACE))
-    kept: T = vars(state).setdefault(name, make())
+    kept: _Shared = vars(state).setdefault(name, make())
     return kept
 
 
-# --- ollama_pack.services.refused_valves ---
-# Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+# --- ollama_pack.services.valves ---
+# What all valves of the pack have in common: what is refused is told to admins, without what was written.
 #
-# What a process has refused is kept in it for an hour, as plain values: each plugin has a copy of this code.
+# Open WebUI's page only shows that there was an error. What a process has refused is kept in it for an hour, as
+# plain values: each plugin has a copy of this code.
 
 _WHOLE, _NUMBER, _SWITCH = (
     message("must be a whole number"),
@@ -382,6 +382,25 @@ _REFUSALS = {
     "string_type": message("must be text"),
 }
 _MODULE = re.compile(r"(?:function|tool)_(\w+)_[0-9a-f]{32}")  # as Open WebUI calls a plugin's module
+
+
+class PackValves(BaseModel):
+    """Valves whose errors reach admins, and do not repeat what was written into them.
+
+    Open WebUI logs the error of a save that failed. Pydantic would put the value into it: a password,
+    a key, or a whole table of nodes with theirs.
+    """
+
+    model_config = ConfigDict(hide_input_in_errors=True)
+
+    def __init__(self, **values: Any) -> None:
+        """Validate the values, as Open WebUI does at each save and each request."""
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            note_refused(type(self), error)
+            raise
+        note_accepted(self)
 
 
 def note_refused(valves: type[BaseModel], error: ValidationError) -> None:
@@ -433,29 +452,6 @@ def refusal(problem: Any) -> Message:
         case "literal_error":
             return message("must be one of {choices}", choices=context["expected"])
     return _REFUSALS.get(problem["type"]) or Message(str(problem["msg"]))
-
-
-# --- ollama_pack.services.pack_valves ---
-# What all valves of the pack have in common.
-
-
-class PackValves(BaseModel):
-    """Valves whose errors reach admins, and do not repeat what was written into them.
-
-    Open WebUI logs the error of a save that failed. Pydantic would put the value into it: a password,
-    a key, or a whole table of nodes with theirs.
-    """
-
-    model_config = ConfigDict(hide_input_in_errors=True)
-
-    def __init__(self, **values: Any) -> None:
-        """Validate the values, as Open WebUI does at each save and each request."""
-        try:
-            super().__init__(**values)
-        except ValidationError as error:
-            note_refused(type(self), error)
-            raise
-        note_accepted(self)
 
 
 # --- ollama_pack.speech.errors ---
@@ -5185,8 +5181,8 @@ def for_model(
     return "\n".join(line if line == text[:bound] else in_language(line, language) for line in lines)
 
 
-# --- ollama_pack.webui.reader ---
-# Who reads what the pack says, and in which language.
+# --- ollama_pack.webui.users ---
+# Users of the running Open WebUI, and the language that they read. Imports `open_webui` when called.
 
 
 def reader_language(metadata: Mapping[str, Any], request: Any) -> str:

@@ -84,6 +84,7 @@ def test_at_most_one_site_of_twenty_is_above_its_bound() -> None:
         return max((place for place, wrong, every in seen if max(wrong / error, 100) <= every), default=None)
 
     assert sites_above(sites, ERROR) <= 0.05 * sites
+    assert sites_above(sites, ERROR, just=True) <= 0.05 * sites
     assert sites_above(sites, ERROR, usable=one_look) > 0.05 * sites  # such sites are there to be found
 
 

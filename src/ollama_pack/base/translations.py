@@ -648,7 +648,6 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "has {count} texts: send at most {limit} at once": "有 {count} 段文本：一次最多发送 {limit} 段",
         "header= needs a name and a value, as in header=\"X-Team: blue\"": "header= 需要名称和值，例如 header=\"X-Team: blue\"",
         "healthy": "正常",
-        "hide model {model}: {router} is the same": "隐藏模型 {model}：与 {router} 相同",
         "hours are missing: write them as Mon-Fri 07:30-17:00, several with commas": "缺少时段：请写成 Mon-Fri 07:30-17:00，多个用逗号分隔",
         "huggingface.co, which does not have it or cannot be reached": "huggingface.co，其中没有该模型，或无法访问",
         "hung up before it answered, or spoke no HTTP": "回答之前断开了连接，或不是 HTTP 服务",

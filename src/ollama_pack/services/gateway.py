@@ -52,9 +52,9 @@ from ollama_pack.webui.gateway_request import (
     while_connected,
 )
 from ollama_pack.webui.ollama_models import own_ollama_models, tags_entry
-from ollama_pack.webui.reader import accepted_language
 from ollama_pack.webui.routes import RouteSpec, json_answer
 from ollama_pack.webui.server import event_stream
+from ollama_pack.webui.users import accepted_language
 
 TABLE_SECONDS = 5.0  # that alias tables are kept, where no event says that they have changed
 OLLAMA_API = "0.17.4"  # the version of Ollama whose API the gateway speaks

@@ -13,7 +13,7 @@ from typing import Any
 from ollama_pack.base.messages import message
 from ollama_pack.engines.body import whole_in
 from ollama_pack.engines.errors import ChatBodyError
-from ollama_pack.engines.routed_names import ROUTER
+from ollama_pack.engines.model_ids import ROUTER
 from ollama_pack.services.gateway_names import direct_name, is_unknown, model_for
 from ollama_pack.services.offer import AliasTables
 from ollama_pack.webui.embedding import embedded

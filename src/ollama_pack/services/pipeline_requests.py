@@ -13,7 +13,7 @@ from typing import Any
 
 from ollama_pack.base.messages import ENGLISH
 from ollama_pack.engines.body import object_at
-from ollama_pack.engines.routed_names import ROUTER
+from ollama_pack.engines.model_ids import ROUTER
 from ollama_pack.services.webui_tasks import is_background_prompt, is_background_task
 
 CHAT_FIELD, URGENCY_FIELD, BACKGROUND = "prompt_cache_key", "service_tier", "flex"

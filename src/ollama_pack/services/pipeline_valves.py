@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError, ValidationInfo, field_validator
 
 from ollama_pack.base.messages import in_language
-from ollama_pack.services.pack_valves import PackValves
+from ollama_pack.services.valves import PackValves
 
 DIGEST_LENGTH = 16
 CODE_DIGEST_NOTE = "Written by the server, so that `upload.py` sees which code runs here. Do not edit."

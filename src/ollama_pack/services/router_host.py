@@ -10,7 +10,7 @@ from urllib.request import getproxies
 
 import aiohttp
 
-from ollama_pack.base.process import process_wide
+from ollama_pack.base.single_flight import process_wide
 from ollama_pack.routing.dispatch.pending_chat import RouterSettings
 from ollama_pack.routing.dispatch.router import Router
 from ollama_pack.routing.nodes import NodeRow

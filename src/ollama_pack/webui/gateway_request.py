@@ -14,8 +14,8 @@ from ollama_pack.engines.errors import ChatBodyError
 from ollama_pack.engines.refusals import ApiForm, Refusal
 from ollama_pack.webui.calling import refusal_in
 from ollama_pack.webui.errors import ClientLeftError, ModelRefusedError
-from ollama_pack.webui.reader import accepted_language
 from ollama_pack.webui.routes import json_answer
+from ollama_pack.webui.users import accepted_language
 
 MAX_BODY = 64 * 2**20  # bytes: a conversation with many pictures
 _ID = re.compile(r"[\w.:-]{1,128}", re.ASCII)

@@ -37,9 +37,6 @@ class NodeClient(Protocol):
     def name(self) -> str:
         """The node's address, as it may be shown."""
 
-    async def version(self) -> str:
-        """The version of the engine."""
-
     async def tags(self) -> tuple[ListedModel, ...]:
         """The models that the node has."""
 
@@ -106,14 +103,6 @@ class OllamaClient:
     def name(self) -> str:
         """The node's address, as it may be shown: without user name, password and query."""
         return self._node.name
-
-    async def version(self) -> str:
-        """The version of the Ollama, such as 0.17.4; empty where it is not told.
-
-        Raises:
-            NodeError: the node does not answer as it should.
-        """
-        return str((await self._node.ask("/api/version")).get("version") or "")
 
     async def tags(self) -> tuple[ListedModel, ...]:
         """The models that the node has. Entries that cannot be read are passed over, which is logged once.

@@ -26,11 +26,11 @@ from ollama_pack.aliases.published import models_behind
 from ollama_pack.base.messages import Message, in_language, message, said_by
 from ollama_pack.base.redis import check_redis_url
 from ollama_pack.base.single_flight import Remembered, SingleFlight
+from ollama_pack.engines.model_ids import ROUTER
 from ollama_pack.engines.ollama.options import with_machine_options
 from ollama_pack.engines.ollama.to_openai import ReplyHead
 from ollama_pack.engines.openai.request import CACHE_KEY
 from ollama_pack.engines.refusals import Refusal
-from ollama_pack.engines.routed_names import ROUTER
 from ollama_pack.errors import error_code
 from ollama_pack.routing.dispatch.embedding import Embedding
 from ollama_pack.routing.dispatch.pending_chat import NodeHeaders, RouterSettings, Served, Tell, WhyModel
@@ -46,7 +46,6 @@ from ollama_pack.services.answers import answer_events, refusal_of, whole_answer
 from ollama_pack.services.budget_chats import BUDGET_STATE
 from ollama_pack.services.connected import OfferedIds, connected_nodes
 from ollama_pack.services.discovery import NodeDiscovery
-from ollama_pack.services.refused_valves import tell_refused
 from ollama_pack.services.routed import (
     DirectChat,
     catalogue_for,
@@ -62,6 +61,7 @@ from ollama_pack.services.router_host import RouterHost
 from ollama_pack.services.router_metrics import router_metrics
 from ollama_pack.services.router_valves import RouterValves
 from ollama_pack.services.sharing import redis_sharing
+from ollama_pack.services.valves import tell_refused
 from ollama_pack.services.webui_tasks import is_asked_for, is_background_task
 from ollama_pack.webui.access import usable_models
 from ollama_pack.webui.budget_contact import BudgetContact
@@ -77,9 +77,9 @@ from ollama_pack.webui.early_errors import note_refusal, refused_answer, show_ea
 from ollama_pack.webui.errors import ModelClosedError, ModelRefusedError
 from ollama_pack.webui.models import group_names, remove_builtin_tools
 from ollama_pack.webui.presets import default_params
-from ollama_pack.webui.reader import accepted_language, reader_language
 from ollama_pack.webui.server import event_stream, server_secret, take_over
 from ollama_pack.webui.tracing import ChatSpan
+from ollama_pack.webui.users import accepted_language, reader_language
 
 log = logging.getLogger(__name__)
 

@@ -21,26 +21,26 @@ from ollama_pack.engines.body import object_at
 from ollama_pack.services.calibration_routes import calibration_routes
 from ollama_pack.services.dashboard import Dashboard, DashboardHistory, translated
 from ollama_pack.services.fleet_plan import FleetPlans
-from ollama_pack.services.forgetting import label_to_discard
 from ollama_pack.services.history import HISTORY_FILE, HistoryKeeper, process_status
 from ollama_pack.services.metrics_text import METRICS_TYPE, PLUGIN_UP, cache_metrics, family, voice_metrics
 from ollama_pack.services.node_upkeep import upkeep_routes
 from ollama_pack.services.ollama_api import ollama_routes
 from ollama_pack.services.publishing import Publisher
-from ollama_pack.services.refused_valves import refused_report, refused_valves
 from ollama_pack.services.transcribing import voice_counts, voice_report
+from ollama_pack.services.valves import refused_report, refused_valves
 from ollama_pack.services.voice_routes import MicrophoneValves, VoiceRoutes
 from ollama_pack.webui.access import readable_names
 from ollama_pack.webui.audience import stated_audience
 from ollama_pack.webui.budget_contact import BudgetContact, usage_table
 from ollama_pack.webui.cache_contact import CacheContact
+from ollama_pack.webui.chats import label_to_discard
 from ollama_pack.webui.contact import RouterContact
 from ollama_pack.webui.dashboard import admins_only_page, dashboard_page, page_language, sign_in_page
 from ollama_pack.webui.errors import RouterUnavailableError
 from ollama_pack.webui.functions import FunctionState, function_state, shared_redis_url
 from ollama_pack.webui.load import EMPTY_LOAD, models_in, system_load, without_models
-from ollama_pack.webui.replay_row import share_replay
 from ollama_pack.webui.routes import RouteSpec, json_answer, shows_key, text_answer
+from ollama_pack.webui.rows import share_replay
 from ollama_pack.webui.server import data_folder, event_stream
 from ollama_pack.webui.service import EventService, ends
 from ollama_pack.webui.users import user_names

@@ -21,8 +21,8 @@ from weakref import finalize
 from pydantic import Field, field_validator
 
 from ollama_pack.base.messages import in_language, message
-from ollama_pack.base.process import process_wide
 from ollama_pack.base.redis import check_redis_url
+from ollama_pack.base.single_flight import process_wide
 from ollama_pack.budgets.errors import BudgetSpentError
 from ollama_pack.budgets.period import site_zone
 from ollama_pack.budgets.table import BudgetUser, parse_budgets
@@ -35,12 +35,12 @@ from ollama_pack.services.budget_chats import (
     ChatBudget,
 )
 from ollama_pack.services.budgets import Budgets
-from ollama_pack.services.cache_state import STATE
-from ollama_pack.services.pack_valves import PackValves
+from ollama_pack.services.cacheable import STATE
+from ollama_pack.services.valves import PackValves
 from ollama_pack.webui.early_errors import note_refusal, show_early_errors
 from ollama_pack.webui.models import catalogue, group_names, may_use
-from ollama_pack.webui.reader import reader_language
 from ollama_pack.webui.server import data_folder, take_over
+from ollama_pack.webui.users import reader_language
 
 log = logging.getLogger(__name__)
 

@@ -263,4 +263,4 @@ def is_about_request(error: RetryableNodeError) -> bool:
 
 
 def _known_thinking(watch: NodeWatch, name: str) -> Thinking | None:
-    return next((model.thinking for model in watch.known.models if model.name == name), None)
+    return next((model.thinking for model in watch.models if model.name == name), None)

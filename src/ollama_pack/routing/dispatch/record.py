@@ -7,7 +7,7 @@ from typing import Any
 
 from ollama_pack.base.messages import in_language
 from ollama_pack.base.translations import TRANSLATIONS
-from ollama_pack.engines.routed_names import ROUTER
+from ollama_pack.engines.model_ids import ROUTER
 from ollama_pack.errors import error_code
 from ollama_pack.routing.decide.assignment import ConsideredNode
 from ollama_pack.routing.dispatch.explain import Decision

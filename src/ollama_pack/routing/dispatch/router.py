@@ -441,7 +441,7 @@ class Router:
 
     def no_node(self, models: Sequence[str]) -> NoNodeError:
         """The error that says why no node can have these models."""
-        silent = {name: watch.known.fault for name, watch in self.nodes.items() if watch.known.fault}
+        silent = {name: watch.fault for name, watch in self.nodes.items() if watch.fault}
         return NoNodeError(tuple(models), tuple(self.nodes), silent)
 
     def _decide(self) -> None:
@@ -561,7 +561,7 @@ class Router:
         if self.scheduler.cluster.can_answer(models):
             return {}
         return {
-            name: watch.known.fault or self._failure(name, models)
+            name: watch.fault or self._failure(name, models)
             for name, watch in self.nodes.items()
             if watch.has_any(models)
         }

@@ -1,6 +1,7 @@
-"""Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+"""What all valves of the pack have in common: what is refused is told to admins, without what was written.
 
-What a process has refused is kept in it for an hour, as plain values: each plugin has a copy of this code.
+Open WebUI's page only shows that there was an error. What a process has refused is kept in it for an hour, as
+plain values: each plugin has a copy of this code.
 """
 
 import re
@@ -8,7 +9,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ollama_pack.base.messages import (
     ENGLISH,
@@ -19,7 +20,7 @@ from ollama_pack.base.messages import (
     message,
     said_by,
 )
-from ollama_pack.base.process import process_wide
+from ollama_pack.base.single_flight import process_wide
 from ollama_pack.base.translations import TRANSLATIONS
 
 KEEP_SECONDS = 3600.0
@@ -43,6 +44,25 @@ _REFUSALS = {
     "string_type": message("must be text"),
 }
 _MODULE = re.compile(r"(?:function|tool)_(\w+)_[0-9a-f]{32}")  # as Open WebUI calls a plugin's module
+
+
+class PackValves(BaseModel):
+    """Valves whose errors reach admins, and do not repeat what was written into them.
+
+    Open WebUI logs the error of a save that failed. Pydantic would put the value into it: a password,
+    a key, or a whole table of nodes with theirs.
+    """
+
+    model_config = ConfigDict(hide_input_in_errors=True)
+
+    def __init__(self, **values: Any) -> None:
+        """Validate the values, as Open WebUI does at each save and each request."""
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            note_refused(type(self), error)
+            raise
+        note_accepted(self)
 
 
 def note_refused(valves: type[BaseModel], error: ValidationError) -> None:
