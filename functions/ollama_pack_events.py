@@ -10,94 +10,90 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/ollama_pack_events.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Event`, line 12213, which the server calls.
+# Begin here: `class Event`, line 12297, which the server calls.
 # The modules that it uses come first:
-#    164  base.translations            The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    642  base.messages                Sentences for people, in English and in the languages of the catalogue.
-#    787  base.single_flight           Many who ask the same at the same time ask once.
-#    938  errors                       The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    964  engines.body                 Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    975  base.process                 One object for all plugins of a process, which are files that share no code.
-#    998  services.activity            What chats did in this process, until somebody writes it into the history.
-#   1059  base.redis                   A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#   1459  services.history             The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
-#   1838  services.dashboard           What the dashboard shows, in parts that change by themselves, and the stream that sends those that did.
-#   2104  webui.functions              Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   2172  webui.cache_contact          The way from the events function to the running `response_cache_filter`, which may not be there.
-#   2233  webui.routes                 Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
-#   2387  webui.dashboard              The dashboard's page, and what those see who may not look at it. Nothing in it comes from elsewhere.
-#   3646  services.calibration_routes  What sites that learn together read here and hand over: see docs/federation.md.
-#   3682  routing.plan.bounds          What a plan can be asked for.
-#   3689  engines.refusals             What a client gets instead of an answer, in the form of each API that clients speak.
-#   3766  webui.errors                 What goes wrong between the pack and Open WebUI.
-#   3839  webui.contact                The way from the events function to the running `gpu_router`: another plugin, which may not be there.
-#   3971  services.fleet_plan          The dashboard's plan of what to have where: this plugin has the record of chats, the router the nodes.
-#   4045  webui.chats                  Chats of the running Open WebUI. Imports `open_webui` when called, not before.
-#   4060  services.forgetting          Which answers of the cache to discard when something happens in Open WebUI.
-#   4078  cache.counters               What the cache did, in figures without any text: of this process, and to be added up over all of them.
-#   4085  services.metrics_text        What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
-#   4230  services.node_upkeep         What admins do to nodes while chats go on: drain one, or pull a model at one after another.
-#   4304  engines.ollama.from_openai   An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
-#   4410  engines.sse                  Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   4519  webui.calling                Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#   4667  engines.routed_names         How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   4673  webui.models                 What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   4760  webui.ollama_models          Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
-#   4850  webui.server                 What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#   4882  services.ollama_api          Open WebUI's Ollama API for names that `gpu_router` answers.
-#   5006  aliases.errors               What goes wrong with aliases.
-#   5028  aliases.facts                What an alias table may ask about a request, read off an OpenAI chat body.
-#   5051  aliases.table                An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#   5415  engines.ollama.names         Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   5552  fit.shapes                   Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#   5589  fit.choose                   Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#   5610  aliases.resolve              Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   5668  aliases.published            Which names of a table can be published as models, and what answers for them.
-#   5737  webui.audience               Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#   5790  webui.model_rows             Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#   5909  webui.access                 Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#   6075  webui.publication            Which rows of Open WebUI's models table to write, so that users see what is offered to them. Decides only.
-#   6341  services.offer               What there is to publish: the models and aliases of the router, and the aliases of the alias filter.
-#   6611  webui.rows                   Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
-#   6739  services.publishing          Publishing: what the router and the alias tables offer becomes models that users see and may use.
-#   6892  services.refused_valves      Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#   6992  services.pack_valves         What all valves of the pack have in common.
-#   7015  speech.errors                What goes wrong with transcription.
-#   7472  speech.languages             The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
-#   7549  speech.language              Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
-#   7642  engines.failures             Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   7678  speech.values                What recordings turn into, and what an engine is.
-#   7935  speech.http_answer           What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
-#   8085  speech.pcm                   Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
-#   8173  speech.openai_http           Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
-#   8361  speech.recognizer            The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
-#   8500  speech.sentences             Segments of about a sentence, made from words with times.
-#   8554  speech.whisper_model         Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
-#   8740  speech.whisper               Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
-#   8968  services.voice_settings      The valves of voice transcription, for the tool and the routes, and the engine they ask for.
-#   9124  speech.source                Where a recording comes from: bytes, a path or an open file; and how large it may be.
-#   9208  speech.kept                  Transcripts of a while ago: the same recording with the same options is not listened to twice.
-#   9297  speech.containers            What the bytes of a file tell that the decoder does not: whether the file ends before it should.
-#   9461  speech.decode                Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
-#  10072  speech.joining               Putting pieces of text together: with spaces where the script has them between words, else without.
-#  10160  speech.script                Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
-#  10236  speech.turns                 One recording at a time on this machine's own processors, in turns between users, each with its place.
-#  10511  speech.vad                   Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
-#  10561  speech.windows               Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
-#  10708  speech.transcribe            From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
-#  10978  webui.tracing                Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
-#  11016  webui.voice_files            Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
-#  11046  services.transcribing        Transcribing on behalf of somebody: by the admin's settings, and not twice.
-#  11171  speech.subtitles             Subtitles: lines that fit on a screen, each shown while it is spoken.
-#  11309  speech.formats               A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
-#  11471  webui.reader                 Who reads what the pack says, and in which language.
-#  11480  webui.uploads                A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
-#  11686  services.voice_routes        The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
-#  11944  webui.budget_contact         The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
-#  12061  webui.load                   What `GET /api/system/load` shows of what the router tells: keys by name, so that nothing slips out.
-#  12147  webui.replay_row             The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
-#  12181  webui.service                What an event function keeps up in a process: its routes, and a task that looks again from time to time.
-#  12326  webui.users                  Users of the running Open WebUI. Imports `open_webui` when called, not before.
+#    160  base.translations            The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#    639  base.messages                Sentences for people, in English and in the languages of the catalogue.
+#    784  base.single_flight           What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
+#    952  errors                       The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    978  engines.body                 Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    989  services.activity            What chats did in this process, until somebody writes it into the history.
+#   1050  base.redis                   A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#   1450  services.history             The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
+#   1830  services.dashboard           What the dashboard shows, in parts that change by themselves, and the stream that sends those that did.
+#   2096  webui.functions              Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   2164  webui.cache_contact          The way from the events function to the running `response_cache_filter`, which may not be there.
+#   2225  webui.routes                 Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
+#   2379  webui.dashboard              The dashboard's page, and what those see who may not look at it. Nothing in it comes from elsewhere.
+#   3638  services.calibration_routes  What sites that learn together read here and hand over: see docs/federation.md.
+#   3674  engines.ollama.names         Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   3811  fit.shapes                   Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   3848  fit.choose                   Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   3869  base.tables                  Tables that admins write as text: a row a line, `#` starts a comment, empty lines are skipped.
+#   3900  engines.model_ids            Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   3908  routing.plan.report          What fits where, what to pull, and what one more GPU would bring: all of a plan, as people read it.
+#   3915  engines.refusals             What a client gets instead of an answer, in the form of each API that clients speak.
+#   3992  webui.errors                 What goes wrong between the pack and Open WebUI.
+#   4065  webui.contact                The way from the events function to the running `gpu_router`: another plugin, which may not be there.
+#   4197  services.fleet_plan          The dashboard's plan of what to have where: this plugin has the record of chats, the router the nodes.
+#   4271  cache.counters               What the cache did, in figures without any text: of this process, and to be added up over all of them.
+#   4278  services.metrics_text        What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#   4423  services.node_upkeep         What admins do to nodes while chats go on: drain one, or pull a model at one after another.
+#   4497  engines.ollama.from_openai   An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
+#   4603  engines.sse                  Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   4712  webui.calling                Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#   4860  webui.models                 What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   4947  webui.ollama_models          Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
+#   5037  webui.server                 What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   5069  services.ollama_api          Open WebUI's Ollama API for names that `gpu_router` answers.
+#   5193  aliases.errors               What goes wrong with aliases.
+#   5201  aliases.facts                What an alias table may ask about a request, read off an OpenAI chat body.
+#   5224  aliases.table                An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#   5583  aliases.resolve              Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   5641  aliases.published            Which names of a table can be published as models, and what answers for them.
+#   5710  webui.audience               Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#   5776  webui.model_rows             Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#   5906  webui.access                 Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#   6072  webui.publication            Which rows of Open WebUI's models table to write, so that users see what is offered to them. Decides only.
+#   6400  services.offer               Which rows a deployment should have.
+#   6673  webui.rows                   Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
+#   6823  services.publishing          Publishing: what the router and the alias tables offer becomes models that users see and may use.
+#   6976  services.valves              What all valves of the pack have in common: what is refused is told to admins, without what was written.
+#   7096  speech.errors                What goes wrong with transcription.
+#   7553  speech.languages             The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
+#   7630  speech.language              Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
+#   7723  engines.failures             Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   7759  speech.values                What recordings turn into, and what an engine is.
+#   8016  speech.http_answer           What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
+#   8166  speech.pcm                   Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
+#   8254  speech.openai_http           Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
+#   8442  speech.recognizer            The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
+#   8581  speech.sentences             Segments of about a sentence, made from words with times.
+#   8635  speech.whisper_model         Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
+#   8821  speech.whisper               Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
+#   9049  services.voice_settings      The valves of voice transcription, for the tool and the routes, and the engine they ask for.
+#   9205  speech.source                Where a recording comes from: bytes, a path or an open file; and how large it may be.
+#   9289  speech.kept                  Transcripts of a while ago: the same recording with the same options is not listened to twice.
+#   9378  speech.containers            What the bytes of a file tell that the decoder does not: whether the file ends before it should.
+#   9542  speech.decode                Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
+#  10153  speech.joining               Putting pieces of text together: with spaces where the script has them between words, else without.
+#  10241  speech.script                Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
+#  10317  speech.turns                 One recording at a time on this machine's own processors, in turns between users, each with its place.
+#  10592  speech.vad                   Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
+#  10642  speech.windows               Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
+#  10789  speech.transcribe            From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
+#  11059  webui.tracing                Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#  11097  webui.voice_files            Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
+#  11127  services.transcribing        Transcribing on behalf of somebody: by the admin's settings, and not twice.
+#  11252  speech.subtitles             Subtitles: lines that fit on a screen, each shown while it is spoken.
+#  11390  speech.formats               A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
+#  11552  webui.uploads                A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
+#  11758  webui.users                  Users of the running Open WebUI, and the language that they read. Imports `open_webui` when called.
+#  11775  services.voice_routes        The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
+#  12033  webui.budget_contact         The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
+#  12150  webui.chats                  Chats of the running Open WebUI, and their ratings. Imports `open_webui` when called, not before.
+#  12179  webui.load                   What `GET /api/system/load` shows of what the router tells: keys by name, so that nothing slips out.
+#  12265  webui.service                What an event function keeps up in a process: its routes, and a task that looks again from time to time.
 
 import asyncio
 import csv
@@ -323,6 +319,7 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "an MP4, M4A or MOV without an index: its end is missing": "没有索引的 MP4、M4A 或 MOV：文件末尾缺失",
         "an admin changed who may use it, and that is kept": "管理员更改了谁可以使用它，予以保留",
         "an admin has set who may use it": "管理员设置了谁可以使用它",
+        "an admin has set who may use it, and not all who may use its aliases are among them": "管理员设置了谁可以使用它，而并非所有可使用其别名的人都在其中",
         "an admin has switched it off": "管理员关闭了它",
         "an admin made a model with this id by hand, and it is left as it is": "管理员手动创建了同 ID 的模型，予以保留",
         "an admin switched it on or off, and that is kept": "管理员启用或关闭了它，予以保留",
@@ -785,10 +782,12 @@ def _filled(template: str, values: Mapping[str, object], language: str) -> str:
 
 
 # --- ollama_pack.base.single_flight ---
-# Many who ask the same at the same time ask once.
+# What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
 
 _Key = TypeVar("_Key")
 _Shared = TypeVar("_Shared")
+
+_PLACE = "_ollama_pack_speech_state"  # never a module that can be imported
 
 
 class SingleFlight(Generic[_Shared]):
@@ -935,6 +934,21 @@ def _retrieve(task: asyncio.Task[Any]) -> None:
         task.exception()
 
 
+def process_wide(name: str, make: Callable[[], _Shared]) -> _Shared:
+    """The one object of that name in this process, for all plugins, which are files that share no code.
+
+    Only objects of the standard library and of faster_whisper may be kept, because a plugin that is updated
+    while the server runs leaves objects of its older classes behind.
+
+    Args:
+        name: of the object.
+        make: makes it; may be called once too often, when two threads are the first together.
+    """
+    state = sys.modules.setdefault(_PLACE, ModuleType(_PLACE))
+    kept: _Shared = vars(state).setdefault(name, make())
+    return kept
+
+
 # --- ollama_pack.errors ---
 # The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
 
@@ -970,29 +984,6 @@ def object_at(value: object, *path: str) -> Mapping[str, Any]:
     for field in path:
         value = value.get(field) if isinstance(value, Mapping) else None
     return value if isinstance(value, Mapping) else {}
-
-
-# --- ollama_pack.base.process ---
-# One object for all plugins of a process, which are files that share no code.
-#
-# Only objects of the standard library and of faster_whisper may be kept, because a plugin that is updated while
-# the server runs leaves objects of its older classes behind.
-
-T = TypeVar("T")
-
-_PLACE = "_ollama_pack_speech_state"  # never a module that can be imported
-
-
-def process_wide(name: str, make: Callable[[], T]) -> T:
-    """The one object of that name in this process, made at the first call.
-
-    Args:
-        name: of the object.
-        make: makes it; may be called once too often, when two threads are the first together.
-    """
-    state = sys.modules.setdefault(_PLACE, ModuleType(_PLACE))
-    kept: T = vars(state).setdefault(name, make())
-    return kept
 
 
 # --- ollama_pack.services.activity ---
@@ -1473,6 +1464,7 @@ PROCESS_SECONDS = 20.0  # after which a process that says nothing is gone
 HISTORY_PREFIX = "ollama_pack:{history}:1:"
 HISTORY_FILE = "ollama_pack_history.sqlite3"
 
+T = TypeVar("T")
 Chat = dict[str, Any]  # as `chat_record`, and its `key` in the history
 MinuteFigures = dict[int, dict[str, float]]
 
@@ -3679,11 +3671,245 @@ def calibration_routes(cache: CacheContact) -> tuple[RouteSpec, ...]:
     )
 
 
-# --- ollama_pack.routing.plan.bounds ---
-# What a plan can be asked for.
+# --- ollama_pack.engines.ollama.names ---
+# Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+
+DEFAULT_TAG = "latest"
+
+# The levels that llama.cpp and Ollama write, at the end of a tag: q4_K_M, q8_0, iq2_xxs, fp16, bf16, mxfp4 …
+_QUANTIZATION = re.compile(
+    r"(?:^|[-_.])([it]?q\d+(?:_[a-z0-9]+)*|(?:b?f|fp)(?:16|32)|mxfp[48]|nvfp4|int[48])$", re.IGNORECASE
+)
+# Tags say fp16 where Ollama reports F16; "unknown" is what it reports for IQ4_XS and other newer levels.
+_OTHER_WORDS = {"FP16": "F16", "FP32": "F32", "UNKNOWN": ""}
+
+
+def split_tag(name: str) -> tuple[str, str]:
+    """Split `llama3:8b` into `("llama3", "8b")`; the tag is empty when the name has none.
+
+    A colon before the last slash belongs to a host's port, not to a tag.
+    """
+    head, _, tag = name.rpartition(":")
+    return (head, tag) if head and tag and "/" not in tag else (name, "")
+
+
+class Families:
+    """Models by their names without tags, upper and lower case being the same.
+
+    They are gone through once, when first asked for: they may be many, and their list far away in Redis.
+    """
+
+    def __init__(self, models: Iterable[str]) -> None:
+        self._models = models
+
+    @cached_property
+    def _by_stem(self) -> Mapping[str, tuple[tuple[str, str], ...]]:
+        return _families(tuple(self._models))
+
+    def of(self, name: str) -> tuple[tuple[str, str], ...]:
+        """The models that are `name` but for the tag: each id with its whole name in lower case, sorted."""
+        return self._by_stem.get(split_tag(name)[0].lower(), ())
+
+
+@lru_cache(maxsize=8)  # models change once in a while, and going through hundreds of names takes its time
+def _families(models: tuple[str, ...]) -> Mapping[str, tuple[tuple[str, str], ...]]:
+    families: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    for model in sorted(models):
+        families[split_tag(model)[0].lower()].append((model, _whole(model).lower()))
+    return {stem: tuple(members) for stem, members in families.items()}
+
+
+def find_model(name: str, models: Collection[str], families: Families | None = None) -> str | None:
+    """The id under which `models` holds `name`: exactly, or with the default tag added or left out.
+
+    Failing that, upper and lower case are the same, as they are to Ollama: it lists q4_K_M and takes q4_k_m.
+
+    Args:
+        name: the model as the alias table names it.
+        models: ids.
+        families: those of the models, when several names are looked up.
+    """
+    return name if name in models else _find_in_family(name, (families or Families(models)).of(name))
+
+
+def _find_in_family(name: str, family: Iterable[tuple[str, str]]) -> str | None:
+    wanted = _whole(name)
+    alike = [model for model, whole in family if whole == wanted.lower()]
+    return min(alike, key=lambda model: (model != name, _whole(model) != wanted), default=None)
+
+
+def _whole(name: str) -> str:
+    return name if split_tag(name)[1] else f"{name}:{DEFAULT_TAG}"
+
+
+def quantization_in(name: str) -> str:
+    """The quantization level that a tag ends in, in upper case as Ollama reports it; else empty."""
+    found = _QUANTIZATION.search(split_tag(name)[1])
+    return _level(found.group(1)) if found else ""
+
+
+def find_variant(
+    name: str,
+    levels: Iterable[str],
+    models: Mapping[str, str],
+    denied: AbstractSet[str] = frozenset(),
+    families: Families | None = None,
+) -> str | None:
+    """The model that is `name` in the first of the preferred quantization levels that `models` has.
+
+    Among several of one level, `name` itself comes first, then the others by the alphabet.
+
+    Args:
+        name: the model as the alias table names it.
+        levels: quantization levels, the preferred one first; upper and lower case are the same.
+        models: model id → its quantization level, empty where unknown (then the tag tells).
+        denied: ids that are not to be chosen.
+        families: those of the models, when several names are looked up.
+    """
+    by_level: dict[str, str] = {}
+    for model, level in variants_of(name, models, denied, families).items():
+        by_level.setdefault(level, model)
+    return next((by_level[level] for level in map(_level, levels) if level in by_level), None)
+
+
+def variants_of(
+    name: str,
+    models: Mapping[str, str],
+    denied: AbstractSet[str] = frozenset(),
+    families: Families | None = None,
+) -> dict[str, str]:
+    """The models that are variants of `name`, and the quantization level of each; empty: unknown.
+
+    `llama3:8b` stands for `llama3:8b` itself and for every tag that continues it, such as
+    `llama3:8b-instruct-q8_0`; a name without a tag stands for all tags of the model.
+
+    Args:
+        name: as in `find_variant`, as are the others.
+        models: of these.
+        denied: without these.
+        families: of the models.
+    """
+    family = (families or Families(models)).of(name)
+    exact = _find_in_family(name, family)
+    start = f"{name.lower()}-" if split_tag(name)[1] else ""
+    variants = [
+        model
+        for model, whole in family
+        if model not in denied and (model == exact or whole.startswith(start))
+    ]
+    variants.sort(key=lambda model: model != exact)
+    # Only these levels are looked up: `models` may be far away.
+    return {model: _level(models.get(model, "")) or quantization_in(model) for model in variants}
+
+
+def _level(written: str) -> str:
+    """A quantization level in the form in which levels are compared; empty when it tells nothing."""
+    level = written.upper()
+    return _OTHER_WORDS.get(level, level)
+
+
+# --- ollama_pack.fit.shapes ---
+# Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+
+# Bits of a weight, the usual mix of tensor types included, by what a tag or `/api/tags` calls it.
+LEVEL_BITS: dict[str, float] = {
+    "F32": 32.0,
+    "F16": 16.0,
+    "BF16": 16.0,
+    "Q8_0": 8.5,
+    "Q6_K": 6.6,
+    "Q5_K_M": 5.7,
+    "Q5_1": 6.0,
+    "Q5_K_S": 5.5,
+    "Q5_0": 5.5,
+    "Q4_K_M": 4.84,
+    "Q4_1": 5.0,
+    "Q4_K_S": 4.6,
+    "Q4_0": 4.6,
+    "IQ4_XS": 4.3,
+    "MXFP4": 4.3,
+    "NVFP4": 4.5,
+    "Q3_K_L": 4.3,
+    "Q3_K_M": 3.91,
+    "Q3_K_S": 3.5,
+    "IQ3_XXS": 3.1,
+    "Q2_K": 2.6,
+    "IQ2_XS": 2.4,
+    "IQ2_XXS": 2.1,
+    "IQ1_S": 1.6,
+}
+
+
+def level_bits(level: str) -> float:
+    """Bits of a weight in a quantization level; 0: it is not known."""
+    return LEVEL_BITS.get(level.upper().replace("FP", "F"), 0.0)
+
+
+# --- ollama_pack.fit.choose ---
+# Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+
+LOSSLESS_BITS = 8.5  # with more, answers are no better and take longer
+
+
+def quality_order(names: Sequence[str], levels: Sequence[str]) -> list[str]:
+    """Variants with the best first: 8 bits, then more, which is only slower, then fewer.
+
+    Args:
+        names: of the variants.
+        levels: the quantization level of each; empty: unknown, and last.
+    """
+    by_name = dict(zip(names, map(level_bits, levels), strict=True))
+    return sorted(by_name, key=lambda name: _rank(by_name[name]), reverse=True)
+
+
+def _rank(bits: float) -> float:
+    return min(bits, LOSSLESS_BITS) - (0.001 * bits if bits > LOSSLESS_BITS else 0.0)
+
+
+# --- ollama_pack.base.tables ---
+# Tables that admins write as text: a row a line, `#` starts a comment, empty lines are skipped.
+
+_COMMENT = re.compile(r"(?:^|\s)#.*")
+
+
+class TableError(PackError, ValueError):
+    """A row of a table cannot be used.
+
+    A `ValueError` too, so that a pydantic validator reports it when an admin saves the valve.
+
+    Attributes:
+        line: number of the row in the text, from 1.
+        row: the row as it was written, without secrets.
+        reason: what is wrong with it and what to do.
+    """
+
+    def __init__(self, line: int, row: str, reason: str) -> None:
+        super().__init__(message("row {line} ({row!r}): {reason}", line=line, row=row, reason=reason))
+        self.line = line
+        self.row = row
+        self.reason = reason
+
+
+def table_rows(text: str) -> Iterator[tuple[int, str]]:
+    """The rows of a table as they are written, each with its line's number from 1."""
+    for line, raw in enumerate(text.splitlines(), start=1):
+        if written := _COMMENT.sub("", raw).strip():
+            yield line, written
+
+
+# --- ollama_pack.engines.model_ids ---
+# Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#
+# Those that `gpu_router` answers begin with its name, on Open WebUI and on the Pipelines server.
+
+ROUTER = "gpu_router."
+
+
+# --- ollama_pack.routing.plan.report ---
+# What fits where, what to pull, and what one more GPU would bring: all of a plan, as people read it.
 
 USUAL_CONTEXT = 8192
-LEAST_CONTEXT, MOST_CONTEXT, MOST_USERS = 256, 2**22, 10**6
+LEAST_CONTEXT, MOST_CONTEXT, MOST_USERS = 256, 2**22, 10**6  # that can be asked for
 
 
 # --- ollama_pack.engines.refusals ---
@@ -4040,39 +4266,6 @@ def _number(written: object, usual: int, least: int, most: int) -> int | None:
     if not text:
         return usual
     return int(text) if text.isdecimal() and len(text) <= MAX_DIGITS and least <= int(text) <= most else None
-
-
-# --- ollama_pack.webui.chats ---
-# Chats of the running Open WebUI. Imports `open_webui` when called, not before.
-
-
-async def rated_down(feedback_id: str) -> str | None:
-    """The message that a feedback is about, if its thumb points down."""
-    from open_webui.models.feedbacks import Feedbacks  # noqa: PLC0415
-
-    feedback = await Feedbacks.get_feedback_by_id(feedback_id)
-    if feedback is None or (feedback.data or {}).get("rating") != -1:
-        return None
-    message = (feedback.meta or {}).get("message_id")
-    return message if isinstance(message, str) else None
-
-
-# --- ollama_pack.services.forgetting ---
-# Which answers of the cache to discard when something happens in Open WebUI.
-
-# Event → what the label of the answers begins with; the rest is the id of the event's subject.
-_DELETIONS = {"chat.deleted": "chat", "chat.deleted_all": "user", "user.deleted": "user"}
-_RATINGS = frozenset({"feedback.created", "feedback.updated"})
-
-
-async def label_to_discard(event_name: str, event: Mapping[str, Any]) -> str | None:
-    """The label of the answers to discard: of a chat, of a user, or of a message that got a thumbs-down."""
-    subject = str((event.get("subject") or {}).get("id") or "")
-    if subject and event_name in _DELETIONS:
-        return f"{_DELETIONS[event_name]}:{subject}"
-    if subject and event_name in _RATINGS and (message := await rated_down(subject)):
-        return f"message:{message}"
-    return None
 
 
 # --- ollama_pack.cache.counters ---
@@ -4664,12 +4857,6 @@ def _header(headers: Mapping[str, str] | None, name: str) -> str:
     return next((value for given, value in (headers or {}).items() if given.lower() == name), "")
 
 
-# --- ollama_pack.engines.routed_names ---
-# How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-
-ROUTER = "gpu_router."  # begins their ids
-
-
 # --- ollama_pack.webui.models ---
 # What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
 
@@ -5007,22 +5194,8 @@ def _refused(refusal: Refusal, user: Any, form: ApiForm) -> Any:
 # What goes wrong with aliases.
 
 
-class AliasTableError(PackError, ValueError):
-    """A row of an alias table cannot be used.
-
-    A `ValueError` too, so that a pydantic validator reports it when an admin saves the valve.
-
-    Attributes:
-        line: number of the row in the text, from 1.
-        row: the row as it was written.
-        reason: what is wrong with it and what to do.
-    """
-
-    def __init__(self, line: int, row: str, reason: str) -> None:
-        super().__init__(message("row {line} ({row!r}): {reason}", line=line, row=row, reason=reason))
-        self.line = line
-        self.row = row
-        self.reason = reason
+class AliasTableError(TableError):
+    """A row of an alias table cannot be used."""
 
 
 # --- ollama_pack.aliases.facts ---
@@ -5066,7 +5239,6 @@ MAX_CHAIN = 10
 MAX_NAME_LENGTH = 256  # Open WebUI's own limit on a model id
 
 _ROW = re.compile(r"(?P<alias>[^=\[\]]*)=(?P<candidates>[^\[\]]*)(?:\[(?P<conditions>[^\[\]]*)\])?")
-_COMMENT = re.compile(r"(?:^|\s)#.*")
 _CONDITION = re.compile(r"(?P<key>[^<>=]*)(?P<relation>>?=|)(?P<value>.*)")
 _TOKENS = re.compile(r"(?P<count>[0-9]{1,9})\s*(?P<kilo>[kK]?)")
 _LEVEL = re.compile(r"[\w.-]+")
@@ -5190,18 +5362,14 @@ def parse_table(text: str) -> AliasTable:
         AliasTableError: naming the row and what is wrong with it.
     """
     rows: list[AliasRow] = []
-    for line, raw in enumerate(text.splitlines(), start=1):
-        if written := _COMMENT.sub("", raw).strip():
-            try:
-                rows.append(_parse_row(line, written))
-            except ValueError as fault:
-                raise AliasTableError(line, written, said_by(fault)) from None
-            if len(rows) > MAX_ROWS:
-                raise AliasTableError(
-                    line,
-                    written,
-                    message("a table has at most {limit} rows: use wildcards", limit=MAX_ROWS),
-                )
+    for line, written in table_rows(text):
+        try:
+            rows.append(_parse_row(line, written))
+        except ValueError as fault:
+            raise AliasTableError(line, written, said_by(fault)) from None
+        if len(rows) > MAX_ROWS:
+            reason = message("a table has at most {limit} rows: use wildcards", limit=MAX_ROWS)
+            raise AliasTableError(line, written, reason)
     return AliasTable(tuple(rows))
 
 
@@ -5412,201 +5580,6 @@ def _refuse_cycles(rows: tuple[AliasRow, ...]) -> None:
             raise AliasTableError(row.line, row.text, reason)
 
 
-# --- ollama_pack.engines.ollama.names ---
-# Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-
-DEFAULT_TAG = "latest"
-
-# The levels that llama.cpp and Ollama write, at the end of a tag: q4_K_M, q8_0, iq2_xxs, fp16, bf16, mxfp4 …
-_QUANTIZATION = re.compile(
-    r"(?:^|[-_.])([it]?q\d+(?:_[a-z0-9]+)*|(?:b?f|fp)(?:16|32)|mxfp[48]|nvfp4|int[48])$", re.IGNORECASE
-)
-# Tags say fp16 where Ollama reports F16; "unknown" is what it reports for IQ4_XS and other newer levels.
-_OTHER_WORDS = {"FP16": "F16", "FP32": "F32", "UNKNOWN": ""}
-
-
-def split_tag(name: str) -> tuple[str, str]:
-    """Split `llama3:8b` into `("llama3", "8b")`; the tag is empty when the name has none.
-
-    A colon before the last slash belongs to a host's port, not to a tag.
-    """
-    head, _, tag = name.rpartition(":")
-    return (head, tag) if head and tag and "/" not in tag else (name, "")
-
-
-class Families:
-    """Models by their names without tags, upper and lower case being the same.
-
-    They are gone through once, when first asked for: they may be many, and their list far away in Redis.
-    """
-
-    def __init__(self, models: Iterable[str]) -> None:
-        self._models = models
-
-    @cached_property
-    def _by_stem(self) -> Mapping[str, tuple[tuple[str, str], ...]]:
-        return _families(tuple(self._models))
-
-    def of(self, name: str) -> tuple[tuple[str, str], ...]:
-        """The models that are `name` but for the tag: each id with its whole name in lower case, sorted."""
-        return self._by_stem.get(split_tag(name)[0].lower(), ())
-
-
-@lru_cache(maxsize=8)  # models change once in a while, and going through hundreds of names takes its time
-def _families(models: tuple[str, ...]) -> Mapping[str, tuple[tuple[str, str], ...]]:
-    families: dict[str, list[tuple[str, str]]] = defaultdict(list)
-    for model in sorted(models):
-        families[split_tag(model)[0].lower()].append((model, _whole(model).lower()))
-    return {stem: tuple(members) for stem, members in families.items()}
-
-
-def find_model(name: str, models: Collection[str], families: Families | None = None) -> str | None:
-    """The id under which `models` holds `name`: exactly, or with the default tag added or left out.
-
-    Failing that, upper and lower case are the same, as they are to Ollama: it lists q4_K_M and takes q4_k_m.
-
-    Args:
-        name: the model as the alias table names it.
-        models: ids.
-        families: those of the models, when several names are looked up.
-    """
-    return name if name in models else _find_in_family(name, (families or Families(models)).of(name))
-
-
-def _find_in_family(name: str, family: Iterable[tuple[str, str]]) -> str | None:
-    wanted = _whole(name)
-    alike = [model for model, whole in family if whole == wanted.lower()]
-    return min(alike, key=lambda model: (model != name, _whole(model) != wanted), default=None)
-
-
-def _whole(name: str) -> str:
-    return name if split_tag(name)[1] else f"{name}:{DEFAULT_TAG}"
-
-
-def quantization_in(name: str) -> str:
-    """The quantization level that a tag ends in, in upper case as Ollama reports it; else empty."""
-    found = _QUANTIZATION.search(split_tag(name)[1])
-    return _level(found.group(1)) if found else ""
-
-
-def find_variant(
-    name: str,
-    levels: Iterable[str],
-    models: Mapping[str, str],
-    denied: AbstractSet[str] = frozenset(),
-    families: Families | None = None,
-) -> str | None:
-    """The model that is `name` in the first of the preferred quantization levels that `models` has.
-
-    Among several of one level, `name` itself comes first, then the others by the alphabet.
-
-    Args:
-        name: the model as the alias table names it.
-        levels: quantization levels, the preferred one first; upper and lower case are the same.
-        models: model id → its quantization level, empty where unknown (then the tag tells).
-        denied: ids that are not to be chosen.
-        families: those of the models, when several names are looked up.
-    """
-    by_level: dict[str, str] = {}
-    for model, level in variants_of(name, models, denied, families).items():
-        by_level.setdefault(level, model)
-    return next((by_level[level] for level in map(_level, levels) if level in by_level), None)
-
-
-def variants_of(
-    name: str,
-    models: Mapping[str, str],
-    denied: AbstractSet[str] = frozenset(),
-    families: Families | None = None,
-) -> dict[str, str]:
-    """The models that are variants of `name`, and the quantization level of each; empty: unknown.
-
-    `llama3:8b` stands for `llama3:8b` itself and for every tag that continues it, such as
-    `llama3:8b-instruct-q8_0`; a name without a tag stands for all tags of the model.
-
-    Args:
-        name: as in `find_variant`, as are the others.
-        models: of these.
-        denied: without these.
-        families: of the models.
-    """
-    family = (families or Families(models)).of(name)
-    exact = _find_in_family(name, family)
-    start = f"{name.lower()}-" if split_tag(name)[1] else ""
-    variants = [
-        model
-        for model, whole in family
-        if model not in denied and (model == exact or whole.startswith(start))
-    ]
-    variants.sort(key=lambda model: model != exact)
-    # Only these levels are looked up: `models` may be far away.
-    return {model: _level(models.get(model, "")) or quantization_in(model) for model in variants}
-
-
-def _level(written: str) -> str:
-    """A quantization level in the form in which levels are compared; empty when it tells nothing."""
-    level = written.upper()
-    return _OTHER_WORDS.get(level, level)
-
-
-# --- ollama_pack.fit.shapes ---
-# Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-
-# Bits of a weight, the usual mix of tensor types included, by what a tag or `/api/tags` calls it.
-LEVEL_BITS: dict[str, float] = {
-    "F32": 32.0,
-    "F16": 16.0,
-    "BF16": 16.0,
-    "Q8_0": 8.5,
-    "Q6_K": 6.6,
-    "Q5_K_M": 5.7,
-    "Q5_1": 6.0,
-    "Q5_K_S": 5.5,
-    "Q5_0": 5.5,
-    "Q4_K_M": 4.84,
-    "Q4_1": 5.0,
-    "Q4_K_S": 4.6,
-    "Q4_0": 4.6,
-    "IQ4_XS": 4.3,
-    "MXFP4": 4.3,
-    "NVFP4": 4.5,
-    "Q3_K_L": 4.3,
-    "Q3_K_M": 3.91,
-    "Q3_K_S": 3.5,
-    "IQ3_XXS": 3.1,
-    "Q2_K": 2.6,
-    "IQ2_XS": 2.4,
-    "IQ2_XXS": 2.1,
-    "IQ1_S": 1.6,
-}
-
-
-def level_bits(level: str) -> float:
-    """Bits of a weight in a quantization level; 0: it is not known."""
-    return LEVEL_BITS.get(level.upper().replace("FP", "F"), 0.0)
-
-
-# --- ollama_pack.fit.choose ---
-# Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-
-LOSSLESS_BITS = 8.5  # with more, answers are no better and take longer
-
-
-def quality_order(names: Sequence[str], levels: Sequence[str]) -> list[str]:
-    """Variants with the best first: 8 bits, then more, which is only slower, then fewer.
-
-    Args:
-        names: of the variants.
-        levels: the quantization level of each; empty: unknown, and last.
-    """
-    by_name = dict(zip(names, map(level_bits, levels), strict=True))
-    return sorted(by_name, key=lambda name: _rank(by_name[name]), reverse=True)
-
-
-def _rank(bits: float) -> float:
-    return min(bits, LOSSLESS_BITS) - (0.001 * bits if bits > LOSSLESS_BITS else 0.0)
-
-
 # --- ollama_pack.aliases.resolve ---
 # Which model answers for a name: a pure function of the table, the request and the models that are there.
 
@@ -5752,10 +5725,14 @@ def parse_audience(text: str) -> tuple[str, ...]:
     """
     parts = tuple(" ".join(part.split()) for part in text.split(","))
     for part in parts:
-        is_group = part.startswith(GROUP) and part != GROUP
-        if part not in {PUBLIC, ADMIN} and not is_group:
+        if not is_audience(part):
             raise AudienceError(part)
     return parts
+
+
+def is_audience(part: str) -> bool:
+    """Whether a text names everybody, the admins or a group."""
+    return part in {PUBLIC, ADMIN} or (part.startswith(GROUP) and part != GROUP)
 
 
 def stated_audience(text: str) -> tuple[str, ...] | None:
@@ -5787,11 +5764,26 @@ def grant_forms(grants: Grants) -> list[dict[str, str]]:
     return [dict(zip(keys, grant, strict=True)) for grant in sorted(grants)]
 
 
+def grants_in(forms: Any) -> Grants:
+    """Grants from the form that Open WebUI has them in."""
+    return frozenset(
+        (str(one["principal_type"]), str(one["principal_id"]), str(one["permission"]))
+        for one in (forms if isinstance(forms, list) else ())
+        if isinstance(one, dict)
+    )
+
+
 # --- ollama_pack.webui.model_rows ---
 # Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
 
 MARK = "ollama_pack"  # the key in a row's meta, the uploader's too
 MAKER = "ollama_pack_events"
+# A row's capabilities, as upload.py sets them: Open WebUI keeps its own tools from the model.
+WITHOUT_TOOLS = {"builtin_tools": False}
+# The row of the response cache's own model. It has no mark: an admin decides on it once it is there.
+REPLAY = "response_cache_replay"
+REPLAY_NAME = "Response cache"
+REPLAY_META = {"hidden": True, "description": "Gives the answers of the response cache."}
 
 
 @dataclass(frozen=True, slots=True)
@@ -5848,12 +5840,17 @@ class ExistingRow:
 
     @property
     def given(self) -> Grants:
-        """The grants that the events function gave last."""
+        """The grants that the pack gave last."""
         return grants_in(self.mark.get("grants"))
 
     @property
+    def has_given_grants(self) -> bool:
+        """Whether its grants are those that the pack gave. Version 0.1 did not note them."""
+        return "grants" not in self.mark or self.grants == self.given
+
+    @property
     def has_given_switch(self) -> bool:
-        """Whether it is on or off as the events function set it."""
+        """Whether it is on or off as the pack set it."""
         return self.active == bool(self.mark.get("active", True))
 
     @property
@@ -5869,14 +5866,21 @@ class ExistingRow:
 
     @property
     def has_additions(self) -> bool:
-        """Whether an admin has put something of their own into the row."""
+        """Whether an admin has put something into the row, has switched it or has changed who may use it."""
+        return self.has_settings or not self.has_given_switch or not self.has_given_grants
+
+    @property
+    def has_settings(self) -> bool:
+        """Whether an admin has put something of their own into the row: a name, a prompt or tags."""
         ours = {MARK, "description", "hidden", "profile_image_url"}
         if tag_names(self.meta.get("tags")) == tuple(self.mark.get("tags") or ()):
             ours.add("tags")
+        if self.meta.get("capabilities") == WITHOUT_TOOLS:
+            ours.add("capabilities")
         added = any(value for key, value in self.meta.items() if key not in ours)
-        renamed = self.name != self.mark.get("name")
-        is_changed = not self.has_given_switch or self.grants != self.given
-        return added or renamed or self.has_params or is_changed
+        # upload.py notes no name: it takes over rows that have the router's
+        names = {self.mark.get("name")} if "name" in self.mark else {self.id, self.id.removeprefix(ROUTER)}
+        return added or self.name not in names or self.has_params
 
 
 def existing_row(row: Mapping[str, Any]) -> ExistingRow:
@@ -5891,13 +5895,6 @@ def existing_row(row: Mapping[str, Any]) -> ExistingRow:
         meta={key: value for key, value in meta.items() if value is not None},
         has_params=any(value is not None for value in params.values()),
         owner=str(row.get("user_id") or ""),
-    )
-
-
-def grants_in(forms: Any) -> Grants:
-    """Grants from the form that Open WebUI has them in."""
-    return frozenset(
-        (str(one["principal_type"]), str(one["principal_id"]), str(one["permission"])) for one in forms or ()
     )
 
 
@@ -6075,19 +6072,23 @@ async def _reader(user: Mapping[str, Any]) -> _Reader:
 # --- ollama_pack.webui.publication ---
 # Which rows of Open WebUI's models table to write, so that users see what is offered to them. Decides only.
 #
-# A row belongs to whoever made it. The pack's mark in its `meta` says so: `{"kind", "id"}` is the uploader's,
-# and with `"by": "ollama_pack_events"` it is the events function's, which also notes the grants and the switch
-# that it gave, so that a change by an admin is seen and kept. The id is in the mark because an admin's clone of
-# a row copies `meta`. Rows without the mark are an admin's: they are never changed, removed or adopted.
+# The events function and upload.py both publish. A row belongs to whoever made it, as the pack's mark in its
+# `meta` says: `{"kind", "id", "grants"}` is upload.py's; with `"by": "ollama_pack_events"` it is the events
+# function's, which also notes the switch that it gave. So an admin's change is seen and kept. The id is in the
+# mark because an admin's clone of a row copies `meta`. Rows without the mark are an admin's: they are never
+# changed, removed or adopted. upload.py takes over those rows of the events function that pack.yaml names.
 
 BY_HAND = message("an admin made a model with this id by hand, and it is left as it is")
 BY_UPLOAD = message("upload.py published it, and keeps it")
 TAKEN = message("a connection offers a model of this name itself")
 ADMINS_GRANTS = message("an admin changed who may use it, and that is kept")
+NARROWER = message("an admin has set who may use it, and not all who may use its aliases are among them")
 ADMINS_SWITCH = message("an admin switched it on or off, and that is kept")
 SHOWN_MODELS = 4  # of those that answer for an alias, under its name in the picker
 _ANSWERED_BY = "→ "  # in every language
 ADMINS_ROW = message("it is offered no more, and is kept because an admin changed something in it")
+
+Maker = Literal["events", "upload"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -6101,12 +6102,13 @@ class WantedRow:
         grants: who may use it.
         alias: the alias that it serves; empty: none.
         description: what the picker tells of it; empty: nothing.
-        hidden: keep it out of the picker, where the alias stands already. Said once: then an admin decides.
+        hidden: keep it out of the picker, where the model stands already.
         active: it is switched on.
         opened: an admin has stated the audience: it opens the models behind it that have no row.
         tags: that the picker shows. Said once.
         maker: who makes the row.
         opens: the models without a row that its audience reaches through it alone.
+        without_tools: the model cannot be offered tools. Said once: then an admin decides.
     """
 
     id: str
@@ -6119,30 +6121,61 @@ class WantedRow:
     active: bool = True
     opened: bool = False
     tags: tuple[str, ...] = ()
-    maker: Literal["events", "upload"] = "events"
+    maker: Maker = "events"
     opens: tuple[str, ...] = ()
+    without_tools: bool = False
 
     @property
     def mark(self) -> dict[str, Any]:
         """What tells whose row it is, as `meta` holds it."""
         if self.maker == "upload":
-            kind = (
-                "alias" if self.alias and not self.hidden else "base"
-            )  # one without a base only grants its model
+            only_hides = self.hidden and not self.opened
+            kind = "hidden" if only_hides else "alias" if self.alias else "base"
             said = {"kind": kind, "id": self.id, "grants": grant_forms(self.grants)}
-            return {MARK: said | ({"opens": list(self.opens)} if self.opens else {})}
+            more: dict[str, Any] = {"opened": False} if only_hides else {}
+            return {MARK: said | more | ({"opens": list(self.opens)} if self.opens else {})}
         kind = "alias" if self.base else "base"
         said = {"kind": kind, "id": self.id, "by": MAKER, "name": self.name, "alias": self.alias}
         given = {"grants": grant_forms(self.grants), "active": self.active, "opened": self.opened}
         return {MARK: said | given | ({"tags": list(self.tags)} if self.tags else {})}
 
+    def meta_over(self, meta: Mapping[str, Any] | None) -> dict[str, Any]:
+        """What the row's `meta` becomes.
 
-def alias_row(alias: str, base: str, grants: Grants, models: Sequence[str]) -> WantedRow:
+        Args:
+            meta: as it is, with what an admin has put into it; None: there is no row yet.
+        """
+        if meta is None:
+            about: dict[str, Any] = {
+                "description": self.description,
+                "hidden": self.hidden,
+                "tags": [{"name": tag} for tag in self.tags],
+                "capabilities": WITHOUT_TOOLS if self.without_tools else {},
+            }
+            return {key: value for key, value in about.items() if value} | self.mark
+        new = dict(meta)
+        written = new.get("description")
+        if is_our_description(self.alias, written) or (self.description and self._restates and not written):
+            new["description"] = self.description
+        if self.hidden and self._restates:
+            new["hidden"] = True
+        if self.without_tools and new.get("capabilities") is None:
+            new["capabilities"] = WITHOUT_TOOLS
+        return new | self.mark
+
+    @property
+    def _restates(self) -> bool:
+        """Whether it is said again each time. The events function says it once, then an admin decides."""
+        return self.maker == "upload"
+
+
+def alias_row(alias: str, base: str | None, grants: Grants, models: Sequence[str]) -> WantedRow:
     """The row by which an alias is a model that people see.
 
     Args:
         alias: its name.
-        base: the model under it: the router's of that name, or one that the alias filter's table names.
+        base: the model under it: the router's of that name, or one that the table names. None: a connection
+            offers a model of this name, and the row only grants it.
         grants: who may use it.
         models: those that the table names for it, the preferred one first.
     """
@@ -6155,7 +6188,7 @@ def routed_model(alias: WantedRow) -> WantedRow:
     return replace(alias, id=ROUTER + alias.id, base=None, description="", hidden=True)
 
 
-def opened_model(model: str, grants: Grants, maker: Literal["events", "upload"] = "events") -> WantedRow:
+def opened_model(model: str, grants: Grants, maker: Maker = "events") -> WantedRow:
     """The row by which a model behind an alias is open to the alias's audience."""
     return WantedRow(model, model, None, grants, opened=True, maker=maker)
 
@@ -6225,6 +6258,7 @@ def plan_rows(
     rows: Mapping[str, ExistingRow],
     taken: AbstractSet[str] = frozenset(),
     spared: AbstractSet[str] = frozenset(),
+    maker: Maker = "events",
 ) -> RowPlan:
     """Compare what is wanted with what is there.
 
@@ -6236,11 +6270,14 @@ def plan_rows(
         rows: all rows that there are, by id.
         taken: ids of models that connections offer themselves: no alias may stand in their way.
         spared: ids of ours that stay for now though they are not wanted.
+        maker: who publishes; the rows of the other one that are not wanted are the other one's.
     """
     changes: list[RowChange] = []
     left: list[LeftRow] = []
     for row in wanted.values():
         current = rows.get(row.id)
+        if current is not None and _grants_already(row, current):
+            continue
         if reason := _not_ours(row, current, taken):
             left.append(LeftRow(row.id, reason))
             changes += _withdrawals(current) if reason == TAKEN and current else ()
@@ -6250,30 +6287,42 @@ def plan_rows(
             changes += _updates(row, current)
             left += (LeftRow(row.id, reason) for reason in _kept(row, current))
     for current in rows.values():
-        if current.maker == "events" and current.id not in wanted and current.id not in spared:
+        if current.maker == maker and current.id not in wanted and current.id not in spared:
             changes += _withdrawals(current)
-            left += (LeftRow(current.id, ADMINS_ROW) for _ in range(current.has_additions))
+            left += (LeftRow(current.id, ADMINS_ROW) for _ in range(_is_admins_too(current)))
     return RowPlan(tuple(changes), tuple(left))
 
 
+def _grants_already(row: WantedRow, current: ExistingRow) -> bool:
+    """Whether an admin's own row lets in all for whom upload.py wants to open its model."""
+    is_admins = row.maker == "upload" and current.maker == "hand"
+    return is_admins and row.base is None and covers(current.grants, row.grants)
+
+
 def _not_ours(row: WantedRow, current: ExistingRow | None, taken: AbstractSet[str]) -> str:
-    if current is not None and current.maker != "events":
-        return BY_HAND if current.maker == "hand" else BY_UPLOAD
+    if current is not None and current.maker == "hand":
+        return NARROWER if row.maker == "upload" and row.base is None else BY_HAND
+    if current is not None and current.maker == "upload" and row.maker == "events":
+        return BY_UPLOAD
     return TAKEN if row.base and row.id in taken else ""
 
 
 def _has_admins_grants(row: WantedRow, current: ExistingRow) -> bool:
     """Whether somebody else set the grants. What we want is ours, even where noting it failed."""
-    return current.grants not in (current.given, row.grants)
+    return not current.has_given_grants and current.grants != row.grants
 
 
 def _has_admins_switch(row: WantedRow, current: ExistingRow) -> bool:
-    return not current.has_given_switch and current.active != row.active
+    """Whether an admin's switch is kept: what pack.yaml names is on."""
+    return row.maker == "events" and not current.has_given_switch and current.active != row.active
 
 
 def _kept(row: WantedRow, current: ExistingRow) -> Iterator[str]:
     if _has_admins_grants(row, current):
-        yield ADMINS_GRANTS
+        if row.maker == "events":
+            yield ADMINS_GRANTS
+        elif not covers(current.grants, row.grants):
+            yield NARROWER
     if _has_admins_switch(row, current):
         yield ADMINS_SWITCH
 
@@ -6282,19 +6331,29 @@ def _updates(row: WantedRow, current: ExistingRow) -> Iterator[UpdateRow]:
     is_admins = _has_admins_grants(row, current)
     regrant = not is_admins and current.grants != row.grants
     switch = current.active != row.active and not _has_admins_switch(row, current)
-    is_noted = is_admins or current.given == row.grants
+    if _differs(row, current, is_noted=is_admins or current.given == row.grants) or regrant or switch:
+        yield UpdateRow(row, regrant, switch)
+
+
+def _differs(row: WantedRow, current: ExistingRow, *, is_noted: bool) -> bool:
+    if row.maker == "upload":
+        return current.base != row.base or row.meta_over(current.meta) != current.meta
     is_opened = bool(current.mark.get("opened"))
     differs = (current.base, current.alias, is_opened) != (row.base, row.alias, row.opened)
     written = current.meta.get("description")
     differs |= is_our_description(row.alias, written) and written != row.description
-    if differs or regrant or switch or not is_noted:
-        yield UpdateRow(row, regrant, switch)
+    return differs or not is_noted
+
+
+def _is_admins_too(current: ExistingRow) -> bool:
+    """Whether a row stays because of an admin. Grants do not hold what pack.yaml no longer names."""
+    return current.has_settings if current.maker == "upload" else current.has_additions
 
 
 def _withdrawals(current: ExistingRow) -> Iterator[DeleteRow | CloseRow]:
-    if not current.has_additions:
+    if not _is_admins_too(current):
         yield DeleteRow(current.id)
-    elif current.grants and current.grants == current.given:
+    elif current.grants and (current.maker == "upload" or current.has_given_grants):
         yield CloseRow(current.id)
 
 
@@ -6339,7 +6398,10 @@ class Absences:
 
 
 # --- ollama_pack.services.offer ---
-# What there is to publish: the models and aliases of the router, and the aliases of the alias filter.
+# Which rows a deployment should have.
+#
+# The events function wants those that the router and the alias tables offer, upload.py those that pack.yaml
+# states. `ollama_pack.webui.publication` then compares them with the rows that are there.
 
 ALIAS_FILTER = "model_alias_filter"
 
@@ -6654,10 +6716,10 @@ async def _write_row(change: RowChange, owner: str) -> bool:
         case UpdateRow(row, regrant, switch):
             if regrant:  # before the mark: a row with grants that are wanted counts as ours
                 await _grant_row(row.id, row.grants)
-            return await _remark_row(row.id, row.mark, row, switch=switch)
+            return await _remark_row(row.id, row, switch=switch)
         case CloseRow(model):
             await _grant_row(model, NOBODY)
-            return await _remark_row(model, None, None)
+            return await _remark_row(model, None)
         case DeleteRow(model):
             return bool(await Models.delete_model_by_id(model))
 
@@ -6667,14 +6729,11 @@ async def _create_row(row: WantedRow, owner: str) -> bool:
 
     if await Models.get_model_by_id(row.id) is not None:
         return False  # another replica was faster
-    said = {"description": row.description} if row.description else {}
-    hidden = {"hidden": True} if row.hidden else {}
-    tags = {"tags": [{"name": tag} for tag in row.tags]} if row.tags else {}
     form = ModelForm(
         id=row.id,
         name=row.name,
         base_model_id=row.base,
-        meta=said | hidden | tags | row.mark,
+        meta=row.meta_over(None),
         params={},
         access_grants=grant_forms(row.grants),
         is_active=row.active,
@@ -6682,9 +6741,7 @@ async def _create_row(row: WantedRow, owner: str) -> bool:
     return await Models.insert_new_model(form, owner) is not None
 
 
-async def _remark_row(
-    model: str, mark: Mapping[str, Any] | None, wanted: WantedRow | None, *, switch: bool = False
-) -> bool:
+async def _remark_row(model: str, wanted: WantedRow | None, *, switch: bool = False) -> bool:
     """Note in a row what was done to it, and leave what an admin wrote, as it is by now."""
     from open_webui.models.models import ModelForm, Models  # noqa: PLC0415
 
@@ -6692,13 +6749,12 @@ async def _remark_row(
     if row is None:
         return False
     meta = row.meta.model_dump()
-    if wanted and is_our_description(wanted.alias, meta.get("description")):
-        meta["description"] = wanted.description
+    closed = closed_mark(existing_row(row.model_dump()).mark)
     form = ModelForm(
         id=row.id,
         name=row.name,
         base_model_id=wanted.base if wanted else row.base_model_id,
-        meta=meta | (mark or closed_mark(existing_row(row.model_dump()).mark)),
+        meta=wanted.meta_over(meta) if wanted else meta | closed,
         params=row.params.model_dump(),
         is_active=wanted.active if wanted and switch else row.is_active,
     )
@@ -6709,6 +6765,34 @@ async def _grant_row(model: str, grants: Grants) -> None:
     from open_webui.models.access_grants import AccessGrants  # noqa: PLC0415
 
     await AccessGrants.set_access_grants("model", model, grant_forms(grants))
+
+
+async def share_replay() -> bool:
+    """Hide the response cache's model from the picker and share it with everybody, where it has no row yet.
+
+    False: the function is not there, or off.
+    """
+    state = await function_state(REPLAY)
+    if state.active:
+        await _make_replay_row(state)
+    return state.active
+
+
+async def _make_replay_row(state: FunctionState) -> None:
+    from open_webui.models.models import ModelForm, Models  # noqa: PLC0415
+
+    if await Models.get_model_by_id(REPLAY) is not None:
+        return
+    form = ModelForm(
+        id=REPLAY,
+        name=REPLAY_NAME,
+        base_model_id=None,
+        meta=REPLAY_META,
+        params={},
+        access_grants=grant_forms(EVERYBODY),
+        is_active=True,
+    )
+    await Models.insert_new_model(form, state.owner)  # None: another worker was faster
 
 
 def listed_models(app: Any) -> dict[str, Mapping[str, Any]]:
@@ -6889,10 +6973,11 @@ def _opened_too(row: WantedRow, opened: WantedRow | None) -> WantedRow:
     return row if opened is None else replace(row, grants=row.grants | opened.grants, opened=True)
 
 
-# --- ollama_pack.services.refused_valves ---
-# Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+# --- ollama_pack.services.valves ---
+# What all valves of the pack have in common: what is refused is told to admins, without what was written.
 #
-# What a process has refused is kept in it for an hour, as plain values: each plugin has a copy of this code.
+# Open WebUI's page only shows that there was an error. What a process has refused is kept in it for an hour, as
+# plain values: each plugin has a copy of this code.
 
 KEEP_SECONDS = 3600.0
 _WHOLE, _NUMBER, _SWITCH = (
@@ -6917,6 +7002,25 @@ _REFUSALS = {
 _MODULE = re.compile(r"(?:function|tool)_(\w+)_[0-9a-f]{32}")  # as Open WebUI calls a plugin's module
 
 
+class PackValves(BaseModel):
+    """Valves whose errors reach admins, and do not repeat what was written into them.
+
+    Open WebUI logs the error of a save that failed. Pydantic would put the value into it: a password,
+    a key, or a whole table of nodes with theirs.
+    """
+
+    model_config = ConfigDict(hide_input_in_errors=True)
+
+    def __init__(self, **values: Any) -> None:
+        """Validate the values, as Open WebUI does at each save and each request."""
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            note_refused(type(self), error)
+            raise
+        note_accepted(self)
+
+
 def note_refused(valves: type[BaseModel], error: ValidationError) -> None:
     """An admin has saved valves that the plugin refuses, or such valves are stored."""
     if plugin := _plugin_of(valves):
@@ -6924,7 +7028,7 @@ def note_refused(valves: type[BaseModel], error: ValidationError) -> None:
             (_said(one) for one in error.errors(include_url=False, include_input=False)), message("; ")
         )
         words = {language: in_language(said, language) for language in (ENGLISH, *TRANSLATIONS)}
-        _refused_valves__refused()[plugin] = {"at": time.time(), "said": words, "told": False}
+        _valves__refused()[plugin] = {"at": time.time(), "said": words, "told": False}
 
 
 def note_accepted(valves: BaseModel) -> None:
@@ -6933,7 +7037,7 @@ def note_accepted(valves: BaseModel) -> None:
         accepted = process_wide("accepted valves", dict[str, int])
         digest = hash(valves.model_dump_json())
         if accepted.get(plugin, digest) != digest:
-            _refused_valves__refused().pop(plugin, None)
+            _valves__refused().pop(plugin, None)
         accepted[plugin] = digest
 
 
@@ -6942,7 +7046,7 @@ def refused_valves(language: str) -> list[dict[str, Any]]:
     now = time.time()
     return [
         {"plugin": plugin, "at": note["at"], "reason": _in(note["said"], language)}
-        for plugin, note in _refused_valves__refused().items()
+        for plugin, note in _valves__refused().items()
         if now - note["at"] < KEEP_SECONDS
     ]
 
@@ -6950,11 +7054,11 @@ def refused_valves(language: str) -> list[dict[str, Any]]:
 async def refused_report() -> dict[str, Any]:
     """The same for the dashboard, with each reason in all languages."""
     now = time.time()
-    there = [(plugin, note) for plugin, note in _refused_valves__refused().items() if now - note["at"] < KEEP_SECONDS]
+    there = [(plugin, note) for plugin, note in _valves__refused().items() if now - note["at"] < KEEP_SECONDS]
     return {"valves": [{"plugin": plugin, "said": dict(note["said"])} for plugin, note in there]}
 
 
-def _refused_valves__refused() -> dict[str, dict[str, Any]]:
+def _valves__refused() -> dict[str, dict[str, Any]]:
     return process_wide("refused valves", dict[str, dict[str, Any]])
 
 
@@ -6987,29 +7091,6 @@ def refusal(problem: Any) -> Message:
         case "literal_error":
             return message("must be one of {choices}", choices=context["expected"])
     return _REFUSALS.get(problem["type"]) or Message(str(problem["msg"]))
-
-
-# --- ollama_pack.services.pack_valves ---
-# What all valves of the pack have in common.
-
-
-class PackValves(BaseModel):
-    """Valves whose errors reach admins, and do not repeat what was written into them.
-
-    Open WebUI logs the error of a save that failed. Pydantic would put the value into it: a password,
-    a key, or a whole table of nodes with theirs.
-    """
-
-    model_config = ConfigDict(hide_input_in_errors=True)
-
-    def __init__(self, **values: Any) -> None:
-        """Validate the values, as Open WebUI does at each save and each request."""
-        try:
-            super().__init__(**values)
-        except ValidationError as error:
-            note_refused(type(self), error)
-            raise
-        note_accepted(self)
 
 
 # --- ollama_pack.speech.errors ---
@@ -11468,15 +11549,6 @@ def _vtt_text(lines: tuple[str, ...]) -> str:
     return "\n".join(lines).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
-# --- ollama_pack.webui.reader ---
-# Who reads what the pack says, and in which language.
-
-
-def accepted_language(request: Any) -> str:
-    """A request's `Accept-Language`."""
-    return str(request.headers.get("accept-language") or ENGLISH) if request else ENGLISH
-
-
 # --- ollama_pack.webui.uploads ---
 # A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
 
@@ -11681,6 +11753,23 @@ def _recording_in(form: Any) -> BinaryIO:
 
 def _texts(form: Any, name: str) -> list[str]:
     return [value for value in form.getlist(name) if isinstance(value, str)]
+
+
+# --- ollama_pack.webui.users ---
+# Users of the running Open WebUI, and the language that they read. Imports `open_webui` when called.
+
+
+async def user_names(ids: Sequence[str]) -> dict[str, str]:
+    """The names of users by their ids; those that are gone are left out."""
+    from open_webui.models.users import Users  # noqa: PLC0415 - see the top of this module
+
+    found = await Users.get_users_by_user_ids(list(ids))
+    return {str(user.id): str(user.name) for user in found}
+
+
+def accepted_language(request: Any) -> str:
+    """A request's `Accept-Language`."""
+    return str(request.headers.get("accept-language") or ENGLISH) if request else ENGLISH
 
 
 # --- ollama_pack.services.voice_routes ---
@@ -12058,6 +12147,35 @@ def usage_table(entries: Iterable[Mapping[str, Any]]) -> str:
     return written.getvalue()
 
 
+# --- ollama_pack.webui.chats ---
+# Chats of the running Open WebUI, and their ratings. Imports `open_webui` when called, not before.
+
+# Event → what the label of the answers begins with; the rest is the id of the event's subject.
+_DELETIONS = {"chat.deleted": "chat", "chat.deleted_all": "user", "user.deleted": "user"}
+_RATINGS = frozenset({"feedback.created", "feedback.updated"})
+
+
+async def rated_down(feedback_id: str) -> str | None:
+    """The message that a feedback is about, if its thumb points down."""
+    from open_webui.models.feedbacks import Feedbacks  # noqa: PLC0415
+
+    feedback = await Feedbacks.get_feedback_by_id(feedback_id)
+    if feedback is None or (feedback.data or {}).get("rating") != -1:
+        return None
+    message = (feedback.meta or {}).get("message_id")
+    return message if isinstance(message, str) else None
+
+
+async def label_to_discard(event_name: str, event: Mapping[str, Any]) -> str | None:
+    """The label of the answers to discard: of a chat, of a user, or of a message that got a thumbs-down."""
+    subject = str((event.get("subject") or {}).get("id") or "")
+    if subject and event_name in _DELETIONS:
+        return f"{_DELETIONS[event_name]}:{subject}"
+    if subject and event_name in _RATINGS and (message := await rated_down(subject)):
+        return f"message:{message}"
+    return None
+
+
 # --- ollama_pack.webui.load ---
 # What `GET /api/system/load` shows of what the router tells: keys by name, so that nothing slips out.
 
@@ -12142,40 +12260,6 @@ def system_load(told: Mapping[str, Any], *, for_admin: bool) -> dict[str, Any]:
 
 def _only(keys: Mapping[str, Checked], told: Mapping[str, Any]) -> dict[str, Any]:
     return {key: check(told[key]) for key, check in keys.items() if key in told}
-
-
-# --- ollama_pack.webui.replay_row ---
-# The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
-
-REPLAY = "response_cache_replay"
-
-
-async def share_replay() -> bool:
-    """Hide the model from the picker and share it with everybody; False: the function is not there, or off.
-
-    Only where it has no row yet: an admin decides on the one that is there.
-    """
-    state = await function_state(REPLAY)
-    if state.active:
-        await _make_row(state)
-    return state.active
-
-
-async def _make_row(state: FunctionState) -> None:
-    from open_webui.models.models import ModelForm, Models  # noqa: PLC0415 - see the top of this module
-
-    if await Models.get_model_by_id(REPLAY) is not None:
-        return
-    form = ModelForm(
-        id=REPLAY,
-        name="Response cache",
-        base_model_id=None,
-        meta={"hidden": True, "description": "Gives the answers of the response cache."},
-        params={},
-        access_grants=grant_forms(EVERYBODY),
-        is_active=True,
-    )
-    await Models.insert_new_model(form, state.owner)  # None: another worker was faster
 
 
 # --- ollama_pack.webui.service ---
@@ -12321,18 +12405,6 @@ def _services(app: Any) -> dict[str, Any]:
         setattr(app.state, SERVICES, {})
     services: dict[str, Any] = getattr(app.state, SERVICES)
     return services
-
-
-# --- ollama_pack.webui.users ---
-# Users of the running Open WebUI. Imports `open_webui` when called, not before.
-
-
-async def user_names(ids: Sequence[str]) -> dict[str, str]:
-    """The names of users by their ids; those that are gone are left out."""
-    from open_webui.models.users import Users  # noqa: PLC0415 - see the top of this module
-
-    found = await Users.get_users_by_user_ids(list(ids))
-    return {str(user.id): str(user.name) for user in found}
 
 
 # --- ollama_pack.plugins.functions.ollama_pack_events ---
