@@ -8,15 +8,22 @@ Without `--pairs` it is our own pairs, `bench/data/pairs-*.jsonl`. One line of J
 
 - `served`: pairs of the same meaning that the tier serves, of `same` in all.
 - `wrong`: pairs of another meaning (traps) that it serves, of `traps` in all.
-- `threshold`: of the semantic tier, what our own pairs allow at `--error`; null: none.
+- `threshold`: of the semantic tier, by language, what a site has earned at `--error` whose users ask what is
+  in `bench/data`: `--labels` would-be hits, drawn from these pairs again and again; null: none.
 - `by_threshold`: what it would serve at each threshold, with the guards.
 - `lookup_ms`: the CPU time that the tier itself takes for a question: median, and the slowest of a hundred.
 
 Besides pairs, `--isolation 100000` tries as often to get the answer of another history, user, system
-prompt or model, and `--sites 1000` simulates sites that use the bound: how many were ever above it.
+prompt or model, and `--sites 1000` simulates sites that use the bound: how many were ever above it, of all
+kinds (`above`), and of those whose share of wrong answers is just above it (`above_where_just`).
 
 Our pairs were written before the rules. The rules were tuned on the half whose digests are even
 (`--half tune`), and not on the other one (`--half held`).
+
+`--halves 5` splits `bench/data/wordings-en.jsonl` in two, by question and five times: would-be hits of one
+half are the evidence, and the tiers are measured on the other. Each line there has wordings of one question
+(`same`), and questions that only look alike (`other`). The guards were tuned on its first 160 lines, and not
+on the rest.
 """
 
 import argparse
@@ -26,9 +33,11 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain, combinations
 from pathlib import Path
+from random import Random
 
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "src"), str(ROOT / "tests")]
@@ -40,9 +49,11 @@ from bench.caching.sites import sites_above  # noqa: E402 - see above
 from ollama_pack.cache.bound import THRESHOLDS, Judged, class_of, usable_threshold  # noqa: E402 - see above
 from ollama_pack.cache.guards import may_be_same  # noqa: E402 - see above
 from ollama_pack.cache.normal_form import normal_form  # noqa: E402 - see above
-from ollama_pack.cache.semantic import as_bytes, similarities  # noqa: E402 - see above
+from ollama_pack.cache.semantic import as_bytes, language_of, similarities  # noqa: E402 - see above
 
 DATA = ROOT / "bench/data"
+WORDINGS = DATA / "wordings-en.jsonl"
+LANGUAGES = ("en", "zh")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,34 +86,74 @@ def in_half(pair: Pair, half: str) -> bool:
     return half == "all" or odd == (half == "held")
 
 
+@functools.cache
 def serves_normalised(pair: Pair) -> bool:
     """Whether the second question gets the first one's answer."""
     form = normal_form(pair.a)
     return bool(form) and form == normal_form(pair.b)
 
 
+def read_wordings(file: Path) -> list[list[Pair]]:
+    """The pairs of each line: of two wordings of a question, and of a wording and another question."""
+    found = []
+    for line in file.read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        alike = [Pair(a, b, same=True) for a, b in combinations(row["same"], 2)]
+        found.append(alike + [Pair(a, b, same=False) for a in row["same"] for b in row["other"]])
+    return found
+
+
+def our_pairs() -> list[Pair]:
+    """All that are in the repository."""
+    return read_pairs(sorted(DATA.glob("pairs-*.jsonl"))) + list(chain(*read_wordings(WORDINGS)))
+
+
+@functools.cache
 def similarity(pair: Pair) -> float:
     """The cosine of the two questions."""
     one, two = (as_bytes(embedder()(text)) for text in (pair.a, pair.b))
     return similarities(one, [two])[0]
 
 
-def allowed_threshold(evidence: Sequence[Pair], error: float) -> float | None:
-    """What the bound allows when these pairs are the labels."""
-    counts = {same: [0] * len(THRESHOLDS) for same in (True, False)}
-    for pair in evidence:
-        place = class_of(similarity(pair))
-        if place is not None and not serves_normalised(pair) and may_be_same(pair.a, pair.b):
-            counts[pair.same][place] += 1
-    place = usable_threshold(Judged(tuple(counts[True]), tuple(counts[False])), error)
-    return None if place is None else THRESHOLDS[place]
+def earned(pairs: Sequence[Pair], error: float, labels: int, seed: int = 0) -> dict[str, float | None]:
+    """By language, the threshold of a site whose users ask these questions, after so many would-be hits."""
+    hits = [
+        pair
+        for pair in pairs
+        if not serves_normalised(pair)
+        and may_be_same(pair.a, pair.b)
+        and class_of(similarity(pair)) is not None
+    ]
+    found: dict[str, float | None] = {}
+    for language in LANGUAGES:
+        counts = {same: [0] * len(THRESHOLDS) for same in (True, False)}
+        asked = [pair for pair in hits if language_of(pair.b) == language]
+        for pair in Random(seed).choices(asked, k=labels) if asked else ():
+            counts[pair.same][class_of(similarity(pair)) or 0] += 1
+        place = usable_threshold(Judged(tuple(counts[True]), tuple(counts[False])), error)
+        found[language] = None if place is None else THRESHOLDS[place]
+    return found
 
 
-def serves_semantic(pair: Pair, threshold: float | None) -> bool:
+def serves_semantic(pair: Pair, thresholds: Mapping[str, float | None]) -> bool:
     """Whether the second question gets the first one's answer, by its wording or its meaning."""
     if serves_normalised(pair):
         return True
+    threshold = thresholds[language_of(pair.b)]
     return threshold is not None and may_be_same(pair.a, pair.b) and similarity(pair) >= threshold
+
+
+def in_halves(times: int, error: float, labels: int) -> list[dict[str, object]]:
+    """What the tiers do with one half of our questions, on the evidence of the other one."""
+    questions, found = read_wordings(WORDINGS), []
+    for seed in range(times):
+        mixed = Random(seed).sample(questions, len(questions))
+        evidence, held = (list(chain(*mixed[part::2])) for part in range(2))
+        thresholds = earned(evidence, error, labels, seed)
+        semantic = functools.partial(serves_semantic, thresholds=thresholds)
+        tiers = {"normalised": report(held, serves_normalised), "semantic": report(held, semantic)}
+        found.append({"seed": seed, "threshold": thresholds, **tiers})
+    return found
 
 
 def lookup_times(pairs: Sequence[Pair], look_up: Callable[[str], object]) -> dict[str, float]:
@@ -132,6 +183,16 @@ def report(pairs: Sequence[Pair], serves: Callable[[Pair], bool]) -> dict[str, i
     }
 
 
+def simulated(args: argparse.Namespace) -> object:
+    """What is measured without pairs of others."""
+    if args.isolation:
+        return tried(args.isolation)
+    if args.sites:
+        above = [sites_above(args.sites, args.error, just=just) for just in (False, True)]
+        return {"sites": args.sites, "above": above[0], "above_where_just": above[1], "error": args.error}
+    return in_halves(args.halves, args.error, args.labels)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -144,14 +205,12 @@ def main() -> int:
     parser.add_argument("--show", action="store_true", help="the pairs that were not as they should be")
     parser.add_argument("--isolation", type=int, metavar="TRIES", help="try to cross users and histories")
     parser.add_argument("--sites", type=int, help="simulate sites that use the bound")
+    parser.add_argument("--labels", type=int, default=3000, help="that a site has for a threshold")
+    parser.add_argument("--halves", type=int, metavar="TIMES", help="learn from one half, measure the other")
     parser.add_argument("--peers", metavar="PYTHON", help="an interpreter that has them: prints tables")
     args = parser.parse_args()
-    if args.isolation:
-        print(json.dumps(tried(args.isolation)))
-        return 0
-    if args.sites:
-        above = sites_above(args.sites, args.error)
-        print(json.dumps({"sites": args.sites, "above": above, "error": args.error}))
+    if args.isolation or args.sites or args.halves:
+        print(json.dumps(simulated(args)))
         return 0
     every = read_pairs(args.pairs or sorted(DATA.glob("pairs-*.jsonl")))
     pairs = [pair for pair in every if in_half(pair, args.half)]
@@ -166,11 +225,13 @@ def main() -> int:
     if args.tier == "normalised":
         told |= report(pairs, serves_normalised)
     else:
-        threshold = allowed_threshold(read_pairs(sorted(DATA.glob("pairs-*.jsonl"))), args.error)
-        told |= report(pairs, functools.partial(serves_semantic, threshold=threshold))
-        told |= {"threshold": threshold, "error": args.error}
+        thresholds = earned(our_pairs(), args.error, args.labels)
+        told |= report(pairs, functools.partial(serves_semantic, thresholds=thresholds))
+        told |= {"threshold": thresholds, "error": args.error}
         told["by_threshold"] = {
-            f"{least}": report(pairs, functools.partial(serves_semantic, threshold=least))
+            f"{least}": report(
+                pairs, functools.partial(serves_semantic, thresholds=dict.fromkeys(LANGUAGES, least))
+            )
             for least in THRESHOLDS
         }
     told["lookup_ms"] = lookup_times(pairs, normal_form)

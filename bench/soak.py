@@ -1,6 +1,6 @@
 """Thousands of chats through the pack on a real Open WebUI, and what is left in the server afterwards.
 
-    uv run bench/soak.py [CHATS] [--minutes M]      writes bench/results/soak.json
+    uv run bench/soak.py [CHATS] [--minutes M]      writes bench/results/soak.json, and the server's log
 
 Some users chat at once, streamed and not, with questions that come again and with new ones. Some hang up, at
 any moment. Meanwhile functions are updated and valves are changed. The nodes are simulated, and fast.
@@ -14,6 +14,7 @@ import argparse
 import asyncio
 import json
 import random
+import shutil
 import sqlite3
 import sys
 import tempfile
@@ -274,7 +275,11 @@ def _on_a_server(folder: Path, nodes: SimulatedNodes, chats: int, seconds: float
         for model in ("llama3:8b", "qwen3:4b"):  # without a row a model is for admins
             share(webui.as_admin(), model)
         database = folder / "webui/data/ollama_pack_cache.sqlite3"
-        return asyncio.run(soak(webui, database, chats, seconds))
+        try:
+            return asyncio.run(soak(webui, database, chats, seconds))
+        finally:
+            RESULTS.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(webui.log, RESULTS.with_suffix(".log"))
 
 
 def show(run: Soak, wrong: list[str]) -> None:

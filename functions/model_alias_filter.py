@@ -10,30 +10,30 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/model_alias_filter.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Filter`, line 1692, which the server calls.
+# Begin here: `class Filter`, line 1728, which the server calls.
 # The modules that it uses come first:
-#     58  base.translations        The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    103  base.messages            Sentences for people, in English and in the languages of the catalogue.
-#    231  errors                   The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    239  aliases.errors           What goes wrong with aliases.
-#    295  engines.content          The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#    304  aliases.facts            What an alias table may ask about a request, read off an OpenAI chat body.
-#    365  aliases.table            An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#    729  engines.ollama.names     Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#    866  fit.shapes               Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#    903  fit.choose               Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#    924  aliases.resolve          Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   1042  engines.routed_names     How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   1048  webui.models             What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   1173  services.alias_choice    The model that answers for an alias: the first that is there and that Open WebUI lets this user use.
-#   1198  engines.refusals         What a client gets instead of an answer, in the form of each API that clients speak.
-#   1270  services.answers         An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#   1286  base.process             One object for all plugins of a process, which are files that share no code.
-#   1309  services.refused_valves  Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#   1402  services.pack_valves     What all valves of the pack have in common.
-#   1425  engines.front_route      A route in front of a server's own, which sees each answer of a chat before its client does.
-#   1520  webui.early_errors       The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#   1667  webui.reader             Who reads what the pack says, and in which language.
+#     58  base.translations      The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#    108  base.messages          Sentences for people, in English and in the languages of the catalogue.
+#    236  errors                 The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    244  base.tables            Tables that admins write as text: a row a line, `#` starts a comment, empty lines are skipped.
+#    275  aliases.errors         What goes wrong with aliases.
+#    317  engines.content        The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#    326  aliases.facts          What an alias table may ask about a request, read off an OpenAI chat body.
+#    387  aliases.table          An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#    746  engines.ollama.names   Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#    883  fit.shapes             Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#    920  fit.choose             Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#    941  aliases.resolve        Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   1059  engines.model_ids      Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   1067  webui.models           What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   1192  services.alias_choice  The model that answers for an alias: the first that is there and that Open WebUI lets this user use.
+#   1217  engines.refusals       What a client gets instead of an answer, in the form of each API that clients speak.
+#   1294  services.answers       An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#   1310  base.single_flight     What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
+#   1333  services.valves        What all valves of the pack have in common: what is refused is told to admins, without what was written.
+#   1461  engines.front_route    A route in front of a server's own, which sees each answer of a chat before its client does.
+#   1556  webui.early_errors     The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#   1703  webui.users            Users of the running Open WebUI, and the language that they read. Imports `open_webui` when called.
 
 import logging
 import math
@@ -44,7 +44,7 @@ from collections import defaultdict
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache, partial
 from graphlib import CycleError, TopologicalSorter
 from http import HTTPStatus
@@ -72,11 +72,16 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "aliases of aliases, {depth} deep: {limit} is the limit": "别名的别名有 {depth} 层：上限为 {limit} 层",
         "context>= needs a number of tokens, such as context>=8192 or context>=8k, not {value!r}": "context>= 需要 token 数，例如 context>=8192 或 context>=8k，而不是 {value!r}",
         "group= needs names of groups, such as group=staff or group=staff|teachers, not {value!r}": "group= 需要分组名称，例如 group=staff 或 group=staff|teachers，而不是 {value!r}",
+        "is missing": "缺失",
+        "is not known": "未知",
+        "must be a list": "必须是列表",
         "must be a number": "必须是数字",
         "must be a whole number": "必须是整数",
         "must be at least {limit}": "不能小于 {limit}",
         "must be at most {limit}": "不能大于 {limit}",
         "must be one of {choices}": "必须是以下之一：{choices}",
+        "must be text": "必须是文本",
+        "must be true or false": "必须是 true 或 false",
         "no node can answer with {model} now": "目前没有节点能用 {model} 回答",
         "quant= needs levels, the preferred one first, such as quant=q8_0>q4_K_M, not {value!r}": "quant= 需要量化级别，首选在前，例如 quant=q8_0>q4_K_M，而不是 {value!r}",
         "quant=auto takes no other level next to it, as in {value!r}": "quant=auto 不能与其他级别一起使用，如 {value!r}",
@@ -236,6 +241,37 @@ class PackError(Exception):
     """Base of the family: catch this to catch whatever the pack raises on purpose."""
 
 
+# --- ollama_pack.base.tables ---
+# Tables that admins write as text: a row a line, `#` starts a comment, empty lines are skipped.
+
+_COMMENT = re.compile(r"(?:^|\s)#.*")
+
+
+class TableError(PackError, ValueError):
+    """A row of a table cannot be used.
+
+    A `ValueError` too, so that a pydantic validator reports it when an admin saves the valve.
+
+    Attributes:
+        line: number of the row in the text, from 1.
+        row: the row as it was written, without secrets.
+        reason: what is wrong with it and what to do.
+    """
+
+    def __init__(self, line: int, row: str, reason: str) -> None:
+        super().__init__(message("row {line} ({row!r}): {reason}", line=line, row=row, reason=reason))
+        self.line = line
+        self.row = row
+        self.reason = reason
+
+
+def table_rows(text: str) -> Iterator[tuple[int, str]]:
+    """The rows of a table as they are written, each with its line's number from 1."""
+    for line, raw in enumerate(text.splitlines(), start=1):
+        if written := _COMMENT.sub("", raw).strip():
+            yield line, written
+
+
 # --- ollama_pack.aliases.errors ---
 # What goes wrong with aliases.
 
@@ -252,22 +288,8 @@ def why_not(model: str, reason: str) -> Message:
     return message("no node can answer with {model} now", model=model)
 
 
-class AliasTableError(PackError, ValueError):
-    """A row of an alias table cannot be used.
-
-    A `ValueError` too, so that a pydantic validator reports it when an admin saves the valve.
-
-    Attributes:
-        line: number of the row in the text, from 1.
-        row: the row as it was written.
-        reason: what is wrong with it and what to do.
-    """
-
-    def __init__(self, line: int, row: str, reason: str) -> None:
-        super().__init__(message("row {line} ({row!r}): {reason}", line=line, row=row, reason=reason))
-        self.line = line
-        self.row = row
-        self.reason = reason
+class AliasTableError(TableError):
+    """A row of an alias table cannot be used."""
 
 
 class AliasUnavailableError(PackError):
@@ -380,7 +402,6 @@ MAX_CHAIN = 10
 MAX_NAME_LENGTH = 256  # Open WebUI's own limit on a model id
 
 _ROW = re.compile(r"(?P<alias>[^=\[\]]*)=(?P<candidates>[^\[\]]*)(?:\[(?P<conditions>[^\[\]]*)\])?")
-_COMMENT = re.compile(r"(?:^|\s)#.*")
 _CONDITION = re.compile(r"(?P<key>[^<>=]*)(?P<relation>>?=|)(?P<value>.*)")
 _TOKENS = re.compile(r"(?P<count>[0-9]{1,9})\s*(?P<kilo>[kK]?)")
 _LEVEL = re.compile(r"[\w.-]+")
@@ -504,18 +525,14 @@ def parse_table(text: str) -> AliasTable:
         AliasTableError: naming the row and what is wrong with it.
     """
     rows: list[AliasRow] = []
-    for line, raw in enumerate(text.splitlines(), start=1):
-        if written := _COMMENT.sub("", raw).strip():
-            try:
-                rows.append(_parse_row(line, written))
-            except ValueError as fault:
-                raise AliasTableError(line, written, said_by(fault)) from None
-            if len(rows) > MAX_ROWS:
-                raise AliasTableError(
-                    line,
-                    written,
-                    message("a table has at most {limit} rows: use wildcards", limit=MAX_ROWS),
-                )
+    for line, written in table_rows(text):
+        try:
+            rows.append(_parse_row(line, written))
+        except ValueError as fault:
+            raise AliasTableError(line, written, said_by(fault)) from None
+        if len(rows) > MAX_ROWS:
+            reason = message("a table has at most {limit} rows: use wildcards", limit=MAX_ROWS)
+            raise AliasTableError(line, written, reason)
     return AliasTable(tuple(rows))
 
 
@@ -1039,10 +1056,12 @@ def automatic_variants(
     return quality_order(list(variants), list(variants.values()))
 
 
-# --- ollama_pack.engines.routed_names ---
-# How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+# --- ollama_pack.engines.model_ids ---
+# Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#
+# Those that `gpu_router` answers begin with its name, on Open WebUI and on the Pipelines server.
 
-ROUTER = "gpu_router."  # begins their ids
+ROUTER = "gpu_router."
 
 
 # --- ollama_pack.webui.models ---
@@ -1231,6 +1250,11 @@ class Refusal:
     param: str | None = None
     retry_after: int | None = None
 
+    def translated(self, language: str) -> "Refusal":
+        """The same in a reader's language. Another plugin's sentence translates itself: it has the words."""
+        by_itself = getattr(self.message, "translated", None)
+        return replace(self, message=by_itself(language)) if by_itself else self
+
     @property
     def kind(self) -> str:
         """OpenAI's name for errors of this kind."""
@@ -1276,43 +1300,82 @@ _Meaning = tuple[int, str | None, Message]  # status, code, sentence for people 
 _NO_CANDIDATE: _Meaning = (HTTPStatus.NOT_FOUND, "model_not_found", _NO_ALIAS)
 
 
-def alias_refusal(error: AliasUnavailableError, *, for_admin: bool, language: str = ENGLISH) -> Refusal:
+def alias_refusal(error: AliasUnavailableError, *, for_admin: bool) -> Refusal:
     """As `refusal_of`, for a plugin that raises no other error and should not ship the router's."""
     status, code, sentence = _NO_CANDIDATE
-    said = in_language(error if for_admin else sentence, language)
+    said = said_by(error) if for_admin else sentence
     return Refusal(status=status, message=said, code=code, param="model")
 
 
-# --- ollama_pack.base.process ---
-# One object for all plugins of a process, which are files that share no code.
-#
-# Only objects of the standard library and of faster_whisper may be kept, because a plugin that is updated while
-# the server runs leaves objects of its older classes behind.
+# --- ollama_pack.base.single_flight ---
+# What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
 
-T = TypeVar("T")
+_Shared = TypeVar("_Shared")
 
 _PLACE = "_ollama_pack_speech_state"  # never a module that can be imported
 
 
-def process_wide(name: str, make: Callable[[], T]) -> T:
-    """The one object of that name in this process, made at the first call.
+def process_wide(name: str, make: Callable[[], _Shared]) -> _Shared:
+    """The one object of that name in this process, for all plugins, which are files that share no code.
+
+    Only objects of the standard library and of faster_whisper may be kept, because a plugin that is updated
+    while the server runs leaves objects of its older classes behind.
 
     Args:
         name: of the object.
         make: makes it; may be called once too often, when two threads are the first together.
     """
     state = sys.modules.setdefault(_PLACE, ModuleType(_PLACE))
-    kept: T = vars(state).setdefault(name, make())
+    kept: _Shared = vars(state).setdefault(name, make())
     return kept
 
 
-# --- ollama_pack.services.refused_valves ---
-# Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+# --- ollama_pack.services.valves ---
+# What all valves of the pack have in common: what is refused is told to admins, without what was written.
 #
-# What a process has refused is kept in it for an hour, as plain values: each plugin has a copy of this code.
+# Open WebUI's page only shows that there was an error. What a process has refused is kept in it for an hour, as
+# plain values: each plugin has a copy of this code.
 
 KEEP_SECONDS = 3600.0
+_WHOLE, _NUMBER, _SWITCH = (
+    message("must be a whole number"),
+    message("must be a number"),
+    message("must be true or false"),
+)
+# By pydantic's name for the error.
+_REFUSALS = {
+    "bool_parsing": _SWITCH,
+    "bool_type": _SWITCH,
+    "extra_forbidden": message("is not known"),
+    "float_parsing": _NUMBER,
+    "float_type": _NUMBER,
+    "int_from_float": _WHOLE,
+    "int_parsing": _WHOLE,
+    "int_type": _WHOLE,
+    "list_type": message("must be a list"),
+    "missing": message("is missing"),
+    "string_type": message("must be text"),
+}
 _MODULE = re.compile(r"(?:function|tool)_(\w+)_[0-9a-f]{32}")  # as Open WebUI calls a plugin's module
+
+
+class PackValves(BaseModel):
+    """Valves whose errors reach admins, and do not repeat what was written into them.
+
+    Open WebUI logs the error of a save that failed. Pydantic would put the value into it: a password,
+    a key, or a whole table of nodes with theirs.
+    """
+
+    model_config = ConfigDict(hide_input_in_errors=True)
+
+    def __init__(self, **values: Any) -> None:
+        """Validate the values, as Open WebUI does at each save and each request."""
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            note_refused(type(self), error)
+            raise
+        note_accepted(self)
 
 
 def note_refused(valves: type[BaseModel], error: ValidationError) -> None:
@@ -1380,7 +1443,7 @@ def _said(problem: Any) -> Message:
     return joined([valve, refusal(problem)], message(": "))
 
 
-def refusal(problem: Any) -> Message:  # noqa: PLR0911 - a line for each kind
+def refusal(problem: Any) -> Message:
     """What one of pydantic's errors says, in words for people."""
     context = problem.get("ctx") or {}
     match problem["type"]:
@@ -1390,36 +1453,9 @@ def refusal(problem: Any) -> Message:  # noqa: PLR0911 - a line for each kind
             return message("must be at least {limit}", limit=context["ge"])
         case "less_than_equal":
             return message("must be at most {limit}", limit=context["le"])
-        case "int_parsing" | "int_type" | "int_from_float":
-            return message("must be a whole number")
-        case "float_parsing" | "float_type":
-            return message("must be a number")
         case "literal_error":
             return message("must be one of {choices}", choices=context["expected"])
-    return Message(str(problem["msg"]))
-
-
-# --- ollama_pack.services.pack_valves ---
-# What all valves of the pack have in common.
-
-
-class PackValves(BaseModel):
-    """Valves whose errors reach admins, and do not repeat what was written into them.
-
-    Open WebUI logs the error of a save that failed. Pydantic would put the value into it: a password,
-    a key, or a whole table of nodes with theirs.
-    """
-
-    model_config = ConfigDict(hide_input_in_errors=True)
-
-    def __init__(self, **values: Any) -> None:
-        """Validate the values, as Open WebUI does at each save and each request."""
-        try:
-            super().__init__(**values)
-        except ValidationError as error:
-            note_refused(type(self), error)
-            raise
-        note_accepted(self)
+    return _REFUSALS.get(problem["type"]) or Message(str(problem["msg"]))
 
 
 # --- ollama_pack.engines.front_route ---
@@ -1664,8 +1700,8 @@ def kind_of(body: bytes) -> Literal["prelude", "answer", "error"]:
     return "prelude"
 
 
-# --- ollama_pack.webui.reader ---
-# Who reads what the pack says, and in which language.
+# --- ollama_pack.webui.users ---
+# Users of the running Open WebUI, and the language that they read. Imports `open_webui` when called.
 
 
 def reader_language(metadata: Mapping[str, Any], request: Any) -> str:
@@ -1788,7 +1824,7 @@ class Filter:
 def _model_alias_filter__said(error: AliasUnavailableError, user: Body, metadata: Body, request: Any) -> Exception:
     """What is raised where the user has asked for a name to which nothing answers: it says why."""
     language = reader_language(metadata, request)
-    refusal = alias_refusal(error, for_admin=user.get("role") == "admin", language=language)
+    refusal = alias_refusal(error, for_admin=user.get("role") == "admin").translated(language)
     note_refusal(request, refusal, metadata)
     return PackError(refusal.message)
 

@@ -10,94 +10,90 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/ollama_pack_events.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Event`, line 12096, which the server calls.
+# Begin here: `class Event`, line 12297, which the server calls.
 # The modules that it uses come first:
-#    164  base.translations            The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    606  base.messages                Sentences for people, in English and in the languages of the catalogue.
-#    751  base.single_flight           Many who ask the same at the same time ask once.
-#    902  errors                       The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    928  engines.body                 Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    939  webui.functions              Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   1007  webui.cache_contact          The way from the events function to the running `response_cache_filter`, which may not be there.
-#   1064  webui.routes                 Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
-#   1218  services.calibration_routes  What sites that learn together read here and hand over: see docs/federation.md.
-#   1254  base.process                 One object for all plugins of a process, which are files that share no code.
-#   1277  services.activity            What chats did in this process, until somebody writes it into the history.
-#   1338  base.redis                   A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#   1738  services.history             The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
-#   2115  services.dashboard           What the dashboard shows, in parts that change by themselves, and the stream that sends those that did.
-#   2381  routing.plan.bounds          What a plan can be asked for.
-#   2388  engines.refusals             What a client gets instead of an answer, in the form of each API that clients speak.
-#   2460  webui.errors                 What goes wrong between the pack and Open WebUI.
-#   2533  webui.contact                The way from the events function to the running `gpu_router`: another plugin, which may not be there.
-#   2665  webui.dashboard              The dashboard's page, and what those see who may not look at it. Nothing in it comes from elsewhere.
-#   3895  services.fleet_plan          The dashboard's plan of what to have where: this plugin has the record of chats, the router the nodes.
-#   3969  webui.chats                  Chats of the running Open WebUI. Imports `open_webui` when called, not before.
-#   3984  services.forgetting          Which answers of the cache to discard when something happens in Open WebUI.
-#   4002  cache.counters               What the cache did, in figures without any text: of this process, and to be added up over all of them.
-#   4009  services.metrics_text        What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
-#   4154  services.node_upkeep         What admins do to nodes while chats go on: drain one, or pull a model at one after another.
-#   4228  engines.ollama.from_openai   An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
-#   4334  engines.sse                  Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   4443  webui.calling                Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#   4591  engines.routed_names         How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   4597  webui.models                 What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   4684  webui.ollama_models          Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
-#   4774  webui.server                 What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#   4806  services.ollama_api          Open WebUI's Ollama API for names that `gpu_router` answers.
-#   4930  aliases.errors               What goes wrong with aliases.
-#   4952  aliases.facts                What an alias table may ask about a request, read off an OpenAI chat body.
-#   4975  aliases.table                An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#   5339  engines.ollama.names         Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   5476  fit.shapes                   Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#   5513  fit.choose                   Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#   5534  aliases.resolve              Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   5592  aliases.published            Which names of a table can be published as models, and what answers for them.
-#   5661  webui.audience               Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#   5714  webui.model_rows             Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#   5833  webui.access                 Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#   5999  webui.publication            Which rows of Open WebUI's models table to write, so that users see what is offered to them. Decides only.
-#   6265  services.offer               What there is to publish: the models and aliases of the router, and the aliases of the alias filter.
-#   6535  webui.rows                   Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
-#   6663  services.publishing          Publishing: what the router and the alias tables offer becomes models that users see and may use.
-#   6816  services.refused_valves      Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#   6901  services.pack_valves         What all valves of the pack have in common.
-#   6924  speech.errors                What goes wrong with transcription.
-#   7381  speech.languages             The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
-#   7458  speech.language              Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
-#   7551  engines.failures             Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   7587  speech.values                What recordings turn into, and what an engine is.
-#   7844  speech.http_answer           What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
-#   7994  speech.pcm                   Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
-#   8082  speech.openai_http           Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
-#   8270  speech.recognizer            The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
-#   8409  speech.sentences             Segments of about a sentence, made from words with times.
-#   8463  speech.whisper_model         Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
-#   8649  speech.whisper               Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
-#   8877  services.voice_settings      The valves of voice transcription, for the tool and the routes, and the engine they ask for.
-#   9033  speech.source                Where a recording comes from: bytes, a path or an open file; and how large it may be.
-#   9117  speech.kept                  Transcripts of a while ago: the same recording with the same options is not listened to twice.
-#   9206  speech.containers            What the bytes of a file tell that the decoder does not: whether the file ends before it should.
-#   9370  speech.decode                Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
-#   9981  speech.joining               Putting pieces of text together: with spaces where the script has them between words, else without.
-#  10069  speech.script                Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
-#  10145  speech.turns                 One recording at a time on this machine's own processors, in turns between users, each with its place.
-#  10420  speech.vad                   Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
-#  10470  speech.windows               Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
-#  10617  speech.transcribe            From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
-#  10887  webui.tracing                Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
-#  10925  webui.voice_files            Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
-#  10955  services.transcribing        Transcribing on behalf of somebody: by the admin's settings, and not twice.
-#  11080  speech.subtitles             Subtitles: lines that fit on a screen, each shown while it is spoken.
-#  11218  speech.formats               A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
-#  11380  webui.reader                 Who reads what the pack says, and in which language.
-#  11389  webui.uploads                A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
-#  11595  services.voice_routes        The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
-#  11853  webui.budget_contact         The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
-#  11944  webui.load                   What `GET /api/system/load` shows of what the router tells: keys by name, so that nothing slips out.
-#  12030  webui.replay_row             The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
-#  12064  webui.service                What an event function keeps up in a process: its routes, and a task that looks again from time to time.
-#  12209  webui.users                  Users of the running Open WebUI. Imports `open_webui` when called, not before.
+#    160  base.translations            The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#    639  base.messages                Sentences for people, in English and in the languages of the catalogue.
+#    784  base.single_flight           What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
+#    952  errors                       The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    978  engines.body                 Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    989  services.activity            What chats did in this process, until somebody writes it into the history.
+#   1050  base.redis                   A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#   1450  services.history             The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
+#   1830  services.dashboard           What the dashboard shows, in parts that change by themselves, and the stream that sends those that did.
+#   2096  webui.functions              Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   2164  webui.cache_contact          The way from the events function to the running `response_cache_filter`, which may not be there.
+#   2225  webui.routes                 Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
+#   2379  webui.dashboard              The dashboard's page, and what those see who may not look at it. Nothing in it comes from elsewhere.
+#   3638  services.calibration_routes  What sites that learn together read here and hand over: see docs/federation.md.
+#   3674  engines.ollama.names         Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   3811  fit.shapes                   Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   3848  fit.choose                   Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   3869  base.tables                  Tables that admins write as text: a row a line, `#` starts a comment, empty lines are skipped.
+#   3900  engines.model_ids            Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   3908  routing.plan.report          What fits where, what to pull, and what one more GPU would bring: all of a plan, as people read it.
+#   3915  engines.refusals             What a client gets instead of an answer, in the form of each API that clients speak.
+#   3992  webui.errors                 What goes wrong between the pack and Open WebUI.
+#   4065  webui.contact                The way from the events function to the running `gpu_router`: another plugin, which may not be there.
+#   4197  services.fleet_plan          The dashboard's plan of what to have where: this plugin has the record of chats, the router the nodes.
+#   4271  cache.counters               What the cache did, in figures without any text: of this process, and to be added up over all of them.
+#   4278  services.metrics_text        What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#   4423  services.node_upkeep         What admins do to nodes while chats go on: drain one, or pull a model at one after another.
+#   4497  engines.ollama.from_openai   An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
+#   4603  engines.sse                  Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   4712  webui.calling                Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#   4860  webui.models                 What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   4947  webui.ollama_models          Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
+#   5037  webui.server                 What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   5069  services.ollama_api          Open WebUI's Ollama API for names that `gpu_router` answers.
+#   5193  aliases.errors               What goes wrong with aliases.
+#   5201  aliases.facts                What an alias table may ask about a request, read off an OpenAI chat body.
+#   5224  aliases.table                An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#   5583  aliases.resolve              Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   5641  aliases.published            Which names of a table can be published as models, and what answers for them.
+#   5710  webui.audience               Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#   5776  webui.model_rows             Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#   5906  webui.access                 Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#   6072  webui.publication            Which rows of Open WebUI's models table to write, so that users see what is offered to them. Decides only.
+#   6400  services.offer               Which rows a deployment should have.
+#   6673  webui.rows                   Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
+#   6823  services.publishing          Publishing: what the router and the alias tables offer becomes models that users see and may use.
+#   6976  services.valves              What all valves of the pack have in common: what is refused is told to admins, without what was written.
+#   7096  speech.errors                What goes wrong with transcription.
+#   7553  speech.languages             The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
+#   7630  speech.language              Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
+#   7723  engines.failures             Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   7759  speech.values                What recordings turn into, and what an engine is.
+#   8016  speech.http_answer           What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
+#   8166  speech.pcm                   Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
+#   8254  speech.openai_http           Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
+#   8442  speech.recognizer            The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
+#   8581  speech.sentences             Segments of about a sentence, made from words with times.
+#   8635  speech.whisper_model         Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
+#   8821  speech.whisper               Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
+#   9049  services.voice_settings      The valves of voice transcription, for the tool and the routes, and the engine they ask for.
+#   9205  speech.source                Where a recording comes from: bytes, a path or an open file; and how large it may be.
+#   9289  speech.kept                  Transcripts of a while ago: the same recording with the same options is not listened to twice.
+#   9378  speech.containers            What the bytes of a file tell that the decoder does not: whether the file ends before it should.
+#   9542  speech.decode                Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
+#  10153  speech.joining               Putting pieces of text together: with spaces where the script has them between words, else without.
+#  10241  speech.script                Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
+#  10317  speech.turns                 One recording at a time on this machine's own processors, in turns between users, each with its place.
+#  10592  speech.vad                   Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
+#  10642  speech.windows               Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
+#  10789  speech.transcribe            From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
+#  11059  webui.tracing                Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#  11097  webui.voice_files            Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
+#  11127  services.transcribing        Transcribing on behalf of somebody: by the admin's settings, and not twice.
+#  11252  speech.subtitles             Subtitles: lines that fit on a screen, each shown while it is spoken.
+#  11390  speech.formats               A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
+#  11552  webui.uploads                A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
+#  11758  webui.users                  Users of the running Open WebUI, and the language that they read. Imports `open_webui` when called.
+#  11775  services.voice_routes        The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
+#  12033  webui.budget_contact         The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
+#  12150  webui.chats                  Chats of the running Open WebUI, and their ratings. Imports `open_webui` when called, not before.
+#  12179  webui.load                   What `GET /api/system/load` shows of what the router tells: keys by name, so that nothing slips out.
+#  12265  webui.service                What an event function keeps up in a process: its routes, and a task that looks again from time to time.
 
 import asyncio
 import csv
@@ -198,6 +194,7 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "GPU busy {percent} %": "GPU 利用率 {percent} %",
         "GPU memory": "显存",
         "GPU memory {memory}": "显存 {memory}",
+        "GPU-seconds": "GPU 秒",
         "Generation that the cache saved": "缓存节省的生成时间",
         "Give it nothing new": "停止分配新对话",
         "Go on ({count} new)": "继续（{count} 条新请求）",
@@ -267,6 +264,7 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "The answer has {tokens} tokens and took {took}.": "回答共 {tokens} 个 token，用时 {took}。",
         "The answer was in the cache, {age} old: {saved} of generation saved.": "回答来自缓存，已保存 {age}，节省生成时间 {saved}。",
         "The dashboard is for the admins of this Open WebUI. Sign in as one of them to see it.": "仪表盘仅供此 Open WebUI 的管理员使用。请以管理员身份登录后查看。",
+        "The dashboard needs JavaScript.": "仪表盘需要 JavaScript。",
         "The first token came after {first}; {predicted} at the node were predicted.": "首个 token 在 {first} 后到达；预计节点上需要 {predicted}。",
         "The first token is predicted after {predicted} at the node.": "预计节点在 {predicted} 后给出首个 token。",
         "The function ollama_pack_events is switched off, or being updated.": "函数 ollama_pack_events 已关闭，或正在更新。",
@@ -307,6 +305,8 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "a model is missing: after `=` stand model names with commas between them": "缺少模型：`=` 之后是以逗号分隔的模型名称",
         "a model is named twice": "有一个模型重复出现",
         "a new answer was wanted": "要求重新回答",
+        "a picture or file that is only referred to": "只引用了图片或文件",
+        "a picture that cannot be read": "图片无法读取",
         "a scheduled run": "定时任务",
         "a table has at most {limit} rows: use wildcards": "一张表最多 {limit} 行：请使用通配符",
         "a temporary chat": "临时对话",
@@ -319,10 +319,12 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "an MP4, M4A or MOV without an index: its end is missing": "没有索引的 MP4、M4A 或 MOV：文件末尾缺失",
         "an admin changed who may use it, and that is kept": "管理员更改了谁可以使用它，予以保留",
         "an admin has set who may use it": "管理员设置了谁可以使用它",
+        "an admin has set who may use it, and not all who may use its aliases are among them": "管理员设置了谁可以使用它，而并非所有可使用其别名的人都在其中",
         "an admin has switched it off": "管理员关闭了它",
         "an admin made a model with this id by hand, and it is left as it is": "管理员手动创建了同 ID 的模型，予以保留",
         "an admin switched it on or off, and that is kept": "管理员启用或关闭了它，予以保留",
         "an answer that goes on": "续写的回答",
+        "another reason, code “{code}”": "其他原因，代码“{code}”",
         "answered": "已回答",
         "answered by": "由谁回答",
         "answered by a model": "由模型回答",
@@ -353,6 +355,8 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "down": "不可用",
         "drained": "已停止分配",
         "each minute": "每分钟",
+        "empty": "空录音",
+        "everybody": "所有人",
         "failed": "失败",
         "failed or stopped": "失败或停止",
         "failed: {error}": "失败：{error}",
@@ -385,6 +389,7 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "in part": "部分可用",
         "is answered": "回答中",
         "is busy (status {status}): try again later": "正忙（状态 {status}）：请稍后重试",
+        "is missing": "缺失",
         "is no BCP 47 tag such as zh-CN or en": "不是 zh-CN 或 en 这样的 BCP 47 标签",
         "is not known": "未知",
         "is too long for a language tag": "作为语言标签过长",
@@ -417,20 +422,32 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "model {model!r} was not found ({places}): {remedy}": "没有找到模型 {model!r}（{places}）：{remedy}",
         "models loaded": "加载次数",
         "more": "更多",
+        "must be a list": "必须是列表",
         "must be a number": "必须是数字",
         "must be a whole number": "必须是整数",
         "must be at least {limit}": "不能小于 {limit}",
         "must be at most {limit}": "不能大于 {limit}",
         "must be one of {choices}": "必须是以下之一：{choices}",
+        "must be text": "必须是文本",
+        "must be true or false": "必须是 true 或 false",
         "no decoder is there for its sound": "没有可用于其声音的解码器",
+        "no recording was sent": "没有发送录音",
         "no scheme that is known": "未知的协议",
+        "no sound in it": "没有声音",
+        "no speech in it": "没有语音",
         "no speech was found in {seconds:.1f} s of audio: is the microphone on?{more}": "在 {seconds:.1f} 秒音频中没有听到语音：麦克风打开了吗？{more}",
         "nodes up": "可用节点",
+        "not a recording": "不是录音",
         "not asked before, or too long ago": "此前未问过，或已过期",
         "not for the cache": "不经缓存",
+        "not kept, code “{code}”": "未保存，代码“{code}”",
         "not kept: another model answered": "未保存：由其他模型回答",
         "not kept: empty": "未保存：内容为空",
+        "not kept: it broke off": "未保存：回答中断",
+        "not kept: it calls tools": "未保存：回答调用了工具",
+        "not kept: it ended with an error": "未保存：回答以错误结束",
         "not kept: it has no figures": "未保存：缺少统计数据",
+        "not kept: it reached the longest length": "未保存：达到最大长度",
         "not kept: stopped before its end": "未保存：未生成完",
         "not kept: the cache was flushed": "未保存：缓存已被清空",
         "not kept: too large": "未保存：过大",
@@ -461,6 +478,7 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "replicas lag behind": "副本的数据会滞后",
         "requests": "请求数",
         "requests a minute": "每分钟请求数",
+        "response_cache_filter has not seen it": "response_cache_filter 没有看到该请求",
         "response_cache_filter is not installed, or switched off: install it (upload.py, or Admin Panel → Functions), and what the cache does shows here": "没有安装 response_cache_filter，或它已关闭：安装后（upload.py，或 管理员面板 → 函数）这里会显示缓存的工作情况",
         "response_cache_replay is missing": "缺少 response_cache_replay",
         "row {line} ({row!r}): {reason}": "第 {line} 行（{row!r}）：{reason}",
@@ -469,6 +487,7 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "send it as `file` or `audio` in multipart/form-data, or as the body with Content-Type audio/*": "请以 multipart/form-data 中的 `file` 或 `audio` 发送，或以 Content-Type audio/* 作为请求体发送",
         "sentinel_username and sentinel_password belong to redis+sentinel://": "sentinel_username 和 sentinel_password 属于 redis+sentinel://",
         "set `allow_download`": "请设置 `allow_download`",
+        "several answers were wanted": "要求了多个回答",
         "share the GPU": "共用 GPU",
         "shared": "共用回答",
         "shared while generated": "生成时共用",
@@ -483,10 +502,13 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "the alias before `=` is missing": "`=` 之前缺少别名",
         "the alias leads back to itself: {way}": "别名指回自身：{way}",
         "the audio track holds no sound ({why}): record or upload it again": "音轨没有声音（{why}）：请重新录制或上传",
+        "the body is no JSON object": "请求正文不是 JSON 对象",
         "the client has left before its transcript was ready": "转写文本完成之前客户端已离开",
         "the client hung up before all of the recording had come": "客户端在录音全部到达之前断开",
         "the client wanted no cache": "客户端要求不使用缓存",
         "the database": "数据库",
+        "the engine keeps the conversation": "引擎保存对话",
+        "the engine searches the web or runs tools itself": "引擎自己搜索网络或运行工具",
         "the file ({container}) has no audio track: nothing to transcribe": "该文件（{container}）没有音轨：没有可转写的内容",
         "the file has {actual:.1f} MB, the limit is {limit:g} MB: cut it, or save it as MP3 or Opus": "文件有 {actual:.1f} MB，上限为 {limit:g} MB：请剪短，或存为 MP3 或 Opus",
         "the file has {actual} bytes or more, the limit is {limit}": "文件至少有 {actual} 字节，上限为 {limit}",
@@ -503,9 +525,13 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "the recording has {rate} samples a second: speech is recorded with {lowest} to {highest}; record it again, or convert it": "录音每秒有 {rate} 个采样：语音录音应为 {lowest} 到 {highest}；请重新录制或转换",
         "the recording is empty (0 bytes): record or upload it again": "录音为空（0 字节）：请重新录制或上传",
         "the recording lasts {actual:.1f} minutes or more (the limit is {limit:g}): cut it": "录音时长 {actual:.1f} 分钟或更长（上限为 {limit:g}）：请剪短",
+        "the request that generated it broke off": "生成它的请求中断了",
         "the same question may have different answers": "同一问题可能有不同回答",
         "the server has no room for the recording now: try again later, or ask an admin": "服务器目前没有空间保存录音：请稍后再试，或联系管理员",
         "the speech engine cannot work now: ask an admin, the log has the reason": "语音引擎目前无法工作：请联系管理员，原因见日志",
+        "the speech engine failed": "语音引擎出错",
+        "the speech model is missing": "缺少语音模型",
+        "the speech server failed": "语音服务器出错",
         "the star in {name!r} has no star in the alias to take its text from": "{name!r} 中的星号在别名中没有对应的星号",
         "the store is left alone for a while": "暂时不访问存储",
         "the store was down": "存储不可用",
@@ -524,11 +550,16 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "this week": "本周",
         "titles, tags and the like": "标题、标签等后台任务",
         "today": "今天",
+        "tokens": "token",
         "tokens for each chat": "每次对话的 token 数",
         "tokens saved": "节省的 token",
+        "too large": "太大",
+        "too long": "太长",
+        "too many recordings waited": "等待的录音太多",
         "track {number}": "音轨 {number}",
         "transcribed": "已转写",
         "unknown condition {written!r}: the known ones are {known}": "未知条件 {written!r}：已知条件有 {known}",
+        "unknown language": "未知语言",
         "up to {bound} ms": "不超过 {bound} 毫秒",
         "upload.py published it, and keeps it": "由 upload.py 发布，予以保留",
         "used": "已用",
@@ -557,6 +588,7 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "{fault}. What is published through it stays.": "{fault}。已通过它发布的内容保持不变。",
         "{fault}: chats go to their models. Figures of one worker:": "{fault}：对话直接交给模型。以下为单个进程的数据：",
         "{first} and {count} more": "{first} 及另外 {count} 个",
+        "{kind}: {error}": "{kind}：{error}",
         "{model!r} failed: {error}": "{model!r} 失败：{error}",
         "{model} failed here: it is asked elsewhere for a while.": "{model} 在此失败，暂时改由其他节点回答。",
         "{model} failed here: one chat tries it again.": "{model} 在此失败，正用一个请求重新尝试。",
@@ -586,6 +618,7 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "{node} is down: {why}": "{node} 不可用：{why}",
         "{option} is for TLS: begin the URL with {beginning}": "{option} 用于 TLS：URL 请以 {beginning} 开头",
         "{percent} % pulled": "已拉取 {percent} %",
+        "{plugin} failed ({error}): see its valves": "{plugin} 出错（{error}）：请查看其配置项",
         "{rate} Hz, {channels} channels: it is {lowest} to {highest} Hz, 1 to {most} channels": "{rate} Hz、{channels} 个声道：应为 {lowest} 到 {highest} Hz、1 到 {most} 个声道",
         "{recognizer!r} sends recordings to a cloud service: set `allow_cloud`, or choose an offline one: {valid}": "{recognizer!r} 会把录音发送到云服务：请设置 `allow_cloud`，或选择离线的识别器：{valid}",
         "{room} GB for models, {source}": "{room} GB 可用于模型，{source}",
@@ -749,10 +782,12 @@ def _filled(template: str, values: Mapping[str, object], language: str) -> str:
 
 
 # --- ollama_pack.base.single_flight ---
-# Many who ask the same at the same time ask once.
+# What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
 
 _Key = TypeVar("_Key")
 _Shared = TypeVar("_Shared")
+
+_PLACE = "_ollama_pack_speech_state"  # never a module that can be imported
 
 
 class SingleFlight(Generic[_Shared]):
@@ -899,6 +934,21 @@ def _retrieve(task: asyncio.Task[Any]) -> None:
         task.exception()
 
 
+def process_wide(name: str, make: Callable[[], _Shared]) -> _Shared:
+    """The one object of that name in this process, for all plugins, which are files that share no code.
+
+    Only objects of the standard library and of faster_whisper may be kept, because a plugin that is updated
+    while the server runs leaves objects of its older classes behind.
+
+    Args:
+        name: of the object.
+        make: makes it; may be called once too often, when two threads are the first together.
+    """
+    state = sys.modules.setdefault(_PLACE, ModuleType(_PLACE))
+    kept: _Shared = vars(state).setdefault(name, make())
+    return kept
+
+
 # --- ollama_pack.errors ---
 # The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
 
@@ -934,344 +984,6 @@ def object_at(value: object, *path: str) -> Mapping[str, Any]:
     for field in path:
         value = value.get(field) if isinstance(value, Mapping) else None
     return value if isinstance(value, Mapping) else {}
-
-
-# --- ollama_pack.webui.functions ---
-# Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-
-
-@dataclass(frozen=True, slots=True)
-class FunctionState:
-    """A function as the database has it.
-
-    Attributes:
-        installed: there is one.
-        active: it is switched on.
-        owner: id of the user who installed it.
-        valves: what an admin set; defaults are not in it.
-    """
-
-    installed: bool = False
-    active: bool = False
-    owner: str = ""
-    valves: Mapping[str, Any] = field(default_factory=dict)
-
-
-async def function_state(function_id: str) -> FunctionState:
-    """Look a function up.
-
-    By a query of its own: Open WebUI's answers a database that cannot be reached as if there were no such
-    function, or no valves, and what is published would be taken away. Here the database's error is raised.
-    """
-    from open_webui.internal.db import get_async_db_context  # noqa: PLC0415 - see the top of this module
-    from open_webui.models.functions import Function, decrypt_valves  # noqa: PLC0415
-    from sqlalchemy import select  # noqa: PLC0415 - it comes with Open WebUI
-
-    wanted = select(Function.is_active, Function.user_id, Function.valves).filter_by(id=function_id)
-    async with get_async_db_context() as session:
-        found = (await session.execute(wanted)).one_or_none()
-    if found is None:
-        return FunctionState()
-    is_active, owner, stored = found
-    valves = decrypt_valves(stored) or {}
-    return FunctionState(installed=True, active=bool(is_active), owner=str(owner or ""), valves=valves)
-
-
-async def set_valve(function_id: str, name: str, value: Any) -> None:
-    """Set one of an installed function's valves, as an admin would, and leave the others as they are."""
-    from open_webui.models.functions import Functions  # noqa: PLC0415 - see the top of this module
-
-    state = await function_state(function_id)
-    await Functions.update_function_valves_by_id(function_id, {**state.valves, name: value})
-
-
-async def live_function(app: Any, function_id: str) -> Any:
-    """The instance that this process runs, of the code and with the valves that are stored.
-
-    Open WebUI's own way to it: it is loaded where it is not yet, or where its code has changed.
-    """
-    from open_webui.functions import get_function_module_by_id  # noqa: PLC0415
-
-    return await get_function_module_by_id(SimpleNamespace(app=app), function_id)
-
-
-async def shared_redis_url() -> str:
-    """The Redis that joins the replicas: the router's, else the response cache's; empty: there is none."""
-    for function_id in ("gpu_router", "response_cache_filter"):
-        state = await function_state(function_id)
-        if state.active and (url := str(state.valves.get("redis_url") or "")):
-            return url
-    return ""
-
-
-# --- ollama_pack.webui.cache_contact ---
-# The way from the events function to the running `response_cache_filter`, which may not be there.
-
-log = logging.getLogger(__name__)
-
-CACHE_ID = "response_cache_filter"
-NO_CACHE = message(
-    "response_cache_filter is not installed, or switched off: install it (upload.py, or Admin Panel → "
-    "Functions), and what the cache does shows here"
-)
-
-
-class CacheContact:
-    """Asks the cache of this process, which speaks for the store that all processes share."""
-
-    def __init__(self, app: Any) -> None:
-        """Ask nothing yet; `app` is Open WebUI's."""
-        self._app = app
-
-    async def report(self) -> dict[str, Any]:
-        """What the cache did; only `fault`, where it cannot be asked."""
-        told = await self._ask("cache_report")
-        return told if isinstance(told, dict) else {"fault": told}
-
-    async def flush(self) -> str:
-        """Make all answers unusable; empty, or why it was not done."""
-        return str(await self._ask("flush_cache"))
-
-    async def discard(self, label: str) -> None:
-        """Discard what is known under a label. Where there is no cache, there is nothing to discard."""
-        await self._ask("discard_answers", label)
-
-    async def calibration(self) -> dict[str, Any]:
-        """The labels of similar answers; only `fault`, where the cache cannot be asked."""
-        told = await self._ask("calibration_counts")
-        return told if isinstance(told, dict) else {"fault": told}
-
-    async def take_round(self, given: Mapping[str, Any]) -> str:
-        """Count what other sites gave; empty, or why it was not done."""
-        return str(await self._ask("take_round", given))
-
-    async def forget_rounds(self) -> str:
-        """Forget what other sites gave; empty, or why it was not done."""
-        return str(await self._ask("forget_rounds"))
-
-    async def _ask(self, method: str, *values: Any) -> Any:
-        """What a method of the cache says, or in a sentence why it cannot be asked."""
-        try:
-            if not (await function_state(CACHE_ID)).active:
-                return NO_CACHE
-            cache = await live_function(self._app, CACHE_ID)
-            return await getattr(cache, method)(*values)
-        except Exception as error:
-            log.exception("%s could not be asked: %s", CACHE_ID, method)
-            return f"{CACHE_ID} failed ({type(error).__name__}: {error}): see its valves"
-
-
-# --- ollama_pack.webui.routes ---
-# Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
-
-MIN_KEY = 16  # characters
-_BEARER = "bearer "
-
-
-@dataclass(frozen=True, slots=True)
-class RouteSpec:
-    """A route.
-
-    Attributes:
-        method: GET, POST …
-        path: from the server's root.
-        audience: who is let in; others get Open WebUI's own 401.
-        answer: is called with the request and Open WebUI's user; gives JSON or a response.
-        lets_in: whether a request is let in that shows no user; then `answer` gets None for the user.
-        without: Open WebUI has a route of this path itself, in whose place this one answers: what it would
-            answer, for when the plugin is off.
-        user_of: gives the user of a request that need not be checked; None: Open WebUI checks it.
-        refused: makes the response for an error that Open WebUI raises, such as 401 without a token; None:
-            Open WebUI answers in its own form.
-    """
-
-    method: str
-    path: str
-    audience: Literal["user", "admin"]
-    answer: Callable[[Any, Any], Awaitable[Any]]
-    lets_in: Callable[[Any], bool] | None = None
-    without: Callable[[Any, Any], Awaitable[Any]] | None = None
-    user_of: Callable[[Any], Any] | None = None
-    refused: Callable[[Any, Any], Any] | None = None
-
-
-def place_routes(app: Any, owner: str, specs: tuple[RouteSpec, ...]) -> None:
-    """Make these the routes of a plugin. They come first: Open WebUI has hundreds, which are tried in order.
-
-    Safe to call again: what an earlier call, or earlier code of the same plugin, has placed is replaced.
-
-    Args:
-        app: Open WebUI's.
-        owner: the plugin's id, which tells its routes from others'.
-        specs: none takes the plugin's routes away.
-    """
-    routes = app.router.routes
-    others = [route for route in routes if not _is_of(route, owner)]
-    routes[:] = [
-        *(_api_route(owner, spec) for spec in specs),
-        *others,
-    ]  # in one step: requests look at this list
-
-
-def _is_of(route: Any, owner: str) -> bool:
-    return str(getattr(route, "name", "")).startswith(f"{owner}:")
-
-
-def _api_route(owner: str, spec: RouteSpec) -> Any:
-    from fastapi import Depends, HTTPException, Request  # noqa: PLC0415 - it comes with Open WebUI
-    from fastapi.responses import JSONResponse, Response  # noqa: PLC0415
-    from fastapi.routing import APIRoute  # noqa: PLC0415
-    from open_webui.utils.auth import get_admin_user, get_verified_user  # noqa: PLC0415
-
-    allowed = Depends(get_admin_user if spec.audience == "admin" else get_verified_user)
-
-    async def endpoint(request: Request, user: Any = allowed) -> Any:
-        return await spec.answer(request, user)
-
-    # Open WebUI compiles a plugin so that annotations are text, which FastAPI would look up in vain.
-    endpoint.__annotations__ = {"request": Request, "user": Any}
-
-    class PackRoute(APIRoute):  # type: ignore[misc] # Any, where Open WebUI is not installed
-        def get_route_handler(self) -> Callable[[Any], Awaitable[Any]]:
-            ask = super().get_route_handler()
-
-            async def handle(request: Any) -> Any:
-                user = spec.user_of(request) if spec.user_of else None
-                if user is None and not (spec.lets_in and spec.lets_in(request)):
-                    return await asked(request)
-                answer = await spec.answer(request, user)
-                return answer if isinstance(answer, Response) else JSONResponse(answer)
-
-            async def asked(request: Any) -> Any:
-                try:
-                    return await ask(request)
-                except HTTPException as error:
-                    if spec.refused is None:
-                        raise
-                    return spec.refused(request, error)
-
-            return handle
-
-    return PackRoute(
-        spec.path,
-        endpoint,
-        methods=[spec.method],
-        name=f"{owner}:{spec.method} {spec.path}",
-        response_model=None,
-        include_in_schema=False,
-    )
-
-
-def check_route_key(text: str) -> str:
-    """A key of a valve as it is; empty: there is none.
-
-    Raises:
-        ValueError: it is so short that it could be guessed.
-    """
-    if 0 < len(text.strip()) < MIN_KEY:
-        raise ValueError(
-            message(
-                "it has {count} characters, and opens a route: take {least} or more",
-                count=len(text.strip()),
-                least=MIN_KEY,
-            )
-        )
-    return text.strip()
-
-
-def shows_key(request: Any, key: str) -> bool:
-    """Whether a request has this key as its bearer token. An empty key opens nothing."""
-    shown = str(request.headers.get("authorization", ""))
-    if not key or not shown.lower().startswith(_BEARER):
-        return False
-    return hmac.compare_digest(shown[len(_BEARER) :].strip().encode(), key.encode())
-
-
-def not_found() -> Any:
-    """The error that answers where a route ought to be gone."""
-    from fastapi import HTTPException  # noqa: PLC0415
-
-    return HTTPException(status_code=404, detail="Not Found")
-
-
-def html_page(text: str, headers: dict[str, str], status: int = 200) -> Any:
-    """A page as a response."""
-    from starlette.responses import HTMLResponse  # noqa: PLC0415
-
-    return HTMLResponse(text, status, headers)
-
-
-def json_answer(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Any:
-    """JSON as a response."""
-    from starlette.responses import JSONResponse  # noqa: PLC0415
-
-    return JSONResponse(value, status, headers)
-
-
-def text_answer(text: str, media_type: str, headers: dict[str, str] | None = None) -> Any:
-    """Text as a response of a type."""
-    from starlette.responses import Response  # noqa: PLC0415
-
-    return Response(text, headers=headers, media_type=media_type)
-
-
-# --- ollama_pack.services.calibration_routes ---
-# What sites that learn together read here and hand over: see docs/federation.md.
-
-CALIBRATION = "/ollama-pack/calibration"
-
-
-def calibration_routes(cache: CacheContact) -> tuple[RouteSpec, ...]:
-    """Routes for admins. Each answers with `fault`, which is empty if it worked.
-
-    | route | what |
-    |---|---|
-    | `GET /ollama-pack/calibration` | how often similar answers were judged right and wrong: plain counts |
-    | `POST /ollama-pack/calibration` | counts the evidence that other sites gave in a round |
-    | `DELETE /ollama-pack/calibration` | forgets all that other sites gave |
-    """
-
-    async def read(_request: Any, _user: Any) -> dict[str, Any]:
-        return await cache.calibration()
-
-    async def take(request: Any, _user: Any) -> dict[str, Any]:
-        try:
-            given = object_at(await request.json())
-        except ValueError:
-            return {"fault": "the body is no JSON object"}
-        return {"fault": await cache.take_round(given)}
-
-    async def forget(_request: Any, _user: Any) -> dict[str, Any]:
-        return {"fault": await cache.forget_rounds()}
-
-    return (
-        RouteSpec("GET", CALIBRATION, "admin", read),
-        RouteSpec("POST", CALIBRATION, "admin", take),
-        RouteSpec("DELETE", CALIBRATION, "admin", forget),
-    )
-
-
-# --- ollama_pack.base.process ---
-# One object for all plugins of a process, which are files that share no code.
-#
-# Only objects of the standard library and of faster_whisper may be kept, because a plugin that is updated while
-# the server runs leaves objects of its older classes behind.
-
-T = TypeVar("T")
-
-_PLACE = "_ollama_pack_speech_state"  # never a module that can be imported
-
-
-def process_wide(name: str, make: Callable[[], T]) -> T:
-    """The one object of that name in this process, made at the first call.
-
-    Args:
-        name: of the object.
-        make: makes it; may be called once too often, when two threads are the first together.
-    """
-    state = sys.modules.setdefault(_PLACE, ModuleType(_PLACE))
-    kept: T = vars(state).setdefault(name, make())
-    return kept
 
 
 # --- ollama_pack.services.activity ---
@@ -1741,6 +1453,8 @@ _REDIS_CLIENTS: Mapping[str, Callable[[_RedisUrl], RedisClient]] = {
 # Both are bounded: 10,000 chats, and figures of each minute for a little more than a day. Without an answer
 # from either chats go on, and nothing is lost that fits into `activity.MAX_NOTES`.
 
+log = logging.getLogger(__name__)
+
 MAX_CHATS = 10_000
 KEPT_MINUTES = 25 * 60
 CHUNK = 500  # chats that are read at once: a few milliseconds of the event loop
@@ -1750,6 +1464,7 @@ PROCESS_SECONDS = 20.0  # after which a process that says nothing is gone
 HISTORY_PREFIX = "ollama_pack:{history}:1:"
 HISTORY_FILE = "ollama_pack_history.sqlite3"
 
+T = TypeVar("T")
 Chat = dict[str, Any]  # as `chat_record`, and its `key` in the history
 MinuteFigures = dict[int, dict[str, float]]
 
@@ -2378,288 +2093,287 @@ def percentile(figures: Mapping[str, float], share: float) -> float | None:
     return None
 
 
-# --- ollama_pack.routing.plan.bounds ---
-# What a plan can be asked for.
-
-USUAL_CONTEXT = 8192
-LEAST_CONTEXT, MOST_CONTEXT, MOST_USERS = 256, 2**22, 10**6
-
-
-# --- ollama_pack.engines.refusals ---
-# What a client gets instead of an answer, in the form of each API that clients speak.
-
-ApiForm = Literal["openai", "anthropic", "ollama"]
-
-# Anthropic names an error by its status; others are `api_error`.
-_ANTHROPIC_TYPES: dict[int, str] = {
-    HTTPStatus.BAD_REQUEST: "invalid_request_error",
-    HTTPStatus.UNAUTHORIZED: "authentication_error",
-    HTTPStatus.FORBIDDEN: "permission_error",
-    HTTPStatus.NOT_FOUND: "not_found_error",
-    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "request_too_large",
-    HTTPStatus.TOO_MANY_REQUESTS: "rate_limit_error",
-    HTTPStatus.SERVICE_UNAVAILABLE: "overloaded_error",
-    HTTPStatus.GATEWAY_TIMEOUT: "timeout_error",
-}
+# --- ollama_pack.webui.functions ---
+# Functions of the running Open WebUI. Imports `open_webui` when called, not before.
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
-    """An error as a client gets it.
+class FunctionState:
+    """A function as the database has it.
 
     Attributes:
-        status: of HTTP, where the answer has not begun.
-        message: the sentence for whoever asked.
-        code: a word that programs can act on; None: none.
-        param: the field of the request that is at fault; None: none.
-        retry_after: seconds after which a new try makes sense; None: waiting does not help.
+        installed: there is one.
+        active: it is switched on.
+        owner: id of the user who installed it.
+        valves: what an admin set; defaults are not in it.
     """
 
-    status: int
-    message: str
-    code: str | None = None
-    param: str | None = None
-    retry_after: int | None = None
-
-    @property
-    def kind(self) -> str:
-        """OpenAI's name for errors of this kind."""
-        if self.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-            return "server_error"
-        is_limit = self.status == HTTPStatus.TOO_MANY_REQUESTS
-        return "rate_limit_error" if is_limit else "invalid_request_error"
-
-    @property
-    def headers(self) -> dict[str, str]:
-        """Of the HTTP response."""
-        return {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
-
-    def body(self, form: ApiForm = "openai") -> dict[str, Any]:
-        """The body of the HTTP response; OpenAI's is also the event that ends a stream."""
-        if form == "ollama":
-            return {"error": self.message}
-        if form == "anthropic":
-            kind = _ANTHROPIC_TYPES.get(self.status) or (
-                "api_error" if self.status >= HTTPStatus.INTERNAL_SERVER_ERROR else "invalid_request_error"
-            )
-            return {"type": "error", "error": {"type": kind, "message": self.message}}
-        # Open WebUI's page looks for the sentence in `detail`; a stream has no place for status and headers
-        return {
-            "error": {
-                "message": self.message,
-                "type": self.kind,
-                "param": self.param,
-                "code": self.code,
-                "status": int(self.status),
-                "retry_after": self.retry_after,
-                "detail": self.message,
-            }
-        }
+    installed: bool = False
+    active: bool = False
+    owner: str = ""
+    valves: Mapping[str, Any] = field(default_factory=dict)
 
 
-# --- ollama_pack.webui.errors ---
-# What goes wrong between the pack and Open WebUI.
+async def function_state(function_id: str) -> FunctionState:
+    """Look a function up.
 
-
-class AudienceError(PackError, ValueError):
-    """An audience cannot be read.
-
-    A `ValueError` too, so that a pydantic validator reports it when an admin saves the valve.
-
-    Attributes:
-        part: the part of the text that is wrong.
+    By a query of its own: Open WebUI's answers a database that cannot be reached as if there were no such
+    function, or no valves, and what is published would be taken away. Here the database's error is raised.
     """
+    from open_webui.internal.db import get_async_db_context  # noqa: PLC0415 - see the top of this module
+    from open_webui.models.functions import Function, decrypt_valves  # noqa: PLC0415
+    from sqlalchemy import select  # noqa: PLC0415 - it comes with Open WebUI
 
-    def __init__(self, part: str) -> None:
-        super().__init__(
-            message(
-                "audience: {part!r} is not known: write public (every signed-in user), admin, or group:NAME, "
-                "with commas between several",
-                part=part,
-            )
-        )
-        self.part = part
-
-
-class RouterUnavailableError(PackError):
-    """The `gpu_router` function cannot be asked. The message says why and what an admin can do."""
+    wanted = select(Function.is_active, Function.user_id, Function.valves).filter_by(id=function_id)
+    async with get_async_db_context() as session:
+        found = (await session.execute(wanted)).one_or_none()
+    if found is None:
+        return FunctionState()
+    is_active, owner, stored = found
+    valves = decrypt_valves(stored) or {}
+    return FunctionState(installed=True, active=bool(is_active), owner=str(owner or ""), valves=valves)
 
 
-class ModelRefusedError(PackError):
-    """A model that was asked through Open WebUI gave an error instead of an answer.
+async def set_valve(function_id: str, name: str, value: Any) -> None:
+    """Set one of an installed function's valves, as an admin would, and leave the others as they are."""
+    from open_webui.models.functions import Functions  # noqa: PLC0415 - see the top of this module
 
-    Attributes:
-        refusal: what the client gets.
+    state = await function_state(function_id)
+    await Functions.update_function_valves_by_id(function_id, {**state.valves, name: value})
+
+
+async def live_function(app: Any, function_id: str) -> Any:
+    """The instance that this process runs, of the code and with the valves that are stored.
+
+    Open WebUI's own way to it: it is loaded where it is not yet, or where its code has changed.
     """
+    from open_webui.functions import get_function_module_by_id  # noqa: PLC0415
 
-    def __init__(self, refusal: Refusal) -> None:
-        super().__init__(
-            message(
-                "the model was asked through Open WebUI and gave the error {status}", status=refusal.status
-            )
-        )
-        self.refusal = refusal
+    return await get_function_module_by_id(SimpleNamespace(app=app), function_id)
 
 
-class UploadError(PackError):
-    """A request has no file in it that can be taken. The message says how to send one."""
+async def shared_redis_url() -> str:
+    """The Redis that joins the replicas: the router's, else the response cache's; empty: there is none."""
+    for function_id in ("gpu_router", "response_cache_filter"):
+        state = await function_state(function_id)
+        if state.active and (url := str(state.valves.get("redis_url") or "")):
+            return url
+    return ""
 
 
-class UploadTooLargeError(UploadError):
-    """The file has too many bytes.
+# --- ollama_pack.webui.cache_contact ---
+# The way from the events function to the running `response_cache_filter`, which may not be there.
 
-    Attributes:
-        limit: bytes.
-        actual: bytes: as many as were announced or read.
-    """
-
-    def __init__(self, limit: int, actual: int) -> None:
-        super().__init__(
-            message("the file has {actual} bytes or more, the limit is {limit}", actual=actual, limit=limit)
-        )
-        self.limit = limit
-        self.actual = actual
-
-
-class NoRoomError(PackError):
-    """The server has no place for an upload, such as on a full disk: an admin can help."""
-
-    def __init__(self) -> None:
-        super().__init__(
-            message("the server has no room for the recording now: try again later, or ask an admin")
-        )
-
-
-# --- ollama_pack.webui.contact ---
-# The way from the events function to the running `gpu_router`: another plugin, which may not be there.
-
-ROUTER_ID = "gpu_router"
-ASK_SECONDS = 5.0
-PLAN_SECONDS = 55.0  # that a plan may take; a proxy in front of Open WebUI usually waits a minute
-
-ABSENT = message(
-    "gpu_router is not installed: install it (upload.py, or Admin Panel → Functions), and its nodes show here"
+CACHE_ID = "response_cache_filter"
+NO_CACHE = message(
+    "response_cache_filter is not installed, or switched off: install it (upload.py, or Admin Panel → "
+    "Functions), and what the cache does shows here"
 )
-SWITCHED_OFF = message("gpu_router is switched off: switch it on under Admin Panel → Functions")
 
 
-class RouterContact:
-    """Asks the router of this process. They share no code, so its answers are looked at, not trusted."""
+class CacheContact:
+    """Asks the cache of this process, which speaks for the store that all processes share."""
 
     def __init__(self, app: Any) -> None:
         """Ask nothing yet; `app` is Open WebUI's."""
         self._app = app
-        self._said: dict[str, str] = {}
 
-    async def load(self) -> Mapping[str, Any]:
-        """The load of all nodes.
+    async def report(self) -> dict[str, Any]:
+        """What the cache did; only `fault`, where it cannot be asked."""
+        told = await self._ask("cache_report")
+        return told if isinstance(told, dict) else {"fault": told}
 
-        Raises:
-            RouterUnavailableError: the router cannot be asked.
-        """
-        return object_at(await self._ask("system_load"))
+    async def flush(self) -> str:
+        """Make all answers unusable; empty, or why it was not done."""
+        return await self._said("flush_cache")
 
-    async def dashboard(self) -> Mapping[str, Any]:
-        """What an admin may want to see.
+    async def discard(self, label: str) -> None:
+        """Discard what is known under a label. Where there is no cache, there is nothing to discard."""
+        await self._ask("discard_answers", label)
 
-        Raises:
-            RouterUnavailableError: the router cannot be asked.
-        """
-        return object_at(await self._ask("dashboard"))
+    async def calibration(self) -> dict[str, Any]:
+        """The labels of similar answers; only `fault`, where the cache cannot be asked."""
+        told = await self._ask("calibration_counts")
+        return told if isinstance(told, dict) else {"fault": told}
 
-    async def metrics(self) -> str:
-        """What it did, in Prometheus' text format.
+    async def take_round(self, given: Mapping[str, Any]) -> str:
+        """Count what other sites gave; empty, or why it was not done."""
+        return await self._said("take_round", given)
 
-        Raises:
-            RouterUnavailableError: the router cannot be asked.
-        """
-        told = await self._ask("metrics")
-        return told if isinstance(told, str) else ""
+    async def forget_rounds(self) -> str:
+        """Forget what other sites gave; empty, or why it was not done."""
+        return await self._said("forget_rounds")
 
-    async def models(self) -> list[dict[str, Any]]:
-        """The models and aliases that it offers now.
+    async def _said(self, method: str, *values: Any) -> str:
+        """A sentence, which its plugin can say in other languages, too."""
+        said = await self._ask(method, *values)
+        return said if isinstance(said, str) else ""
 
-        Raises:
-            RouterUnavailableError: the router cannot be asked.
-        """
-        told = await self._ask("routed_models")
-        return [model for model in told if isinstance(model, dict) and isinstance(model.get("id"), str)]
-
-    async def pull(self, model: str, nodes: list[str]) -> Mapping[str, Any]:
-        """Begin to pull a model at nodes; what upkeep does then.
-
-        Raises:
-            RouterUnavailableError: the router cannot be asked.
-        """
-        return object_at(await self._ask("pull", model, nodes))
-
-    async def stop_pull(self) -> Mapping[str, Any]:
-        """Stop the pull that is under way; what upkeep does then.
-
-        Raises:
-            RouterUnavailableError: the router cannot be asked.
-        """
-        return object_at(await self._ask("stop_pull"))
-
-    async def plan(self, context: int, users: int, chats: list[dict[str, Any]]) -> Mapping[str, Any]:
-        """A plan of what to have where, for what people asked for.
-
-        Raises:
-            RouterUnavailableError: the router cannot be asked, or is not done in time.
-        """
-        return object_at(await self._ask("plan", context, users, chats, seconds=PLAN_SECONDS))
-
-    async def _ask(self, method: str, *arguments: Any, seconds: float = ASK_SECONDS) -> Any:
+    async def _ask(self, method: str, *values: Any) -> Any:
+        """What a method of the cache says, or in a sentence why it cannot be asked."""
         try:
-            answer = await self._ask_once(method, arguments, seconds)
-        except RouterUnavailableError as error:
-            self._tell(method, str(error))
-            raise
-        self._said.pop(method, None)
-        return answer
-
-    async def _ask_once(self, method: str, arguments: Sequence[Any], seconds: float) -> Any:
-        state = await function_state(ROUTER_ID)
-        if not state.active:
-            raise RouterUnavailableError(SWITCHED_OFF if state.installed else ABSENT)
-        try:
-            async with asyncio.timeout(seconds):
-                router = await live_function(self._app, ROUTER_ID)
-                return await _method(router, method)(*arguments)
-        except TimeoutError:
-            raise RouterUnavailableError(
-                message(
-                    "gpu_router did not answer {method} within {seconds:g} s: see the server's log",
-                    method=method,
-                    seconds=seconds,
-                )
-            ) from None
-        except RouterUnavailableError:
-            raise
+            if not (await function_state(CACHE_ID)).active:
+                return NO_CACHE
+            cache = await live_function(self._app, CACHE_ID)
+            return await getattr(cache, method)(*values)
         except Exception as error:
-            raise RouterUnavailableError(
-                message(
-                    "gpu_router failed at {method} ({kind}: {error}): see its valves",
-                    method=method,
-                    kind=type(error).__name__,
-                    error=error,
-                )
-            ) from error
-
-    def _tell(self, method: str, fault: str) -> None:
-        """Log a fault once, not at every question; that there is no router is none."""
-        if fault not in {ABSENT, SWITCHED_OFF, *self._said.values()}:
-            log.warning("%s", fault)
-        self._said[method] = fault
+            log.exception("%s could not be asked: %s", CACHE_ID, method)
+            failed = message("{kind}: {error}", kind=type(error).__name__, error=error)
+            return message("{plugin} failed ({error}): see its valves", plugin=CACHE_ID, error=failed)
 
 
-def _method(router: Any, name: str) -> Any:
-    if (method := getattr(router, name, None)) is None:
-        reason = message(
-            "the installed gpu_router has no {name}: update it to the version of this plugin", name=name
+# --- ollama_pack.webui.routes ---
+# Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
+
+MIN_KEY = 16  # characters
+_BEARER = "bearer "
+
+
+@dataclass(frozen=True, slots=True)
+class RouteSpec:
+    """A route.
+
+    Attributes:
+        method: GET, POST …
+        path: from the server's root.
+        audience: who is let in; others get Open WebUI's own 401.
+        answer: is called with the request and Open WebUI's user; gives JSON or a response.
+        lets_in: whether a request is let in that shows no user; then `answer` gets None for the user.
+        without: Open WebUI has a route of this path itself, in whose place this one answers: what it would
+            answer, for when the plugin is off.
+        user_of: gives the user of a request that need not be checked; None: Open WebUI checks it.
+        refused: makes the response for an error that Open WebUI raises, such as 401 without a token; None:
+            Open WebUI answers in its own form.
+    """
+
+    method: str
+    path: str
+    audience: Literal["user", "admin"]
+    answer: Callable[[Any, Any], Awaitable[Any]]
+    lets_in: Callable[[Any], bool] | None = None
+    without: Callable[[Any, Any], Awaitable[Any]] | None = None
+    user_of: Callable[[Any], Any] | None = None
+    refused: Callable[[Any, Any], Any] | None = None
+
+
+def place_routes(app: Any, owner: str, specs: tuple[RouteSpec, ...]) -> None:
+    """Make these the routes of a plugin. They come first: Open WebUI has hundreds, which are tried in order.
+
+    Safe to call again: what an earlier call, or earlier code of the same plugin, has placed is replaced.
+
+    Args:
+        app: Open WebUI's.
+        owner: the plugin's id, which tells its routes from others'.
+        specs: none takes the plugin's routes away.
+    """
+    routes = app.router.routes
+    others = [route for route in routes if not _is_of(route, owner)]
+    routes[:] = [
+        *(_api_route(owner, spec) for spec in specs),
+        *others,
+    ]  # in one step: requests look at this list
+
+
+def _is_of(route: Any, owner: str) -> bool:
+    return str(getattr(route, "name", "")).startswith(f"{owner}:")
+
+
+def _api_route(owner: str, spec: RouteSpec) -> Any:
+    from fastapi import Depends, HTTPException, Request  # noqa: PLC0415 - it comes with Open WebUI
+    from fastapi.responses import JSONResponse, Response  # noqa: PLC0415
+    from fastapi.routing import APIRoute  # noqa: PLC0415
+    from open_webui.utils.auth import get_admin_user, get_verified_user  # noqa: PLC0415
+
+    allowed = Depends(get_admin_user if spec.audience == "admin" else get_verified_user)
+
+    async def endpoint(request: Request, user: Any = allowed) -> Any:
+        return await spec.answer(request, user)
+
+    # Open WebUI compiles a plugin so that annotations are text, which FastAPI would look up in vain.
+    endpoint.__annotations__ = {"request": Request, "user": Any}
+
+    class PackRoute(APIRoute):  # type: ignore[misc] # Any, where Open WebUI is not installed
+        def get_route_handler(self) -> Callable[[Any], Awaitable[Any]]:
+            ask = super().get_route_handler()
+
+            async def handle(request: Any) -> Any:
+                user = spec.user_of(request) if spec.user_of else None
+                if user is None and not (spec.lets_in and spec.lets_in(request)):
+                    return await asked(request)
+                answer = await spec.answer(request, user)
+                return answer if isinstance(answer, Response) else JSONResponse(answer)
+
+            async def asked(request: Any) -> Any:
+                try:
+                    return await ask(request)
+                except HTTPException as error:
+                    if spec.refused is None:
+                        raise
+                    return spec.refused(request, error)
+
+            return handle
+
+    return PackRoute(
+        spec.path,
+        endpoint,
+        methods=[spec.method],
+        name=f"{owner}:{spec.method} {spec.path}",
+        response_model=None,
+        include_in_schema=False,
+    )
+
+
+def check_route_key(text: str) -> str:
+    """A key of a valve as it is; empty: there is none.
+
+    Raises:
+        ValueError: it is so short that it could be guessed.
+    """
+    if 0 < len(text.strip()) < MIN_KEY:
+        raise ValueError(
+            message(
+                "it has {count} characters, and opens a route: take {least} or more",
+                count=len(text.strip()),
+                least=MIN_KEY,
+            )
         )
-        raise RouterUnavailableError(reason)
-    return method
+    return text.strip()
+
+
+def shows_key(request: Any, key: str) -> bool:
+    """Whether a request has this key as its bearer token. An empty key opens nothing."""
+    shown = str(request.headers.get("authorization", ""))
+    if not key or not shown.lower().startswith(_BEARER):
+        return False
+    return hmac.compare_digest(shown[len(_BEARER) :].strip().encode(), key.encode())
+
+
+def not_found() -> Any:
+    """The error that answers where a route ought to be gone."""
+    from fastapi import HTTPException  # noqa: PLC0415
+
+    return HTTPException(status_code=404, detail="Not Found")
+
+
+def html_page(text: str, headers: dict[str, str], status: int = 200) -> Any:
+    """A page as a response."""
+    from starlette.responses import HTMLResponse  # noqa: PLC0415
+
+    return HTMLResponse(text, status, headers)
+
+
+def json_answer(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Any:
+    """JSON as a response."""
+    from starlette.responses import JSONResponse  # noqa: PLC0415
+
+    return JSONResponse(value, status, headers)
+
+
+def text_answer(text: str, media_type: str, headers: dict[str, str] | None = None) -> Any:
+    """Text as a response of a type."""
+    from starlette.responses import Response  # noqa: PLC0415
+
+    return Response(text, headers=headers, media_type=media_type)
 
 
 # --- ollama_pack.webui.dashboard ---
@@ -2685,7 +2399,7 @@ _PAGE = r"""
 </head>
 <body>
 <header id="top"></header>
-<main id="page"><noscript><p>The dashboard needs JavaScript.</p></noscript></main>
+<main id="page"><noscript><p>%NOSCRIPT%</p></noscript></main>
 <script nonce="%NONCE%">%SCRIPT%</script>
 </body>
 </html>
@@ -3456,7 +3170,7 @@ function sentences(chat) {
   if (chat.outcome === "shared")
     return said.concat(t("The same question was being answered: both chats got that answer."));
   for (const [failing, why] of Object.entries(object(chat.tried)))
-    said.push(t("{node} failed it: {why}", {node: failing, why}));
+    said.push(t("{node} failed it: {why}", {node: failing, why: object(object(chat.tried_texts)[language])[failing] || why}));
   if (node && chat.loads) said.push(t("{node} had to load {model}: no node could begin sooner.", {node, model}));
   else if (node && chat.held > 0)
     said.push(t("{node} had {model} in memory, and {held} of the {prompt} tokens of the prompt.",
@@ -3546,7 +3260,7 @@ function drawPublished() {
     if (!rows.length) return make("p", {class: "soft"}, t("Nothing to publish: no node has a model, and no alias an answer."));
     return table(t("Published models"), [[t("Model")], [t("answered by")], [t("for")], [t("made by"), "medium"], [""]],
       rows.map(row => make("tr", {"data-key": text(row.id)}, cell(code(row.id), "text"), cell(answerers(row), "text"),
-        cell([list(row.audience).join(", ") || t("admins"), list(row.opens).length
+        cell([list(row.audience).map(who => who === "everybody" ? t("everybody") : who).join(", ") || t("admins"), list(row.opens).length
           ? make("div", {class: "soft small"}, t("opens to them: {models}", {models: row.opens.join(", ")})) : ""]),
         cell(row.made_by === "upload" ? "upload.py" : t("this function"), "medium"),
         cell([row.active === false ? badge(t("switched off"), "warn") : "", isNumber(row.missing_seconds)
@@ -3609,18 +3323,29 @@ function reasonWord(name) {
     "misses/absent": t("not asked before, or too long ago"), "misses/refresh": t("a new answer was wanted"),
     "misses/unreadable": t("the kept answer could not be read"), "misses/store slow": t("the store was slow"),
     "misses/store down": t("the store was down"), "misses/store full": t("the store was full"),
-    "misses/store open": t("the store is left alone for a while"), "bypasses/background task": t("titles, tags and the like"),
+    "misses/store open": t("the store is left alone for a while"), "misses/leader lost": t("the request that generated it broke off"),
+    "bypasses/background task": t("titles, tags and the like"),
     "bypasses/temporary chat": t("a temporary chat"), "bypasses/continued answer": t("an answer that goes on"),
     "bypasses/scheduled run": t("a scheduled run"), "bypasses/direct connection": t("a direct connection"),
     "bypasses/not deterministic": t("the same question may have different answers"),
     "bypasses/client's wish": t("the client wanted no cache"), "bypasses/no scope": t("with files, knowledge, memory or tools"),
     "bypasses/model digest unknown": t("which weights answer is not known"),
     "bypasses/no replay": t("response_cache_replay is missing"), "bypasses/no access": t("the user may not use the model"),
+    "bypasses/not seen by the filter": t("response_cache_filter has not seen it"),
+    "bypasses/an image that cannot be read": t("a picture that cannot be read"),
+    "bypasses/an image or file that is only referred to": t("a picture or file that is only referred to"),
+    "bypasses/a search of the engine": t("the engine searches the web or runs tools itself"),
+    "bypasses/a conversation kept by the engine": t("the engine keeps the conversation"),
+    "bypasses/several choices": t("several answers were wanted"),
+    "not_stored/tool calls": t("not kept: it calls tools"), "not_stored/finish reason length": t("not kept: it reached the longest length"),
+    "not_stored/error": t("not kept: it ended with an error"), "not_stored/no finish reason": t("not kept: it broke off"),
     "not_stored/not finished": t("not kept: stopped before its end"), "not_stored/too large": t("not kept: too large"),
     "not_stored/empty": t("not kept: empty"), "not_stored/another model": t("not kept: another model answered"),
     "not_stored/no usage": t("not kept: it has no figures"), "not_stored/flushed": t("not kept: the cache was flushed"),
   };
-  return words[name] || name.replace("/", ": ").replace("_", " ");
+  if (words[name]) return words[name];
+  const code = name.slice(name.indexOf("/") + 1);
+  return name.startsWith("not_stored") ? t("not kept, code “{code}”", {code}) : t("another reason, code “{code}”", {code});
 }
 
 function cacheReasons(counts) {
@@ -3643,26 +3368,42 @@ function drawBudgets() {
   const told = part("budgets"), rows = list(told.most).map(object);
   if (!told.most) return put(document.getElementById("budgets"));
   const periods = {day: t("today"), week: t("this week"), month: t("this month")};
+  const units = {"gpu-seconds": t("GPU-seconds"), tokens: t("tokens"), requests: t("requests")};
   put(document.getElementById("budgets"),
     head(t("Budgets"), make("a", {class: "button", href: "/ollama-pack/usage.csv"}, t("Download all as CSV"))),
     make("div", {class: "card"}, rows.length
       ? table(t("Budgets"), [[t("Whose")], [t("used"), "number"], [t("of"), ""], [t("when"), "medium"]],
         rows.map(row => make("tr", {"data-key": [row.whose, row.unit, row.period].join(" ")}, cell(text(row.whose), "text"),
-          cell(number(row.used), "number"), cell(text(row.unit)), cell(periods[row.period] || text(row.period), "medium"))))
+          cell(number(row.used), "number"), cell(units[row.unit] || text(row.unit)), cell(periods[row.period] || text(row.period), "medium"))))
       : make("p", {class: "soft"}, t("Nothing has been used yet."))));
 }
 
 function drawVoice() {
   const told = part("voice"), counts = object(told.counts), queue = object(told.queue);
-  const failed = Object.entries(counts).filter(([name]) => /^outcome[/](?!ok$|kept$)/.test(name));
+  const failed = Object.entries(counts).filter(([name]) => /^outcome[/](?!ok$|kept$)/.test(name)), why = {};
+  for (const [name, value] of failed) why[voiceWord(name.slice(8))] = (why[voiceWord(name.slice(8))] || 0) + value;
   put(document.getElementById("voice"), head(t("Voice")), make("div", {class: "card"},
     make("div", {class: "figures"}, figure(number(queue.waits || 0), t("recordings wait")),
       figure(number((queue.works || 0) + (queue.away || 0)), t("are transcribed now")),
       figure(number((counts["outcome/ok"] || 0) + (counts["outcome/kept"] || 0)), t("transcribed")),
       figure(seconds(counts.audio_seconds || 0), t("of speech")), figure(seconds(counts.work_seconds || 0), t("of work")),
       figure(number(total(Object.fromEntries(failed), "")), t("failed"))),
-    failed.length ? make("p", {class: "soft small"}, failed.map(([name, value]) =>
-      name.slice(8).replaceAll("_", " ") + ": " + value).join(" · ")) : null));
+    failed.length ? make("p", {class: "soft small"}, Object.entries(why).map(([word, value]) =>
+      word + ": " + number(value)).join(" · ")) : null));
+}
+
+// Why a recording was not transcribed, by the error's code.
+function voiceWord(code) {
+  const words = {
+    no_speech: t("no speech in it"), empty_audio: t("empty"), not_audio: t("not a recording"), no_audio_track: t("no sound in it"),
+    zero_length: t("not a recording"), sample_rate: t("not a recording"), upload: t("no recording was sent"),
+    audio_too_large: t("too large"), audio_too_long: t("too long"), upload_too_large: t("too large"),
+    language_tag: t("unknown language"), speech_language: t("unknown language"),
+    speech_queue_full: t("too many recordings waited"), speech_share_full: t("too many recordings waited"),
+    speech_model_missing: t("the speech model is missing"),
+  };
+  return words[code] || (code.startsWith("speech_server") ? t("the speech server failed")
+    : code.startsWith("speech") ? t("the speech engine failed") : t("another reason, code “{code}”", {code}));
 }
 
 function drawProcesses() {
@@ -3829,7 +3570,9 @@ def dashboard_html(nonce: str, language: str = ENGLISH) -> str:
     """The page; its one script and its one style sheet carry the nonce of the page's policy."""
     script = _BASICS + _CHARTS + _NODES + _PLAN + _CHATS + _OTHERS + _MAIN
     words = script_words(script, language)
-    return _filled_page(_PAGE, nonce, language).replace("%SCRIPT%", words + script)
+    needed = html.escape(in_language(message("The dashboard needs JavaScript."), language))
+    page = _filled_page(_PAGE, nonce, language).replace("%NOSCRIPT%", needed)
+    return page.replace("%SCRIPT%", words + script)
 
 
 def dashboard_page(request: Any) -> Any:
@@ -3890,6 +3633,565 @@ def _answer(page: str, nonce: str, status: int = 200) -> Any:
         "Vary": "Accept-Language",
     }
     return html_page(page, headers, status)
+
+
+# --- ollama_pack.services.calibration_routes ---
+# What sites that learn together read here and hand over: see docs/federation.md.
+
+CALIBRATION = "/ollama-pack/calibration"
+
+
+def calibration_routes(cache: CacheContact) -> tuple[RouteSpec, ...]:
+    """Routes for admins. Each answers with `fault`, in the reader's language, which is empty if it worked.
+
+    | route | what |
+    |---|---|
+    | `GET /ollama-pack/calibration` | how often similar answers were judged right and wrong: plain counts |
+    | `POST /ollama-pack/calibration` | counts the evidence that other sites gave in a round |
+    | `DELETE /ollama-pack/calibration` | forgets all that other sites gave |
+    """
+
+    async def read(request: Any, _user: Any) -> Any:
+        return translated(await cache.calibration(), page_language(request))
+
+    async def take(request: Any, _user: Any) -> Any:
+        try:
+            fault = await cache.take_round(object_at(await request.json()))
+        except ValueError:
+            fault = message("the body is no JSON object")
+        return translated({"fault": fault}, page_language(request))
+
+    async def forget(request: Any, _user: Any) -> Any:
+        return translated({"fault": await cache.forget_rounds()}, page_language(request))
+
+    return (
+        RouteSpec("GET", CALIBRATION, "admin", read),
+        RouteSpec("POST", CALIBRATION, "admin", take),
+        RouteSpec("DELETE", CALIBRATION, "admin", forget),
+    )
+
+
+# --- ollama_pack.engines.ollama.names ---
+# Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+
+DEFAULT_TAG = "latest"
+
+# The levels that llama.cpp and Ollama write, at the end of a tag: q4_K_M, q8_0, iq2_xxs, fp16, bf16, mxfp4 …
+_QUANTIZATION = re.compile(
+    r"(?:^|[-_.])([it]?q\d+(?:_[a-z0-9]+)*|(?:b?f|fp)(?:16|32)|mxfp[48]|nvfp4|int[48])$", re.IGNORECASE
+)
+# Tags say fp16 where Ollama reports F16; "unknown" is what it reports for IQ4_XS and other newer levels.
+_OTHER_WORDS = {"FP16": "F16", "FP32": "F32", "UNKNOWN": ""}
+
+
+def split_tag(name: str) -> tuple[str, str]:
+    """Split `llama3:8b` into `("llama3", "8b")`; the tag is empty when the name has none.
+
+    A colon before the last slash belongs to a host's port, not to a tag.
+    """
+    head, _, tag = name.rpartition(":")
+    return (head, tag) if head and tag and "/" not in tag else (name, "")
+
+
+class Families:
+    """Models by their names without tags, upper and lower case being the same.
+
+    They are gone through once, when first asked for: they may be many, and their list far away in Redis.
+    """
+
+    def __init__(self, models: Iterable[str]) -> None:
+        self._models = models
+
+    @cached_property
+    def _by_stem(self) -> Mapping[str, tuple[tuple[str, str], ...]]:
+        return _families(tuple(self._models))
+
+    def of(self, name: str) -> tuple[tuple[str, str], ...]:
+        """The models that are `name` but for the tag: each id with its whole name in lower case, sorted."""
+        return self._by_stem.get(split_tag(name)[0].lower(), ())
+
+
+@lru_cache(maxsize=8)  # models change once in a while, and going through hundreds of names takes its time
+def _families(models: tuple[str, ...]) -> Mapping[str, tuple[tuple[str, str], ...]]:
+    families: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    for model in sorted(models):
+        families[split_tag(model)[0].lower()].append((model, _whole(model).lower()))
+    return {stem: tuple(members) for stem, members in families.items()}
+
+
+def find_model(name: str, models: Collection[str], families: Families | None = None) -> str | None:
+    """The id under which `models` holds `name`: exactly, or with the default tag added or left out.
+
+    Failing that, upper and lower case are the same, as they are to Ollama: it lists q4_K_M and takes q4_k_m.
+
+    Args:
+        name: the model as the alias table names it.
+        models: ids.
+        families: those of the models, when several names are looked up.
+    """
+    return name if name in models else _find_in_family(name, (families or Families(models)).of(name))
+
+
+def _find_in_family(name: str, family: Iterable[tuple[str, str]]) -> str | None:
+    wanted = _whole(name)
+    alike = [model for model, whole in family if whole == wanted.lower()]
+    return min(alike, key=lambda model: (model != name, _whole(model) != wanted), default=None)
+
+
+def _whole(name: str) -> str:
+    return name if split_tag(name)[1] else f"{name}:{DEFAULT_TAG}"
+
+
+def quantization_in(name: str) -> str:
+    """The quantization level that a tag ends in, in upper case as Ollama reports it; else empty."""
+    found = _QUANTIZATION.search(split_tag(name)[1])
+    return _level(found.group(1)) if found else ""
+
+
+def find_variant(
+    name: str,
+    levels: Iterable[str],
+    models: Mapping[str, str],
+    denied: AbstractSet[str] = frozenset(),
+    families: Families | None = None,
+) -> str | None:
+    """The model that is `name` in the first of the preferred quantization levels that `models` has.
+
+    Among several of one level, `name` itself comes first, then the others by the alphabet.
+
+    Args:
+        name: the model as the alias table names it.
+        levels: quantization levels, the preferred one first; upper and lower case are the same.
+        models: model id → its quantization level, empty where unknown (then the tag tells).
+        denied: ids that are not to be chosen.
+        families: those of the models, when several names are looked up.
+    """
+    by_level: dict[str, str] = {}
+    for model, level in variants_of(name, models, denied, families).items():
+        by_level.setdefault(level, model)
+    return next((by_level[level] for level in map(_level, levels) if level in by_level), None)
+
+
+def variants_of(
+    name: str,
+    models: Mapping[str, str],
+    denied: AbstractSet[str] = frozenset(),
+    families: Families | None = None,
+) -> dict[str, str]:
+    """The models that are variants of `name`, and the quantization level of each; empty: unknown.
+
+    `llama3:8b` stands for `llama3:8b` itself and for every tag that continues it, such as
+    `llama3:8b-instruct-q8_0`; a name without a tag stands for all tags of the model.
+
+    Args:
+        name: as in `find_variant`, as are the others.
+        models: of these.
+        denied: without these.
+        families: of the models.
+    """
+    family = (families or Families(models)).of(name)
+    exact = _find_in_family(name, family)
+    start = f"{name.lower()}-" if split_tag(name)[1] else ""
+    variants = [
+        model
+        for model, whole in family
+        if model not in denied and (model == exact or whole.startswith(start))
+    ]
+    variants.sort(key=lambda model: model != exact)
+    # Only these levels are looked up: `models` may be far away.
+    return {model: _level(models.get(model, "")) or quantization_in(model) for model in variants}
+
+
+def _level(written: str) -> str:
+    """A quantization level in the form in which levels are compared; empty when it tells nothing."""
+    level = written.upper()
+    return _OTHER_WORDS.get(level, level)
+
+
+# --- ollama_pack.fit.shapes ---
+# Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+
+# Bits of a weight, the usual mix of tensor types included, by what a tag or `/api/tags` calls it.
+LEVEL_BITS: dict[str, float] = {
+    "F32": 32.0,
+    "F16": 16.0,
+    "BF16": 16.0,
+    "Q8_0": 8.5,
+    "Q6_K": 6.6,
+    "Q5_K_M": 5.7,
+    "Q5_1": 6.0,
+    "Q5_K_S": 5.5,
+    "Q5_0": 5.5,
+    "Q4_K_M": 4.84,
+    "Q4_1": 5.0,
+    "Q4_K_S": 4.6,
+    "Q4_0": 4.6,
+    "IQ4_XS": 4.3,
+    "MXFP4": 4.3,
+    "NVFP4": 4.5,
+    "Q3_K_L": 4.3,
+    "Q3_K_M": 3.91,
+    "Q3_K_S": 3.5,
+    "IQ3_XXS": 3.1,
+    "Q2_K": 2.6,
+    "IQ2_XS": 2.4,
+    "IQ2_XXS": 2.1,
+    "IQ1_S": 1.6,
+}
+
+
+def level_bits(level: str) -> float:
+    """Bits of a weight in a quantization level; 0: it is not known."""
+    return LEVEL_BITS.get(level.upper().replace("FP", "F"), 0.0)
+
+
+# --- ollama_pack.fit.choose ---
+# Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+
+LOSSLESS_BITS = 8.5  # with more, answers are no better and take longer
+
+
+def quality_order(names: Sequence[str], levels: Sequence[str]) -> list[str]:
+    """Variants with the best first: 8 bits, then more, which is only slower, then fewer.
+
+    Args:
+        names: of the variants.
+        levels: the quantization level of each; empty: unknown, and last.
+    """
+    by_name = dict(zip(names, map(level_bits, levels), strict=True))
+    return sorted(by_name, key=lambda name: _rank(by_name[name]), reverse=True)
+
+
+def _rank(bits: float) -> float:
+    return min(bits, LOSSLESS_BITS) - (0.001 * bits if bits > LOSSLESS_BITS else 0.0)
+
+
+# --- ollama_pack.base.tables ---
+# Tables that admins write as text: a row a line, `#` starts a comment, empty lines are skipped.
+
+_COMMENT = re.compile(r"(?:^|\s)#.*")
+
+
+class TableError(PackError, ValueError):
+    """A row of a table cannot be used.
+
+    A `ValueError` too, so that a pydantic validator reports it when an admin saves the valve.
+
+    Attributes:
+        line: number of the row in the text, from 1.
+        row: the row as it was written, without secrets.
+        reason: what is wrong with it and what to do.
+    """
+
+    def __init__(self, line: int, row: str, reason: str) -> None:
+        super().__init__(message("row {line} ({row!r}): {reason}", line=line, row=row, reason=reason))
+        self.line = line
+        self.row = row
+        self.reason = reason
+
+
+def table_rows(text: str) -> Iterator[tuple[int, str]]:
+    """The rows of a table as they are written, each with its line's number from 1."""
+    for line, raw in enumerate(text.splitlines(), start=1):
+        if written := _COMMENT.sub("", raw).strip():
+            yield line, written
+
+
+# --- ollama_pack.engines.model_ids ---
+# Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#
+# Those that `gpu_router` answers begin with its name, on Open WebUI and on the Pipelines server.
+
+ROUTER = "gpu_router."
+
+
+# --- ollama_pack.routing.plan.report ---
+# What fits where, what to pull, and what one more GPU would bring: all of a plan, as people read it.
+
+USUAL_CONTEXT = 8192
+LEAST_CONTEXT, MOST_CONTEXT, MOST_USERS = 256, 2**22, 10**6  # that can be asked for
+
+
+# --- ollama_pack.engines.refusals ---
+# What a client gets instead of an answer, in the form of each API that clients speak.
+
+ApiForm = Literal["openai", "anthropic", "ollama"]
+
+# Anthropic names an error by its status; others are `api_error`.
+_ANTHROPIC_TYPES: dict[int, str] = {
+    HTTPStatus.BAD_REQUEST: "invalid_request_error",
+    HTTPStatus.UNAUTHORIZED: "authentication_error",
+    HTTPStatus.FORBIDDEN: "permission_error",
+    HTTPStatus.NOT_FOUND: "not_found_error",
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "request_too_large",
+    HTTPStatus.TOO_MANY_REQUESTS: "rate_limit_error",
+    HTTPStatus.SERVICE_UNAVAILABLE: "overloaded_error",
+    HTTPStatus.GATEWAY_TIMEOUT: "timeout_error",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """An error as a client gets it.
+
+    Attributes:
+        status: of HTTP, where the answer has not begun.
+        message: the sentence for whoever asked.
+        code: a word that programs can act on; None: none.
+        param: the field of the request that is at fault; None: none.
+        retry_after: seconds after which a new try makes sense; None: waiting does not help.
+    """
+
+    status: int
+    message: str
+    code: str | None = None
+    param: str | None = None
+    retry_after: int | None = None
+
+    def translated(self, language: str) -> "Refusal":
+        """The same in a reader's language. Another plugin's sentence translates itself: it has the words."""
+        by_itself = getattr(self.message, "translated", None)
+        return replace(self, message=by_itself(language)) if by_itself else self
+
+    @property
+    def kind(self) -> str:
+        """OpenAI's name for errors of this kind."""
+        if self.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            return "server_error"
+        is_limit = self.status == HTTPStatus.TOO_MANY_REQUESTS
+        return "rate_limit_error" if is_limit else "invalid_request_error"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Of the HTTP response."""
+        return {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
+
+    def body(self, form: ApiForm = "openai") -> dict[str, Any]:
+        """The body of the HTTP response; OpenAI's is also the event that ends a stream."""
+        if form == "ollama":
+            return {"error": self.message}
+        if form == "anthropic":
+            kind = _ANTHROPIC_TYPES.get(self.status) or (
+                "api_error" if self.status >= HTTPStatus.INTERNAL_SERVER_ERROR else "invalid_request_error"
+            )
+            return {"type": "error", "error": {"type": kind, "message": self.message}}
+        # Open WebUI's page looks for the sentence in `detail`; a stream has no place for status and headers
+        return {
+            "error": {
+                "message": self.message,
+                "type": self.kind,
+                "param": self.param,
+                "code": self.code,
+                "status": int(self.status),
+                "retry_after": self.retry_after,
+                "detail": self.message,
+            }
+        }
+
+
+# --- ollama_pack.webui.errors ---
+# What goes wrong between the pack and Open WebUI.
+
+
+class AudienceError(PackError, ValueError):
+    """An audience cannot be read.
+
+    A `ValueError` too, so that a pydantic validator reports it when an admin saves the valve.
+
+    Attributes:
+        part: the part of the text that is wrong.
+    """
+
+    def __init__(self, part: str) -> None:
+        super().__init__(
+            message(
+                "audience: {part!r} is not known: write public (every signed-in user), admin, or group:NAME, "
+                "with commas between several",
+                part=part,
+            )
+        )
+        self.part = part
+
+
+class RouterUnavailableError(PackError):
+    """The `gpu_router` function cannot be asked. The message says why and what an admin can do."""
+
+
+class ModelRefusedError(PackError):
+    """A model that was asked through Open WebUI gave an error instead of an answer.
+
+    Attributes:
+        refusal: what the client gets.
+    """
+
+    def __init__(self, refusal: Refusal) -> None:
+        super().__init__(
+            message(
+                "the model was asked through Open WebUI and gave the error {status}", status=refusal.status
+            )
+        )
+        self.refusal = refusal
+
+
+class UploadError(PackError):
+    """A request has no file in it that can be taken. The message says how to send one."""
+
+
+class UploadTooLargeError(UploadError):
+    """The file has too many bytes.
+
+    Attributes:
+        limit: bytes.
+        actual: bytes: as many as were announced or read.
+    """
+
+    def __init__(self, limit: int, actual: int) -> None:
+        super().__init__(
+            message("the file has {actual} bytes or more, the limit is {limit}", actual=actual, limit=limit)
+        )
+        self.limit = limit
+        self.actual = actual
+
+
+class NoRoomError(PackError):
+    """The server has no place for an upload, such as on a full disk: an admin can help."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            message("the server has no room for the recording now: try again later, or ask an admin")
+        )
+
+
+# --- ollama_pack.webui.contact ---
+# The way from the events function to the running `gpu_router`: another plugin, which may not be there.
+
+ROUTER_ID = "gpu_router"
+ASK_SECONDS = 5.0
+PLAN_SECONDS = 55.0  # that a plan may take; a proxy in front of Open WebUI usually waits a minute
+
+ABSENT = message(
+    "gpu_router is not installed: install it (upload.py, or Admin Panel → Functions), and its nodes show here"
+)
+SWITCHED_OFF = message("gpu_router is switched off: switch it on under Admin Panel → Functions")
+
+
+class RouterContact:
+    """Asks the router of this process. They share no code, so its answers are looked at, not trusted."""
+
+    def __init__(self, app: Any) -> None:
+        """Ask nothing yet; `app` is Open WebUI's."""
+        self._app = app
+        self._said: dict[str, str] = {}
+
+    async def load(self) -> Mapping[str, Any]:
+        """The load of all nodes.
+
+        Raises:
+            RouterUnavailableError: the router cannot be asked.
+        """
+        return object_at(await self._ask("system_load"))
+
+    async def dashboard(self) -> Mapping[str, Any]:
+        """What an admin may want to see.
+
+        Raises:
+            RouterUnavailableError: the router cannot be asked.
+        """
+        return object_at(await self._ask("dashboard"))
+
+    async def metrics(self) -> str:
+        """What it did, in Prometheus' text format.
+
+        Raises:
+            RouterUnavailableError: the router cannot be asked.
+        """
+        told = await self._ask("metrics")
+        return told if isinstance(told, str) else ""
+
+    async def models(self) -> list[dict[str, Any]]:
+        """The models and aliases that it offers now.
+
+        Raises:
+            RouterUnavailableError: the router cannot be asked.
+        """
+        told = await self._ask("routed_models")
+        return [model for model in told if isinstance(model, dict) and isinstance(model.get("id"), str)]
+
+    async def pull(self, model: str, nodes: list[str]) -> Mapping[str, Any]:
+        """Begin to pull a model at nodes; what upkeep does then.
+
+        Raises:
+            RouterUnavailableError: the router cannot be asked.
+        """
+        return object_at(await self._ask("pull", model, nodes))
+
+    async def stop_pull(self) -> Mapping[str, Any]:
+        """Stop the pull that is under way; what upkeep does then.
+
+        Raises:
+            RouterUnavailableError: the router cannot be asked.
+        """
+        return object_at(await self._ask("stop_pull"))
+
+    async def plan(self, context: int, users: int, chats: list[dict[str, Any]]) -> Mapping[str, Any]:
+        """A plan of what to have where, for what people asked for.
+
+        Raises:
+            RouterUnavailableError: the router cannot be asked, or is not done in time.
+        """
+        return object_at(await self._ask("plan", context, users, chats, seconds=PLAN_SECONDS))
+
+    async def _ask(self, method: str, *arguments: Any, seconds: float = ASK_SECONDS) -> Any:
+        try:
+            answer = await self._ask_once(method, arguments, seconds)
+        except RouterUnavailableError as error:
+            self._tell(method, str(error))
+            raise
+        self._said.pop(method, None)
+        return answer
+
+    async def _ask_once(self, method: str, arguments: Sequence[Any], seconds: float) -> Any:
+        state = await function_state(ROUTER_ID)
+        if not state.active:
+            raise RouterUnavailableError(SWITCHED_OFF if state.installed else ABSENT)
+        try:
+            async with asyncio.timeout(seconds):
+                router = await live_function(self._app, ROUTER_ID)
+                return await _method(router, method)(*arguments)
+        except TimeoutError:
+            raise RouterUnavailableError(
+                message(
+                    "gpu_router did not answer {method} within {seconds:g} s: see the server's log",
+                    method=method,
+                    seconds=seconds,
+                )
+            ) from None
+        except RouterUnavailableError:
+            raise
+        except Exception as error:
+            raise RouterUnavailableError(
+                message(
+                    "gpu_router failed at {method} ({kind}: {error}): see its valves",
+                    method=method,
+                    kind=type(error).__name__,
+                    error=error,
+                )
+            ) from error
+
+    def _tell(self, method: str, fault: str) -> None:
+        """Log a fault once, not at every question; that there is no router is none."""
+        if fault not in {ABSENT, SWITCHED_OFF, *self._said.values()}:
+            log.warning("%s", fault)
+        self._said[method] = fault
+
+
+def _method(router: Any, name: str) -> Any:
+    if (method := getattr(router, name, None)) is None:
+        reason = message(
+            "the installed gpu_router has no {name}: update it to the version of this plugin", name=name
+        )
+        raise RouterUnavailableError(reason)
+    return method
 
 
 # --- ollama_pack.services.fleet_plan ---
@@ -3964,39 +4266,6 @@ def _number(written: object, usual: int, least: int, most: int) -> int | None:
     if not text:
         return usual
     return int(text) if text.isdecimal() and len(text) <= MAX_DIGITS and least <= int(text) <= most else None
-
-
-# --- ollama_pack.webui.chats ---
-# Chats of the running Open WebUI. Imports `open_webui` when called, not before.
-
-
-async def rated_down(feedback_id: str) -> str | None:
-    """The message that a feedback is about, if its thumb points down."""
-    from open_webui.models.feedbacks import Feedbacks  # noqa: PLC0415
-
-    feedback = await Feedbacks.get_feedback_by_id(feedback_id)
-    if feedback is None or (feedback.data or {}).get("rating") != -1:
-        return None
-    message = (feedback.meta or {}).get("message_id")
-    return message if isinstance(message, str) else None
-
-
-# --- ollama_pack.services.forgetting ---
-# Which answers of the cache to discard when something happens in Open WebUI.
-
-# Event → what the label of the answers begins with; the rest is the id of the event's subject.
-_DELETIONS = {"chat.deleted": "chat", "chat.deleted_all": "user", "user.deleted": "user"}
-_RATINGS = frozenset({"feedback.created", "feedback.updated"})
-
-
-async def label_to_discard(event_name: str, event: Mapping[str, Any]) -> str | None:
-    """The label of the answers to discard: of a chat, of a user, or of a message that got a thumbs-down."""
-    subject = str((event.get("subject") or {}).get("id") or "")
-    if subject and event_name in _DELETIONS:
-        return f"{_DELETIONS[event_name]}:{subject}"
-    if subject and event_name in _RATINGS and (message := await rated_down(subject)):
-        return f"message:{message}"
-    return None
 
 
 # --- ollama_pack.cache.counters ---
@@ -4588,12 +4857,6 @@ def _header(headers: Mapping[str, str] | None, name: str) -> str:
     return next((value for given, value in (headers or {}).items() if given.lower() == name), "")
 
 
-# --- ollama_pack.engines.routed_names ---
-# How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-
-ROUTER = "gpu_router."  # begins their ids
-
-
 # --- ollama_pack.webui.models ---
 # What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
 
@@ -4931,22 +5194,8 @@ def _refused(refusal: Refusal, user: Any, form: ApiForm) -> Any:
 # What goes wrong with aliases.
 
 
-class AliasTableError(PackError, ValueError):
-    """A row of an alias table cannot be used.
-
-    A `ValueError` too, so that a pydantic validator reports it when an admin saves the valve.
-
-    Attributes:
-        line: number of the row in the text, from 1.
-        row: the row as it was written.
-        reason: what is wrong with it and what to do.
-    """
-
-    def __init__(self, line: int, row: str, reason: str) -> None:
-        super().__init__(message("row {line} ({row!r}): {reason}", line=line, row=row, reason=reason))
-        self.line = line
-        self.row = row
-        self.reason = reason
+class AliasTableError(TableError):
+    """A row of an alias table cannot be used."""
 
 
 # --- ollama_pack.aliases.facts ---
@@ -4990,7 +5239,6 @@ MAX_CHAIN = 10
 MAX_NAME_LENGTH = 256  # Open WebUI's own limit on a model id
 
 _ROW = re.compile(r"(?P<alias>[^=\[\]]*)=(?P<candidates>[^\[\]]*)(?:\[(?P<conditions>[^\[\]]*)\])?")
-_COMMENT = re.compile(r"(?:^|\s)#.*")
 _CONDITION = re.compile(r"(?P<key>[^<>=]*)(?P<relation>>?=|)(?P<value>.*)")
 _TOKENS = re.compile(r"(?P<count>[0-9]{1,9})\s*(?P<kilo>[kK]?)")
 _LEVEL = re.compile(r"[\w.-]+")
@@ -5114,18 +5362,14 @@ def parse_table(text: str) -> AliasTable:
         AliasTableError: naming the row and what is wrong with it.
     """
     rows: list[AliasRow] = []
-    for line, raw in enumerate(text.splitlines(), start=1):
-        if written := _COMMENT.sub("", raw).strip():
-            try:
-                rows.append(_parse_row(line, written))
-            except ValueError as fault:
-                raise AliasTableError(line, written, said_by(fault)) from None
-            if len(rows) > MAX_ROWS:
-                raise AliasTableError(
-                    line,
-                    written,
-                    message("a table has at most {limit} rows: use wildcards", limit=MAX_ROWS),
-                )
+    for line, written in table_rows(text):
+        try:
+            rows.append(_parse_row(line, written))
+        except ValueError as fault:
+            raise AliasTableError(line, written, said_by(fault)) from None
+        if len(rows) > MAX_ROWS:
+            reason = message("a table has at most {limit} rows: use wildcards", limit=MAX_ROWS)
+            raise AliasTableError(line, written, reason)
     return AliasTable(tuple(rows))
 
 
@@ -5336,201 +5580,6 @@ def _refuse_cycles(rows: tuple[AliasRow, ...]) -> None:
             raise AliasTableError(row.line, row.text, reason)
 
 
-# --- ollama_pack.engines.ollama.names ---
-# Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-
-DEFAULT_TAG = "latest"
-
-# The levels that llama.cpp and Ollama write, at the end of a tag: q4_K_M, q8_0, iq2_xxs, fp16, bf16, mxfp4 …
-_QUANTIZATION = re.compile(
-    r"(?:^|[-_.])([it]?q\d+(?:_[a-z0-9]+)*|(?:b?f|fp)(?:16|32)|mxfp[48]|nvfp4|int[48])$", re.IGNORECASE
-)
-# Tags say fp16 where Ollama reports F16; "unknown" is what it reports for IQ4_XS and other newer levels.
-_OTHER_WORDS = {"FP16": "F16", "FP32": "F32", "UNKNOWN": ""}
-
-
-def split_tag(name: str) -> tuple[str, str]:
-    """Split `llama3:8b` into `("llama3", "8b")`; the tag is empty when the name has none.
-
-    A colon before the last slash belongs to a host's port, not to a tag.
-    """
-    head, _, tag = name.rpartition(":")
-    return (head, tag) if head and tag and "/" not in tag else (name, "")
-
-
-class Families:
-    """Models by their names without tags, upper and lower case being the same.
-
-    They are gone through once, when first asked for: they may be many, and their list far away in Redis.
-    """
-
-    def __init__(self, models: Iterable[str]) -> None:
-        self._models = models
-
-    @cached_property
-    def _by_stem(self) -> Mapping[str, tuple[tuple[str, str], ...]]:
-        return _families(tuple(self._models))
-
-    def of(self, name: str) -> tuple[tuple[str, str], ...]:
-        """The models that are `name` but for the tag: each id with its whole name in lower case, sorted."""
-        return self._by_stem.get(split_tag(name)[0].lower(), ())
-
-
-@lru_cache(maxsize=8)  # models change once in a while, and going through hundreds of names takes its time
-def _families(models: tuple[str, ...]) -> Mapping[str, tuple[tuple[str, str], ...]]:
-    families: dict[str, list[tuple[str, str]]] = defaultdict(list)
-    for model in sorted(models):
-        families[split_tag(model)[0].lower()].append((model, _whole(model).lower()))
-    return {stem: tuple(members) for stem, members in families.items()}
-
-
-def find_model(name: str, models: Collection[str], families: Families | None = None) -> str | None:
-    """The id under which `models` holds `name`: exactly, or with the default tag added or left out.
-
-    Failing that, upper and lower case are the same, as they are to Ollama: it lists q4_K_M and takes q4_k_m.
-
-    Args:
-        name: the model as the alias table names it.
-        models: ids.
-        families: those of the models, when several names are looked up.
-    """
-    return name if name in models else _find_in_family(name, (families or Families(models)).of(name))
-
-
-def _find_in_family(name: str, family: Iterable[tuple[str, str]]) -> str | None:
-    wanted = _whole(name)
-    alike = [model for model, whole in family if whole == wanted.lower()]
-    return min(alike, key=lambda model: (model != name, _whole(model) != wanted), default=None)
-
-
-def _whole(name: str) -> str:
-    return name if split_tag(name)[1] else f"{name}:{DEFAULT_TAG}"
-
-
-def quantization_in(name: str) -> str:
-    """The quantization level that a tag ends in, in upper case as Ollama reports it; else empty."""
-    found = _QUANTIZATION.search(split_tag(name)[1])
-    return _level(found.group(1)) if found else ""
-
-
-def find_variant(
-    name: str,
-    levels: Iterable[str],
-    models: Mapping[str, str],
-    denied: AbstractSet[str] = frozenset(),
-    families: Families | None = None,
-) -> str | None:
-    """The model that is `name` in the first of the preferred quantization levels that `models` has.
-
-    Among several of one level, `name` itself comes first, then the others by the alphabet.
-
-    Args:
-        name: the model as the alias table names it.
-        levels: quantization levels, the preferred one first; upper and lower case are the same.
-        models: model id → its quantization level, empty where unknown (then the tag tells).
-        denied: ids that are not to be chosen.
-        families: those of the models, when several names are looked up.
-    """
-    by_level: dict[str, str] = {}
-    for model, level in variants_of(name, models, denied, families).items():
-        by_level.setdefault(level, model)
-    return next((by_level[level] for level in map(_level, levels) if level in by_level), None)
-
-
-def variants_of(
-    name: str,
-    models: Mapping[str, str],
-    denied: AbstractSet[str] = frozenset(),
-    families: Families | None = None,
-) -> dict[str, str]:
-    """The models that are variants of `name`, and the quantization level of each; empty: unknown.
-
-    `llama3:8b` stands for `llama3:8b` itself and for every tag that continues it, such as
-    `llama3:8b-instruct-q8_0`; a name without a tag stands for all tags of the model.
-
-    Args:
-        name: as in `find_variant`, as are the others.
-        models: of these.
-        denied: without these.
-        families: of the models.
-    """
-    family = (families or Families(models)).of(name)
-    exact = _find_in_family(name, family)
-    start = f"{name.lower()}-" if split_tag(name)[1] else ""
-    variants = [
-        model
-        for model, whole in family
-        if model not in denied and (model == exact or whole.startswith(start))
-    ]
-    variants.sort(key=lambda model: model != exact)
-    # Only these levels are looked up: `models` may be far away.
-    return {model: _level(models.get(model, "")) or quantization_in(model) for model in variants}
-
-
-def _level(written: str) -> str:
-    """A quantization level in the form in which levels are compared; empty when it tells nothing."""
-    level = written.upper()
-    return _OTHER_WORDS.get(level, level)
-
-
-# --- ollama_pack.fit.shapes ---
-# Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-
-# Bits of a weight, the usual mix of tensor types included, by what a tag or `/api/tags` calls it.
-LEVEL_BITS: dict[str, float] = {
-    "F32": 32.0,
-    "F16": 16.0,
-    "BF16": 16.0,
-    "Q8_0": 8.5,
-    "Q6_K": 6.6,
-    "Q5_K_M": 5.7,
-    "Q5_1": 6.0,
-    "Q5_K_S": 5.5,
-    "Q5_0": 5.5,
-    "Q4_K_M": 4.84,
-    "Q4_1": 5.0,
-    "Q4_K_S": 4.6,
-    "Q4_0": 4.6,
-    "IQ4_XS": 4.3,
-    "MXFP4": 4.3,
-    "NVFP4": 4.5,
-    "Q3_K_L": 4.3,
-    "Q3_K_M": 3.91,
-    "Q3_K_S": 3.5,
-    "IQ3_XXS": 3.1,
-    "Q2_K": 2.6,
-    "IQ2_XS": 2.4,
-    "IQ2_XXS": 2.1,
-    "IQ1_S": 1.6,
-}
-
-
-def level_bits(level: str) -> float:
-    """Bits of a weight in a quantization level; 0: it is not known."""
-    return LEVEL_BITS.get(level.upper().replace("FP", "F"), 0.0)
-
-
-# --- ollama_pack.fit.choose ---
-# Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-
-LOSSLESS_BITS = 8.5  # with more, answers are no better and take longer
-
-
-def quality_order(names: Sequence[str], levels: Sequence[str]) -> list[str]:
-    """Variants with the best first: 8 bits, then more, which is only slower, then fewer.
-
-    Args:
-        names: of the variants.
-        levels: the quantization level of each; empty: unknown, and last.
-    """
-    by_name = dict(zip(names, map(level_bits, levels), strict=True))
-    return sorted(by_name, key=lambda name: _rank(by_name[name]), reverse=True)
-
-
-def _rank(bits: float) -> float:
-    return min(bits, LOSSLESS_BITS) - (0.001 * bits if bits > LOSSLESS_BITS else 0.0)
-
-
 # --- ollama_pack.aliases.resolve ---
 # Which model answers for a name: a pure function of the table, the request and the models that are there.
 
@@ -5676,10 +5725,14 @@ def parse_audience(text: str) -> tuple[str, ...]:
     """
     parts = tuple(" ".join(part.split()) for part in text.split(","))
     for part in parts:
-        is_group = part.startswith(GROUP) and part != GROUP
-        if part not in {PUBLIC, ADMIN} and not is_group:
+        if not is_audience(part):
             raise AudienceError(part)
     return parts
+
+
+def is_audience(part: str) -> bool:
+    """Whether a text names everybody, the admins or a group."""
+    return part in {PUBLIC, ADMIN} or (part.startswith(GROUP) and part != GROUP)
 
 
 def stated_audience(text: str) -> tuple[str, ...] | None:
@@ -5711,11 +5764,26 @@ def grant_forms(grants: Grants) -> list[dict[str, str]]:
     return [dict(zip(keys, grant, strict=True)) for grant in sorted(grants)]
 
 
+def grants_in(forms: Any) -> Grants:
+    """Grants from the form that Open WebUI has them in."""
+    return frozenset(
+        (str(one["principal_type"]), str(one["principal_id"]), str(one["permission"]))
+        for one in (forms if isinstance(forms, list) else ())
+        if isinstance(one, dict)
+    )
+
+
 # --- ollama_pack.webui.model_rows ---
 # Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
 
 MARK = "ollama_pack"  # the key in a row's meta, the uploader's too
 MAKER = "ollama_pack_events"
+# A row's capabilities, as upload.py sets them: Open WebUI keeps its own tools from the model.
+WITHOUT_TOOLS = {"builtin_tools": False}
+# The row of the response cache's own model. It has no mark: an admin decides on it once it is there.
+REPLAY = "response_cache_replay"
+REPLAY_NAME = "Response cache"
+REPLAY_META = {"hidden": True, "description": "Gives the answers of the response cache."}
 
 
 @dataclass(frozen=True, slots=True)
@@ -5772,12 +5840,17 @@ class ExistingRow:
 
     @property
     def given(self) -> Grants:
-        """The grants that the events function gave last."""
+        """The grants that the pack gave last."""
         return grants_in(self.mark.get("grants"))
 
     @property
+    def has_given_grants(self) -> bool:
+        """Whether its grants are those that the pack gave. Version 0.1 did not note them."""
+        return "grants" not in self.mark or self.grants == self.given
+
+    @property
     def has_given_switch(self) -> bool:
-        """Whether it is on or off as the events function set it."""
+        """Whether it is on or off as the pack set it."""
         return self.active == bool(self.mark.get("active", True))
 
     @property
@@ -5793,14 +5866,21 @@ class ExistingRow:
 
     @property
     def has_additions(self) -> bool:
-        """Whether an admin has put something of their own into the row."""
+        """Whether an admin has put something into the row, has switched it or has changed who may use it."""
+        return self.has_settings or not self.has_given_switch or not self.has_given_grants
+
+    @property
+    def has_settings(self) -> bool:
+        """Whether an admin has put something of their own into the row: a name, a prompt or tags."""
         ours = {MARK, "description", "hidden", "profile_image_url"}
         if tag_names(self.meta.get("tags")) == tuple(self.mark.get("tags") or ()):
             ours.add("tags")
+        if self.meta.get("capabilities") == WITHOUT_TOOLS:
+            ours.add("capabilities")
         added = any(value for key, value in self.meta.items() if key not in ours)
-        renamed = self.name != self.mark.get("name")
-        is_changed = not self.has_given_switch or self.grants != self.given
-        return added or renamed or self.has_params or is_changed
+        # upload.py notes no name: it takes over rows that have the router's
+        names = {self.mark.get("name")} if "name" in self.mark else {self.id, self.id.removeprefix(ROUTER)}
+        return added or self.name not in names or self.has_params
 
 
 def existing_row(row: Mapping[str, Any]) -> ExistingRow:
@@ -5815,13 +5895,6 @@ def existing_row(row: Mapping[str, Any]) -> ExistingRow:
         meta={key: value for key, value in meta.items() if value is not None},
         has_params=any(value is not None for value in params.values()),
         owner=str(row.get("user_id") or ""),
-    )
-
-
-def grants_in(forms: Any) -> Grants:
-    """Grants from the form that Open WebUI has them in."""
-    return frozenset(
-        (str(one["principal_type"]), str(one["principal_id"]), str(one["permission"])) for one in forms or ()
     )
 
 
@@ -5999,19 +6072,23 @@ async def _reader(user: Mapping[str, Any]) -> _Reader:
 # --- ollama_pack.webui.publication ---
 # Which rows of Open WebUI's models table to write, so that users see what is offered to them. Decides only.
 #
-# A row belongs to whoever made it. The pack's mark in its `meta` says so: `{"kind", "id"}` is the uploader's,
-# and with `"by": "ollama_pack_events"` it is the events function's, which also notes the grants and the switch
-# that it gave, so that a change by an admin is seen and kept. The id is in the mark because an admin's clone of
-# a row copies `meta`. Rows without the mark are an admin's: they are never changed, removed or adopted.
+# The events function and upload.py both publish. A row belongs to whoever made it, as the pack's mark in its
+# `meta` says: `{"kind", "id", "grants"}` is upload.py's; with `"by": "ollama_pack_events"` it is the events
+# function's, which also notes the switch that it gave. So an admin's change is seen and kept. The id is in the
+# mark because an admin's clone of a row copies `meta`. Rows without the mark are an admin's: they are never
+# changed, removed or adopted. upload.py takes over those rows of the events function that pack.yaml names.
 
 BY_HAND = message("an admin made a model with this id by hand, and it is left as it is")
 BY_UPLOAD = message("upload.py published it, and keeps it")
 TAKEN = message("a connection offers a model of this name itself")
 ADMINS_GRANTS = message("an admin changed who may use it, and that is kept")
+NARROWER = message("an admin has set who may use it, and not all who may use its aliases are among them")
 ADMINS_SWITCH = message("an admin switched it on or off, and that is kept")
 SHOWN_MODELS = 4  # of those that answer for an alias, under its name in the picker
 _ANSWERED_BY = "→ "  # in every language
 ADMINS_ROW = message("it is offered no more, and is kept because an admin changed something in it")
+
+Maker = Literal["events", "upload"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -6025,12 +6102,13 @@ class WantedRow:
         grants: who may use it.
         alias: the alias that it serves; empty: none.
         description: what the picker tells of it; empty: nothing.
-        hidden: keep it out of the picker, where the alias stands already. Said once: then an admin decides.
+        hidden: keep it out of the picker, where the model stands already.
         active: it is switched on.
         opened: an admin has stated the audience: it opens the models behind it that have no row.
         tags: that the picker shows. Said once.
         maker: who makes the row.
         opens: the models without a row that its audience reaches through it alone.
+        without_tools: the model cannot be offered tools. Said once: then an admin decides.
     """
 
     id: str
@@ -6043,30 +6121,61 @@ class WantedRow:
     active: bool = True
     opened: bool = False
     tags: tuple[str, ...] = ()
-    maker: Literal["events", "upload"] = "events"
+    maker: Maker = "events"
     opens: tuple[str, ...] = ()
+    without_tools: bool = False
 
     @property
     def mark(self) -> dict[str, Any]:
         """What tells whose row it is, as `meta` holds it."""
         if self.maker == "upload":
-            kind = (
-                "alias" if self.alias and not self.hidden else "base"
-            )  # one without a base only grants its model
+            only_hides = self.hidden and not self.opened
+            kind = "hidden" if only_hides else "alias" if self.alias else "base"
             said = {"kind": kind, "id": self.id, "grants": grant_forms(self.grants)}
-            return {MARK: said | ({"opens": list(self.opens)} if self.opens else {})}
+            more: dict[str, Any] = {"opened": False} if only_hides else {}
+            return {MARK: said | more | ({"opens": list(self.opens)} if self.opens else {})}
         kind = "alias" if self.base else "base"
         said = {"kind": kind, "id": self.id, "by": MAKER, "name": self.name, "alias": self.alias}
         given = {"grants": grant_forms(self.grants), "active": self.active, "opened": self.opened}
         return {MARK: said | given | ({"tags": list(self.tags)} if self.tags else {})}
 
+    def meta_over(self, meta: Mapping[str, Any] | None) -> dict[str, Any]:
+        """What the row's `meta` becomes.
 
-def alias_row(alias: str, base: str, grants: Grants, models: Sequence[str]) -> WantedRow:
+        Args:
+            meta: as it is, with what an admin has put into it; None: there is no row yet.
+        """
+        if meta is None:
+            about: dict[str, Any] = {
+                "description": self.description,
+                "hidden": self.hidden,
+                "tags": [{"name": tag} for tag in self.tags],
+                "capabilities": WITHOUT_TOOLS if self.without_tools else {},
+            }
+            return {key: value for key, value in about.items() if value} | self.mark
+        new = dict(meta)
+        written = new.get("description")
+        if is_our_description(self.alias, written) or (self.description and self._restates and not written):
+            new["description"] = self.description
+        if self.hidden and self._restates:
+            new["hidden"] = True
+        if self.without_tools and new.get("capabilities") is None:
+            new["capabilities"] = WITHOUT_TOOLS
+        return new | self.mark
+
+    @property
+    def _restates(self) -> bool:
+        """Whether it is said again each time. The events function says it once, then an admin decides."""
+        return self.maker == "upload"
+
+
+def alias_row(alias: str, base: str | None, grants: Grants, models: Sequence[str]) -> WantedRow:
     """The row by which an alias is a model that people see.
 
     Args:
         alias: its name.
-        base: the model under it: the router's of that name, or one that the alias filter's table names.
+        base: the model under it: the router's of that name, or one that the table names. None: a connection
+            offers a model of this name, and the row only grants it.
         grants: who may use it.
         models: those that the table names for it, the preferred one first.
     """
@@ -6079,7 +6188,7 @@ def routed_model(alias: WantedRow) -> WantedRow:
     return replace(alias, id=ROUTER + alias.id, base=None, description="", hidden=True)
 
 
-def opened_model(model: str, grants: Grants, maker: Literal["events", "upload"] = "events") -> WantedRow:
+def opened_model(model: str, grants: Grants, maker: Maker = "events") -> WantedRow:
     """The row by which a model behind an alias is open to the alias's audience."""
     return WantedRow(model, model, None, grants, opened=True, maker=maker)
 
@@ -6149,6 +6258,7 @@ def plan_rows(
     rows: Mapping[str, ExistingRow],
     taken: AbstractSet[str] = frozenset(),
     spared: AbstractSet[str] = frozenset(),
+    maker: Maker = "events",
 ) -> RowPlan:
     """Compare what is wanted with what is there.
 
@@ -6160,11 +6270,14 @@ def plan_rows(
         rows: all rows that there are, by id.
         taken: ids of models that connections offer themselves: no alias may stand in their way.
         spared: ids of ours that stay for now though they are not wanted.
+        maker: who publishes; the rows of the other one that are not wanted are the other one's.
     """
     changes: list[RowChange] = []
     left: list[LeftRow] = []
     for row in wanted.values():
         current = rows.get(row.id)
+        if current is not None and _grants_already(row, current):
+            continue
         if reason := _not_ours(row, current, taken):
             left.append(LeftRow(row.id, reason))
             changes += _withdrawals(current) if reason == TAKEN and current else ()
@@ -6174,30 +6287,42 @@ def plan_rows(
             changes += _updates(row, current)
             left += (LeftRow(row.id, reason) for reason in _kept(row, current))
     for current in rows.values():
-        if current.maker == "events" and current.id not in wanted and current.id not in spared:
+        if current.maker == maker and current.id not in wanted and current.id not in spared:
             changes += _withdrawals(current)
-            left += (LeftRow(current.id, ADMINS_ROW) for _ in range(current.has_additions))
+            left += (LeftRow(current.id, ADMINS_ROW) for _ in range(_is_admins_too(current)))
     return RowPlan(tuple(changes), tuple(left))
 
 
+def _grants_already(row: WantedRow, current: ExistingRow) -> bool:
+    """Whether an admin's own row lets in all for whom upload.py wants to open its model."""
+    is_admins = row.maker == "upload" and current.maker == "hand"
+    return is_admins and row.base is None and covers(current.grants, row.grants)
+
+
 def _not_ours(row: WantedRow, current: ExistingRow | None, taken: AbstractSet[str]) -> str:
-    if current is not None and current.maker != "events":
-        return BY_HAND if current.maker == "hand" else BY_UPLOAD
+    if current is not None and current.maker == "hand":
+        return NARROWER if row.maker == "upload" and row.base is None else BY_HAND
+    if current is not None and current.maker == "upload" and row.maker == "events":
+        return BY_UPLOAD
     return TAKEN if row.base and row.id in taken else ""
 
 
 def _has_admins_grants(row: WantedRow, current: ExistingRow) -> bool:
     """Whether somebody else set the grants. What we want is ours, even where noting it failed."""
-    return current.grants not in (current.given, row.grants)
+    return not current.has_given_grants and current.grants != row.grants
 
 
 def _has_admins_switch(row: WantedRow, current: ExistingRow) -> bool:
-    return not current.has_given_switch and current.active != row.active
+    """Whether an admin's switch is kept: what pack.yaml names is on."""
+    return row.maker == "events" and not current.has_given_switch and current.active != row.active
 
 
 def _kept(row: WantedRow, current: ExistingRow) -> Iterator[str]:
     if _has_admins_grants(row, current):
-        yield ADMINS_GRANTS
+        if row.maker == "events":
+            yield ADMINS_GRANTS
+        elif not covers(current.grants, row.grants):
+            yield NARROWER
     if _has_admins_switch(row, current):
         yield ADMINS_SWITCH
 
@@ -6206,19 +6331,29 @@ def _updates(row: WantedRow, current: ExistingRow) -> Iterator[UpdateRow]:
     is_admins = _has_admins_grants(row, current)
     regrant = not is_admins and current.grants != row.grants
     switch = current.active != row.active and not _has_admins_switch(row, current)
-    is_noted = is_admins or current.given == row.grants
+    if _differs(row, current, is_noted=is_admins or current.given == row.grants) or regrant or switch:
+        yield UpdateRow(row, regrant, switch)
+
+
+def _differs(row: WantedRow, current: ExistingRow, *, is_noted: bool) -> bool:
+    if row.maker == "upload":
+        return current.base != row.base or row.meta_over(current.meta) != current.meta
     is_opened = bool(current.mark.get("opened"))
     differs = (current.base, current.alias, is_opened) != (row.base, row.alias, row.opened)
     written = current.meta.get("description")
     differs |= is_our_description(row.alias, written) and written != row.description
-    if differs or regrant or switch or not is_noted:
-        yield UpdateRow(row, regrant, switch)
+    return differs or not is_noted
+
+
+def _is_admins_too(current: ExistingRow) -> bool:
+    """Whether a row stays because of an admin. Grants do not hold what pack.yaml no longer names."""
+    return current.has_settings if current.maker == "upload" else current.has_additions
 
 
 def _withdrawals(current: ExistingRow) -> Iterator[DeleteRow | CloseRow]:
-    if not current.has_additions:
+    if not _is_admins_too(current):
         yield DeleteRow(current.id)
-    elif current.grants and current.grants == current.given:
+    elif current.grants and (current.maker == "upload" or current.has_given_grants):
         yield CloseRow(current.id)
 
 
@@ -6263,7 +6398,10 @@ class Absences:
 
 
 # --- ollama_pack.services.offer ---
-# What there is to publish: the models and aliases of the router, and the aliases of the alias filter.
+# Which rows a deployment should have.
+#
+# The events function wants those that the router and the alias tables offer, upload.py those that pack.yaml
+# states. `ollama_pack.webui.publication` then compares them with the rows that are there.
 
 ALIAS_FILTER = "model_alias_filter"
 
@@ -6578,10 +6716,10 @@ async def _write_row(change: RowChange, owner: str) -> bool:
         case UpdateRow(row, regrant, switch):
             if regrant:  # before the mark: a row with grants that are wanted counts as ours
                 await _grant_row(row.id, row.grants)
-            return await _remark_row(row.id, row.mark, row, switch=switch)
+            return await _remark_row(row.id, row, switch=switch)
         case CloseRow(model):
             await _grant_row(model, NOBODY)
-            return await _remark_row(model, None, None)
+            return await _remark_row(model, None)
         case DeleteRow(model):
             return bool(await Models.delete_model_by_id(model))
 
@@ -6591,14 +6729,11 @@ async def _create_row(row: WantedRow, owner: str) -> bool:
 
     if await Models.get_model_by_id(row.id) is not None:
         return False  # another replica was faster
-    said = {"description": row.description} if row.description else {}
-    hidden = {"hidden": True} if row.hidden else {}
-    tags = {"tags": [{"name": tag} for tag in row.tags]} if row.tags else {}
     form = ModelForm(
         id=row.id,
         name=row.name,
         base_model_id=row.base,
-        meta=said | hidden | tags | row.mark,
+        meta=row.meta_over(None),
         params={},
         access_grants=grant_forms(row.grants),
         is_active=row.active,
@@ -6606,9 +6741,7 @@ async def _create_row(row: WantedRow, owner: str) -> bool:
     return await Models.insert_new_model(form, owner) is not None
 
 
-async def _remark_row(
-    model: str, mark: Mapping[str, Any] | None, wanted: WantedRow | None, *, switch: bool = False
-) -> bool:
+async def _remark_row(model: str, wanted: WantedRow | None, *, switch: bool = False) -> bool:
     """Note in a row what was done to it, and leave what an admin wrote, as it is by now."""
     from open_webui.models.models import ModelForm, Models  # noqa: PLC0415
 
@@ -6616,13 +6749,12 @@ async def _remark_row(
     if row is None:
         return False
     meta = row.meta.model_dump()
-    if wanted and is_our_description(wanted.alias, meta.get("description")):
-        meta["description"] = wanted.description
+    closed = closed_mark(existing_row(row.model_dump()).mark)
     form = ModelForm(
         id=row.id,
         name=row.name,
         base_model_id=wanted.base if wanted else row.base_model_id,
-        meta=meta | (mark or closed_mark(existing_row(row.model_dump()).mark)),
+        meta=wanted.meta_over(meta) if wanted else meta | closed,
         params=row.params.model_dump(),
         is_active=wanted.active if wanted and switch else row.is_active,
     )
@@ -6633,6 +6765,34 @@ async def _grant_row(model: str, grants: Grants) -> None:
     from open_webui.models.access_grants import AccessGrants  # noqa: PLC0415
 
     await AccessGrants.set_access_grants("model", model, grant_forms(grants))
+
+
+async def share_replay() -> bool:
+    """Hide the response cache's model from the picker and share it with everybody, where it has no row yet.
+
+    False: the function is not there, or off.
+    """
+    state = await function_state(REPLAY)
+    if state.active:
+        await _make_replay_row(state)
+    return state.active
+
+
+async def _make_replay_row(state: FunctionState) -> None:
+    from open_webui.models.models import ModelForm, Models  # noqa: PLC0415
+
+    if await Models.get_model_by_id(REPLAY) is not None:
+        return
+    form = ModelForm(
+        id=REPLAY,
+        name=REPLAY_NAME,
+        base_model_id=None,
+        meta=REPLAY_META,
+        params={},
+        access_grants=grant_forms(EVERYBODY),
+        is_active=True,
+    )
+    await Models.insert_new_model(form, state.owner)  # None: another worker was faster
 
 
 def listed_models(app: Any) -> dict[str, Mapping[str, Any]]:
@@ -6813,93 +6973,33 @@ def _opened_too(row: WantedRow, opened: WantedRow | None) -> WantedRow:
     return row if opened is None else replace(row, grants=row.grants | opened.grants, opened=True)
 
 
-# --- ollama_pack.services.refused_valves ---
-# Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+# --- ollama_pack.services.valves ---
+# What all valves of the pack have in common: what is refused is told to admins, without what was written.
 #
-# What a process has refused is kept in it for an hour, as plain values: each plugin has a copy of this code.
+# Open WebUI's page only shows that there was an error. What a process has refused is kept in it for an hour, as
+# plain values: each plugin has a copy of this code.
 
 KEEP_SECONDS = 3600.0
+_WHOLE, _NUMBER, _SWITCH = (
+    message("must be a whole number"),
+    message("must be a number"),
+    message("must be true or false"),
+)
+# By pydantic's name for the error.
+_REFUSALS = {
+    "bool_parsing": _SWITCH,
+    "bool_type": _SWITCH,
+    "extra_forbidden": message("is not known"),
+    "float_parsing": _NUMBER,
+    "float_type": _NUMBER,
+    "int_from_float": _WHOLE,
+    "int_parsing": _WHOLE,
+    "int_type": _WHOLE,
+    "list_type": message("must be a list"),
+    "missing": message("is missing"),
+    "string_type": message("must be text"),
+}
 _MODULE = re.compile(r"(?:function|tool)_(\w+)_[0-9a-f]{32}")  # as Open WebUI calls a plugin's module
-
-
-def note_refused(valves: type[BaseModel], error: ValidationError) -> None:
-    """An admin has saved valves that the plugin refuses, or such valves are stored."""
-    if plugin := _plugin_of(valves):
-        said = joined(
-            (_said(one) for one in error.errors(include_url=False, include_input=False)), message("; ")
-        )
-        words = {language: in_language(said, language) for language in (ENGLISH, *TRANSLATIONS)}
-        _refused_valves__refused()[plugin] = {"at": time.time(), "said": words, "told": False}
-
-
-def note_accepted(valves: BaseModel) -> None:
-    """Valves were accepted: where they are others than before, a save has put right what was refused."""
-    if plugin := _plugin_of(type(valves)):
-        accepted = process_wide("accepted valves", dict[str, int])
-        digest = hash(valves.model_dump_json())
-        if accepted.get(plugin, digest) != digest:
-            _refused_valves__refused().pop(plugin, None)
-        accepted[plugin] = digest
-
-
-def refused_valves(language: str) -> list[dict[str, Any]]:
-    """What was refused within the last hour and not put right since: `plugin`, `at` and `reason` of each."""
-    now = time.time()
-    return [
-        {"plugin": plugin, "at": note["at"], "reason": _in(note["said"], language)}
-        for plugin, note in _refused_valves__refused().items()
-        if now - note["at"] < KEEP_SECONDS
-    ]
-
-
-async def refused_report() -> dict[str, Any]:
-    """The same for the dashboard, with each reason in all languages."""
-    now = time.time()
-    there = [(plugin, note) for plugin, note in _refused_valves__refused().items() if now - note["at"] < KEEP_SECONDS]
-    return {"valves": [{"plugin": plugin, "said": dict(note["said"])} for plugin, note in there]}
-
-
-def _refused_valves__refused() -> dict[str, dict[str, Any]]:
-    return process_wide("refused valves", dict[str, dict[str, Any]])
-
-
-def _in(words: Mapping[str, str], language: str) -> str:
-    return str(words.get(known_language(language)) or words[ENGLISH])
-
-
-def _plugin_of(valves: type[BaseModel]) -> str:
-    """Id of the plugin that Open WebUI has loaded these valves with; empty elsewhere, and for a user's."""
-    found = _MODULE.fullmatch(valves.__module__)
-    return found[1] if found and valves.__name__ == "Valves" else ""
-
-
-def _said(problem: Any) -> Message:
-    """One of pydantic's errors as `valve: reason`."""
-    valve = ".".join(map(str, problem["loc"]))
-    return joined([valve, refusal(problem)], message(": "))
-
-
-def refusal(problem: Any) -> Message:  # noqa: PLR0911 - a line for each kind
-    """What one of pydantic's errors says, in words for people."""
-    context = problem.get("ctx") or {}
-    match problem["type"]:
-        case "value_error" if isinstance(context.get("error"), Exception):
-            return said_by(context["error"])
-        case "greater_than_equal":
-            return message("must be at least {limit}", limit=context["ge"])
-        case "less_than_equal":
-            return message("must be at most {limit}", limit=context["le"])
-        case "int_parsing" | "int_type" | "int_from_float":
-            return message("must be a whole number")
-        case "float_parsing" | "float_type":
-            return message("must be a number")
-        case "literal_error":
-            return message("must be one of {choices}", choices=context["expected"])
-    return Message(str(problem["msg"]))
-
-
-# --- ollama_pack.services.pack_valves ---
-# What all valves of the pack have in common.
 
 
 class PackValves(BaseModel):
@@ -6919,6 +7019,78 @@ class PackValves(BaseModel):
             note_refused(type(self), error)
             raise
         note_accepted(self)
+
+
+def note_refused(valves: type[BaseModel], error: ValidationError) -> None:
+    """An admin has saved valves that the plugin refuses, or such valves are stored."""
+    if plugin := _plugin_of(valves):
+        said = joined(
+            (_said(one) for one in error.errors(include_url=False, include_input=False)), message("; ")
+        )
+        words = {language: in_language(said, language) for language in (ENGLISH, *TRANSLATIONS)}
+        _valves__refused()[plugin] = {"at": time.time(), "said": words, "told": False}
+
+
+def note_accepted(valves: BaseModel) -> None:
+    """Valves were accepted: where they are others than before, a save has put right what was refused."""
+    if plugin := _plugin_of(type(valves)):
+        accepted = process_wide("accepted valves", dict[str, int])
+        digest = hash(valves.model_dump_json())
+        if accepted.get(plugin, digest) != digest:
+            _valves__refused().pop(plugin, None)
+        accepted[plugin] = digest
+
+
+def refused_valves(language: str) -> list[dict[str, Any]]:
+    """What was refused within the last hour and not put right since: `plugin`, `at` and `reason` of each."""
+    now = time.time()
+    return [
+        {"plugin": plugin, "at": note["at"], "reason": _in(note["said"], language)}
+        for plugin, note in _valves__refused().items()
+        if now - note["at"] < KEEP_SECONDS
+    ]
+
+
+async def refused_report() -> dict[str, Any]:
+    """The same for the dashboard, with each reason in all languages."""
+    now = time.time()
+    there = [(plugin, note) for plugin, note in _valves__refused().items() if now - note["at"] < KEEP_SECONDS]
+    return {"valves": [{"plugin": plugin, "said": dict(note["said"])} for plugin, note in there]}
+
+
+def _valves__refused() -> dict[str, dict[str, Any]]:
+    return process_wide("refused valves", dict[str, dict[str, Any]])
+
+
+def _in(words: Mapping[str, str], language: str) -> str:
+    return str(words.get(known_language(language)) or words[ENGLISH])
+
+
+def _plugin_of(valves: type[BaseModel]) -> str:
+    """Id of the plugin that Open WebUI has loaded these valves with; empty elsewhere, and for a user's."""
+    found = _MODULE.fullmatch(valves.__module__)
+    return found[1] if found and valves.__name__ == "Valves" else ""
+
+
+def _said(problem: Any) -> Message:
+    """One of pydantic's errors as `valve: reason`."""
+    valve = ".".join(map(str, problem["loc"]))
+    return joined([valve, refusal(problem)], message(": "))
+
+
+def refusal(problem: Any) -> Message:
+    """What one of pydantic's errors says, in words for people."""
+    context = problem.get("ctx") or {}
+    match problem["type"]:
+        case "value_error" if isinstance(context.get("error"), Exception):
+            return said_by(context["error"])
+        case "greater_than_equal":
+            return message("must be at least {limit}", limit=context["ge"])
+        case "less_than_equal":
+            return message("must be at most {limit}", limit=context["le"])
+        case "literal_error":
+            return message("must be one of {choices}", choices=context["expected"])
+    return _REFUSALS.get(problem["type"]) or Message(str(problem["msg"]))
 
 
 # --- ollama_pack.speech.errors ---
@@ -11377,15 +11549,6 @@ def _vtt_text(lines: tuple[str, ...]) -> str:
     return "\n".join(lines).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
-# --- ollama_pack.webui.reader ---
-# Who reads what the pack says, and in which language.
-
-
-def accepted_language(request: Any) -> str:
-    """A request's `Accept-Language`."""
-    return str(request.headers.get("accept-language") or ENGLISH) if request else ENGLISH
-
-
 # --- ollama_pack.webui.uploads ---
 # A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
 
@@ -11590,6 +11753,23 @@ def _recording_in(form: Any) -> BinaryIO:
 
 def _texts(form: Any, name: str) -> list[str]:
     return [value for value in form.getlist(name) if isinstance(value, str)]
+
+
+# --- ollama_pack.webui.users ---
+# Users of the running Open WebUI, and the language that they read. Imports `open_webui` when called.
+
+
+async def user_names(ids: Sequence[str]) -> dict[str, str]:
+    """The names of users by their ids; those that are gone are left out."""
+    from open_webui.models.users import Users  # noqa: PLC0415 - see the top of this module
+
+    found = await Users.get_users_by_user_ids(list(ids))
+    return {str(user.id): str(user.name) for user in found}
+
+
+def accepted_language(request: Any) -> str:
+    """A request's `Accept-Language`."""
+    return str(request.headers.get("accept-language") or ENGLISH) if request else ENGLISH
 
 
 # --- ollama_pack.services.voice_routes ---
@@ -11856,7 +12036,7 @@ def _status(error: PackError) -> int:
 # Imports `open_webui` when called, not before.
 
 BUDGETS_ID = "usage_budgets"
-_LOOK_SECONDS = 5.0  # between two looks at whether it is installed and on
+_LOOK_SECONDS = 2.0  # after which it is looked up again: its valves may have changed
 _USERS_AT_ONCE = 500
 _MOST_SHOWN = 50  # on the dashboard; the table has all
 NO_BUDGET: dict[str, Any] = {"ticket": "", "own": False, "last": False, "refusal": None}
@@ -11868,7 +12048,7 @@ class BudgetContact:
     def __init__(self) -> None:
         """Ask nothing yet."""
         self._app: Any = None
-        self._live = SingleFlight(self._look, _LOOK_SECONDS)
+        self._live = SingleFlight(self._look, _LOOK_SECONDS, ahead=True)
 
     async def live(self, app: Any) -> Any:
         """The function as it runs in this process; None: it is not installed, off, or has no table."""
@@ -11892,6 +12072,32 @@ class BudgetContact:
         except Exception:
             log.exception("An answer is not counted, and no budgets hold for it")
             return None, NO_BUDGET
+
+    @asynccontextmanager
+    async def counting(
+        self, app: Any, user: dict[str, Any], model: str
+    ) -> AsyncGenerator[Callable[[float, float], None]]:
+        """Count something that is no chat. Call what is given with its seconds of GPU time and its tokens.
+
+        Where that is not called, nothing was made, and nothing counts.
+
+        Raises:
+            ModelRefusedError: the budget is used up.
+        """
+        budgets, begun = await self.begin(app, user, {}, model, always=False)
+        if begun["refusal"]:
+            raise ModelRefusedError(Refusal(**begun["refusal"]))
+        if budgets is None:
+            yield lambda _seconds, _tokens: None
+            return
+        try:
+            yield lambda seconds, tokens: budgets.budget_note(begun["ticket"], seconds, tokens)
+        finally:
+            budgets.budget_end(begun["ticket"])
+
+    def forget(self) -> None:
+        """It may have been switched, or have other valves."""
+        self._live.forget()
 
     async def usage(self, app: Any, user: dict[str, Any]) -> dict[str, Any]:
         """The budgets of a user, as `budget_usage` says; users are named by their e-mail addresses."""
@@ -11939,6 +12145,35 @@ def usage_table(entries: Iterable[Mapping[str, Any]]) -> str:
             [f"'{cell}" if cell.startswith(("=", "+", "-", "@", "\t")) else cell for cell in cells]
         )
     return written.getvalue()
+
+
+# --- ollama_pack.webui.chats ---
+# Chats of the running Open WebUI, and their ratings. Imports `open_webui` when called, not before.
+
+# Event → what the label of the answers begins with; the rest is the id of the event's subject.
+_DELETIONS = {"chat.deleted": "chat", "chat.deleted_all": "user", "user.deleted": "user"}
+_RATINGS = frozenset({"feedback.created", "feedback.updated"})
+
+
+async def rated_down(feedback_id: str) -> str | None:
+    """The message that a feedback is about, if its thumb points down."""
+    from open_webui.models.feedbacks import Feedbacks  # noqa: PLC0415
+
+    feedback = await Feedbacks.get_feedback_by_id(feedback_id)
+    if feedback is None or (feedback.data or {}).get("rating") != -1:
+        return None
+    message = (feedback.meta or {}).get("message_id")
+    return message if isinstance(message, str) else None
+
+
+async def label_to_discard(event_name: str, event: Mapping[str, Any]) -> str | None:
+    """The label of the answers to discard: of a chat, of a user, or of a message that got a thumbs-down."""
+    subject = str((event.get("subject") or {}).get("id") or "")
+    if subject and event_name in _DELETIONS:
+        return f"{_DELETIONS[event_name]}:{subject}"
+    if subject and event_name in _RATINGS and (message := await rated_down(subject)):
+        return f"message:{message}"
+    return None
 
 
 # --- ollama_pack.webui.load ---
@@ -12025,40 +12260,6 @@ def system_load(told: Mapping[str, Any], *, for_admin: bool) -> dict[str, Any]:
 
 def _only(keys: Mapping[str, Checked], told: Mapping[str, Any]) -> dict[str, Any]:
     return {key: check(told[key]) for key, check in keys.items() if key in told}
-
-
-# --- ollama_pack.webui.replay_row ---
-# The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
-
-REPLAY = "response_cache_replay"
-
-
-async def share_replay() -> bool:
-    """Hide the model from the picker and share it with everybody; False: the function is not there, or off.
-
-    Only where it has no row yet: an admin decides on the one that is there.
-    """
-    state = await function_state(REPLAY)
-    if state.active:
-        await _make_row(state)
-    return state.active
-
-
-async def _make_row(state: FunctionState) -> None:
-    from open_webui.models.models import ModelForm, Models  # noqa: PLC0415 - see the top of this module
-
-    if await Models.get_model_by_id(REPLAY) is not None:
-        return
-    form = ModelForm(
-        id=REPLAY,
-        name="Response cache",
-        base_model_id=None,
-        meta={"hidden": True, "description": "Gives the answers of the response cache."},
-        params={},
-        access_grants=grant_forms(EVERYBODY),
-        is_active=True,
-    )
-    await Models.insert_new_model(form, state.owner)  # None: another worker was faster
 
 
 # --- ollama_pack.webui.service ---
@@ -12206,18 +12407,6 @@ def _services(app: Any) -> dict[str, Any]:
     return services
 
 
-# --- ollama_pack.webui.users ---
-# Users of the running Open WebUI. Imports `open_webui` when called, not before.
-
-
-async def user_names(ids: Sequence[str]) -> dict[str, str]:
-    """The names of users by their ids; those that are gone are left out."""
-    from open_webui.models.users import Users  # noqa: PLC0415 - see the top of this module
-
-    found = await Users.get_users_by_user_ids(list(ids))
-    return {str(user.id): str(user.name) for user in found}
-
-
 # --- ollama_pack.plugins.functions.ollama_pack_events ---
 
 NO_STORE = {"Cache-Control": "no-store"}
@@ -12363,11 +12552,10 @@ class Event:
     async def _page(self, request: Any, user: Any) -> Any:
         return dashboard_page(request) if user.role == "admin" else admins_only_page(request)
 
-    async def _data(self, request: Any, _user: Any) -> dict[str, Any]:
-        told = await self._details.get()
-        refused = refused_valves(accepted_language(request))
+    async def _data(self, request: Any, _user: Any) -> Any:
+        told, language = await self._details.get(), page_language(request)
         parts = {"cache": await self._cached.get(), "publishing": await self._publishing()}
-        return {**told, **parts, "refused_valves": refused}
+        return translated({**told, **parts, "refused_valves": refused_valves(language)}, language)
 
     async def _publishing(self) -> dict[str, Any]:
         valves = {"publish_aliases": self.valves.publish_aliases, "audience": self.valves.audience}
@@ -12401,14 +12589,15 @@ class Event:
         return text_answer(text, METRICS_TYPE, NO_STORE)
 
     async def _usage(self, request: Any, user: Any) -> Any:
-        return json_answer(await self._budgets.usage(request.app, user.model_dump()), headers=NO_STORE)
+        usage = await self._budgets.usage(request.app, user.model_dump())
+        return json_answer(translated(usage, page_language(request)), headers=NO_STORE)
 
     async def _usage_csv(self, request: Any, user: Any) -> Any:
         usage = await self._budgets.usage(request.app, user.model_dump())
         return text_answer(usage_table(usage.get("all") or ()), "text/csv; charset=utf-8", NO_STORE)
 
-    async def _flush_cache(self, _request: Any, _user: Any) -> dict[str, Any]:
-        return {"fault": await self._cache.flush()}
+    async def _flush_cache(self, request: Any, _user: Any) -> Any:
+        return translated({"fault": await self._cache.flush()}, page_language(request))
 
     async def _forget(self, event_name: str, event: Mapping[str, Any]) -> None:
         """Have the cache discard what was deleted, or liked by nobody, and the history whoever is gone."""

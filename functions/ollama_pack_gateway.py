@@ -10,58 +10,59 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/ollama_pack_gateway.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Event`, line 4432, which the server calls.
+# Begin here: `class Event`, line 4580, which the server calls.
 # The modules that it uses come first:
-#    105  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    220  base.messages                  Sentences for people, in English and in the languages of the catalogue.
-#    348  base.single_flight             Many who ask the same at the same time ask once.
-#    499  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    507  cache.errors                   What goes wrong with the cache.
-#    527  engines.errors                 What goes wrong with a node.
-#    660  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    772  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#    797  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#    840  cache.replay                   A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
-#    866  engines.ollama.client_request  Requests of clients that speak Ollama's API, as OpenAI chat bodies: `from_openai` says their answers.
-#    996  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
-#   1068  aliases.errors                 What goes wrong with aliases.
-#   1124  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   1233  routing.errors                 What goes wrong with routing.
-#   1385  webui.errors                   What goes wrong between the pack and Open WebUI.
-#   1421  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#   1564  engines.ollama.from_openai     An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
-#   1670  webui.anthropic                Anthropic's Messages API, by Open WebUI's own code for it. Imports `open_webui` when called, not before.
-#   1738  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#   1758  services.client_forms          The APIs that clients of the gateway speak: each request becomes an OpenAI chat body, each answer its form.
-#   1911  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#   1920  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
-#   1981  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#   2345  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   2482  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#   2519  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#   2540  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   2658  aliases.published              Which names of a table can be published as models, and what answers for them.
-#   2694  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   2700  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   2817  services.alias_choice          The model that answers for an alias: the first that is there and that Open WebUI lets this user use.
-#   2842  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   2901  webui.contact                  The way from the events function to the running `gpu_router`: another plugin, which may not be there.
-#   2907  services.offer                 What there is to publish: the models and aliases of the router, and the aliases of the alias filter.
-#   2953  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#   3100  webui.embedding                Vectors and model facts over Open WebUI's own connections. Imports `open_webui` when called, not before.
-#   3147  services.gateway_names         Every name that a client of the gateway may ask for, and the model of Open WebUI that each stands for.
-#   3330  services.gateway_direct        The gateway's own chain: budgets, access, aliases, cache and router, without other filters and tools.
-#   3544  services.gateway_limits        Budgets as the rate-limit headers that OpenAI's and Anthropic's clients read.
-#   3583  services.gateway_vectors       Embeddings at the gateway, in OpenAI's and Ollama's forms, for every name of the alias tables.
-#   3721  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#   3741  webui.routes                   Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
-#   3853  webui.gateway_request          A client's request at the gateway: its body, its id, and whether its client is still there.
-#   3942  webui.ollama_models            Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
-#   3981  services.gateway               The gateway: OpenAI's, Anthropic's and Ollama's APIs for every name of the alias tables.
-#   4298  base.process                   One object for all plugins of a process, which are files that share no code.
-#   4321  services.refused_valves        Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#   4384  services.pack_valves           What all valves of the pack have in common.
-#   4407  webui.service                  What an event function keeps up in a process: its routes, and a task that looks again from time to time.
+#    106  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#    226  base.messages                  Sentences for people, in English and in the languages of the catalogue.
+#    354  base.single_flight             What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
+#    522  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    530  cache.errors                   What goes wrong with the cache.
+#    550  engines.errors                 What goes wrong with a node.
+#    683  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    795  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#    820  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#    863  cache.replay                   A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
+#    889  engines.ollama.client_request  Requests of clients that speak Ollama's API, as OpenAI chat bodies: `from_openai` says their answers.
+#   1019  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
+#   1096  base.tables                    Tables that admins write as text: a row a line, `#` starts a comment, empty lines are skipped.
+#   1127  aliases.errors                 What goes wrong with aliases.
+#   1169  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   1278  routing.errors                 What goes wrong with routing.
+#   1430  webui.errors                   What goes wrong between the pack and Open WebUI.
+#   1466  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#   1608  engines.ollama.from_openai     An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
+#   1714  webui.anthropic                Anthropic's Messages API, by Open WebUI's own code for it. Imports `open_webui` when called, not before.
+#   1782  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   1802  services.client_forms          The APIs that clients of the gateway speak: each request becomes an OpenAI chat body, each answer its form.
+#   1955  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#   1964  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
+#   2025  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#   2384  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   2521  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   2558  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   2579  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   2697  aliases.published              Which names of a table can be published as models, and what answers for them.
+#   2733  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   2741  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   2858  services.alias_choice          The model that answers for an alias: the first that is there and that Open WebUI lets this user use.
+#   2883  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   2942  webui.contact                  The way from the events function to the running `gpu_router`: another plugin, which may not be there.
+#   2948  services.offer                 Which rows a deployment should have.
+#   2997  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#   3145  webui.embedding                Vectors and model facts over Open WebUI's own connections. Imports `open_webui` when called, not before.
+#   3192  services.gateway_names         Every name that a client of the gateway may ask for, and the model of Open WebUI that each stands for.
+#   3375  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
+#   3478  services.gateway_direct        The gateway's own chain: budgets, access, aliases, cache and router, without other filters and tools.
+#   3680  services.gateway_limits        Budgets as the rate-limit headers that OpenAI's and Anthropic's clients read.
+#   3719  services.gateway_vectors       Embeddings at the gateway, in OpenAI's and Ollama's forms, for every name of the alias tables.
+#   3860  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#   3880  webui.routes                   Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
+#   3992  webui.users                    Users of the running Open WebUI, and the language that they read. Imports `open_webui` when called.
+#   4001  webui.gateway_request          A client's request at the gateway: its body, its id, and whether its client is still there.
+#   4091  webui.ollama_models            Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
+#   4130  services.gateway               The gateway: OpenAI's, Anthropic's and Ollama's APIs for every name of the alias tables.
+#   4457  services.valves                What all valves of the pack have in common: what is refused is told to admins, without what was written.
+#   4555  webui.service                  What an event function keeps up in a process: its routes, and a task that looks again from time to time.
 
 import asyncio
 import base64
@@ -159,22 +160,27 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "has not sent its next line within {seconds:g} s": "{seconds:g} 秒内没有返回后续内容",
         "has {count} texts: send at most {limit} at once": "有 {count} 段文本：一次最多发送 {limit} 段",
         "is busy (status {status})": "正忙（状态码 {status}）",
+        "is missing": "缺失",
         "is missing: name one of GET /ollama-pack/api/tags": "缺失：请填写 GET /ollama-pack/api/tags 中的一个",
         "is missing: name one of GET /ollama-pack/v1/models": "缺失：请填写 GET /ollama-pack/v1/models 中的一个",
         "is missing: only tools that the client runs can be used here": "缺失：这里只能使用由客户端运行的工具",
         "is missing: send a list of messages": "缺失：请发送消息列表",
         "is missing: send a list of messages, such as [{{role, content}}]": "缺失：请发送消息列表，例如 [{{role, content}}]",
         "is no JSON ({error}): send a JSON object": "不是 JSON（{error}）：请发送 JSON 对象",
+        "is not known": "未知",
         "is not of the form of Anthropic's Messages API": "不符合 Anthropic Messages API 的格式",
         "must be \"json\" or a JSON schema": "必须是 \"json\" 或 JSON schema",
         "must be a JSON object": "必须是 JSON 对象",
+        "must be a list": "必须是列表",
         "must be a number": "必须是数字",
         "must be a whole number": "必须是整数",
         "must be at least {limit}": "不能小于 {limit}",
         "must be at most {limit}": "不能大于 {limit}",
         "must be one of {choices}": "必须是以下之一：{choices}",
         "must be one text: send one request for each prompt": "必须是一段文本：请为每个 prompt 单独发送请求",
+        "must be text": "必须是文本",
         "must be text or a list of texts (LangChain: check_embedding_ctx_length=False)": "必须是文本或文本列表（LangChain：check_embedding_ctx_length=False）",
+        "must be true or false": "必须是 true 或 false",
         "must be {wanted}, not {value}": "必须是{wanted}，而不是{value}",
         "no node answers that may have {wanted}: no node is configured": "没有可能提供 {wanted} 的节点：尚未配置任何节点",
         "no node answers that may have {wanted}: {faults}": "可能提供 {wanted} 的节点都没有响应：{faults}",
@@ -346,10 +352,12 @@ def _filled(template: str, values: Mapping[str, object], language: str) -> str:
 
 
 # --- ollama_pack.base.single_flight ---
-# Many who ask the same at the same time ask once.
+# What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
 
 _Key = TypeVar("_Key")
 _Shared = TypeVar("_Shared")
+
+_PLACE = "_ollama_pack_speech_state"  # never a module that can be imported
 
 
 class SingleFlight(Generic[_Shared]):
@@ -494,6 +502,21 @@ def _retrieve(task: asyncio.Task[Any]) -> None:
     """Look at the error even when all who waited have left, or asyncio complains of it."""
     if not task.cancelled():
         task.exception()
+
+
+def process_wide(name: str, make: Callable[[], _Shared]) -> _Shared:
+    """The one object of that name in this process, for all plugins, which are files that share no code.
+
+    Only objects of the standard library and of faster_whisper may be kept, because a plugin that is updated
+    while the server runs leaves objects of its older classes behind.
+
+    Args:
+        name: of the object.
+        make: makes it; may be called once too often, when two threads are the first together.
+    """
+    state = sys.modules.setdefault(_PLACE, ModuleType(_PLACE))
+    kept: _Shared = vars(state).setdefault(name, make())
+    return kept
 
 
 # --- ollama_pack.errors ---
@@ -1029,6 +1052,11 @@ class Refusal:
     param: str | None = None
     retry_after: int | None = None
 
+    def translated(self, language: str) -> "Refusal":
+        """The same in a reader's language. Another plugin's sentence translates itself: it has the words."""
+        by_itself = getattr(self.message, "translated", None)
+        return replace(self, message=by_itself(language)) if by_itself else self
+
     @property
     def kind(self) -> str:
         """OpenAI's name for errors of this kind."""
@@ -1065,6 +1093,37 @@ class Refusal:
         }
 
 
+# --- ollama_pack.base.tables ---
+# Tables that admins write as text: a row a line, `#` starts a comment, empty lines are skipped.
+
+_COMMENT = re.compile(r"(?:^|\s)#.*")
+
+
+class TableError(PackError, ValueError):
+    """A row of a table cannot be used.
+
+    A `ValueError` too, so that a pydantic validator reports it when an admin saves the valve.
+
+    Attributes:
+        line: number of the row in the text, from 1.
+        row: the row as it was written, without secrets.
+        reason: what is wrong with it and what to do.
+    """
+
+    def __init__(self, line: int, row: str, reason: str) -> None:
+        super().__init__(message("row {line} ({row!r}): {reason}", line=line, row=row, reason=reason))
+        self.line = line
+        self.row = row
+        self.reason = reason
+
+
+def table_rows(text: str) -> Iterator[tuple[int, str]]:
+    """The rows of a table as they are written, each with its line's number from 1."""
+    for line, raw in enumerate(text.splitlines(), start=1):
+        if written := _COMMENT.sub("", raw).strip():
+            yield line, written
+
+
 # --- ollama_pack.aliases.errors ---
 # What goes wrong with aliases.
 
@@ -1081,22 +1140,8 @@ def why_not(model: str, reason: str) -> Message:
     return message("no node can answer with {model} now", model=model)
 
 
-class AliasTableError(PackError, ValueError):
-    """A row of an alias table cannot be used.
-
-    A `ValueError` too, so that a pydantic validator reports it when an admin saves the valve.
-
-    Attributes:
-        line: number of the row in the text, from 1.
-        row: the row as it was written.
-        reason: what is wrong with it and what to do.
-    """
-
-    def __init__(self, line: int, row: str, reason: str) -> None:
-        super().__init__(message("row {line} ({row!r}): {reason}", line=line, row=row, reason=reason))
-        self.line = line
-        self.row = row
-        self.reason = reason
+class AliasTableError(TableError):
+    """A row of an alias table cannot be used."""
 
 
 class AliasUnavailableError(PackError):
@@ -1447,35 +1492,34 @@ _Meaning = tuple[int, str | None, Message]  # status, code, sentence for people 
 _NO_CANDIDATE: _Meaning = (HTTPStatus.NOT_FOUND, "model_not_found", _NO_ALIAS)
 
 
-def refusal_of(error: Exception, *, for_admin: bool, language: str = ENGLISH) -> Refusal:
+def refusal_of(error: Exception, *, for_admin: bool) -> Refusal:
     """The status, the code and the sentence for an error. What is not the pack's own goes to the log.
 
     Args:
         error: one of the pack's, or any other.
         for_admin: the sentence says which node did what, and how to put it right.
-        language: of whoever reads it.
     """
     if not isinstance(error, PackError):
         log.error("A chat was not answered", exc_info=error)
-        return Refusal(HTTPStatus.INTERNAL_SERVER_ERROR, in_language(_UNFORESEEN, language), "internal_error")
+        return Refusal(HTTPStatus.INTERNAL_SERVER_ERROR, _UNFORESEEN, "internal_error")
     status, code, sentence = _meaning(error)
     waiting_helps = status in {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE}
     return Refusal(
         status=status,
-        message=in_language(error if for_admin else sentence, language),
+        message=said_by(error) if for_admin else sentence,
         code=code,
         param=_param(error),
         retry_after=RETRY_AFTER_SECONDS if waiting_helps else None,
     )
 
 
-def passed_refusal(error: Exception, *, for_admin: bool, language: str = ENGLISH) -> Refusal:
+def passed_refusal(error: Exception, *, for_admin: bool) -> Refusal:
     """As `refusal_of`, for errors of other plugins too, which have classes of their own."""
     if (found := getattr(error, "refusal", None)) is not None:
         return Refusal(**{field.name: getattr(found, field.name) for field in fields(Refusal)})
     if type(error).__name__ == LeaderLostError.__name__:
         error = LeaderLostError(0)
-    return refusal_of(error, for_admin=for_admin, language=language)
+    return refusal_of(error, for_admin=for_admin)
 
 
 def _param(error: PackError) -> str | None:
@@ -1996,7 +2040,6 @@ MAX_CHAIN = 10
 MAX_NAME_LENGTH = 256  # Open WebUI's own limit on a model id
 
 _ROW = re.compile(r"(?P<alias>[^=\[\]]*)=(?P<candidates>[^\[\]]*)(?:\[(?P<conditions>[^\[\]]*)\])?")
-_COMMENT = re.compile(r"(?:^|\s)#.*")
 _CONDITION = re.compile(r"(?P<key>[^<>=]*)(?P<relation>>?=|)(?P<value>.*)")
 _TOKENS = re.compile(r"(?P<count>[0-9]{1,9})\s*(?P<kilo>[kK]?)")
 _LEVEL = re.compile(r"[\w.-]+")
@@ -2120,18 +2163,14 @@ def parse_table(text: str) -> AliasTable:
         AliasTableError: naming the row and what is wrong with it.
     """
     rows: list[AliasRow] = []
-    for line, raw in enumerate(text.splitlines(), start=1):
-        if written := _COMMENT.sub("", raw).strip():
-            try:
-                rows.append(_parse_row(line, written))
-            except ValueError as fault:
-                raise AliasTableError(line, written, said_by(fault)) from None
-            if len(rows) > MAX_ROWS:
-                raise AliasTableError(
-                    line,
-                    written,
-                    message("a table has at most {limit} rows: use wildcards", limit=MAX_ROWS),
-                )
+    for line, written in table_rows(text):
+        try:
+            rows.append(_parse_row(line, written))
+        except ValueError as fault:
+            raise AliasTableError(line, written, said_by(fault)) from None
+        if len(rows) > MAX_ROWS:
+            reason = message("a table has at most {limit} rows: use wildcards", limit=MAX_ROWS)
+            raise AliasTableError(line, written, reason)
     return AliasTable(tuple(rows))
 
 
@@ -2691,10 +2730,12 @@ def answering_models(table: AliasTable, facts: RequestFacts, models: Mapping[str
             yield model
 
 
-# --- ollama_pack.engines.routed_names ---
-# How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+# --- ollama_pack.engines.model_ids ---
+# Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#
+# Those that `gpu_router` answers begin with its name, on Open WebUI and on the Pipelines server.
 
-ROUTER = "gpu_router."  # begins their ids
+ROUTER = "gpu_router."
 
 
 # --- ollama_pack.webui.models ---
@@ -2905,7 +2946,10 @@ ROUTER_ID = "gpu_router"
 
 
 # --- ollama_pack.services.offer ---
-# What there is to publish: the models and aliases of the router, and the aliases of the alias filter.
+# Which rows a deployment should have.
+#
+# The events function wants those that the router and the alias tables offer, upload.py those that pack.yaml
+# states. `ollama_pack.webui.publication` then compares them with the rows that are there.
 
 ALIAS_FILTER = "model_alias_filter"
 
@@ -2955,6 +2999,7 @@ def _stored_table(state: FunctionState) -> AliasTable | None:
 
 EVENT_OCTETS = 64 * 2**20  # of the longest event: an answer may hold pictures
 BAD_REQUEST, BAD_GATEWAY, ERROR_STATUS = 400, 502, 400
+UNCOUNTED = "ollama_pack_uncounted"  # in a request's metadata, which no client writes: it is the site's own
 
 
 @dataclass(frozen=True, slots=True)
@@ -3327,6 +3372,109 @@ def _behind(tables: tuple[AliasTable, ...], name: str, models: Mapping[str, str]
     return next((behind for behind in found if behind), ())
 
 
+# --- ollama_pack.webui.budget_contact ---
+# The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
+#
+# Imports `open_webui` when called, not before.
+
+BUDGETS_ID = "usage_budgets"
+_LOOK_SECONDS = 2.0  # after which it is looked up again: its valves may have changed
+_USERS_AT_ONCE = 500
+_MOST_SHOWN = 50  # on the dashboard; the table has all
+NO_BUDGET: dict[str, Any] = {"ticket": "", "own": False, "last": False, "refusal": None}
+
+
+class BudgetContact:
+    """Asks `usage_budgets`; without it, or when it fails, there are no budgets."""
+
+    def __init__(self) -> None:
+        """Ask nothing yet."""
+        self._app: Any = None
+        self._live = SingleFlight(self._look, _LOOK_SECONDS, ahead=True)
+
+    async def live(self, app: Any) -> Any:
+        """The function as it runs in this process; None: it is not installed, off, or has no table."""
+        self._app = app
+        try:
+            found = await self._live.get()
+        except Exception:
+            log.exception("usage_budgets cannot be asked, and no budgets hold")
+            return None
+        return found if found is not None and found.valves.budgets else None
+
+    async def begin(
+        self, app: Any, user: dict[str, Any], metadata: dict[str, Any], model: str, *, always: bool
+    ) -> tuple[Any, dict[str, Any]]:
+        """Begin to count an answer: the function, and what its `budget_begin` says."""
+        budgets = None if metadata.get(UNCOUNTED) else await self.live(app)
+        if budgets is None:
+            return None, NO_BUDGET
+        try:
+            return budgets, await budgets.budget_begin(user, metadata, model, always=always)
+        except Exception:
+            log.exception("An answer is not counted, and no budgets hold for it")
+            return None, NO_BUDGET
+
+    @asynccontextmanager
+    async def counting(
+        self, app: Any, user: dict[str, Any], model: str
+    ) -> AsyncGenerator[Callable[[float, float], None]]:
+        """Count something that is no chat. Call what is given with its seconds of GPU time and its tokens.
+
+        Where that is not called, nothing was made, and nothing counts.
+
+        Raises:
+            ModelRefusedError: the budget is used up.
+        """
+        budgets, begun = await self.begin(app, user, {}, model, always=False)
+        if begun["refusal"]:
+            raise ModelRefusedError(Refusal(**begun["refusal"]))
+        if budgets is None:
+            yield lambda _seconds, _tokens: None
+            return
+        try:
+            yield lambda seconds, tokens: budgets.budget_note(begun["ticket"], seconds, tokens)
+        finally:
+            budgets.budget_end(begun["ticket"])
+
+    def forget(self) -> None:
+        """It may have been switched, or have other valves."""
+        self._live.forget()
+
+    async def usage(self, app: Any, user: dict[str, Any]) -> dict[str, Any]:
+        """The budgets of a user, as `budget_usage` says; users are named by their e-mail addresses."""
+        budgets = await self.live(app)
+        if budgets is None:
+            return {"budgets": [], "fault": ""}
+        found: dict[str, Any] = await budgets.budget_usage(user)
+        ids = [entry["whose"] for entry in found.get("all") or () if not entry["shared"]]
+        names = await _addresses(ids) if ids else {}
+        for entry in found.get("all") or ():
+            entry["whose"] = names.get(entry["whose"], entry["whose"])
+        return found
+
+    async def report(self, app: Any) -> dict[str, Any]:
+        """What is counted, for the dashboard: those who have used most. Empty: there are no budgets."""
+        if await self.live(app) is None:
+            return {}
+        found = await self.usage(app, {"role": "admin"})
+        entries = sorted(found.get("all") or (), key=lambda entry: (not entry["shared"], -entry["used"]))
+        return {"fault": found["fault"], "count": len(entries), "most": entries[:_MOST_SHOWN]}
+
+    async def _look(self) -> Any:
+        if not (await function_state(BUDGETS_ID)).active:
+            return None
+        return await live_function(self._app, BUDGETS_ID)
+
+
+async def _addresses(ids: list[str]) -> dict[str, str]:
+    """The e-mail address of each user; a user who was deleted has none."""
+    from open_webui.models.users import Users  # noqa: PLC0415 - see the top of this module
+
+    parts = [ids[at : at + _USERS_AT_ONCE] for at in range(0, len(ids), _USERS_AT_ONCE)]
+    return {user.id: user.email for part in parts for user in await Users.get_users_by_user_ids(part)}
+
+
 # --- ollama_pack.services.gateway_direct ---
 # The gateway's own chain: budgets, access, aliases, cache and router, without other filters and tools.
 #
@@ -3335,7 +3483,7 @@ def _behind(tables: tuple[AliasTable, ...], name: str, models: Mapping[str, str]
 
 ACCESS_SECONDS = 5.0  # that access and keys are remembered, where no event says that they have changed
 LIVE_SECONDS = 2.0  # after which a plugin is looked up again: its valves may have changed
-CACHE_ID, BUDGETS_ID = "response_cache_filter", "usage_budgets"
+CACHE_ID = "response_cache_filter"
 MOST_REMEMBERED = 10_000
 
 _gateway_direct__Chunks = AsyncGenerator[Body, None]
@@ -3418,7 +3566,8 @@ class DirectChain:
         """Ask nothing yet; `app` is Open WebUI's."""
         self._router = SingleFlight(partial(_live_router, app), LIVE_SECONDS, ahead=True)
         self._cache = SingleFlight(partial(_live_cache, app), LIVE_SECONDS, ahead=True)
-        self._budgets = SingleFlight(partial(_live_budgets, app), LIVE_SECONDS, ahead=True)
+        self.budgets = BudgetContact()
+        self._app = app
         self._names: Remembered[tuple[str, str, str], DirectName | None] = Remembered(
             ACCESS_SECONDS, MOST_REMEMBERED
         )
@@ -3427,7 +3576,7 @@ class DirectChain:
     def forget(self) -> None:
         """Somebody may use more or less than before."""
         router = self._router.kept
-        for remembered in (self._names, self._users, self._router, self._cache, self._budgets):
+        for remembered in (self._names, self._users, self._router, self._cache, self.budgets):
             remembered.forget()
         if router is not None:
             router.forget_access()
@@ -3450,7 +3599,7 @@ class DirectChain:
     async def budgets_of(self, user: Any) -> list[Mapping[str, Any]]:
         """The budgets that hold for a user, as their filter reports them; none where there is no table."""
         try:
-            budgets = await self._budgets.get()
+            budgets = await self.budgets.live(self._app)
             told = await budgets.budget_usage(user.model_dump()) if budgets is not None else {}
         except Exception:
             log.exception("What is left of budgets cannot be told, and a chat goes on without")
@@ -3480,7 +3629,7 @@ class DirectChain:
         if found is None:
             return None
         metadata: Body = {}
-        budgets = await self._budgets.get()
+        budgets = await self.budgets.live(self._app)
         if budgets is not None:
             named = str((await budgets.inlet({**chat}, user, metadata, request, BUDGETS_ID))["model"])
             if named != asked_for:  # a budget that is used up may have another model answer
@@ -3520,25 +3669,12 @@ async def _live_cache(app: Any) -> Any:
     """The response cache, where it is on for all models and knows the gateway."""
     if CACHE_ID not in await global_filters():
         return None
-    cache = await _live_if_sound(app, CACHE_ID)
-    return cache if hasattr(cache, "direct_lookup") else None
-
-
-async def _live_budgets(app: Any) -> Any:
-    """The filter of budgets, where it is on and has a table: for the router it need not be global either."""
-    if not (await function_state(BUDGETS_ID)).active:
-        return None
-    budgets = await _live_if_sound(app, BUDGETS_ID)
-    return budgets if budgets is not None and budgets.valves.budgets else None
-
-
-async def _live_if_sound(app: Any, function_id: str) -> Any:
-    """A function that chats can do without; None: its code or its settings cannot be used."""
     try:
-        return await live_function(app, function_id)
+        cache = await live_function(app, CACHE_ID)
     except Exception:
-        log.exception("%s cannot be asked, and chats go on without it", function_id)
+        log.exception("%s cannot be asked, and chats go on without it", CACHE_ID)
         return None
+    return cache if hasattr(cache, "direct_lookup") else None
 
 
 # --- ollama_pack.services.gateway_limits ---
@@ -3614,11 +3750,13 @@ class Embedded:
         vectors: one for each text.
         tokens: of all texts.
         routed: model and node, where the router chose them.
+        seconds: of GPU time; 0 where nobody tells.
     """
 
     vectors: list[list[float]]
     tokens: int
     routed: Mapping[str, str]
+    seconds: float = 0.0
 
 
 def texts_asked(body: Mapping[str, Any], field: str = "input") -> TextsAsked:
@@ -3674,7 +3812,8 @@ async def vectors_for(
         body = {"model": routed, "input": list(asked.texts), "dimensions": asked.dimensions}
         made = await router.embed(body, who)
         told = {"model": str(made["model"]), "node": str(made["node"])}
-        return Embedded([list(vector) for vector in made["vectors"]], int(made["tokens"]), told)
+        vectors = [list(vector) for vector in made["vectors"]]
+        return Embedded(vectors, int(made["tokens"]), told, float(made.get("seconds") or 0))
     model = await model_for(request, tables.in_use, {"model": asked.name}, who)
     vectors, tokens = await embedded(request, model, asked.texts, asked.dimensions, user)
     return Embedded(vectors, tokens, {})
@@ -3850,6 +3989,15 @@ def json_answer(value: Any, status: int = 200, headers: dict[str, str] | None = 
     return JSONResponse(value, status, headers)
 
 
+# --- ollama_pack.webui.users ---
+# Users of the running Open WebUI, and the language that they read. Imports `open_webui` when called.
+
+
+def accepted_language(request: Any) -> str:
+    """A request's `Accept-Language`."""
+    return str(request.headers.get("accept-language") or ENGLISH) if request else ENGLISH
+
+
 # --- ollama_pack.webui.gateway_request ---
 # A client's request at the gateway: its body, its id, and whether its client is still there.
 
@@ -3898,7 +4046,8 @@ def answer_headers(request: Any, api: ApiForm) -> dict[str, str]:
 
 
 def refused_response(request: Any, api: ApiForm, refusal: Refusal) -> Any:
-    """An error as the client's API has it."""
+    """An error as the client's API has it, in the language that the request accepts."""
+    refusal = refusal.translated(accepted_language(request))
     headers = answer_headers(request, api) | {name.lower(): text for name, text in refusal.headers.items()}
     return json_answer(refusal.body(api), refusal.status, headers)
 
@@ -4136,9 +4285,18 @@ class Gateway:
         async def answer() -> Any:
             asked = texts_asked(await body_of(request))
             tables, router = await self._tables.get(), await self._chain.router()
-            async with while_connected(request):
-                made = await vectors_for(request, user, asked, tables, router)
-            return json_answer(form(asked, made), headers=answer_headers(request, api))
+            began = time.monotonic()
+            async with self._chain.budgets.counting(request.app, user.model_dump(), asked.name) as count:
+                headers = answer_headers(request, api)
+                headers |= limit_headers(await self._chain.budgets_of(user), api, datetime.now(UTC))
+                try:
+                    async with while_connected(request):
+                        made = await vectors_for(request, user, asked, tables, router)
+                except ClientLeftError:
+                    count(time.monotonic() - began, 0)
+                    raise
+                count(made.seconds or time.monotonic() - began, made.tokens)
+            return json_answer(form(asked, made), headers=headers)
 
         return await _answered(request, user, api, answer)
 
@@ -4274,7 +4432,8 @@ async def _written(asked: ClientRequest, chunks: _gateway__Chunks) -> AsyncGener
             async for text in texts:
                 yield text
         except Exception as error:  # noqa: BLE001 - as in `_answered`
-            yield asked.form.broken(_refusal(asked.request, asked.user, error))
+            refusal = _refusal(asked.request, asked.user, error)
+            yield asked.form.broken(refusal.translated(accepted_language(asked.request)))
 
 
 def _refusal(request: Any, user: Any, error: Exception) -> Refusal:
@@ -4295,35 +4454,51 @@ def _not_found(name: str) -> Refusal:
     return Refusal(404, sentence, "model_not_found", "model")
 
 
-# --- ollama_pack.base.process ---
-# One object for all plugins of a process, which are files that share no code.
+# --- ollama_pack.services.valves ---
+# What all valves of the pack have in common: what is refused is told to admins, without what was written.
 #
-# Only objects of the standard library and of faster_whisper may be kept, because a plugin that is updated while
-# the server runs leaves objects of its older classes behind.
+# Open WebUI's page only shows that there was an error. What a process has refused is kept in it for an hour, as
+# plain values: each plugin has a copy of this code.
 
-T = TypeVar("T")
-
-_PLACE = "_ollama_pack_speech_state"  # never a module that can be imported
-
-
-def process_wide(name: str, make: Callable[[], T]) -> T:
-    """The one object of that name in this process, made at the first call.
-
-    Args:
-        name: of the object.
-        make: makes it; may be called once too often, when two threads are the first together.
-    """
-    state = sys.modules.setdefault(_PLACE, ModuleType(_PLACE))
-    kept: T = vars(state).setdefault(name, make())
-    return kept
-
-
-# --- ollama_pack.services.refused_valves ---
-# Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#
-# What a process has refused is kept in it for an hour, as plain values: each plugin has a copy of this code.
-
+_WHOLE, _NUMBER, _SWITCH = (
+    message("must be a whole number"),
+    message("must be a number"),
+    message("must be true or false"),
+)
+# By pydantic's name for the error.
+_REFUSALS = {
+    "bool_parsing": _SWITCH,
+    "bool_type": _SWITCH,
+    "extra_forbidden": message("is not known"),
+    "float_parsing": _NUMBER,
+    "float_type": _NUMBER,
+    "int_from_float": _WHOLE,
+    "int_parsing": _WHOLE,
+    "int_type": _WHOLE,
+    "list_type": message("must be a list"),
+    "missing": message("is missing"),
+    "string_type": message("must be text"),
+}
 _MODULE = re.compile(r"(?:function|tool)_(\w+)_[0-9a-f]{32}")  # as Open WebUI calls a plugin's module
+
+
+class PackValves(BaseModel):
+    """Valves whose errors reach admins, and do not repeat what was written into them.
+
+    Open WebUI logs the error of a save that failed. Pydantic would put the value into it: a password,
+    a key, or a whole table of nodes with theirs.
+    """
+
+    model_config = ConfigDict(hide_input_in_errors=True)
+
+    def __init__(self, **values: Any) -> None:
+        """Validate the values, as Open WebUI does at each save and each request."""
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            note_refused(type(self), error)
+            raise
+        note_accepted(self)
 
 
 def note_refused(valves: type[BaseModel], error: ValidationError) -> None:
@@ -4362,7 +4537,7 @@ def _said(problem: Any) -> Message:
     return joined([valve, refusal(problem)], message(": "))
 
 
-def refusal(problem: Any) -> Message:  # noqa: PLR0911 - a line for each kind
+def refusal(problem: Any) -> Message:
     """What one of pydantic's errors says, in words for people."""
     context = problem.get("ctx") or {}
     match problem["type"]:
@@ -4372,36 +4547,9 @@ def refusal(problem: Any) -> Message:  # noqa: PLR0911 - a line for each kind
             return message("must be at least {limit}", limit=context["ge"])
         case "less_than_equal":
             return message("must be at most {limit}", limit=context["le"])
-        case "int_parsing" | "int_type" | "int_from_float":
-            return message("must be a whole number")
-        case "float_parsing" | "float_type":
-            return message("must be a number")
         case "literal_error":
             return message("must be one of {choices}", choices=context["expected"])
-    return Message(str(problem["msg"]))
-
-
-# --- ollama_pack.services.pack_valves ---
-# What all valves of the pack have in common.
-
-
-class PackValves(BaseModel):
-    """Valves whose errors reach admins, and do not repeat what was written into them.
-
-    Open WebUI logs the error of a save that failed. Pydantic would put the value into it: a password,
-    a key, or a whole table of nodes with theirs.
-    """
-
-    model_config = ConfigDict(hide_input_in_errors=True)
-
-    def __init__(self, **values: Any) -> None:
-        """Validate the values, as Open WebUI does at each save and each request."""
-        try:
-            super().__init__(**values)
-        except ValidationError as error:
-            note_refused(type(self), error)
-            raise
-        note_accepted(self)
+    return _REFUSALS.get(problem["type"]) or Message(str(problem["msg"]))
 
 
 # --- ollama_pack.webui.service ---

@@ -10,78 +10,76 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/response_cache_filter.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Filter`, line 8986, which the server calls.
+# Begin here: `class Filter`, line 9271, which the server calls.
 # The modules that it uses come first:
-#    143  base.translations         The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    223  base.messages             Sentences for people, in English and in the languages of the catalogue.
-#    351  base.single_flight        Many who ask the same at the same time ask once.
-#    561  base.breaker              A breaker: after failures nothing is sent for a while, then one request tries.
-#    642  errors                    The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    662  cache.errors              What goes wrong with the cache.
-#    698  cache.canonical           JSON values as bytes: the same value gives the same bytes, and no two values share them.
-#    814  cache.keyring             Everything that is derived from the admin's secret: names in the store, and ciphers.
-#    987  cache.key                 What makes two requests the same: the key of a cached answer.
-#   1224  cache.store               What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
-#   1424  cache.guard               A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
-#   1578  cache.entry               An answer as it is kept.
-#   1647  cache.bound               How often answers to similar questions are wrong, at most: the bound that a threshold must pass.
-#   1802  cache.judge               The judge of similar answers: what it is asked, and when its word counts as a yes.
-#   1909  cache.pool                Evidence of other sites: counts that were added up over several deployments, with noise.
-#   2108  cache.semantic            The semantic tier: answers to questions that mean the same, once it is known how often that is wrong.
-#   2628  cache.normal_words        The words of the normal form, in English: which say the same, which say nothing, and whose case matters.
-#   2815  cache.normal_zh           The normal form of a question in Chinese: see `normal_form`.
-#   2953  cache.normal_form         The normal form of a question: two texts with the same form are one question in other words.
-#   3476  cache.similar             The normalised tier: a second key, by the normal form of the last message, that leads to an answer.
-#   3601  cache.outcome             What a request asks of the cache, and what the cache makes of it.
-#   3693  engines.body              Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#   3704  engines.ollama.installed  Which models some Ollama nodes have, and which weights, by `GET /api/tags`. One event loop at a time.
-#   3829  engines.routed_names      How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   3835  services.cache_state      What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
-#   3844  base.redis                A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#   4296  base.process              One object for all plugins of a process, which are files that share no code.
-#   4317  services.refused_valves   Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#   4380  services.pack_valves      What all valves of the pack have in common.
-#   4403  services.cache_valves     The valves of the response cache, wherever it runs.
-#   4505  cache.scope               Who may share an answer. The scope is part of an entry's key and of its encryption.
-#   4580  services.cacheable        Which requests the cache is for, whose answers they share, and what it is asked.
-#   4699  cache.collect             From the chunks of a generation to what may be kept of it.
-#   4854  cache.counters            What the cache did, in figures without any text: of this process, and to be added up over all of them.
-#   4909  cache.live                An answer while it is being generated: any number of listeners get it from the start.
-#   5013  cache.generation          One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
-#   5341  cache.follow              One generation for many: the followers' side, in every process but the leader's.
-#   5444  cache.guards              What two questions must have in common before the similarity of their meanings counts at all.
-#   5529  engines.ollama.to_openai  What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   5554  engines.ollama.stream     A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   5587  cache.replay              A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
-#   5733  cache.cache               The response cache: look an answer up, follow one that is being generated, or lead.
-#   6425  cache.redis_scripts       What happens in one step inside of Redis: the scripts, and the names of the keys.
-#   6768  cache.store_redis         The cache in Redis or Valkey, for any number of processes and hosts.
-#   7012  cache.sqlite_cache        The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
-#   7339  cache.store_sqlite        The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
-#   7549  services.activity         What chats did in this process, until somebody writes it into the history.
-#   7575  engines.refusals          What a client gets instead of an answer, in the form of each API that clients speak.
-#   7647  engines.sse               Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   7741  webui.errors              What goes wrong between the pack and Open WebUI.
-#   7761  services.answers          An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#   7772  services.caching          The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
-#   8032  webui.chats               Chats of the running Open WebUI. Imports `open_webui` when called, not before.
-#   8071  engines.way_in            What a node is asked with besides the request: its login, its key, its headers.
-#   8136  webui.connections         Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-#   8193  webui.functions           Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   8251  webui.calling             Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#   8399  webui.contact             The way from the events function to the running `gpu_router`: another plugin, which may not be there.
-#   8405  webui.embedding           Vectors and model facts over Open WebUI's own connections. Imports `open_webui` when called, not before.
-#   8438  webui.meaning             What the running Open WebUI lends the cache to compare meanings. Imports `open_webui` when called.
-#   8577  webui.models              What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   8633  webui.presets             What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
-#   8692  webui.reader              Who reads what the pack says, and in which language.
-#   8707  webui.audience            Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#   8721  webui.replay_row          The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
-#   8755  webui.rows                Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
-#   8779  webui.replay_model        Whether chats can be sent through `response_cache_replay`. Imports `open_webui` when called, not before.
-#   8859  webui.router_digest       What the running `gpu_router` says of the weights behind a name. Imports `open_webui` when called.
-#   8885  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#   8937  webui.tracing             Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#    142  base.translations         The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#    232  base.messages             Sentences for people, in English and in the languages of the catalogue.
+#    360  base.single_flight        What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
+#    587  base.breaker              A breaker: after failures nothing is sent for a while, then one request tries.
+#    668  errors                    The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    688  cache.errors              What goes wrong with the cache.
+#    724  cache.canonical           JSON values as bytes: the same value gives the same bytes, and no two values share them.
+#    840  cache.keyring             Everything that is derived from the admin's secret: names in the store, and ciphers.
+#   1013  cache.key                 What makes two requests the same: the key of a cached answer.
+#   1250  cache.store               What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
+#   1450  cache.guard               A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
+#   1604  cache.entry               An answer as it is kept.
+#   1673  cache.bound               How often answers to similar questions are wrong, at most: the bound that a threshold must pass.
+#   1828  cache.contrast_words      English words that embeddings confuse: of one kind, but not the same.
+#   1937  cache.normal_words        The words of the normal form, in English: which say the same, which say nothing, and whose case matters.
+#   2124  cache.guards              What two questions must have in common before the similarity of their meanings counts at all.
+#   2346  cache.judge               The judge of similar answers: what it is asked, and when its word counts as a yes.
+#   2453  cache.pool                Evidence of other sites: counts that were added up over several deployments, with noise.
+#   2668  cache.semantic            The semantic tier: answers to questions that mean the same, once it is known how often that is wrong.
+#   3188  cache.normal_zh           The normal form of a question in Chinese: see `normal_form`.
+#   3326  cache.normal_form         The normal form of a question: two texts with the same form are one question in other words.
+#   3849  cache.similar             The normalised tier: a second key, by the normal form of the last message, that leads to an answer.
+#   3974  cache.outcome             What a request asks of the cache, and what the cache makes of it.
+#   4066  engines.body              Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#   4077  engines.model_ids         Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   4085  engines.ollama.installed  Which models some Ollama nodes have, and which weights, by `GET /api/tags`. One event loop at a time.
+#   4210  base.redis                A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#   4662  services.valves           What all valves of the pack have in common: what is refused is told to admins, without what was written.
+#   4760  services.cache_valves     The valves of the response cache, wherever it runs.
+#   4862  cache.scope               Who may share an answer. The scope is part of an entry's key and of its encryption.
+#   4937  services.cacheable        Which requests the cache is for, whose answers they share, and what it is asked.
+#   5061  cache.collect             From the chunks of a generation to what may be kept of it.
+#   5216  cache.counters            What the cache did, in figures without any text: of this process, and to be added up over all of them.
+#   5271  cache.live                An answer while it is being generated: any number of listeners get it from the start.
+#   5375  cache.generation          One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
+#   5703  cache.follow              One generation for many: the followers' side, in every process but the leader's.
+#   5806  engines.ollama.to_openai  What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   5831  engines.ollama.stream     A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   5864  cache.replay              A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
+#   6010  cache.cache               The response cache: look an answer up, follow one that is being generated, or lead.
+#   6702  cache.redis_scripts       What happens in one step inside of Redis: the scripts, and the names of the keys.
+#   7045  cache.store_redis         The cache in Redis or Valkey, for any number of processes and hosts.
+#   7289  cache.sqlite_cache        The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
+#   7616  cache.store_sqlite        The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
+#   7826  services.activity         What chats did in this process, until somebody writes it into the history.
+#   7852  engines.refusals          What a client gets instead of an answer, in the form of each API that clients speak.
+#   7929  engines.sse               Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   8023  webui.errors              What goes wrong between the pack and Open WebUI.
+#   8043  services.answers          An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#   8054  services.caching          The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
+#   8314  webui.chats               Chats of the running Open WebUI, and their ratings. Imports `open_webui` when called, not before.
+#   8353  engines.way_in            What a node is asked with besides the request: its login, its key, its headers.
+#   8418  webui.connections         Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#   8475  webui.functions           Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   8533  webui.calling             Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#   8681  webui.contact             The way from the events function to the running `gpu_router`: another plugin, which may not be there.
+#   8687  webui.embedding           Vectors and model facts over Open WebUI's own connections. Imports `open_webui` when called, not before.
+#   8720  webui.meaning             What the running Open WebUI lends the cache to compare meanings. Imports `open_webui` when called.
+#   8859  webui.audience            Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#   8873  webui.model_rows          Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#   8882  webui.models              What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   8938  webui.presets             What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
+#   8997  webui.rows                Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
+#   9049  webui.replay_model        Whether chats can be sent through `response_cache_replay`. Imports `open_webui` when called, not before.
+#   9129  webui.router_digest       What the running `gpu_router` says of the weights behind a name. Imports `open_webui` when called.
+#   9155  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   9207  webui.tracing             Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#   9245  webui.users               Users of the running Open WebUI, and the language that they read. Imports `open_webui` when called.
 
 import asyncio
 import base64
@@ -110,6 +108,7 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
+from collections.abc import Set as AbstractSet
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
@@ -157,12 +156,19 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "The model sends a stream, though none was asked for.": "模型返回了流，而请求并未要求流式输出。",
         "The response cache does nothing for some users: an admin has taken the access to the model {model} from them. Share it with everybody (Admin Panel → Settings → Models): it shows nothing of others.": "回答缓存对部分用户不起作用：管理员收回了他们对模型 {model} 的访问权。请将它分享给所有人（管理员面板 → 设置 → 模型）：它不会显示他人的内容。",
         "The response cache does nothing: the function {model} is not installed, or switched off. Install it next to response_cache_filter and switch it on (Admin Panel → Functions).": "回答缓存不起作用：函数 {model} 没有安装或已关闭。请将它与 response_cache_filter 一起安装并启用（管理员面板 → 函数）。",
+        "`epsilon` must be from {least:g} to {most:g}, not {epsilon!r}": "`epsilon` 必须在 {least:g} 到 {most:g} 之间，而不是 {epsilon!r}",
+        "`labels` must be an object: for each key `right` and `wrong`": "`labels` 必须是对象：每个键各有 `right` 和 `wrong`",
+        "`labels` of {key!r} must be {count} whole numbers `right`, and as many `wrong`": "{key!r} 的 `labels` 必须有 {count} 个整数 `right`，以及同样多的 `wrong`",
+        "`round` must be a number from 1 on, not {number!r}": "`round` 必须是从 1 开始的数，而不是 {number!r}",
+        "`shares` must be above 0 and at most {most}, not {shares!r}": "`shares` 必须大于 0 且不超过 {most}，而不是 {shares!r}",
         "a URL that begins with rediss has TLS": "以 rediss 开头的 URL 使用 TLS",
         "a cluster has no db but 0: leave the number out": "集群只有数据库 0：请去掉编号",
         "answered from a similar question · regenerate for a new answer": "来自相似问题的回答 · 点击“重新生成”可获得新回答",
         "answered from a similar question: *{question}* · regenerate for a new answer": "来自相似问题的回答：*{question}* · 点击“重新生成”可获得新回答",
         "cached · {age} ago · regenerate for a new answer": "来自缓存 · {age}前生成 · 点击“重新生成”可获得新回答",
         "in a password, @ is written as %40, : as %3A, / as %2F, ? as %3F, # as %23, and % as %25": "密码中 @ 写成 %40，`:` 写成 %3A，/ 写成 %2F，`?` 写成 %3F，# 写成 %23，% 写成 %25",
+        "is missing": "缺失",
+        "is not known": "未知",
         "it belongs before the ?": "应写在 `?` 之前",
         "it does not answer within {seconds:g} s": "在 {seconds:g} 秒内没有响应",
         "it has a user or a password twice: before the host and as an option": "用户或密码出现两次：主机之前和选项中",
@@ -174,11 +180,14 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "it names several hosts: use redis+sentinel:// or redis+cluster://": "写了多个主机：请使用 redis+sentinel:// 或 redis+cluster://",
         "it needs the name of the service, as in redis+sentinel://host:26379/mymaster": "需要服务名称，例如 redis+sentinel://host:26379/mymaster",
         "it needs the path of the socket, as in unix:///run/redis.sock": "需要套接字路径，例如 unix:///run/redis.sock",
+        "must be a list": "必须是列表",
         "must be a number": "必须是数字",
         "must be a whole number": "必须是整数",
         "must be at least {limit}": "不能小于 {limit}",
         "must be at most {limit}": "不能大于 {limit}",
         "must be one of {choices}": "必须是以下之一：{choices}",
+        "must be text": "必须是文本",
+        "must be true or false": "必须是 true 或 false",
         "no scheme that is known": "未知的协议",
         "only new versions have it": "只有新版本支持",
         "redis-py checks OCSP only where nothing is awaited": "redis-py 只在同步代码中检查 OCSP",
@@ -349,10 +358,12 @@ def _filled(template: str, values: Mapping[str, object], language: str) -> str:
 
 
 # --- ollama_pack.base.single_flight ---
-# Many who ask the same at the same time ask once.
+# What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
 
 _Key = TypeVar("_Key")
 _Shared = TypeVar("_Shared")
+
+_PLACE = "_ollama_pack_speech_state"  # never a module that can be imported
 
 
 class SingleFlight(Generic[_Shared]):
@@ -556,6 +567,21 @@ class JoinedCalls(Generic[_Key, _Shared]):
                 del self._turns[key]
             raise
         self._turns[key] = turn
+
+
+def process_wide(name: str, make: Callable[[], _Shared]) -> _Shared:
+    """The one object of that name in this process, for all plugins, which are files that share no code.
+
+    Only objects of the standard library and of faster_whisper may be kept, because a plugin that is updated
+    while the server runs leaves objects of its older classes behind.
+
+    Args:
+        name: of the object.
+        make: makes it; may be called once too often, when two threads are the first together.
+    """
+    state = sys.modules.setdefault(_PLACE, ModuleType(_PLACE))
+    kept: _Shared = vars(state).setdefault(name, make())
+    return kept
 
 
 # --- ollama_pack.base.breaker ---
@@ -1799,6 +1825,524 @@ def _binomial(most: int, tries: int, rate: float) -> float:
     return min(1.0, sum(terms))
 
 
+# --- ollama_pack.cache.contrast_words ---
+# English words that embeddings confuse: of one kind, but not the same.
+#
+# Two questions differ by two words of one group of `CONTRASTS`, such as `before/after`; a plus joins words that
+# mean the same. `SYNONYMS` may stand for each other where nothing else differs.
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+CONTRASTS = """
+before/after/during with/without enable+activate/disable+deactivate/bypass open/close/closed
+start+begin/stop+end+finish continue/pause increase+raise/decrease+reduce+lower first/last best/worst
+good/bad more/less/fewer most/least
+largest+biggest/smallest/highest/lowest/longest/shortest/oldest/youngest/tallest/widest/heaviest/richest/poorest
+fastest/slowest deepest/shallowest all/some/any buy+buying+purchase/sell+selling/rent/lease borrow/lend
+import/export upload/download install/uninstall/update/downgrade encrypt/decrypt encode/decode
+compress/extract advantages+benefits+pros/disadvantages+drawbacks+cons/risks/ingredients
+causes+cause/effects+effect/consequences legal/illegal safe/unsafe win+won/lose+lost/host+hosted must/may
+can/should is/was are/were will/did left/right up/down in/out on/off inside/outside indoor/outdoor
+push/pull/fetch/clone/commit/rebase read+reading/write+writing ascending/descending male/female he/she
+my/your singular/plural from/to i/you morning/afternoon/evening/night/noon gain/lose formal/informal
+accept/decline possible/impossible north/south/east/west minimum/maximum allowed/prohibited older/younger
+faster/slower longer/shorter bigger/smaller better/worse high/low short/long big+large/small+little wet/dry
+everything/something/nothing/anything similarity/difference true/false free/paid public/private
+internal/external major/minor primary/secondary hot/cold for/about/against/from simple/compound/technical
+detail/briefly/simply
+day+days+daily/week+weeks+weekly/month+months+monthly/year+years+yearly+annual/hour+hours
+minute+minutes/second+seconds decade/century spring/summer/autumn/winter breakfast/lunch/dinner am/pm
+thousand/million/billion/trillion
+mg/g/kg/km/m/cm/mm/ml/l/mb/gb/tb/kb/mile+miles/foot+feet/inch+inches/meter+meters minutes/seconds
+pounds/ounces celsius/fahrenheit/kelvin dollars/euros/yen
+red/blue/green/yellow/black/white/brown/orange/purple/pink/gray
+mother/father/brother/sister/son/daughter/uncle/aunt/grandfather/grandmother/husband/wife/cousin
+baby/child+children/teenager+teenagers/adult+adults boy+boys/girl+girls man+men/woman+women
+teacher/student/parent/principal doctor/nurse/dentist/pharmacist/patient buyer/seller landlord/tenant
+employer/employee/customer/colleague/friend learn+learning/teach+teaching
+ask+asking/answer+answering/give+giving treat+treatment/prevent+prevention/diagnose client/server
+frontend/backend
+add+adding/remove+removing+delete+deleting/rename/update/edit/move/copy/merge/split/sort/find/reverse/count
+create+creating/delete+deleting/destroy lock/unlock block/unblock follow/unfollow connect/disconnect
+mute/unmute tie/untie row+rows/column+columns/cell+cells/sheet+sheets list/dictionary/tuple/set/string/array
+class/function/method/variable int/float/string/boolean
+python/java/javascript/rust/ruby/php/perl/swift/kotlin/scala html/css/latex/markdown json/csv/xml/yaml/pdf
+word/excel/powerpoint/outlook/teams windows/mac/linux/android/ios chrome/firefox/safari/edge
+phone/laptop/tablet/computer/printer/router/tv keyboard/mouse/screen/speaker/camera
+area/perimeter/circumference/volume/diameter/radius
+triangle/rectangle/square/circle/trapezoid/pentagon/hexagon cube/sphere/cylinder/cone/pyramid
+mean+average/median/mode/range/variance sine+sin/cosine+cos/tangent+tan derivative/integral/limit
+linear/quadratic/cubic/exponential sum/product/difference/quotient numerator/denominator
+noun/verb/adjective/adverb/pronoun/preposition past/present/future subject/object boiling/melting/freezing
+proton/neutron/electron acid/base atom/molecule/ion/isotope solid/liquid/gas/plasma mitosis/meiosis dna/rna
+mass/weight/volume/density/temperature/pressure/speed/acceleration/force/energy/power
+kinetic/potential/nuclear/solar/wind/renewable/electrical vein/artery heart/lungs/liver/kidney/brain/stomach
+muscle/bone/organ/nerve/skin virus+viruses/bacteria+bacterium/fungus
+cold/flu/fever/headache/migraine/measles diabetes/cancer/asthma/arthritis
+aspirin/ibuprofen/paracetamol/penicillin
+vitamin+vitamins/mineral+minerals/protein/fat/carbohydrates/sugar/fiber
+dog+dogs/cat+cats/horse/cow/pig/sheep/rabbit lion/tiger/elephant/giraffe/zebra/bear/wolf/fox
+bee+bees/wasp/ant/butterfly/spider apple/banana+bananas/orange+oranges/pear/grape/lemon/avocado
+egg+eggs/potato+potatoes/rice/pasta/bread/meat/fish tea/coffee/milk/water/juice/beer/wine
+butter/oil/margarine boil/fry/bake/roast/grill/steam raw/cooked/frozen guitar/piano/violin/drums/flute
+football/basketball/baseball/tennis/badminton/volleyball/hockey/cricket/rugby/golf
+planet+planets/star+stars/moon+moons/comet/asteroid/galaxy mars/venus/jupiter/saturn/mercury/neptune/uranus
+country+countries/city+cities/state+states/river+rivers/mountain/lake/ocean/continent
+president/minister/king/queen law/bill/treaty/constitution
+capital/population/currency/language/religion/flag/climate/history/economy inflation/deflation/recession
+stock/bond/fund loan/mortgage/scholarship/grant income/expense supply/demand
+essay/report/letter/poem/story/speech/summary/thesis introduction/conclusion/abstract/outline
+plot/theme/moral/setting/character/author
+definition/example+examples/symbol/unit/formula/structure/history/future cost+price/salary/tax
+height/length/width/depth/age/weight/size rise/fall written+wrote/published/translated
+painted/composed/invented/discovered/built/founded/destroyed born/died wear/eat/drink/bring
+clean/break/repair wash/iron sleep/eat/exercise/study live+lives/eat+eats/sleep+sleeps
+need+needs/get+gets/want+wants hello/goodbye/thanks/sorry/please yes/no vegan/vegetarian sport/art/game
+"""
+SYNONYMS = """
+big+large+huge small+little+tiny fast+quick quickly+rapidly+fast begin+start buy+purchase fix+repair+mend
+find+locate make+create delete+remove+erase reduce+lower+decrease increase+raise answer+reply+response
+mistake+error help+assist film+movie picture+photo+image car+automobile pc+computer kids+children
+doctor+physician important+essential choose+select+pick use+utilize require+need modify+alter+change
+ill+sick difficult+hard easy+simple role+function gift+present forbidden+prohibited allowed+permitted
+shop+store someone+somebody everyone+everybody smartphone+phone
+"""
+# They stand in both questions, or in neither
+MARKERS = _words(
+    """
+    first second third fourth fifth sixth last next previous only all some every each most few half
+    twice double never always again also still yet will everything nothing everybody nobody daily weekly
+    monthly
+    """
+)
+# They come and go with the form of a question
+FRAME = _words(
+    """
+    do does did can could should would to i you we one the a an my your is are am how what which must
+    need have has me us be being it
+    """
+)
+# They add nothing to a question that has them besides
+ADDS_NOTHING = _words(
+    """
+    way ways good best right correct correctly exactly some any there number explain mean means meant
+    tips steps method type kind person thing things for at on of in by from with
+    """
+)
+
+
+# --- ollama_pack.cache.normal_words ---
+# The words of the normal form, in English: which say the same, which say nothing, and whose case matters.
+#
+# A word is on a list only where swapping or dropping it changes the answer of no question that a person would
+# ask. Where there is doubt it is not here, and the model answers.
+
+
+def _normal_words__words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+def _pairs(text: str) -> dict[str, tuple[str, ...]]:
+    """`one=another two; …` as what each word is replaced with."""
+    rows = (row.partition("=") for row in text.split(";"))
+    return {word.strip(): tuple(said.split()) for word, _, said in rows}
+
+
+CONTRACTIONS = _pairs(
+    """
+    don't=do not; doesn't=does not; didn't=did not; isn't=is not; aren't=are not; wasn't=was not;
+    weren't=were not; haven't=have not; hasn't=has not; hadn't=had not; can't=can not; cannot=can not;
+    couldn't=could not; won't=will not; wouldn't=would not; shouldn't=should not; mustn't=must not;
+    needn't=need not; mightn't=might not; dont=do not; doesnt=does not; didnt=did not; isnt=is not;
+    arent=are not; wasnt=was not; werent=were not; couldnt=could not; wouldnt=would not; shouldnt=should
+    not; what's=what is; whats=what is; where's=where is; wheres=where is; who's=who is; how's=how is;
+    when's=when is; why's=why is; that's=that is; thats=that is; there's=there is; here's=here is;
+    it's=it is; he's=he is; she's=she is; let's=let us; i'm=i am; im=i am; you're=you are; we're=we are;
+    they're=they are; i've=i have; you've=you have; we've=we have; they've=they have; i'll=i will;
+    you'll=you will; we'll=we will; they'll=they will; it'll=it will; what're=what are; i'd=i would;
+    wanna=want to; gonna=going to; gotta=got to; u=you; ur=your; pls=please; plz=please; thx=thanks;
+    an=a; vs=versus; vs.=versus; v.s.=versus; kindly=please; info=information; email=e-mail;
+    emails=e-mails; fridge=refrigerator; fridges=refrigerators; kids=children; airplane=aeroplane;
+    airplanes=aeroplanes; plane=plane; maths=math; biggest=largest; quickest=fastest; utilize=use;
+    utilise=use; percent=%; automobile=car; automobiles=cars; drawbacks=disadvantages; us$=usd; u.s.=US;
+    u.s.a.=USA; u.k.=UK; ww1=wwi; ww2=wwii; website=web-site; websites=web-sites; mum=mom; okay=ok;
+    grey=gray; cosy=cozy; kilometre=km; kilometres=km; kilometer=km; kilometers=km; kilogram=kg;
+    kilograms=kg; centimetre=cm; centimetres=cm; centimeter=cm; centimeters=cm; millimetre=mm;
+    millimetres=mm; millimeter=mm; millimeters=mm; hrs=hours; mins=minutes; secs=seconds; two=2;
+    three=3; four=4; five=5; six=6; seven=7; eight=8; nine=9; ten=10; eleven=11; twelve=12; thirteen=13;
+    fourteen=14; fifteen=15; sixteen=16; seventeen=17; eighteen=18; nineteen=19; twenty=20; thirty=30;
+    forty=40; fifty=50; sixty=60; seventy=70; eighty=80; ninety=90; 1st=first; 2nd=second; 3rd=third;
+    4th=fourth; 5th=fifth; 6th=sixth; 7th=seventh; 8th=eighth; 9th=ninth; 10th=tenth; theatre=theater;
+    theatres=theaters; fibre=fiber; fibres=fibers; litre=liter; litres=liters; metre=meter;
+    metres=meters; catalogue=catalog; catalogues=catalogs; dialogue=dialog; aluminium=aluminum;
+    jewellery=jewelry; tyre=tire; tyres=tires; pyjamas=pajamas; moustache=mustache; sceptical=skeptical;
+    defence=defense; offence=offense; licence=license; practise=practice; programme=program;
+    programmes=programs; judgement=judgment; ageing=aging; enrol=enroll; fulfil=fulfill;
+    skilful=skillful; traveller=traveler; travellers=travelers; travelling=traveling;
+    travelled=traveled; cancelled=canceled; cancelling=canceling; modelling=modeling; modelled=modeled;
+    labelled=labeled; labelling=labeling; fuelled=fueled; counsellor=counselor; marvellous=marvelous;
+    centre=center; centres=centers; centred=centered; plough=plow; doughnut=donut; doughnuts=donuts;
+    yoghurt=yogurt; artefact=artifact; artefacts=artifacts; analogue=analog; tumour=tumor;
+    tumours=tumors; oestrogen=estrogen; anaemia=anemia; diarrhoea=diarrhea; leukaemia=leukemia;
+    paediatric=pediatric; encyclopaedia=encyclopedia; manoeuvre=maneuver; analyse=analyze;
+    analysed=analyzed; analyses=analyzes; analysing=analyzing; paralyse=paralyze; paralysed=paralyzed;
+    catalyse=catalyze; hotdog=hot dog; hotdogs=hot dogs
+    """
+)
+
+# -our and -ise, with whatever ends may follow
+OUR = _normal_words__words(
+    """
+    colour favour favourite flavour honour humour labour neighbour neighbourhood rumour behaviour harbour
+    vapour odour armour endeavour savour glamour vigour splendour parlour saviour
+    """
+)
+ISE = _normal_words__words(
+    """
+    organ real recogn summar memor minim maxim optim categor apolog character criticis critic emphas final
+    general global hospital harmon initial ital legal local material mobil modern normal parallel personal
+    plagiar popular prior random revolution serial special stabil standard sterili symbol synchron synthes
+    token util vandal visual anonym author capital central custom digital econom familiar fertil industrial
+    alphabet monet neutral penal social subsid terror theor tokenis virtual vocal
+    """
+)
+
+# Words that are another word in another case: China is no china, IT is not it. Their case stays as it was.
+CASED = _normal_words__words(
+    """
+    polish turkey china march may us it who apple aids rust go swift ruby bill mark jack will rose grace
+    hope faith joy frank nice reading job august chile jordan guinea jersey bath lima cologne mercury amazon
+    windows word excel access target gap shell dart basic orange mobile cuba ham nancy dick bob don pat rob
+    sue art gene ray drew grant miles chase cliff dale dean earl ernest forest gale glen guy hank harry
+    heath iris ivy jasmine lance lily max melody miller nick olive pearl penny pierce randy rich robin sally
+    sandy scarlet skip stone summer april june terry tiffany tom victor violet wade ward warren wood wolf
+    young king queen bishop baker cook smith carpenter fisher hunter taylor turner walker brown black white
+    green gray earth mars venus saturn titan nike puma jaguar ford dodge beetle mustang python cobra java
+    scala perl julia crystal elixir go lisp scheme racket haskell pascal ada lua raven oracle sage slack
+    teams outlook edge chrome safari opera brave notion zoom meet drive chat bard gemini claude copilot
+    cursor spark kafka flink hive pig storm flask spring rails express react vue angular next nest fiber
+    rocket docker swarm helm chef puppet salt vault nomad consul atom brackets sublime eclipse ant maven
+    hopper ram rom cat dos arm pin sim led mac act sat gif gnu can pet gas lot roman wales danish finish
+    swede hamburg frankfurter hamburger berliner danes pole poles scotch welsh alpine orient buffalo phoenix
+    reno mobile buffet gates jobs cash bush house fall fields waters winters snow west east north south no
+    """
+)
+# Names that are no word in small letters. Any other capital inside a sentence makes a name of its own.
+NAMES = _normal_words__words(
+    """
+    afghanistan africa african albania algeria american americans america amsterdam android angola antarctica
+    arabic arctic argentina armenia asia asian athens atlantic auckland australia australian austria austrian
+    azerbaijan baghdad bahrain bangkok bangladesh barcelona beijing belarus belgian belgium berlin bolivia
+    bosnia brazil brazilian britain british brussels bucharest budapest bulgaria cairo california cambodia
+    cameroon canada canadian canberra caribbean chennai chicago chinese christian christianity christmas
+    colombia colombian colorado congo copenhagen croatia cuban cyprus czech damascus delhi denmark
+    dubai dublin dutch ecuador edinburgh egypt egyptian england english estonia ethiopia ethiopian europe
+    european fiji finland finnish florence florida france french geneva georgian german germany ghana greece
+    greek guatemala hanoi havana hawaii hebrew helsinki himalayas hindi hinduism honduras houston hungarian
+    hungary iceland icelandic illinois india indian indonesia indonesian iran iranian iraq iraqi ireland irish
+    islam islamic israel israeli istanbul italian italy jakarta jamaica japan japanese jerusalem jewish
+    judaism jupiter kabul kenya kenyan korea korean kuwait kyoto latin latvia lebanon lisbon lithuania london
+    luxembourg macedonia madagascar madrid malaysia maldives manchester manila marrakech massachusetts mecca
+    mediterranean melbourne mexican mexico miami michigan milan minnesota moldova monaco mongolia montenegro
+    montreal moroccan morocco moscow mozambique mumbai munich muslim muslims myanmar nairobi namibia naples
+    nebraska nepal neptune netherlands nevada nicaragua nigeria nigerian norway norwegian ohio oregon osaka
+    oslo ottawa pakistan pakistani palestine panama paraguay paris pennsylvania persian peru peruvian
+    philippines pluto portugal portuguese prague quebec reykjavik rio romania romanian russia russian
+    rwanda sahara scotland seattle senegal seoul serbia shakespeare shanghai siberia sicily singapore slovakia
+    slovenia somalia spain spanish stockholm sudan swahili sweden swedish switzerland sydney syria
+    taiwan tanzania tehran texas thai thailand tibet tokyo toronto tunisia turkish uganda ukraine ukrainian
+    uranus uruguay uzbekistan vancouver venezuela venice vienna vietnam vietnamese virginia wellington
+    yemen zambia zimbabwe zurich monday tuesday wednesday thursday friday saturday sunday january february
+    september october november december halloween easter ramadan hanukkah diwali einstein darwin plato
+    aristotle socrates napoleon mozart beethoven picasso hamlet everest wikipedia google facebook twitter
+    instagram tiktok microsoft netflix spotify samsung ubuntu debian kubernetes django pandas numpy
+    tensorflow pytorch bitcoin ethereum tesla toyota ikea photoshop outlook gmail linux unix nginx
+    laravel typescript fortran cobol matlab haskell clojure erlang kotlin
+    """
+)
+# Texts with one of them are about words, which stay as they were typed: can't and cannot, Colour and color
+MENTIONS = _normal_words__words(
+    """
+    word words spell spelled spelling grammar grammatical grammatically pronounce pronounced pronunciation
+    synonym synonyms antonym antonyms abbreviation abbreviations abbreviate contraction contractions
+    apostrophe hyphen hyphenated capitalize capitalise capitalized capitalised capitalization uppercase
+    lowercase plural singular punctuation punctuate comma commas phrase phrases sentence sentences acronym
+    adverb adjective noun verb preposition pronoun rhyme rhymes mean means meaning say correct incorrect
+    proofread translate translation short letter letters usage sounds typed slang idiom
+    """
+)
+# Their case means nothing here: the name is far more common than the word in small letters, or the other way.
+UNCASED = _normal_words__words("python java brown black white green gray summer young")
+# After "in" and "using" these are the program or the language, in whatever case
+TECHNICAL = _normal_words__words(
+    """
+    excel word windows rust go swift ruby react docker scala perl dart julia
+    """
+)
+
+# Short forms in capitals that are no word in small letters.
+ACRONYMS = _normal_words__words(
+    """
+    html css sql api http https json xml yaml csv pdf cpu gpu usb ssd hdd url uri ui ux php npm jvm jdk sdk
+    ide tcp udp ip dns dhcp ssh ssl tls ftp smtp vpn lan wan nasa fbi cia nato eu uk usa usd eur gbp gdp dna
+    rna atp adhd hiv covid bmi kpi crm erp seo ceo cfo cto phd mba nba nfl fifa gps mri tv pc diy faq rsvp
+    wwi wwii ai ml nlp llm bbc ibm amd hp lg bmw nyc javascript typescript youtube github gitlab postgresql
+    mysql sqlite mongodb iphone ipad ios macos whatsapp linkedin powerpoint chatgpt openai wifi wi-fi paypal
+    """
+)
+FUNCTION_WORDS = _normal_words__words(
+    """
+    a the of to in on at for with and or is are was were be do does did can could will would should may
+    might must i you he she it we they me my your what who whom whose which where when why how that this
+    these those not if about so then there here from by as have has had one tell explain
+    """
+)
+# Of which one at least is in an English text
+ENGLISH_WORDS = FUNCTION_WORDS - {"a", "in", "on", "me", "he", "was", "die", "so", "i"} | _normal_words__words(
+    """
+    please write give list name describe compare translate define convert solve summarize what's thanks into
+    an between its his her our generate create make calculate suggest recommend flights recipes
+    """
+)
+# Of which none is: their languages have other rules
+FOREIGN = _normal_words__words(
+    """
+    und ist nicht wie das der dem ein eine auf mit est les des une dans pour avec que qui quel quelle
+    comment pourquoi como para por los las una del cual het een niet wat hoe voor della che di il sono perch
+    per cosa os uma com jak czy och att hur vad je sie ich wo warum
+    """
+)
+# Beside these a word may be an identifier, and its case matters
+CODE_NOUNS = _normal_words__words(
+    "variable function class method column field table file type constant identifier keyword key"
+)
+
+
+# --- ollama_pack.cache.guards ---
+# What two questions must have in common before the similarity of their meanings counts at all.
+#
+# Embeddings hardly see numbers, negations and names. Two questions with the same meaning have the same numbers,
+# as many negations, the same names, quotes and code, and no word whose opposite the other one has.
+#
+# Nor do they see small differences: the more of two questions is the same, the more what is left is what they
+# ask. So two that are the same except for one word, one word more, or the order of their words are told apart.
+# Those that mean the same mostly differ in their whole form.
+
+GUARDS_VERSION = 2  # to be raised with any change here: labels are of pairs that have passed these guards
+_ANY_WORD = re.compile(r"[a-z0-9]+(?:'[a-z]+)?")
+_TO, _FROM = frozenset(("to", "into")), frozenset(("from",))
+_WORD = re.compile(r"[A-Za-z]+(?:'[A-Za-z]+)?")
+_PARTS = re.compile(r"[A-Za-z]+|[^A-Za-z]+")
+_guards__NUMBER = re.compile(r"\d+(?:[.,:]\d+)*")
+_KEPT = re.compile(r"`[^`]*`|\"[^\"]*\"|“[^”]*”|《[^》]*》|\S*[/\\@_={}\[\]^~<>$*+]\S*|\S*\(\)\S*")
+_SENTENCE_BEGINS = re.compile(r"(?:^|[.!?:,]\s*)$")
+_HAN = re.compile(r"[\u3400-\u9fff]")
+_NOT = frozenset(
+    ("not", "no", "never", "none", "nobody", "nothing", "neither", "nor", "without", "hardly", "cannot")
+)
+_NOT_ZH = re.compile("不|没|無|无|非|未|勿|别|禁止")
+_NUMBER_ZH = re.compile("[一二三四五六七八九十百千万亿两半]")
+_KINDS = frozenset(("who", "whom", "whose", "where", "when", "why", "how"))
+_SENTENCES = re.compile(r"[.!?]\s+\S")
+_AUXILIARIES = {
+    **dict.fromkeys(("is", "are", "am", "do", "does"), "now"),
+    **dict.fromkeys(("was", "were", "did"), "then"),
+    **dict.fromkeys(("can", "could"), "can"),
+    **dict.fromkeys(("may", "might"), "may"),
+    **dict.fromkeys(("have", "has"), "have"),
+    **{word: word for word in ("should", "must", "will", "would", "had")},
+}
+_AGREE = {
+    "are": "is",
+    "have": "has",
+    "do": "does",
+    "were": "was",
+    "these": "this",
+    "those": "that",
+    "am": "is",
+}
+_SMALL = frozenset(("a", "an", "the", "few", "little", "please"))
+_BEFORE_NOUNS = frozenset(("a", "an", "the", "my", "your", "his", "her", "our", "their", "this"))
+_CONNECTS = frozenset(("of", "in", "by", "is", "are", "be"))
+_SHORTEST = 3  # letters of a word whose last s may be a plural's
+_MOST_EXTRA = 2  # words more that one of two questions has
+
+
+def _groups(rows: str) -> dict[str, dict[int, int]]:
+    """Of each word the groups that it is in, and its place in each."""
+    found: dict[str, dict[int, int]] = {}
+    for number, group in enumerate(rows.split()):
+        for place, words in enumerate(group.split("/")):
+            for word in words.split("+"):
+                found.setdefault(word, {})[number] = place
+    return found
+
+
+_CONTRASTS, _SYNONYMS = _groups(CONTRASTS), _groups(SYNONYMS)
+_OPPOSITES_ZH = (
+    "前后 上下 左右 开关 大小 多少 高低 长短 增减 买卖 男女 早晚 新旧 升降 进出 加减 优缺 冷热 胜负 始终"
+)
+_OPPOSED_ZH = [tuple(pair) for pair in _OPPOSITES_ZH.split()]
+
+
+def may_be_same(one: str, two: str) -> bool:
+    """Whether nothing that an embedding overlooks tells two questions apart.
+
+    They are two that have different normal forms, or none.
+    """
+    if bool(_HAN.search(one)) != bool(_HAN.search(two)):
+        return False
+    if not (_names(one) <= set(_guards__words(two)) and _names(two) <= set(_guards__words(one))):
+        return False
+    checks = (_numbers, _kept, _negations, _kind)
+    if not all(check(one) == check(two) for check in checks):
+        return False
+    return not (_opposed_zh(one, two) if _HAN.search(one) else _told_apart(one, two))
+
+
+def _told_apart(one: str, two: str) -> bool:
+    """Whether words tell two questions apart that are not in Chinese."""
+    here, there = _plain_words(one), _plain_words(two)
+    return (
+        set(here) & MARKERS != set(there) & MARKERS
+        or _contrasted(set(here) - set(there), set(there) - set(here))
+        or _ask_otherwise(here, there)
+        or _lead_elsewhere(here, there)
+        or _reordered(one, two)
+        or _differ_in_one(one, two)
+        or bool(_SENTENCES.search(one) or _SENTENCES.search(two))
+    )
+
+
+def _contrasted(here: set[str], there: set[str]) -> bool:
+    """Whether one has a word that the other has another one of its kind for."""
+    return any(
+        place != _CONTRASTS.get(other, {}).get(group, place)
+        for word in here
+        for group, place in _CONTRASTS.get(word, {}).items()
+        for other in there
+    )
+
+
+def _ask_otherwise(here: list[str], there: list[str]) -> bool:
+    """Whether two questions for a yes or a no begin with other verbs: can I, must I."""
+    one, two = (_AUXILIARIES.get(words[0]) if words else None for words in (here, there))
+    return bool(one and two and one != two)
+
+
+def _lead_elsewhere(here: list[str], there: list[str]) -> bool:
+    """Whether what one goes to, or comes from, is something else in the other: Celsius into Fahrenheit."""
+    to, from_ = ([_after(words, prepositions) for words in (here, there)] for prepositions in (_TO, _FROM))
+    swapped = any(
+        any(word in there and word not in two for word in one)
+        and any(word in here and word not in one for word in two)
+        for one, two in (to, from_, [_after(words, {"than"}) for words in (here, there)])
+    )
+    return swapped or bool(to[0] & from_[1] or from_[0] & to[1])
+
+
+def _after(words: list[str], prepositions: AbstractSet[str]) -> set[str]:
+    """What follows some prepositions, beyond articles."""
+    found = set()
+    for place, word in enumerate(words):
+        rest = [each for each in words[place + 1 :] if each not in _BEFORE_NOUNS]
+        if word in prepositions and rest:
+            found.add(rest[0])
+    return found
+
+
+def _reordered(one: str, two: str) -> bool:
+    """Whether the same words stand in another order, and no other form of the question explains it.
+
+    Lions eat zebras. A comma explains it, and so does one that has an "of", "in" or "is" more.
+    """
+    here, there = _content(one), _content(two)
+    if sorted(here) != sorted(there):
+        return False
+    if here == there:
+        return _agreeing(one) == _agreeing(two)
+    connects = [
+        {*_plain_words(text)} & _CONNECTS | {each for each in ("'s", ",") if each in text}
+        for text in (one, two)
+    ]
+    return connects[0] == connects[1]
+
+
+def _differ_in_one(one: str, two: str) -> bool:
+    """Whether all is the same but one word, or some that one has besides: a small change is a trap."""
+    here, there = sorted((_content(one), _content(two)), key=len)
+    if len(here) == len(there):
+        pairs = [pair for pair in zip(here, there, strict=True) if pair[0] != pair[1]]
+        return (
+            len(pairs) == 1
+            and not _SYNONYMS.get(pairs[0][0], {}).keys() & _SYNONYMS.get(pairs[0][1], {}).keys()
+        )
+    if len(there) - len(here) > _MOST_EXTRA:
+        return False
+    rest = iter(there)
+    return all(word in rest for word in here) and not Counter(there) - Counter(here) <= Counter(ADDS_NOTHING)
+
+
+def _content(text: str) -> list[str]:
+    """The words that do not come and go with the form of a question, in the singular."""
+    return [_singular(word) for word in _plain_words(text) if word not in FRAME]
+
+
+def _agreeing(text: str) -> list[str]:
+    """All words but articles, in the singular: of two texts that have the same, small things differ."""
+    return [_singular(_AGREE.get(word, word)) for word in _plain_words(text) if word not in _SMALL]
+
+
+def _singular(word: str) -> str:
+    return word[:-1] if len(word) > _SHORTEST and word.endswith("s") and not word.endswith("ss") else word
+
+
+def _plain_words(text: str) -> list[str]:
+    """The words, numbers among them, without contractions."""
+    found = _ANY_WORD.findall(text.lower().replace("’", "'"))  # noqa: RUF001
+    return [part for word in found for part in CONTRACTIONS.get(word, (word,))]
+
+
+def _numbers(text: str) -> tuple[list[str], list[str]]:
+    """In their order: 15 % of 80 is not 80 % of 15."""
+    digits = "".join(f" {''.join(CONTRACTIONS.get(word.lower(), (word,)))} " for word in _PARTS.findall(text))
+    return _guards__NUMBER.findall(digits), _NUMBER_ZH.findall(text)
+
+
+def _kept(text: str) -> Counter[str]:
+    return Counter(_KEPT.findall(text))
+
+
+def _negations(text: str) -> int:
+    said = (part for word in _guards__words(text) for part in CONTRACTIONS.get(word, (word,)))
+    return sum(part in _NOT for part in said) + len(_NOT_ZH.findall(text))
+
+
+def _names(text: str) -> frozenset[str]:
+    """Words in capitals that do not begin a sentence, and Latin words among Chinese ones."""
+    if _HAN.search(text):
+        return frozenset(_guards__words(text))
+    found = (match for match in _WORD.finditer(text) if match[0][0].isupper())
+    inside = (match for match in found if not _SENTENCE_BEGINS.search(text[: match.start()]))
+    return frozenset(match[0].lower() for match in inside) - {"i", "i'm", "i'd", "i've", "i'll"}
+
+
+def _kind(text: str) -> frozenset[str]:
+    return frozenset(_guards__words(text)) & _KINDS
+
+
+def _opposed_zh(one: str, two: str) -> bool:
+    here, there = set(one) - set(two), set(two) - set(one)
+    return any((a in here and b in there) or (b in here and a in there) for a, b in _OPPOSED_ZH)
+
+
+def _guards__words(text: str) -> list[str]:
+    return [word.lower() for word in _WORD.findall(text.replace("’", "'"))]  # noqa: RUF001
+
+
 # --- ollama_pack.cache.judge ---
 # The judge of similar answers: what it is asked, and when its word counts as a yes.
 #
@@ -2076,14 +2620,26 @@ def read_rounds(given: Mapping[str, Any]) -> dict[str, PooledRound]:
     """
     number, epsilon, shares = given.get("round"), given.get("epsilon"), given.get("shares")
     if not isinstance(number, int) or not 1 <= number <= MOST_PAIRS:
-        raise ValueError(f"`round` must be a number from 1 on, not {number!r}")
+        raise ValueError(message("`round` must be a number from 1 on, not {number!r}", number=number))
     if not isinstance(epsilon, int | float) or not EPSILONS[0] <= epsilon <= EPSILONS[1]:
-        raise ValueError(f"`epsilon` must be from {EPSILONS[0]:g} to {EPSILONS[1]:g}, not {epsilon!r}")
+        least, most = EPSILONS
+        raise ValueError(
+            message(
+                "`epsilon` must be from {least:g} to {most:g}, not {epsilon!r}",
+                least=least,
+                most=most,
+                epsilon=epsilon,
+            )
+        )
     if not isinstance(shares, int | float) or not 0 < shares <= MOST_SHARES:
-        raise ValueError(f"`shares` must be above 0 and at most {MOST_SHARES}, not {shares!r}")
+        raise ValueError(
+            message(
+                "`shares` must be above 0 and at most {most}, not {shares!r}", most=MOST_SHARES, shares=shares
+            )
+        )
     labels = given.get("labels")
     if not isinstance(labels, Mapping):
-        raise ValueError("`labels` must be an object: for each key `right` and `wrong`")  # noqa: TRY004 - of JSON
+        raise ValueError(message("`labels` must be an object: for each key `right` and `wrong`"))  # noqa: TRY004 - of JSON
     return {
         str(key): PooledRound(Judged(*_two_rows(key, row)), float(epsilon), float(shares), number)
         for key, row in labels.items()
@@ -2101,7 +2657,11 @@ def _two_rows(key: str, row: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
         if rows and key.count("|") >= 3:  # noqa: PLR2004 - see `label_key`
             return tuple(rows[0]), tuple(rows[1])
     raise ValueError(
-        f"`labels` of {key!r} must be {len(THRESHOLDS)} whole numbers `right`, and as many `wrong`"
+        message(
+            "`labels` of {key!r} must be {count} whole numbers `right`, and as many `wrong`",
+            key=key,
+            count=len(THRESHOLDS),
+        )
     )
 
 
@@ -2171,7 +2731,7 @@ def label_key(model: str, embedder: str, scope: str, asked: str = "", weights: s
         asked: the question.
         weights: the digest of the model's; empty where an engine has none.
     """
-    made_of = digest_of(f"{embedder} {weights}".strip().encode())[:8]
+    made_of = digest_of(f"{embedder} {weights} {GUARDS_VERSION}".encode())[:8]
     return f"{model}|{made_of}|{scope.partition(':')[0]}|{language_of(asked)}"
 
 
@@ -2625,197 +3185,10 @@ class IdleQueue:
         return True
 
 
-# --- ollama_pack.cache.normal_words ---
-# The words of the normal form, in English: which say the same, which say nothing, and whose case matters.
-#
-# A word is on a list only where swapping or dropping it changes the answer of no question that a person would
-# ask. Where there is doubt it is not here, and the model answers.
-
-
-def _words(text: str) -> frozenset[str]:
-    return frozenset(text.split())
-
-
-def _pairs(text: str) -> dict[str, tuple[str, ...]]:
-    """`one=another two; …` as what each word is replaced with."""
-    rows = (row.partition("=") for row in text.split(";"))
-    return {word.strip(): tuple(said.split()) for word, _, said in rows}
-
-
-CONTRACTIONS = _pairs(
-    """
-    don't=do not; doesn't=does not; didn't=did not; isn't=is not; aren't=are not; wasn't=was not;
-    weren't=were not; haven't=have not; hasn't=has not; hadn't=had not; can't=can not; cannot=can not;
-    couldn't=could not; won't=will not; wouldn't=would not; shouldn't=should not; mustn't=must not;
-    needn't=need not; mightn't=might not; dont=do not; doesnt=does not; didnt=did not; isnt=is not;
-    arent=are not; wasnt=was not; werent=were not; couldnt=could not; wouldnt=would not; shouldnt=should
-    not; what's=what is; whats=what is; where's=where is; wheres=where is; who's=who is; how's=how is;
-    when's=when is; why's=why is; that's=that is; thats=that is; there's=there is; here's=here is;
-    it's=it is; he's=he is; she's=she is; let's=let us; i'm=i am; im=i am; you're=you are; we're=we are;
-    they're=they are; i've=i have; you've=you have; we've=we have; they've=they have; i'll=i will;
-    you'll=you will; we'll=we will; they'll=they will; it'll=it will; what're=what are; i'd=i would;
-    wanna=want to; gonna=going to; gotta=got to; u=you; ur=your; pls=please; plz=please; thx=thanks;
-    an=a; vs=versus; vs.=versus; v.s.=versus; kindly=please; info=information; email=e-mail;
-    emails=e-mails; fridge=refrigerator; fridges=refrigerators; kids=children; airplane=aeroplane;
-    airplanes=aeroplanes; plane=plane; maths=math; biggest=largest; quickest=fastest; utilize=use;
-    utilise=use; percent=%; automobile=car; automobiles=cars; drawbacks=disadvantages; us$=usd; u.s.=US;
-    u.s.a.=USA; u.k.=UK; ww1=wwi; ww2=wwii; website=web-site; websites=web-sites; mum=mom; okay=ok;
-    grey=gray; cosy=cozy; kilometre=km; kilometres=km; kilometer=km; kilometers=km; kilogram=kg;
-    kilograms=kg; centimetre=cm; centimetres=cm; centimeter=cm; centimeters=cm; millimetre=mm;
-    millimetres=mm; millimeter=mm; millimeters=mm; hrs=hours; mins=minutes; secs=seconds; two=2;
-    three=3; four=4; five=5; six=6; seven=7; eight=8; nine=9; ten=10; eleven=11; twelve=12; thirteen=13;
-    fourteen=14; fifteen=15; sixteen=16; seventeen=17; eighteen=18; nineteen=19; twenty=20; thirty=30;
-    forty=40; fifty=50; sixty=60; seventy=70; eighty=80; ninety=90; 1st=first; 2nd=second; 3rd=third;
-    4th=fourth; 5th=fifth; 6th=sixth; 7th=seventh; 8th=eighth; 9th=ninth; 10th=tenth; theatre=theater;
-    theatres=theaters; fibre=fiber; fibres=fibers; litre=liter; litres=liters; metre=meter;
-    metres=meters; catalogue=catalog; catalogues=catalogs; dialogue=dialog; aluminium=aluminum;
-    jewellery=jewelry; tyre=tire; tyres=tires; pyjamas=pajamas; moustache=mustache; sceptical=skeptical;
-    defence=defense; offence=offense; licence=license; practise=practice; programme=program;
-    programmes=programs; judgement=judgment; ageing=aging; enrol=enroll; fulfil=fulfill;
-    skilful=skillful; traveller=traveler; travellers=travelers; travelling=traveling;
-    travelled=traveled; cancelled=canceled; cancelling=canceling; modelling=modeling; modelled=modeled;
-    labelled=labeled; labelling=labeling; fuelled=fueled; counsellor=counselor; marvellous=marvelous;
-    centre=center; centres=centers; centred=centered; plough=plow; doughnut=donut; doughnuts=donuts;
-    yoghurt=yogurt; artefact=artifact; artefacts=artifacts; analogue=analog; tumour=tumor;
-    tumours=tumors; oestrogen=estrogen; anaemia=anemia; diarrhoea=diarrhea; leukaemia=leukemia;
-    paediatric=pediatric; encyclopaedia=encyclopedia; manoeuvre=maneuver; analyse=analyze;
-    analysed=analyzed; analyses=analyzes; analysing=analyzing; paralyse=paralyze; paralysed=paralyzed;
-    catalyse=catalyze; hotdog=hot dog; hotdogs=hot dogs
-    """
-)
-
-# -our and -ise, with whatever ends may follow
-OUR = _words(
-    """
-    colour favour favourite flavour honour humour labour neighbour neighbourhood rumour behaviour harbour
-    vapour odour armour endeavour savour glamour vigour splendour parlour saviour
-    """
-)
-ISE = _words(
-    """
-    organ real recogn summar memor minim maxim optim categor apolog character criticis critic emphas final
-    general global hospital harmon initial ital legal local material mobil modern normal parallel personal
-    plagiar popular prior random revolution serial special stabil standard sterili symbol synchron synthes
-    token util vandal visual anonym author capital central custom digital econom familiar fertil industrial
-    alphabet monet neutral penal social subsid terror theor tokenis virtual vocal
-    """
-)
-
-# Words that are another word in another case: China is no china, IT is not it. Their case stays as it was.
-CASED = _words(
-    """
-    polish turkey china march may us it who apple aids rust go swift ruby bill mark jack will rose grace
-    hope faith joy frank nice reading job august chile jordan guinea jersey bath lima cologne mercury amazon
-    windows word excel access target gap shell dart basic orange mobile cuba ham nancy dick bob don pat rob
-    sue art gene ray drew grant miles chase cliff dale dean earl ernest forest gale glen guy hank harry
-    heath iris ivy jasmine lance lily max melody miller nick olive pearl penny pierce randy rich robin sally
-    sandy scarlet skip stone summer april june terry tiffany tom victor violet wade ward warren wood wolf
-    young king queen bishop baker cook smith carpenter fisher hunter taylor turner walker brown black white
-    green gray earth mars venus saturn titan nike puma jaguar ford dodge beetle mustang python cobra java
-    scala perl julia crystal elixir go lisp scheme racket haskell pascal ada lua raven oracle sage slack
-    teams outlook edge chrome safari opera brave notion zoom meet drive chat bard gemini claude copilot
-    cursor spark kafka flink hive pig storm flask spring rails express react vue angular next nest fiber
-    rocket docker swarm helm chef puppet salt vault nomad consul atom brackets sublime eclipse ant maven
-    hopper ram rom cat dos arm pin sim led mac act sat gif gnu can pet gas lot roman wales danish finish
-    swede hamburg frankfurter hamburger berliner danes pole poles scotch welsh alpine orient buffalo phoenix
-    reno mobile buffet gates jobs cash bush house fall fields waters winters snow west east north south no
-    """
-)
-# Names that are no word in small letters. Any other capital inside a sentence makes a name of its own.
-NAMES = _words(
-    """
-    afghanistan africa african albania algeria american americans america amsterdam android angola antarctica
-    arabic arctic argentina armenia asia asian athens atlantic auckland australia australian austria austrian
-    azerbaijan baghdad bahrain bangkok bangladesh barcelona beijing belarus belgian belgium berlin bolivia
-    bosnia brazil brazilian britain british brussels bucharest budapest bulgaria cairo california cambodia
-    cameroon canada canadian canberra caribbean chennai chicago chinese christian christianity christmas
-    colombia colombian colorado congo copenhagen croatia cuban cyprus czech damascus delhi denmark
-    dubai dublin dutch ecuador edinburgh egypt egyptian england english estonia ethiopia ethiopian europe
-    european fiji finland finnish florence florida france french geneva georgian german germany ghana greece
-    greek guatemala hanoi havana hawaii hebrew helsinki himalayas hindi hinduism honduras houston hungarian
-    hungary iceland icelandic illinois india indian indonesia indonesian iran iranian iraq iraqi ireland irish
-    islam islamic israel israeli istanbul italian italy jakarta jamaica japan japanese jerusalem jewish
-    judaism jupiter kabul kenya kenyan korea korean kuwait kyoto latin latvia lebanon lisbon lithuania london
-    luxembourg macedonia madagascar madrid malaysia maldives manchester manila marrakech massachusetts mecca
-    mediterranean melbourne mexican mexico miami michigan milan minnesota moldova monaco mongolia montenegro
-    montreal moroccan morocco moscow mozambique mumbai munich muslim muslims myanmar nairobi namibia naples
-    nebraska nepal neptune netherlands nevada nicaragua nigeria nigerian norway norwegian ohio oregon osaka
-    oslo ottawa pakistan pakistani palestine panama paraguay paris pennsylvania persian peru peruvian
-    philippines pluto portugal portuguese prague quebec reykjavik rio romania romanian russia russian
-    rwanda sahara scotland seattle senegal seoul serbia shakespeare shanghai siberia sicily singapore slovakia
-    slovenia somalia spain spanish stockholm sudan swahili sweden swedish switzerland sydney syria
-    taiwan tanzania tehran texas thai thailand tibet tokyo toronto tunisia turkish uganda ukraine ukrainian
-    uranus uruguay uzbekistan vancouver venezuela venice vienna vietnam vietnamese virginia wellington
-    yemen zambia zimbabwe zurich monday tuesday wednesday thursday friday saturday sunday january february
-    september october november december halloween easter ramadan hanukkah diwali einstein darwin plato
-    aristotle socrates napoleon mozart beethoven picasso hamlet everest wikipedia google facebook twitter
-    instagram tiktok microsoft netflix spotify samsung ubuntu debian kubernetes django pandas numpy
-    tensorflow pytorch bitcoin ethereum tesla toyota ikea photoshop outlook gmail linux unix nginx
-    laravel typescript fortran cobol matlab haskell clojure erlang kotlin
-    """
-)
-# Texts with one of them are about words, which stay as they were typed: can't and cannot, Colour and color
-MENTIONS = _words(
-    """
-    word words spell spelled spelling grammar grammatical grammatically pronounce pronounced pronunciation
-    synonym synonyms antonym antonyms abbreviation abbreviations abbreviate contraction contractions
-    apostrophe hyphen hyphenated capitalize capitalise capitalized capitalised capitalization uppercase
-    lowercase plural singular punctuation punctuate comma commas phrase phrases sentence sentences acronym
-    adverb adjective noun verb preposition pronoun rhyme rhymes mean means meaning say correct incorrect
-    proofread translate translation short letter letters usage sounds typed slang idiom
-    """
-)
-# Their case means nothing here: the name is far more common than the word in small letters, or the other way.
-UNCASED = _words("python java brown black white green gray summer young")
-# After "in" and "using" these are the program or the language, in whatever case
-TECHNICAL = _words(
-    """
-    excel word windows rust go swift ruby react docker scala perl dart julia
-    """
-)
-
-# Short forms in capitals that are no word in small letters.
-ACRONYMS = _words(
-    """
-    html css sql api http https json xml yaml csv pdf cpu gpu usb ssd hdd url uri ui ux php npm jvm jdk sdk
-    ide tcp udp ip dns dhcp ssh ssl tls ftp smtp vpn lan wan nasa fbi cia nato eu uk usa usd eur gbp gdp dna
-    rna atp adhd hiv covid bmi kpi crm erp seo ceo cfo cto phd mba nba nfl fifa gps mri tv pc diy faq rsvp
-    wwi wwii ai ml nlp llm bbc ibm amd hp lg bmw nyc javascript typescript youtube github gitlab postgresql
-    mysql sqlite mongodb iphone ipad ios macos whatsapp linkedin powerpoint chatgpt openai wifi wi-fi paypal
-    """
-)
-FUNCTION_WORDS = _words(
-    """
-    a the of to in on at for with and or is are was were be do does did can could will would should may
-    might must i you he she it we they me my your what who whom whose which where when why how that this
-    these those not if about so then there here from by as have has had one tell explain
-    """
-)
-# Of which one at least is in an English text
-ENGLISH_WORDS = FUNCTION_WORDS - {"a", "in", "on", "me", "he", "was", "die", "so", "i"} | _words(
-    """
-    please write give list name describe compare translate define convert solve summarize what's thanks into
-    an between its his her our generate create make calculate suggest recommend flights recipes
-    """
-)
-# Of which none is: their languages have other rules
-FOREIGN = _words(
-    """
-    und ist nicht wie das der dem ein eine auf mit est les des une dans pour avec que qui quel quelle
-    comment pourquoi como para por los las una del cual het een niet wat hoe voor della che di il sono perch
-    per cosa os uma com jak czy och att hur vad je sie ich wo warum
-    """
-)
-# Beside these a word may be an identifier, and its case matters
-CODE_NOUNS = _words(
-    "variable function class method column field table file type constant identifier keyword key"
-)
-
-
 # --- ollama_pack.cache.normal_zh ---
 # The normal form of a question in Chinese: see `normal_form`.
 
-_HAN = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff]")
+_normal_zh__HAN = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff]")
 _FEWEST = 2  # characters
 _KANA = re.compile(r"[\u3040-\u30ff\uac00-\ud7af]")
 _ENDS = "。，,.!?！？；;：:~～… 、¶"  # noqa: RUF001 - as people write them
@@ -2945,7 +3318,7 @@ def _joined(tokens: list[str]) -> str:
     """The tokens with a space where neither side is Chinese: `Python列表` and `Python 列表` are one."""
     said = ""
     for token in tokens:
-        between = said and not _HAN.match(said[-1]) and not _HAN.match(token[0]) and token not in _ENDS
+        between = said and not _normal_zh__HAN.match(said[-1]) and not _normal_zh__HAN.match(token[0]) and token not in _ENDS
         said += f" {token}" if between else token
     return said
 
@@ -3701,6 +4074,14 @@ def object_at(value: object, *path: str) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
 
 
+# --- ollama_pack.engines.model_ids ---
+# Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#
+# Those that `gpu_router` answers begin with its name, on Open WebUI and on the Pipelines server.
+
+ROUTER = "gpu_router."
+
+
 # --- ollama_pack.engines.ollama.installed ---
 # Which models some Ollama nodes have, and which weights, by `GET /api/tags`. One event loop at a time.
 
@@ -3824,21 +4205,6 @@ def _named(models: _Models, *keys: str) -> Iterable[tuple[str, Mapping[str, Any]
     for model in models:
         if name := next(filter(None, map(model.get, keys)), None):
             yield str(name), model
-
-
-# --- ollama_pack.engines.routed_names ---
-# How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-
-ROUTER = "gpu_router."  # begins their ids
-
-
-# --- ollama_pack.services.cache_state ---
-# What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
-
-# Key in Open WebUI's `__metadata__`, which lives as long as the request. There stand: the `rounds` of it so
-# far, and of the last one that the cache is for the `model` that was asked, the id of the `filter`, and the
-# `ticket` that it gives the answer for. `cached`: nothing is generated for it, which usage_budgets looks at.
-STATE = "ollama_pack_cache"
 
 
 # --- ollama_pack.base.redis ---
@@ -4293,33 +4659,51 @@ _REDIS_CLIENTS: Mapping[str, Callable[[_RedisUrl], RedisClient]] = {
 }
 
 
-# --- ollama_pack.base.process ---
-# One object for all plugins of a process, which are files that share no code.
+# --- ollama_pack.services.valves ---
+# What all valves of the pack have in common: what is refused is told to admins, without what was written.
 #
-# Only objects of the standard library and of faster_whisper may be kept, because a plugin that is updated while
-# the server runs leaves objects of its older classes behind.
+# Open WebUI's page only shows that there was an error. What a process has refused is kept in it for an hour, as
+# plain values: each plugin has a copy of this code.
 
-_PLACE = "_ollama_pack_speech_state"  # never a module that can be imported
-
-
-def process_wide(name: str, make: Callable[[], T]) -> T:
-    """The one object of that name in this process, made at the first call.
-
-    Args:
-        name: of the object.
-        make: makes it; may be called once too often, when two threads are the first together.
-    """
-    state = sys.modules.setdefault(_PLACE, ModuleType(_PLACE))
-    kept: T = vars(state).setdefault(name, make())
-    return kept
-
-
-# --- ollama_pack.services.refused_valves ---
-# Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#
-# What a process has refused is kept in it for an hour, as plain values: each plugin has a copy of this code.
-
+_WHOLE, _NUMBER, _SWITCH = (
+    message("must be a whole number"),
+    message("must be a number"),
+    message("must be true or false"),
+)
+# By pydantic's name for the error.
+_REFUSALS = {
+    "bool_parsing": _SWITCH,
+    "bool_type": _SWITCH,
+    "extra_forbidden": message("is not known"),
+    "float_parsing": _NUMBER,
+    "float_type": _NUMBER,
+    "int_from_float": _WHOLE,
+    "int_parsing": _WHOLE,
+    "int_type": _WHOLE,
+    "list_type": message("must be a list"),
+    "missing": message("is missing"),
+    "string_type": message("must be text"),
+}
 _MODULE = re.compile(r"(?:function|tool)_(\w+)_[0-9a-f]{32}")  # as Open WebUI calls a plugin's module
+
+
+class PackValves(BaseModel):
+    """Valves whose errors reach admins, and do not repeat what was written into them.
+
+    Open WebUI logs the error of a save that failed. Pydantic would put the value into it: a password,
+    a key, or a whole table of nodes with theirs.
+    """
+
+    model_config = ConfigDict(hide_input_in_errors=True)
+
+    def __init__(self, **values: Any) -> None:
+        """Validate the values, as Open WebUI does at each save and each request."""
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            note_refused(type(self), error)
+            raise
+        note_accepted(self)
 
 
 def note_refused(valves: type[BaseModel], error: ValidationError) -> None:
@@ -4358,7 +4742,7 @@ def _said(problem: Any) -> Message:
     return joined([valve, refusal(problem)], message(": "))
 
 
-def refusal(problem: Any) -> Message:  # noqa: PLR0911 - a line for each kind
+def refusal(problem: Any) -> Message:
     """What one of pydantic's errors says, in words for people."""
     context = problem.get("ctx") or {}
     match problem["type"]:
@@ -4368,36 +4752,9 @@ def refusal(problem: Any) -> Message:  # noqa: PLR0911 - a line for each kind
             return message("must be at least {limit}", limit=context["ge"])
         case "less_than_equal":
             return message("must be at most {limit}", limit=context["le"])
-        case "int_parsing" | "int_type" | "int_from_float":
-            return message("must be a whole number")
-        case "float_parsing" | "float_type":
-            return message("must be a number")
         case "literal_error":
             return message("must be one of {choices}", choices=context["expected"])
-    return Message(str(problem["msg"]))
-
-
-# --- ollama_pack.services.pack_valves ---
-# What all valves of the pack have in common.
-
-
-class PackValves(BaseModel):
-    """Valves whose errors reach admins, and do not repeat what was written into them.
-
-    Open WebUI logs the error of a save that failed. Pydantic would put the value into it: a password,
-    a key, or a whole table of nodes with theirs.
-    """
-
-    model_config = ConfigDict(hide_input_in_errors=True)
-
-    def __init__(self, **values: Any) -> None:
-        """Validate the values, as Open WebUI does at each save and each request."""
-        try:
-            super().__init__(**values)
-        except ValidationError as error:
-            note_refused(type(self), error)
-            raise
-        note_accepted(self)
+    return _REFUSALS.get(problem["type"]) or Message(str(problem["msg"]))
 
 
 # --- ollama_pack.services.cache_valves ---
@@ -4583,6 +4940,11 @@ def _is_zero(value: object) -> bool:
 # It is read from a chat's body and the metadata that Open WebUI has with it, and sends to Pipelines too.
 
 LARGE_CHARACTERS = 200_000  # from here on the key is made in a thread
+# What `response_cache_filter` leaves for `response_cache_replay`, as neither file can import the other. It is
+# a key in Open WebUI's `__metadata__`, which lives as long as the request. Its value has the `rounds` so far,
+# and of the last one that the cache is for: the `model` that was asked, the id of the `filter`, and the
+# `ticket` that it gives the answer for. `cached`: nothing is generated for it, which usage_budgets looks at.
+STATE = "ollama_pack_cache"
 _TEMPORARY = ("temporary:", "local:")  # so the id of a chat begins that is kept nowhere; the second is older
 
 
@@ -5439,91 +5801,6 @@ class LiveHub:
             return True
         live.close("complete" if plain == END_RECORD else "lost")
         return False
-
-
-# --- ollama_pack.cache.guards ---
-# What two questions must have in common before the similarity of their meanings counts at all.
-#
-# Embeddings hardly see numbers, negations and names. Two questions with the same meaning have the same numbers,
-# as many negations, the same names, quotes and code, and no word whose opposite the other one has.
-
-_WORD = re.compile(r"[A-Za-z]+(?:'[A-Za-z]+)?")
-_PARTS = re.compile(r"[A-Za-z]+|[^A-Za-z]+")
-_NUMBER = re.compile(r"\d+(?:[.,:]\d+)*")
-_KEPT = re.compile(r"`[^`]*`|\"[^\"]*\"|“[^”]*”|《[^》]*》|\S*[/\\@_={}\[\]^~<>$*+]\S*|\S*\(\)\S*")
-_SENTENCE_BEGINS = re.compile(r"(?:^|[.!?:,]\s*)$")
-_guards__HAN = re.compile(r"[\u3400-\u9fff]")
-_NOT = frozenset(
-    ("not", "no", "never", "none", "nobody", "nothing", "neither", "nor", "without", "hardly", "cannot")
-)
-_NOT_ZH = re.compile("不|没|無|无|非|未|勿|别|禁止")
-_NUMBER_ZH = re.compile("[一二三四五六七八九十百千万亿两半]")
-_KINDS = frozenset(("who", "whom", "whose", "where", "when", "why", "how"))
-_OPPOSITES = """
-before/after with/without enable/disable open/close start/stop start/end begin/end increase/decrease
-first/last best/worst largest/smallest highest/lowest longest/shortest oldest/youngest more/less
-most/least all/some all/any buy/sell import/export upload/download install/uninstall encrypt/decrypt
-advantages/disadvantages pros/cons cause/effect causes/effects legal/illegal safe/unsafe win/lose
-won/lost must/may can/should is/was are/were will/did left/right up/down in/out on/off push/pull
-read/write ascending/descending male/female he/she my/your singular/plural from/to i/you morning/evening
-gain/lose formal/informal accept/decline possible/impossible north/south east/west minimum/maximum
-"""
-_OPPOSED = [tuple(pair.split("/")) for pair in _OPPOSITES.split()]
-_OPPOSITES_ZH = (
-    "前后 上下 左右 开关 大小 多少 高低 长短 增减 买卖 男女 早晚 新旧 升降 进出 加减 优缺 冷热 胜负 始终"
-)
-_OPPOSED_ZH = [tuple(pair) for pair in _OPPOSITES_ZH.split()]
-
-
-def may_be_same(one: str, two: str) -> bool:
-    """Whether nothing that an embedding overlooks tells two questions apart."""
-    if bool(_guards__HAN.search(one)) != bool(_guards__HAN.search(two)):
-        return False
-    if not (_names(one) <= set(_guards__words(two)) and _names(two) <= set(_guards__words(one))):
-        return False
-    checks = (_numbers, _kept, _negations, _kind)
-    return all(check(one) == check(two) for check in checks) and not _opposed(one, two)
-
-
-def _numbers(text: str) -> tuple[list[str], list[str]]:
-    """In their order: 15 % of 80 is not 80 % of 15."""
-    digits = "".join(f" {''.join(CONTRACTIONS.get(word.lower(), (word,)))} " for word in _PARTS.findall(text))
-    return _NUMBER.findall(digits), _NUMBER_ZH.findall(text)
-
-
-def _kept(text: str) -> Counter[str]:
-    return Counter(_KEPT.findall(text))
-
-
-def _negations(text: str) -> int:
-    said = (part for word in _guards__words(text) for part in CONTRACTIONS.get(word, (word,)))
-    return sum(part in _NOT for part in said) + len(_NOT_ZH.findall(text))
-
-
-def _names(text: str) -> frozenset[str]:
-    """Words in capitals that do not begin a sentence, and Latin words among Chinese ones."""
-    if _guards__HAN.search(text):
-        return frozenset(_guards__words(text))
-    found = (match for match in _WORD.finditer(text) if match[0][0].isupper())
-    inside = (match for match in found if not _SENTENCE_BEGINS.search(text[: match.start()]))
-    return frozenset(match[0].lower() for match in inside) - {"i", "i'm", "i'd", "i've", "i'll"}
-
-
-def _kind(text: str) -> frozenset[str]:
-    return frozenset(_guards__words(text)) & _KINDS
-
-
-def _opposed(one: str, two: str) -> bool:
-    here, there = set(_guards__words(one)), set(_guards__words(two))
-    pairs = [(a, b, here, there) for a, b in _OPPOSED] + [(a, b, set(one), set(two)) for a, b in _OPPOSED_ZH]
-    return any(
-        (a in first - second and b in second - first) or (b in first - second and a in second - first)
-        for a, b, first, second in pairs
-    )
-
-
-def _guards__words(text: str) -> list[str]:
-    return [word.lower() for word in _WORD.findall(text.replace("’", "'"))]  # noqa: RUF001
 
 
 # --- ollama_pack.engines.ollama.to_openai ---
@@ -7608,6 +7885,11 @@ class Refusal:
     param: str | None = None
     retry_after: int | None = None
 
+    def translated(self, language: str) -> "Refusal":
+        """The same in a reader's language. Another plugin's sentence translates itself: it has the words."""
+        by_itself = getattr(self.message, "translated", None)
+        return replace(self, message=by_itself(language)) if by_itself else self
+
     @property
     def kind(self) -> str:
         """OpenAI's name for errors of this kind."""
@@ -8030,7 +8312,7 @@ class PendingAnswers:
 
 
 # --- ollama_pack.webui.chats ---
-# Chats of the running Open WebUI. Imports `open_webui` when called, not before.
+# Chats of the running Open WebUI, and their ratings. Imports `open_webui` when called, not before.
 
 _UNSAVED = ("temporary:", "local:", "channel:")  # so ids begin of chats that are not in the table
 
@@ -8574,6 +8856,29 @@ def _apart(request: Any) -> Any:
     return type(request)({**request.scope, "state": state}, request.receive)
 
 
+# --- ollama_pack.webui.audience ---
+# Whom published models are for: the words that an admin writes, and the grants that they stand for.
+
+Grants = frozenset[tuple[str, str, str]]  # principal type, principal id, permission
+
+EVERYBODY: Grants = frozenset({("user", "*", "read")})
+
+
+def grant_forms(grants: Grants) -> list[dict[str, str]]:
+    """Grants as Open WebUI's forms have them, in a fixed order."""
+    keys = ("principal_type", "principal_id", "permission")
+    return [dict(zip(keys, grant, strict=True)) for grant in sorted(grants)]
+
+
+# --- ollama_pack.webui.model_rows ---
+# Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+
+# The row of the response cache's own model. It has no mark: an admin decides on it once it is there.
+REPLAY = "response_cache_replay"
+REPLAY_NAME = "Response cache"
+REPLAY_META = {"hidden": True, "description": "Gives the answers of the response cache."}
+
+
 # --- ollama_pack.webui.models ---
 # What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
 
@@ -8689,71 +8994,36 @@ async def _filled_in(system: str, metadata: Mapping[str, Any], user: Mapping[str
     return "\n".join(str(message["content"]) for message in body["messages"])
 
 
-# --- ollama_pack.webui.reader ---
-# Who reads what the pack says, and in which language.
-
-
-def reader_language(metadata: Mapping[str, Any], request: Any) -> str:
-    """What the user has chosen in Open WebUI's settings; of a client of the API, what its request accepts."""
-    chosen = (metadata.get("variables") or {}).get("{{USER_LANGUAGE}}")
-    return str(chosen or accepted_language(request))
-
-
-def accepted_language(request: Any) -> str:
-    """A request's `Accept-Language`."""
-    return str(request.headers.get("accept-language") or ENGLISH) if request else ENGLISH
-
-
-# --- ollama_pack.webui.audience ---
-# Whom published models are for: the words that an admin writes, and the grants that they stand for.
-
-Grants = frozenset[tuple[str, str, str]]  # principal type, principal id, permission
-
-EVERYBODY: Grants = frozenset({("user", "*", "read")})
-
-
-def grant_forms(grants: Grants) -> list[dict[str, str]]:
-    """Grants as Open WebUI's forms have them, in a fixed order."""
-    keys = ("principal_type", "principal_id", "permission")
-    return [dict(zip(keys, grant, strict=True)) for grant in sorted(grants)]
-
-
-# --- ollama_pack.webui.replay_row ---
-# The row of the model `response_cache_replay`. Imports `open_webui` when called, not before.
-
-REPLAY = "response_cache_replay"
+# --- ollama_pack.webui.rows ---
+# Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
 
 
 async def share_replay() -> bool:
-    """Hide the model from the picker and share it with everybody; False: the function is not there, or off.
+    """Hide the response cache's model from the picker and share it with everybody, where it has no row yet.
 
-    Only where it has no row yet: an admin decides on the one that is there.
+    False: the function is not there, or off.
     """
     state = await function_state(REPLAY)
     if state.active:
-        await _make_row(state)
+        await _make_replay_row(state)
     return state.active
 
 
-async def _make_row(state: FunctionState) -> None:
-    from open_webui.models.models import ModelForm, Models  # noqa: PLC0415 - see the top of this module
+async def _make_replay_row(state: FunctionState) -> None:
+    from open_webui.models.models import ModelForm, Models  # noqa: PLC0415
 
     if await Models.get_model_by_id(REPLAY) is not None:
         return
     form = ModelForm(
         id=REPLAY,
-        name="Response cache",
+        name=REPLAY_NAME,
         base_model_id=None,
-        meta={"hidden": True, "description": "Gives the answers of the response cache."},
+        meta=REPLAY_META,
         params={},
         access_grants=grant_forms(EVERYBODY),
         is_active=True,
     )
     await Models.insert_new_model(form, state.owner)  # None: another worker was faster
-
-
-# --- ollama_pack.webui.rows ---
-# Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
 
 
 async def refresh_models(app: Any) -> None:
@@ -8972,6 +9242,21 @@ def current_span(name: str) -> Iterator[Span]:
         yield span
 
 
+# --- ollama_pack.webui.users ---
+# Users of the running Open WebUI, and the language that they read. Imports `open_webui` when called.
+
+
+def reader_language(metadata: Mapping[str, Any], request: Any) -> str:
+    """What the user has chosen in Open WebUI's settings; of a client of the API, what its request accepts."""
+    chosen = (metadata.get("variables") or {}).get("{{USER_LANGUAGE}}")
+    return str(chosen or accepted_language(request))
+
+
+def accepted_language(request: Any) -> str:
+    """A request's `Accept-Language`."""
+    return str(request.headers.get("accept-language") or ENGLISH) if request else ENGLISH
+
+
 # --- ollama_pack.plugins.functions.response_cache_filter ---
 
 USER_SECONDS = 5.0  # that a user's own valves are kept for the gateway
@@ -9149,7 +9434,7 @@ class Filter:
         try:
             rounds = read_rounds(given)
         except ValueError as error:
-            return str(error)
+            return said_by(error)
         return await self._change_counts(partial(as_set, rounds))
 
     async def forget_rounds(self) -> str:

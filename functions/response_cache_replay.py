@@ -10,7 +10,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/response_cache_replay.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipe`, line 1520, which the server calls.
+# Begin here: `class Pipe`, line 1527, which the server calls.
 # The modules that it uses come first:
 #     50  base.translations         The translations of all sentences. GENERATED from locale/ by scripts/package.py.
 #    117  base.messages             Sentences for people, in English and in the languages of the catalogue.
@@ -20,18 +20,18 @@ version: 0.1.0
 #    440  engines.ollama.to_openai  What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
 #    465  engines.ollama.stream     A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
 #    482  engines.refusals          What a client gets instead of an answer, in the form of each API that clients speak.
-#    554  aliases.errors            What goes wrong with aliases.
-#    592  cache.errors              What goes wrong with the cache.
-#    612  engines.sse               Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#    721  routing.errors            What goes wrong with routing.
-#    873  webui.errors              What goes wrong between the pack and Open WebUI.
-#    905  services.answers          An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#   1059  services.cache_state      What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
-#   1068  webui.calling             Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#   1215  engines.front_route       A route in front of a server's own, which sees each answer of a chat before its client does.
-#   1310  webui.early_errors        The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#   1471  webui.reader              Who reads what the pack says, and in which language.
-#   1486  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#    559  aliases.errors            What goes wrong with aliases.
+#    597  cache.errors              What goes wrong with the cache.
+#    617  engines.sse               Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#    726  routing.errors            What goes wrong with routing.
+#    878  webui.errors              What goes wrong between the pack and Open WebUI.
+#    910  services.answers          An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#   1063  services.cacheable        Which requests the cache is for, whose answers they share, and what it is asked.
+#   1075  webui.calling             Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#   1222  engines.front_route       A route in front of a server's own, which sees each answer of a chat before its client does.
+#   1317  webui.early_errors        The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#   1478  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   1498  webui.users               Users of the running Open WebUI, and the language that they read. Imports `open_webui` when called.
 
 import logging
 import re
@@ -515,6 +515,11 @@ class Refusal:
     param: str | None = None
     retry_after: int | None = None
 
+    def translated(self, language: str) -> "Refusal":
+        """The same in a reader's language. Another plugin's sentence translates itself: it has the words."""
+        by_itself = getattr(self.message, "translated", None)
+        return replace(self, message=by_itself(language)) if by_itself else self
+
     @property
     def kind(self) -> str:
         """OpenAI's name for errors of this kind."""
@@ -949,35 +954,34 @@ async def answer_events(
     yield LAST_EVENT
 
 
-def refusal_of(error: Exception, *, for_admin: bool, language: str = ENGLISH) -> Refusal:
+def refusal_of(error: Exception, *, for_admin: bool) -> Refusal:
     """The status, the code and the sentence for an error. What is not the pack's own goes to the log.
 
     Args:
         error: one of the pack's, or any other.
         for_admin: the sentence says which node did what, and how to put it right.
-        language: of whoever reads it.
     """
     if not isinstance(error, PackError):
         log.error("A chat was not answered", exc_info=error)
-        return Refusal(HTTPStatus.INTERNAL_SERVER_ERROR, in_language(_UNFORESEEN, language), "internal_error")
+        return Refusal(HTTPStatus.INTERNAL_SERVER_ERROR, _UNFORESEEN, "internal_error")
     status, code, sentence = _meaning(error)
     waiting_helps = status in {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE}
     return Refusal(
         status=status,
-        message=in_language(error if for_admin else sentence, language),
+        message=said_by(error) if for_admin else sentence,
         code=code,
         param=_param(error),
         retry_after=RETRY_AFTER_SECONDS if waiting_helps else None,
     )
 
 
-def passed_refusal(error: Exception, *, for_admin: bool, language: str = ENGLISH) -> Refusal:
+def passed_refusal(error: Exception, *, for_admin: bool) -> Refusal:
     """As `refusal_of`, for errors of other plugins too, which have classes of their own."""
     if (found := getattr(error, "refusal", None)) is not None:
         return Refusal(**{field.name: getattr(found, field.name) for field in fields(Refusal)})
     if type(error).__name__ == LeaderLostError.__name__:
         error = LeaderLostError(0)
-    return refusal_of(error, for_admin=for_admin, language=language)
+    return refusal_of(error, for_admin=for_admin)
 
 
 def _param(error: PackError) -> str | None:
@@ -1056,11 +1060,14 @@ def _client_status(error: RequestRefusedError) -> int:
     return status if status in client_errors else HTTPStatus.BAD_REQUEST
 
 
-# --- ollama_pack.services.cache_state ---
-# What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
+# --- ollama_pack.services.cacheable ---
+# Which requests the cache is for, whose answers they share, and what it is asked.
+#
+# It is read from a chat's body and the metadata that Open WebUI has with it, and sends to Pipelines too.
 
-# Key in Open WebUI's `__metadata__`, which lives as long as the request. There stand: the `rounds` of it so
-# far, and of the last one that the cache is for the `model` that was asked, the id of the `filter`, and the
+# What `response_cache_filter` leaves for `response_cache_replay`, as neither file can import the other. It is
+# a key in Open WebUI's `__metadata__`, which lives as long as the request. Its value has the `rounds` so far,
+# and of the last one that the cache is for: the `model` that was asked, the id of the `filter`, and the
 # `ticket` that it gives the answer for. `cached`: nothing is generated for it, which usage_budgets looks at.
 STATE = "ollama_pack_cache"
 
@@ -1468,21 +1475,6 @@ def kind_of(body: bytes) -> Literal["prelude", "answer", "error"]:
     return "prelude"
 
 
-# --- ollama_pack.webui.reader ---
-# Who reads what the pack says, and in which language.
-
-
-def reader_language(metadata: Mapping[str, Any], request: Any) -> str:
-    """What the user has chosen in Open WebUI's settings; of a client of the API, what its request accepts."""
-    chosen = (metadata.get("variables") or {}).get("{{USER_LANGUAGE}}")
-    return str(chosen or accepted_language(request))
-
-
-def accepted_language(request: Any) -> str:
-    """A request's `Accept-Language`."""
-    return str(request.headers.get("accept-language") or ENGLISH) if request else ENGLISH
-
-
 # --- ollama_pack.webui.server ---
 # What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
 #
@@ -1501,6 +1493,21 @@ def event_stream(
     from starlette.responses import StreamingResponse  # noqa: PLC0415 - see the top of this module
 
     return StreamingResponse(events, media_type=media_type, headers=headers)
+
+
+# --- ollama_pack.webui.users ---
+# Users of the running Open WebUI, and the language that they read. Imports `open_webui` when called.
+
+
+def reader_language(metadata: Mapping[str, Any], request: Any) -> str:
+    """What the user has chosen in Open WebUI's settings; of a client of the API, what its request accepts."""
+    chosen = (metadata.get("variables") or {}).get("{{USER_LANGUAGE}}")
+    return str(chosen or accepted_language(request))
+
+
+def accepted_language(request: Any) -> str:
+    """A request's `Accept-Language`."""
+    return str(request.headers.get("accept-language") or ENGLISH) if request else ENGLISH
 
 
 # --- ollama_pack.plugins.functions.response_cache_replay ---
@@ -1530,7 +1537,8 @@ class Pipe:
 
         def refused(error: Exception) -> Refusal:
             language = reader_language(__metadata__, __request__)
-            refusal = passed_refusal(error, for_admin=__user__.get("role") == "admin", language=language)
+            for_admin = __user__.get("role") == "admin"
+            refusal = passed_refusal(error, for_admin=for_admin).translated(language)
             note_refusal(__request__, refusal, __metadata__)
             return refusal
 

@@ -10,30 +10,31 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/usage_budgets.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Filter`, line 2714, which the server calls.
+# Begin here: `class Filter`, line 2775, which the server calls.
 # The modules that it uses come first:
-#     66  base.translations        The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    156  base.messages            Sentences for people, in English and in the languages of the catalogue.
-#    284  base.process             One object for all plugins of a process, which are files that share no code.
-#    307  errors                   The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    327  base.redis               A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#    779  budgets.errors           What goes wrong with budgets.
-#    809  budgets.period           Days, weeks and months in the site's time zone.
-#    878  budgets.table            The budget table: a row a line, read once and then only looked up.
-#   1210  engines.refusals         What a client gets instead of an answer, in the form of each API that clients speak.
-#   1282  budgets.store            What a store of budgets does, and the values that it takes and gives.
-#   1396  budgets.store_redis      Budgets in Redis or Valkey, for any number of replicas. Each step is one run of one script.
-#   1566  budgets.store_sqlite     Budgets in one SQLite file, for the workers of one machine.
-#   1727  services.budgets         Budgets at work: reserve before a chat, settle after it, say what is left.
-#   2066  services.budget_chats    Chats that are under way and their budgets: what each has used so far, by whoever knows it best.
-#   2233  services.cache_state     What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
-#   2242  services.refused_valves  Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#   2305  services.pack_valves     What all valves of the pack have in common.
-#   2328  engines.front_route      A route in front of a server's own, which sees each answer of a chat before its client does.
-#   2423  webui.early_errors       The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#   2570  engines.routed_names     How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   2576  webui.models             What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   2663  webui.server             What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#     67  base.translations      The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#    162  base.messages          Sentences for people, in English and in the languages of the catalogue.
+#    290  errors                 The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    310  base.redis             A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#    762  base.single_flight     What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
+#    785  base.tables            Tables that admins write as text: a row a line, `#` starts a comment, empty lines are skipped.
+#    816  budgets.errors         What goes wrong with budgets.
+#    832  budgets.period         Days, weeks and months in the site's time zone.
+#    901  budgets.table          The budget table: a row a line, read once and then only looked up.
+#   1231  engines.refusals       What a client gets instead of an answer, in the form of each API that clients speak.
+#   1308  budgets.store          What a store of budgets does, and the values that it takes and gives.
+#   1422  budgets.store_redis    Budgets in Redis or Valkey, for any number of replicas. Each step is one run of one script.
+#   1592  budgets.store_sqlite   Budgets in one SQLite file, for the workers of one machine.
+#   1755  services.budgets       Budgets at work: reserve before a chat, settle after it, say what is left.
+#   2095  services.budget_chats  Chats that are under way and their budgets: what each has used so far, by whoever knows it best.
+#   2262  services.cacheable     Which requests the cache is for, whose answers they share, and what it is asked.
+#   2274  services.valves        What all valves of the pack have in common: what is refused is told to admins, without what was written.
+#   2372  engines.front_route    A route in front of a server's own, which sees each answer of a chat before its client does.
+#   2467  webui.early_errors     The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#   2614  engines.model_ids      Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   2622  webui.models           What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   2709  webui.server           What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   2750  webui.users            Users of the running Open WebUI, and the language that they read. Imports `open_webui` when called.
 
 import asyncio
 import hashlib
@@ -85,6 +86,8 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "at most {limit} rows can be used: name groups instead of users": "最多 {limit} 行：请用分组代替单个用户",
         "burst={burst} is more than the amount {amount}: raise the amount": "burst={burst} 大于总量 {amount}：请提高总量",
         "in a password, @ is written as %40, : as %3A, / as %2F, ? as %3F, # as %23, and % as %25": "密码中 @ 写成 %40，`:` 写成 %3A，/ 写成 %2F，`?` 写成 %3F，# 写成 %23，% 写成 %25",
+        "is missing": "缺失",
+        "is not known": "未知",
         "it belongs before the ?": "应写在 `?` 之前",
         "it does not answer within {seconds:g} s": "在 {seconds:g} 秒内没有响应",
         "it has a user or a password twice: before the host and as an option": "用户或密码出现两次：主机之前和选项中",
@@ -97,11 +100,14 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "it names several hosts: use redis+sentinel:// or redis+cluster://": "写了多个主机：请使用 redis+sentinel:// 或 redis+cluster://",
         "it needs the name of the service, as in redis+sentinel://host:26379/mymaster": "需要服务名称，例如 redis+sentinel://host:26379/mymaster",
         "it needs the path of the socket, as in unix:///run/redis.sock": "需要套接字路径，例如 unix:///run/redis.sock",
+        "must be a list": "必须是列表",
         "must be a number": "必须是数字",
         "must be a whole number": "必须是整数",
         "must be at least {limit}": "不能小于 {limit}",
         "must be at most {limit}": "不能大于 {limit}",
         "must be one of {choices}": "必须是以下之一：{choices}",
+        "must be text": "必须是文本",
+        "must be true or false": "必须是 true 或 false",
         "no scheme that is known": "未知的协议",
         "only new versions have it": "只有新版本支持",
         "redis-py checks OCSP only where nothing is awaited": "redis-py 只在同步代码中检查 OCSP",
@@ -279,29 +285,6 @@ def _filled(template: str, values: Mapping[str, object], language: str) -> str:
         for name, value in values.items()
     }
     return template.format_map(shown)
-
-
-# --- ollama_pack.base.process ---
-# One object for all plugins of a process, which are files that share no code.
-#
-# Only objects of the standard library and of faster_whisper may be kept, because a plugin that is updated while
-# the server runs leaves objects of its older classes behind.
-
-T = TypeVar("T")
-
-_PLACE = "_ollama_pack_speech_state"  # never a module that can be imported
-
-
-def process_wide(name: str, make: Callable[[], T]) -> T:
-    """The one object of that name in this process, made at the first call.
-
-    Args:
-        name: of the object.
-        make: makes it; may be called once too often, when two threads are the first together.
-    """
-    state = sys.modules.setdefault(_PLACE, ModuleType(_PLACE))
-    kept: T = vars(state).setdefault(name, make())
-    return kept
 
 
 # --- ollama_pack.errors ---
@@ -776,18 +759,43 @@ _REDIS_CLIENTS: Mapping[str, Callable[[_RedisUrl], RedisClient]] = {
 }
 
 
-# --- ollama_pack.budgets.errors ---
-# What goes wrong with budgets.
+# --- ollama_pack.base.single_flight ---
+# What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
+
+_Shared = TypeVar("_Shared")
+
+_PLACE = "_ollama_pack_speech_state"  # never a module that can be imported
 
 
-class BudgetTableError(PackError, ValueError):
-    """A row of the budget table cannot be used.
+def process_wide(name: str, make: Callable[[], _Shared]) -> _Shared:
+    """The one object of that name in this process, for all plugins, which are files that share no code.
+
+    Only objects of the standard library and of faster_whisper may be kept, because a plugin that is updated
+    while the server runs leaves objects of its older classes behind.
+
+    Args:
+        name: of the object.
+        make: makes it; may be called once too often, when two threads are the first together.
+    """
+    state = sys.modules.setdefault(_PLACE, ModuleType(_PLACE))
+    kept: _Shared = vars(state).setdefault(name, make())
+    return kept
+
+
+# --- ollama_pack.base.tables ---
+# Tables that admins write as text: a row a line, `#` starts a comment, empty lines are skipped.
+
+_COMMENT = re.compile(r"(?:^|\s)#.*")
+
+
+class TableError(PackError, ValueError):
+    """A row of a table cannot be used.
 
     A `ValueError` too, so that a pydantic validator reports it when an admin saves the valve.
 
     Attributes:
         line: number of the row in the text, from 1.
-        row: the row as it was written.
+        row: the row as it was written, without secrets.
         reason: what is wrong with it and what to do.
     """
 
@@ -796,6 +804,21 @@ class BudgetTableError(PackError, ValueError):
         self.line = line
         self.row = row
         self.reason = reason
+
+
+def table_rows(text: str) -> Iterator[tuple[int, str]]:
+    """The rows of a table as they are written, each with its line's number from 1."""
+    for line, raw in enumerate(text.splitlines(), start=1):
+        if written := _COMMENT.sub("", raw).strip():
+            yield line, written
+
+
+# --- ollama_pack.budgets.errors ---
+# What goes wrong with budgets.
+
+
+class BudgetTableError(TableError):
+    """A row of the budget table cannot be used."""
 
 
 class BudgetStoreError(PackError):
@@ -902,9 +925,8 @@ _UNITS: dict[str, tuple[Measure, int]] = {
 }
 _CLOSEST_FIRST: tuple[SubjectKind, ...] = ("user", "group", "role", "everyone")
 _ROLES = ("user", "admin")
-_BUDGET_COMMENT = re.compile(r"(?:^|\s)#.*")
 _BUDGET_WORD = re.compile(r'[\w-]+="[^"]*"|\S+')
-_NUMBER = re.compile(r"[0-9]{1,15}(?:\.[0-9]{1,3})?")
+_table__NUMBER = re.compile(r"[0-9]{1,15}(?:\.[0-9]{1,3})?")
 _MAIL = re.compile(r"[^@\s]+@[^@\s]+")
 _FORM = message("write it as `group=students 120 gpu-minutes/day burst=10 then=queue-last`")
 
@@ -1056,14 +1078,13 @@ def parse_budgets(text: str) -> BudgetTable:
         BudgetTableError: naming the row, the value that is wrong and what to do.
     """
     rows: list[BudgetRow] = []
-    for line, raw in enumerate(text.splitlines(), start=1):
-        if written := _BUDGET_COMMENT.sub("", raw).strip():
-            try:
-                row = _parse_row(line, written)
-                _refuse_repeated_row(row, rows)
-            except ValueError as fault:
-                raise BudgetTableError(line, written, said_by(fault)) from None
-            rows.append(row)
+    for line, written in table_rows(text):
+        try:
+            row = _parse_row(line, written)
+            _refuse_repeated_row(row, rows)
+        except ValueError as fault:
+            raise BudgetTableError(line, written, said_by(fault)) from None
+        rows.append(row)
     return BudgetTable(tuple(rows))
 
 
@@ -1151,7 +1172,7 @@ def _unit_and_period(word: str) -> tuple[str, PeriodName]:
 
 
 def _amount(word: str, unit: str, scale: int, named: str = "") -> int:
-    number = float(word) if _NUMBER.fullmatch(word) else math.nan
+    number = float(word) if _table__NUMBER.fullmatch(word) else math.nan
     steps = number * scale
     if not 1 <= steps <= MAX_AMOUNT or (scale == 1 and not number.is_integer()):
         kind = message("a whole number") if scale == 1 else message("a number")
@@ -1242,6 +1263,11 @@ class Refusal:
     code: str | None = None
     param: str | None = None
     retry_after: int | None = None
+
+    def translated(self, language: str) -> "Refusal":
+        """The same in a reader's language. Another plugin's sentence translates itself: it has the words."""
+        by_itself = getattr(self.message, "translated", None)
+        return replace(self, message=by_itself(language)) if by_itself else self
 
     @property
     def kind(self) -> str:
@@ -1565,6 +1591,8 @@ def _counts_in(answer: Any) -> tuple[Count, ...]:
 
 # --- ollama_pack.budgets.store_sqlite ---
 # Budgets in one SQLite file, for the workers of one machine.
+
+T = TypeVar("T")
 
 _LOCK_SECONDS = 2.0  # that a step waits for another process
 _TIDY_SECONDS = 60.0
@@ -1912,7 +1940,8 @@ class Budgets:
         except (PackError, TimeoutError) as error:
             self._rest_until = time.monotonic() + _REST_SECONDS
             if not self.fault:
-                why = str(error) or message("it does not answer within {seconds:g} s", seconds=_STEP_SECONDS)
+                late = message("it does not answer within {seconds:g} s", seconds=_STEP_SECONDS)
+                why = said_by(error) or late
                 log.warning("Budgets are not counted and do not hold until their store works again: %s", why)
                 self.fault = why
             return None
@@ -2230,21 +2259,63 @@ def _store_of(settings: BudgetSettings) -> BudgetStore:
     return RedisBudgetStore(redis_client(settings.url)) if settings.url else SqliteBudgetStore(settings.path)
 
 
-# --- ollama_pack.services.cache_state ---
-# What `response_cache_filter` leaves for `response_cache_replay`: neither file can import the other.
+# --- ollama_pack.services.cacheable ---
+# Which requests the cache is for, whose answers they share, and what it is asked.
+#
+# It is read from a chat's body and the metadata that Open WebUI has with it, and sends to Pipelines too.
 
-# Key in Open WebUI's `__metadata__`, which lives as long as the request. There stand: the `rounds` of it so
-# far, and of the last one that the cache is for the `model` that was asked, the id of the `filter`, and the
+# What `response_cache_filter` leaves for `response_cache_replay`, as neither file can import the other. It is
+# a key in Open WebUI's `__metadata__`, which lives as long as the request. Its value has the `rounds` so far,
+# and of the last one that the cache is for: the `model` that was asked, the id of the `filter`, and the
 # `ticket` that it gives the answer for. `cached`: nothing is generated for it, which usage_budgets looks at.
 STATE = "ollama_pack_cache"
 
 
-# --- ollama_pack.services.refused_valves ---
-# Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+# --- ollama_pack.services.valves ---
+# What all valves of the pack have in common: what is refused is told to admins, without what was written.
 #
-# What a process has refused is kept in it for an hour, as plain values: each plugin has a copy of this code.
+# Open WebUI's page only shows that there was an error. What a process has refused is kept in it for an hour, as
+# plain values: each plugin has a copy of this code.
 
+_WHOLE, _NUMBER, _SWITCH = (
+    message("must be a whole number"),
+    message("must be a number"),
+    message("must be true or false"),
+)
+# By pydantic's name for the error.
+_REFUSALS = {
+    "bool_parsing": _SWITCH,
+    "bool_type": _SWITCH,
+    "extra_forbidden": message("is not known"),
+    "float_parsing": _NUMBER,
+    "float_type": _NUMBER,
+    "int_from_float": _WHOLE,
+    "int_parsing": _WHOLE,
+    "int_type": _WHOLE,
+    "list_type": message("must be a list"),
+    "missing": message("is missing"),
+    "string_type": message("must be text"),
+}
 _MODULE = re.compile(r"(?:function|tool)_(\w+)_[0-9a-f]{32}")  # as Open WebUI calls a plugin's module
+
+
+class PackValves(BaseModel):
+    """Valves whose errors reach admins, and do not repeat what was written into them.
+
+    Open WebUI logs the error of a save that failed. Pydantic would put the value into it: a password,
+    a key, or a whole table of nodes with theirs.
+    """
+
+    model_config = ConfigDict(hide_input_in_errors=True)
+
+    def __init__(self, **values: Any) -> None:
+        """Validate the values, as Open WebUI does at each save and each request."""
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            note_refused(type(self), error)
+            raise
+        note_accepted(self)
 
 
 def note_refused(valves: type[BaseModel], error: ValidationError) -> None:
@@ -2283,7 +2354,7 @@ def _said(problem: Any) -> Message:
     return joined([valve, refusal(problem)], message(": "))
 
 
-def refusal(problem: Any) -> Message:  # noqa: PLR0911 - a line for each kind
+def refusal(problem: Any) -> Message:
     """What one of pydantic's errors says, in words for people."""
     context = problem.get("ctx") or {}
     match problem["type"]:
@@ -2293,36 +2364,9 @@ def refusal(problem: Any) -> Message:  # noqa: PLR0911 - a line for each kind
             return message("must be at least {limit}", limit=context["ge"])
         case "less_than_equal":
             return message("must be at most {limit}", limit=context["le"])
-        case "int_parsing" | "int_type" | "int_from_float":
-            return message("must be a whole number")
-        case "float_parsing" | "float_type":
-            return message("must be a number")
         case "literal_error":
             return message("must be one of {choices}", choices=context["expected"])
-    return Message(str(problem["msg"]))
-
-
-# --- ollama_pack.services.pack_valves ---
-# What all valves of the pack have in common.
-
-
-class PackValves(BaseModel):
-    """Valves whose errors reach admins, and do not repeat what was written into them.
-
-    Open WebUI logs the error of a save that failed. Pydantic would put the value into it: a password,
-    a key, or a whole table of nodes with theirs.
-    """
-
-    model_config = ConfigDict(hide_input_in_errors=True)
-
-    def __init__(self, **values: Any) -> None:
-        """Validate the values, as Open WebUI does at each save and each request."""
-        try:
-            super().__init__(**values)
-        except ValidationError as error:
-            note_refused(type(self), error)
-            raise
-        note_accepted(self)
+    return _REFUSALS.get(problem["type"]) or Message(str(problem["msg"]))
 
 
 # --- ollama_pack.engines.front_route ---
@@ -2567,10 +2611,12 @@ def kind_of(body: bytes) -> Literal["prelude", "answer", "error"]:
     return "prelude"
 
 
-# --- ollama_pack.engines.routed_names ---
-# How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+# --- ollama_pack.engines.model_ids ---
+# Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#
+# Those that `gpu_router` answers begin with its name, on Open WebUI and on the Pipelines server.
 
-ROUTER = "gpu_router."  # begins their ids
+ROUTER = "gpu_router."
 
 
 # --- ollama_pack.webui.models ---
@@ -2701,6 +2747,21 @@ def take_over(app: Any, function_id: str, instance: Retiring) -> None:
             before.retire()
 
 
+# --- ollama_pack.webui.users ---
+# Users of the running Open WebUI, and the language that they read. Imports `open_webui` when called.
+
+
+def reader_language(metadata: Mapping[str, Any], request: Any) -> str:
+    """What the user has chosen in Open WebUI's settings; of a client of the API, what its request accepts."""
+    chosen = (metadata.get("variables") or {}).get("{{USER_LANGUAGE}}")
+    return str(chosen or accepted_language(request))
+
+
+def accepted_language(request: Any) -> str:
+    """A request's `Accept-Language`."""
+    return str(request.headers.get("accept-language") or ENGLISH) if request else ENGLISH
+
+
 # --- ollama_pack.plugins.functions.usage_budgets ---
 
 SILENT_SECONDS = 60.0  # after which a stream whose task has ended is over
@@ -2807,6 +2868,7 @@ class Filter:
         if not self.valves.budgets or _is_browsers_own(body, __metadata__):
             return body
         take_over(__request__.app, __id__, self)
+        language = reader_language(__metadata__, __request__)
         try:
             chat = await self._begin(__user__)
             if isinstance(chat, ChatBudget):
@@ -2814,13 +2876,15 @@ class Filter:
                 chat = await self._answered_by(chat, body, __user__, __request__)
             line = _status_line(chat) if isinstance(chat, ChatBudget) and self.valves.show_status else ""
             if line and __event_emitter__:
-                await __event_emitter__({"type": "status", "data": {"description": line, "done": True}})
+                status = {"description": in_language(line, language), "done": True}
+                await __event_emitter__({"type": "status", "data": status})
         except Exception:
             log.exception("A chat goes on without budgets")
             return body
         if isinstance(chat, Refusal):
-            note_refusal(__request__, chat, __metadata__)
-            raise BudgetSpentError(chat.message)
+            refusal = chat.translated(language)
+            note_refusal(__request__, refusal, __metadata__)
+            raise BudgetSpentError(refusal.message)
         return body
 
     async def _stream(self, event: Body, __metadata__: dict[str, Any]) -> Body:

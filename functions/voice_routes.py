@@ -10,50 +10,48 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/voice_routes.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Event`, line 5727, which the server calls.
+# Begin here: `class Event`, line 5735, which the server calls.
 # The modules that it uses come first:
-#    105  base.translations        The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    207  base.messages            Sentences for people, in English and in the languages of the catalogue.
-#    335  errors                   The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    349  base.process             One object for all plugins of a process, which are files that share no code.
-#    372  services.refused_valves  Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#    435  services.pack_valves     What all valves of the pack have in common.
-#    458  speech.errors            What goes wrong with transcription.
-#    915  speech.languages         The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
-#    992  speech.language          Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
-#   1086  engines.failures         Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   1122  speech.values            What recordings turn into, and what an engine is.
-#   1379  speech.http_answer       What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
-#   1529  speech.pcm               Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
-#   1617  speech.openai_http       Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
-#   1805  speech.recognizer        The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
-#   1944  speech.sentences         Segments of about a sentence, made from words with times.
-#   1998  speech.whisper_model     Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
-#   2184  speech.whisper           Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
-#   2412  services.voice_settings  The valves of voice transcription, for the tool and the routes, and the engine they ask for.
-#   2568  speech.source            Where a recording comes from: bytes, a path or an open file; and how large it may be.
-#   2652  speech.kept              Transcripts of a while ago: the same recording with the same options is not listened to twice.
-#   2741  speech.containers        What the bytes of a file tell that the decoder does not: whether the file ends before it should.
-#   2905  speech.decode            Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
-#   3516  speech.joining           Putting pieces of text together: with spaces where the script has them between words, else without.
-#   3604  speech.script            Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
-#   3680  speech.turns             One recording at a time on this machine's own processors, in turns between users, each with its place.
-#   3948  speech.vad               Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
-#   3998  speech.windows           Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
-#   4145  speech.transcribe        From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
-#   4415  webui.tracing            Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
-#   4453  webui.errors             What goes wrong between the pack and Open WebUI.
-#   4486  webui.voice_files        Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
-#   4516  services.transcribing    Transcribing on behalf of somebody: by the admin's settings, and not twice.
-#   4636  speech.subtitles         Subtitles: lines that fit on a screen, each shown while it is spoken.
-#   4774  speech.formats           A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
-#   4936  webui.reader             Who reads what the pack says, and in which language.
-#   4945  webui.routes             Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
-#   5092  webui.uploads            A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
-#   5300  services.voice_routes    The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
-#   5558  webui.functions          Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   5609  base.single_flight       Many who ask the same at the same time ask once.
-#   5695  webui.service            What an event function keeps up in a process: its routes, and a task that looks again from time to time.
+#    103  base.translations        The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#    209  base.messages            Sentences for people, in English and in the languages of the catalogue.
+#    337  errors                   The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    351  base.single_flight       What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
+#    454  services.valves          What all valves of the pack have in common: what is refused is told to admins, without what was written.
+#    552  speech.errors            What goes wrong with transcription.
+#   1009  speech.languages         The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
+#   1086  speech.language          Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
+#   1180  engines.failures         Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   1216  speech.values            What recordings turn into, and what an engine is.
+#   1473  speech.http_answer       What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
+#   1623  speech.pcm               Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
+#   1711  speech.openai_http       Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
+#   1899  speech.recognizer        The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
+#   2038  speech.sentences         Segments of about a sentence, made from words with times.
+#   2092  speech.whisper_model     Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
+#   2278  speech.whisper           Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
+#   2506  services.voice_settings  The valves of voice transcription, for the tool and the routes, and the engine they ask for.
+#   2662  speech.source            Where a recording comes from: bytes, a path or an open file; and how large it may be.
+#   2746  speech.kept              Transcripts of a while ago: the same recording with the same options is not listened to twice.
+#   2835  speech.containers        What the bytes of a file tell that the decoder does not: whether the file ends before it should.
+#   2999  speech.decode            Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
+#   3610  speech.joining           Putting pieces of text together: with spaces where the script has them between words, else without.
+#   3698  speech.script            Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
+#   3774  speech.turns             One recording at a time on this machine's own processors, in turns between users, each with its place.
+#   4042  speech.vad               Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
+#   4092  speech.windows           Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
+#   4239  speech.transcribe        From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
+#   4509  webui.tracing            Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#   4547  webui.errors             What goes wrong between the pack and Open WebUI.
+#   4580  webui.voice_files        Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
+#   4610  services.transcribing    Transcribing on behalf of somebody: by the admin's settings, and not twice.
+#   4730  speech.subtitles         Subtitles: lines that fit on a screen, each shown while it is spoken.
+#   4868  speech.formats           A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
+#   5030  webui.routes             Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
+#   5177  webui.uploads            A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
+#   5385  webui.users              Users of the running Open WebUI, and the language that they read. Imports `open_webui` when called.
+#   5394  services.voice_routes    The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
+#   5652  webui.functions          Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   5703  webui.service            What an event function keeps up in a process: its routes, and a task that looks again from time to time.
 
 import asyncio
 import email.message
@@ -139,6 +137,7 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "huggingface.co, which does not have it or cannot be reached": "huggingface.co，其中没有该模型，或无法访问",
         "hung up before it answered, or spoke no HTTP": "回答之前断开了连接，或不是 HTTP 服务",
         "is busy (status {status}): try again later": "正忙（状态 {status}）：请稍后重试",
+        "is missing": "缺失",
         "is no BCP 47 tag such as zh-CN or en": "不是 zh-CN 或 en 这样的 BCP 47 标签",
         "is not known": "未知",
         "is too long for a language tag": "作为语言标签过长",
@@ -149,11 +148,14 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "language {tag!r} {reason}; valid: {valid}": "语言 {tag!r} {reason}；可用：{valid}",
         "model {model!r} cannot be loaded: {said}": "无法加载模型 {model!r}：{said}",
         "model {model!r} was not found ({places}): {remedy}": "没有找到模型 {model!r}（{places}）：{remedy}",
+        "must be a list": "必须是列表",
         "must be a number": "必须是数字",
         "must be a whole number": "必须是整数",
         "must be at least {limit}": "不能小于 {limit}",
         "must be at most {limit}": "不能大于 {limit}",
         "must be one of {choices}": "必须是以下之一：{choices}",
+        "must be text": "必须是文本",
+        "must be true or false": "必须是 true 或 false",
         "no decoder is there for its sound": "没有可用于其声音的解码器",
         "no speech was found in {seconds:.1f} s of audio: is the microphone on?{more}": "在 {seconds:.1f} 秒音频中没有听到语音：麦克风打开了吗？{more}",
         "nothing": "无",
@@ -346,35 +348,154 @@ def error_code(error: Exception) -> str:
     return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
 
 
-# --- ollama_pack.base.process ---
-# One object for all plugins of a process, which are files that share no code.
-#
-# Only objects of the standard library and of faster_whisper may be kept, because a plugin that is updated while
-# the server runs leaves objects of its older classes behind.
+# --- ollama_pack.base.single_flight ---
+# What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
 
-T = TypeVar("T")
+_Shared = TypeVar("_Shared")
 
 _PLACE = "_ollama_pack_speech_state"  # never a module that can be imported
 
 
-def process_wide(name: str, make: Callable[[], T]) -> T:
-    """The one object of that name in this process, made at the first call.
+class SingleFlight(Generic[_Shared]):
+    """Asks a source at most once at a time, and keeps its answer for a while. One event loop at a time."""
+
+    def __init__(
+        self,
+        ask: Callable[[], Awaitable[_Shared]],
+        seconds: float,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        ahead: bool = False,
+    ) -> None:
+        """Nothing is asked before `get` or `renew`.
+
+        Args:
+            ask: gives the answer; what it raises reaches those who wait, and is not kept.
+            seconds: how old an answer may be when `get` returns it, counted from when it was asked for.
+            clock: monotonic seconds.
+            ahead: `get` asks anew at half of that age, so that hardly anybody waits.
+        """
+        self._ask = ask
+        self._seconds = seconds
+        self._ahead = seconds / 2 if ahead else seconds
+        self._clock = clock
+        self._kept: _Shared | None = None
+        self._asked_at = -math.inf
+        self._task: asyncio.Task[_Shared] | None = None
+
+    @property
+    def kept(self) -> _Shared | None:
+        """The newest answer, however old it is; None: there is none yet."""
+        return self._kept
+
+    @property
+    def age(self) -> float:
+        """Seconds since the kept answer was asked for."""
+        return self._clock() - self._asked_at
+
+    async def get(self) -> _Shared:
+        """The kept answer, or a new one when it is too old."""
+        age = self.age
+        if age <= self._seconds:
+            if age > self._ahead:
+                self.renew()
+            kept: Any = self._kept
+            return kept  # type: ignore[no-any-return] # None may be an answer, too
+        return await asyncio.shield(self.renew())  # one who gives up takes nothing from the others
+
+    def renew(self) -> asyncio.Task[_Shared]:
+        """The question that is under way, or a new one."""
+        if self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._renew())
+            self._task.add_done_callback(_retrieve)
+        return self._task
+
+    def keep(self, answer: _Shared) -> None:
+        """Keep an answer that is known from elsewhere."""
+        self._kept, self._asked_at = answer, self._clock()
+
+    def forget(self) -> None:
+        """Keep nothing, nor what is being asked for now: something has changed."""
+        self._kept, self._asked_at, self._task = None, -math.inf, None
+
+    async def _renew(self) -> _Shared:
+        began, task = self._clock(), asyncio.current_task()
+        try:
+            answer = await self._ask()
+            if self._task is task:
+                self._kept, self._asked_at = answer, began
+            return answer
+        finally:
+            if self._task is task:
+                self._task = None
+
+
+def _retrieve(task: asyncio.Task[Any]) -> None:
+    """Look at the error even when all who waited have left, or asyncio complains of it."""
+    if not task.cancelled():
+        task.exception()
+
+
+def process_wide(name: str, make: Callable[[], _Shared]) -> _Shared:
+    """The one object of that name in this process, for all plugins, which are files that share no code.
+
+    Only objects of the standard library and of faster_whisper may be kept, because a plugin that is updated
+    while the server runs leaves objects of its older classes behind.
 
     Args:
         name: of the object.
         make: makes it; may be called once too often, when two threads are the first together.
     """
     state = sys.modules.setdefault(_PLACE, ModuleType(_PLACE))
-    kept: T = vars(state).setdefault(name, make())
+    kept: _Shared = vars(state).setdefault(name, make())
     return kept
 
 
-# --- ollama_pack.services.refused_valves ---
-# Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+# --- ollama_pack.services.valves ---
+# What all valves of the pack have in common: what is refused is told to admins, without what was written.
 #
-# What a process has refused is kept in it for an hour, as plain values: each plugin has a copy of this code.
+# Open WebUI's page only shows that there was an error. What a process has refused is kept in it for an hour, as
+# plain values: each plugin has a copy of this code.
 
+_WHOLE, _NUMBER, _SWITCH = (
+    message("must be a whole number"),
+    message("must be a number"),
+    message("must be true or false"),
+)
+# By pydantic's name for the error.
+_REFUSALS = {
+    "bool_parsing": _SWITCH,
+    "bool_type": _SWITCH,
+    "extra_forbidden": message("is not known"),
+    "float_parsing": _NUMBER,
+    "float_type": _NUMBER,
+    "int_from_float": _WHOLE,
+    "int_parsing": _WHOLE,
+    "int_type": _WHOLE,
+    "list_type": message("must be a list"),
+    "missing": message("is missing"),
+    "string_type": message("must be text"),
+}
 _MODULE = re.compile(r"(?:function|tool)_(\w+)_[0-9a-f]{32}")  # as Open WebUI calls a plugin's module
+
+
+class PackValves(BaseModel):
+    """Valves whose errors reach admins, and do not repeat what was written into them.
+
+    Open WebUI logs the error of a save that failed. Pydantic would put the value into it: a password,
+    a key, or a whole table of nodes with theirs.
+    """
+
+    model_config = ConfigDict(hide_input_in_errors=True)
+
+    def __init__(self, **values: Any) -> None:
+        """Validate the values, as Open WebUI does at each save and each request."""
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            note_refused(type(self), error)
+            raise
+        note_accepted(self)
 
 
 def note_refused(valves: type[BaseModel], error: ValidationError) -> None:
@@ -413,7 +534,7 @@ def _said(problem: Any) -> Message:
     return joined([valve, refusal(problem)], message(": "))
 
 
-def refusal(problem: Any) -> Message:  # noqa: PLR0911 - a line for each kind
+def refusal(problem: Any) -> Message:
     """What one of pydantic's errors says, in words for people."""
     context = problem.get("ctx") or {}
     match problem["type"]:
@@ -423,36 +544,9 @@ def refusal(problem: Any) -> Message:  # noqa: PLR0911 - a line for each kind
             return message("must be at least {limit}", limit=context["ge"])
         case "less_than_equal":
             return message("must be at most {limit}", limit=context["le"])
-        case "int_parsing" | "int_type" | "int_from_float":
-            return message("must be a whole number")
-        case "float_parsing" | "float_type":
-            return message("must be a number")
         case "literal_error":
             return message("must be one of {choices}", choices=context["expected"])
-    return Message(str(problem["msg"]))
-
-
-# --- ollama_pack.services.pack_valves ---
-# What all valves of the pack have in common.
-
-
-class PackValves(BaseModel):
-    """Valves whose errors reach admins, and do not repeat what was written into them.
-
-    Open WebUI logs the error of a save that failed. Pydantic would put the value into it: a password,
-    a key, or a whole table of nodes with theirs.
-    """
-
-    model_config = ConfigDict(hide_input_in_errors=True)
-
-    def __init__(self, **values: Any) -> None:
-        """Validate the values, as Open WebUI does at each save and each request."""
-        try:
-            super().__init__(**values)
-        except ValidationError as error:
-            note_refused(type(self), error)
-            raise
-        note_accepted(self)
+    return _REFUSALS.get(problem["type"]) or Message(str(problem["msg"]))
 
 
 # --- ollama_pack.speech.errors ---
@@ -4933,15 +5027,6 @@ def _vtt_text(lines: tuple[str, ...]) -> str:
     return "\n".join(lines).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
-# --- ollama_pack.webui.reader ---
-# Who reads what the pack says, and in which language.
-
-
-def accepted_language(request: Any) -> str:
-    """A request's `Accept-Language`."""
-    return str(request.headers.get("accept-language") or ENGLISH) if request else ENGLISH
-
-
 # --- ollama_pack.webui.routes ---
 # Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
 
@@ -5297,6 +5382,15 @@ def _texts(form: Any, name: str) -> list[str]:
     return [value for value in form.getlist(name) if isinstance(value, str)]
 
 
+# --- ollama_pack.webui.users ---
+# Users of the running Open WebUI, and the language that they read. Imports `open_webui` when called.
+
+
+def accepted_language(request: Any) -> str:
+    """A request's `Accept-Language`."""
+    return str(request.headers.get("accept-language") or ENGLISH) if request else ENGLISH
+
+
 # --- ollama_pack.services.voice_routes ---
 # The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
 
@@ -5604,92 +5698,6 @@ async def live_function(app: Any, function_id: str) -> Any:
     from open_webui.functions import get_function_module_by_id  # noqa: PLC0415
 
     return await get_function_module_by_id(SimpleNamespace(app=app), function_id)
-
-
-# --- ollama_pack.base.single_flight ---
-# Many who ask the same at the same time ask once.
-
-_Shared = TypeVar("_Shared")
-
-
-class SingleFlight(Generic[_Shared]):
-    """Asks a source at most once at a time, and keeps its answer for a while. One event loop at a time."""
-
-    def __init__(
-        self,
-        ask: Callable[[], Awaitable[_Shared]],
-        seconds: float,
-        clock: Callable[[], float] = time.monotonic,
-        *,
-        ahead: bool = False,
-    ) -> None:
-        """Nothing is asked before `get` or `renew`.
-
-        Args:
-            ask: gives the answer; what it raises reaches those who wait, and is not kept.
-            seconds: how old an answer may be when `get` returns it, counted from when it was asked for.
-            clock: monotonic seconds.
-            ahead: `get` asks anew at half of that age, so that hardly anybody waits.
-        """
-        self._ask = ask
-        self._seconds = seconds
-        self._ahead = seconds / 2 if ahead else seconds
-        self._clock = clock
-        self._kept: _Shared | None = None
-        self._asked_at = -math.inf
-        self._task: asyncio.Task[_Shared] | None = None
-
-    @property
-    def kept(self) -> _Shared | None:
-        """The newest answer, however old it is; None: there is none yet."""
-        return self._kept
-
-    @property
-    def age(self) -> float:
-        """Seconds since the kept answer was asked for."""
-        return self._clock() - self._asked_at
-
-    async def get(self) -> _Shared:
-        """The kept answer, or a new one when it is too old."""
-        age = self.age
-        if age <= self._seconds:
-            if age > self._ahead:
-                self.renew()
-            kept: Any = self._kept
-            return kept  # type: ignore[no-any-return] # None may be an answer, too
-        return await asyncio.shield(self.renew())  # one who gives up takes nothing from the others
-
-    def renew(self) -> asyncio.Task[_Shared]:
-        """The question that is under way, or a new one."""
-        if self._task is None:
-            self._task = asyncio.get_running_loop().create_task(self._renew())
-            self._task.add_done_callback(_retrieve)
-        return self._task
-
-    def keep(self, answer: _Shared) -> None:
-        """Keep an answer that is known from elsewhere."""
-        self._kept, self._asked_at = answer, self._clock()
-
-    def forget(self) -> None:
-        """Keep nothing, nor what is being asked for now: something has changed."""
-        self._kept, self._asked_at, self._task = None, -math.inf, None
-
-    async def _renew(self) -> _Shared:
-        began, task = self._clock(), asyncio.current_task()
-        try:
-            answer = await self._ask()
-            if self._task is task:
-                self._kept, self._asked_at = answer, began
-            return answer
-        finally:
-            if self._task is task:
-                self._task = None
-
-
-def _retrieve(task: asyncio.Task[Any]) -> None:
-    """Look at the error even when all who waited have left, or asyncio complains of it."""
-    if not task.cancelled():
-        task.exception()
 
 
 # --- ollama_pack.webui.service ---

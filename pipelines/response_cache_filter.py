@@ -10,23 +10,22 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/pipelines/response_cache_filter.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipeline`, line 1024, which the server calls.
+# Begin here: `class Pipeline`, line 1072, which the server calls.
 # The modules that it uses come first:
-#     50  base.translations           The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    102  base.messages               Sentences for people, in English and in the languages of the catalogue.
-#    230  errors                      The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    250  base.redis                  A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#    658  cache.keyring               Everything that is derived from the admin's secret: names in the store, and ciphers.
-#    687  base.process                One object for all plugins of a process, which are files that share no code.
-#    710  services.refused_valves     Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#    773  services.pack_valves        What all valves of the pack have in common.
-#    796  services.cache_valves       The valves of the response cache, wherever it runs.
-#    898  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    909  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#    915  services.caching            The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
-#    938  services.webui_tasks        Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#    955  services.pipeline_requests  What a pipeline can know of a request, how it tells the next one, and the others of its server.
-#   1006  services.pipeline_valves    Valves on the Pipelines server: what all of our pipelines have in common there.
+#     49  base.translations           The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#    134  base.messages               Sentences for people, in English and in the languages of the catalogue.
+#    262  errors                      The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    282  base.redis                  A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#    690  cache.keyring               Everything that is derived from the admin's secret: names in the store, and ciphers.
+#    719  base.single_flight          What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
+#    742  services.valves             What all valves of the pack have in common: what is refused is told to admins, without what was written.
+#    840  services.cache_valves       The valves of the response cache, wherever it runs.
+#    942  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    953  engines.model_ids           Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#    961  services.caching            The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
+#    984  services.webui_tasks        Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#   1001  services.pipeline_requests  What a pipeline can know of a request, how it tells the next one, and the others of its server.
+#   1054  services.pipeline_valves    Valves on the Pipelines server: what all of our pipelines have in common there.
 
 import hashlib
 import logging
@@ -54,9 +53,39 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
     "zh-CN": {
         ": ": "：",
         "; ": "；",
+        "Answers are encrypted with keys derived from this text. Use 16 characters or more, the same on all replicas. A new secret empties the cache. Default: empty, which means Open WebUI's own `WEBUI_SECRET_KEY`.": "缓存的回答用由此文本派生的密钥加密。至少 16 个字符，所有副本必须相同。更换后缓存会清空。默认：空，即使用 Open WebUI 的 `WEBUI_SECRET_KEY`。",
+        "Answers are encrypted with keys derived from this text. Use 16 characters or more, the same on all servers. A new secret empties the cache. Default: empty, which means the variable `RESPONSE_CACHE_SECRET`, or else a secret that is made once and kept in the folder of the pipelines.": "缓存的回答用由此文本派生的密钥加密。至少 16 个字符，所有服务器必须相同。更换后缓存会清空。默认：空，即使用环境变量 `RESPONSE_CACHE_SECRET`，否则自动生成一个并保存在 pipelines 文件夹中。",
+        "Code digest": "代码摘要",
+        "Enabled": "启用",
+        "Encryption secret": "加密密钥",
+        "Error limit of similar answers, share": "相似回答的错误率上限",
+        "Filters run in order of this number, lowest first. The cache should run last, so that it sees what the other filters changed. Default: 100.": "过滤器按此数字从小到大依次运行。缓存应最后运行，这样才能看到其他过滤器所做的修改。默认：100。",
+        "For `semantic`: the allowed share of wrong answers among those given to similar questions. 0.01 needs at least 330 compared answers of a model. Default: 0.01.": "用于 `semantic`：给相似问题的回答中允许出错的比例。0.01 要求每个模型至少对比 330 个回答。默认：0.01。",
+        "How long an answer is kept, in seconds. Default: 3600 (one hour).": "回答在缓存中保留的时间，单位为秒。默认：3600（一小时）。",
+        "Largest answer, KiB": "单条回答上限（KiB）",
+        "Longer answers are not kept. In KiB. Default: 256.": "超过此大小的回答不缓存，单位为 KiB。默认：256。",
+        "Models that this filter handles; `*` means all. Default: `*`.": "此过滤器处理的模型；`*` 表示全部。默认：`*`。",
+        "Off: every request goes to its model. Default: on.": "关闭后，所有请求都直接由模型回答。默认：开启。",
+        "Pipelines": "管道",
+        "Priority": "优先级",
+        "Redis address": "Redis 地址",
+        "Similar questions": "相似问题",
+        "Time to live, seconds": "缓存有效期（秒）",
+        "What is cached": "缓存条件",
+        "Where all servers keep answers: `redis://…`, `rediss://…`, `unix://…`, `redis+sentinel://…` or `redis+cluster://…`. Default: empty, which means the variable `RESPONSE_CACHE_REDIS_URL`, or else a SQLite file in the folder of the pipelines.": "所有服务器共用的缓存位置：`redis://…`、`rediss://…`、`unix://…`、`redis+sentinel://…` 或 `redis+cluster://…`。默认：空，即使用环境变量 `RESPONSE_CACHE_REDIS_URL`，否则使用 pipelines 文件夹中的 SQLite 文件。",
+        "Where all workers and replicas keep answers: `redis://…`, `rediss://…`, `unix://…`, `redis+sentinel://…` or `redis+cluster://…`. Default: empty, which means a SQLite file in Open WebUI's data folder, shared by the workers of one machine.": "所有工作进程和副本共用的缓存位置：`redis://…`、`rediss://…`、`unix://…`、`redis+sentinel://…` 或 `redis+cluster://…`。默认：空，即使用 Open WebUI 数据目录中的 SQLite 文件，由同一台机器上的工作进程共用。",
+        "Whether the same question in other words gets a kept answer. `off`: only the same text does. `normalised`: width, case, punctuation, greetings and thanks may differ; the words and their order, numbers, units, negations, names, quotes and code may not. English and Chinese. Default: `off`.": "措辞不同的同一问题是否使用缓存的回答。`off`：仅文本完全相同时使用。`normalised`：全半角、大小写、标点、问候和致谢可以不同，但词语及其顺序、数字、单位、否定、名称、引文和代码必须相同。支持中文和英文。默认：`off`。",
+        "Whether the same question in other words gets a kept answer. `off`: only the same text does. `normalised`: width, case, punctuation, greetings and thanks may differ; the words and their order, numbers, units, negations, names, quotes and code may not. English and Chinese. `semantic`: also a question that means the same, by embeddings, once enough answers were compared to know that at most `similar_error` of them are wrong. Default: `off`.": "措辞不同的同一问题是否使用缓存的回答。`off`：仅文本完全相同时使用。`normalised`：全半角、大小写、标点、问候和致谢可以不同，但词语及其顺序、数字、单位、否定、名称、引文和代码必须相同。支持中文和英文。`semantic`：用向量判断含义相同的问题也可使用，前提是已对比足够多的回答，确认出错比例不超过 `similar_error`。默认：`off`。",
+        "Who shares answers": "共享范围",
+        "Written by the server, so that `upload.py` sees which code runs here. Do not edit.": "由服务器写入，供 `upload.py` 识别正在运行的代码。请勿修改。",
+        "`always`: every request. `deterministic`: only requests with temperature 0 or a seed. Default: `always`.": "`always`：缓存所有请求。`deterministic`：只缓存温度为 0 或指定了 seed 的请求。默认：`always`。",
+        "`user`: nobody shares. `global`: everybody shares. Answers that use files, knowledge, memory or tools always stay with their user. Default: `user`.": "`user`：不共享。`global`：所有人共享。用到文件、知识库、记忆或工具的回答始终只属于该用户。默认：`user`。",
+        "`user`: nobody shares. `group`: members of the same groups share. `global`: everybody shares. Answers that use files, knowledge, memory or tools always stay with their user. Default: `user`.": "`user`：不共享。`group`：同组成员之间共享。`global`：所有人共享。用到文件、知识库、记忆或工具的回答始终只属于该用户。默认：`user`。",
         "a URL that begins with rediss has TLS": "以 rediss 开头的 URL 使用 TLS",
         "a cluster has no db but 0: leave the number out": "集群只有数据库 0：请去掉编号",
         "in a password, @ is written as %40, : as %3A, / as %2F, ? as %3F, # as %23, and % as %25": "密码中 @ 写成 %40，`:` 写成 %3A，/ 写成 %2F，`?` 写成 %3F，# 写成 %23，% 写成 %25",
+        "is missing": "缺失",
+        "is not known": "未知",
         "it belongs before the ?": "应写在 `?` 之前",
         "it has a user or a password twice: before the host and as an option": "用户或密码出现两次：主机之前和选项中",
         "it has an @ or a # too many, perhaps in the password: {how}": "多了 @ 或 #，可能在密码中：{how}",
@@ -67,11 +96,14 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "it names several hosts: use redis+sentinel:// or redis+cluster://": "写了多个主机：请使用 redis+sentinel:// 或 redis+cluster://",
         "it needs the name of the service, as in redis+sentinel://host:26379/mymaster": "需要服务名称，例如 redis+sentinel://host:26379/mymaster",
         "it needs the path of the socket, as in unix:///run/redis.sock": "需要套接字路径，例如 unix:///run/redis.sock",
+        "must be a list": "必须是列表",
         "must be a number": "必须是数字",
         "must be a whole number": "必须是整数",
         "must be at least {limit}": "不能小于 {limit}",
         "must be at most {limit}": "不能大于 {limit}",
         "must be one of {choices}": "必须是以下之一：{choices}",
+        "must be text": "必须是文本",
+        "must be true or false": "必须是 true 或 false",
         "no scheme that is known": "未知的协议",
         "only new versions have it": "只有新版本支持",
         "redis-py checks OCSP only where nothing is awaited": "redis-py 只在同步代码中检查 OCSP",
@@ -684,35 +716,74 @@ def _refuse_short(secret: str) -> None:
         )
 
 
-# --- ollama_pack.base.process ---
-# One object for all plugins of a process, which are files that share no code.
-#
-# Only objects of the standard library and of faster_whisper may be kept, because a plugin that is updated while
-# the server runs leaves objects of its older classes behind.
+# --- ollama_pack.base.single_flight ---
+# What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
 
-T = TypeVar("T")
+_Shared = TypeVar("_Shared")
 
 _PLACE = "_ollama_pack_speech_state"  # never a module that can be imported
 
 
-def process_wide(name: str, make: Callable[[], T]) -> T:
-    """The one object of that name in this process, made at the first call.
+def process_wide(name: str, make: Callable[[], _Shared]) -> _Shared:
+    """The one object of that name in this process, for all plugins, which are files that share no code.
+
+    Only objects of the standard library and of faster_whisper may be kept, because a plugin that is updated
+    while the server runs leaves objects of its older classes behind.
 
     Args:
         name: of the object.
         make: makes it; may be called once too often, when two threads are the first together.
     """
     state = sys.modules.setdefault(_PLACE, ModuleType(_PLACE))
-    kept: T = vars(state).setdefault(name, make())
+    kept: _Shared = vars(state).setdefault(name, make())
     return kept
 
 
-# --- ollama_pack.services.refused_valves ---
-# Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+# --- ollama_pack.services.valves ---
+# What all valves of the pack have in common: what is refused is told to admins, without what was written.
 #
-# What a process has refused is kept in it for an hour, as plain values: each plugin has a copy of this code.
+# Open WebUI's page only shows that there was an error. What a process has refused is kept in it for an hour, as
+# plain values: each plugin has a copy of this code.
 
+_WHOLE, _NUMBER, _SWITCH = (
+    message("must be a whole number"),
+    message("must be a number"),
+    message("must be true or false"),
+)
+# By pydantic's name for the error.
+_REFUSALS = {
+    "bool_parsing": _SWITCH,
+    "bool_type": _SWITCH,
+    "extra_forbidden": message("is not known"),
+    "float_parsing": _NUMBER,
+    "float_type": _NUMBER,
+    "int_from_float": _WHOLE,
+    "int_parsing": _WHOLE,
+    "int_type": _WHOLE,
+    "list_type": message("must be a list"),
+    "missing": message("is missing"),
+    "string_type": message("must be text"),
+}
 _MODULE = re.compile(r"(?:function|tool)_(\w+)_[0-9a-f]{32}")  # as Open WebUI calls a plugin's module
+
+
+class PackValves(BaseModel):
+    """Valves whose errors reach admins, and do not repeat what was written into them.
+
+    Open WebUI logs the error of a save that failed. Pydantic would put the value into it: a password,
+    a key, or a whole table of nodes with theirs.
+    """
+
+    model_config = ConfigDict(hide_input_in_errors=True)
+
+    def __init__(self, **values: Any) -> None:
+        """Validate the values, as Open WebUI does at each save and each request."""
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            note_refused(type(self), error)
+            raise
+        note_accepted(self)
 
 
 def note_refused(valves: type[BaseModel], error: ValidationError) -> None:
@@ -751,7 +822,7 @@ def _said(problem: Any) -> Message:
     return joined([valve, refusal(problem)], message(": "))
 
 
-def refusal(problem: Any) -> Message:  # noqa: PLR0911 - a line for each kind
+def refusal(problem: Any) -> Message:
     """What one of pydantic's errors says, in words for people."""
     context = problem.get("ctx") or {}
     match problem["type"]:
@@ -761,36 +832,9 @@ def refusal(problem: Any) -> Message:  # noqa: PLR0911 - a line for each kind
             return message("must be at least {limit}", limit=context["ge"])
         case "less_than_equal":
             return message("must be at most {limit}", limit=context["le"])
-        case "int_parsing" | "int_type" | "int_from_float":
-            return message("must be a whole number")
-        case "float_parsing" | "float_type":
-            return message("must be a number")
         case "literal_error":
             return message("must be one of {choices}", choices=context["expected"])
-    return Message(str(problem["msg"]))
-
-
-# --- ollama_pack.services.pack_valves ---
-# What all valves of the pack have in common.
-
-
-class PackValves(BaseModel):
-    """Valves whose errors reach admins, and do not repeat what was written into them.
-
-    Open WebUI logs the error of a save that failed. Pydantic would put the value into it: a password,
-    a key, or a whole table of nodes with theirs.
-    """
-
-    model_config = ConfigDict(hide_input_in_errors=True)
-
-    def __init__(self, **values: Any) -> None:
-        """Validate the values, as Open WebUI does at each save and each request."""
-        try:
-            super().__init__(**values)
-        except ValidationError as error:
-            note_refused(type(self), error)
-            raise
-        note_accepted(self)
+    return _REFUSALS.get(problem["type"]) or Message(str(problem["msg"]))
 
 
 # --- ollama_pack.services.cache_valves ---
@@ -906,10 +950,12 @@ def object_at(value: object, *path: str) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
 
 
-# --- ollama_pack.engines.routed_names ---
-# How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
+# --- ollama_pack.engines.model_ids ---
+# Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#
+# Those that `gpu_router` answers begin with its name, on Open WebUI and on the Pipelines server.
 
-ROUTER = "gpu_router."  # begins their ids
+ROUTER = "gpu_router."
 
 
 # --- ollama_pack.services.caching ---
@@ -958,10 +1004,10 @@ def is_background_task(task: object) -> bool:
 # Open WebUI sends a pipeline the user and no more. What else it knows stands in the `metadata` that an inlet
 # is shown; OpenAI has fields for two things of it, so they travel on under those names, and any other client
 # may set them as well: `prompt_cache_key` for the conversation, `service_tier: flex` for what nobody waits for.
-# What the response cache has to know travels in a field of ours.
+# What the response cache has to know travels in a field of ours, and so does the user's language.
 
 CHAT_FIELD, URGENCY_FIELD, BACKGROUND = "prompt_cache_key", "service_tier", "flex"
-NOTE_FIELD = "ollama_pack"
+NOTE_FIELD, LANGUAGE_FIELD = "ollama_pack", "ollama_pack_language"
 
 # What decides on whether an answer may be kept, and for whom. Nothing of the conversation.
 _NOTED = (
@@ -981,6 +1027,8 @@ def with_hints(body: dict[str, Any]) -> dict[str, Any]:
         hints[CHAT_FIELD] = chat
     if is_background_task(metadata.get("task")):
         hints[URGENCY_FIELD] = BACKGROUND
+    if language := object_at(metadata, "variables").get("{{USER_LANGUAGE}}"):
+        hints[LANGUAGE_FIELD] = str(language)
     return {**body, **hints}
 
 
@@ -1027,6 +1075,18 @@ class PipelineValves(PackValves):
     A subclass has a field `code_digest` with the default `CODE_DIGEST`.
     """
 
+    @classmethod
+    def model_json_schema(cls, *form: Any, **more: Any) -> dict[str, Any]:
+        """What Open WebUI's page shows: titles and texts in the language of the server's environment."""
+        schema = super().model_json_schema(*form, **more)
+        for field in schema.get("properties", {}).values():
+            field |= {
+                name: in_language(field[name], server_language())
+                for name in ("title", "description")
+                if name in field
+            }
+        return schema
+
     @field_validator("*", mode="before")
     @classmethod
     def _default_for_none(cls, value: Any, info: ValidationInfo) -> Any:
@@ -1038,6 +1098,11 @@ class PipelineValves(PackValves):
     def _of_this_code(cls, _: str) -> str:
         """What valves.json says is about the code that ran when it was saved."""
         return CODE_DIGEST
+
+
+def server_language() -> str:
+    """What `LC_ALL`, `LC_MESSAGES` or `LANG` names: Open WebUI does not say who looks at a page."""
+    return next(filter(None, map(os.getenv, ("LC_ALL", "LC_MESSAGES", "LANG"))), "")
 
 
 _V = TypeVar("_V", bound=BaseModel)

@@ -10,56 +10,56 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/pipelines/response_cache_replay.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipeline`, line 7209, which the server calls.
+# Begin here: `class Pipeline`, line 7548, which the server calls.
 # The modules that it uses come first:
-#    114  base.single_flight          Many who ask the same at the same time ask once.
-#    180  cache.bound                 How often answers to similar questions are wrong, at most: the bound that a threshold must pass.
-#    335  base.translations           The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    403  base.messages               Sentences for people, in English and in the languages of the catalogue.
-#    531  errors                      The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    551  cache.errors                What goes wrong with the cache.
-#    587  cache.canonical             JSON values as bytes: the same value gives the same bytes, and no two values share them.
-#    703  cache.keyring               Everything that is derived from the admin's secret: names in the store, and ciphers.
-#    865  cache.key                   What makes two requests the same: the key of a cached answer.
-#   1102  cache.entry                 An answer as it is kept.
-#   1171  cache.collect               From the chunks of a generation to what may be kept of it.
-#   1326  cache.counters              What the cache did, in figures without any text: of this process, and to be added up over all of them.
-#   1381  base.breaker                A breaker: after failures nothing is sent for a while, then one request tries.
-#   1462  cache.store                 What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
-#   1662  cache.guard                 A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
-#   1816  cache.live                  An answer while it is being generated: any number of listeners get it from the start.
-#   1920  cache.judge                 The judge of similar answers: what it is asked, and when its word counts as a yes.
-#   2027  cache.pool                  Evidence of other sites: counts that were added up over several deployments, with noise.
-#   2173  cache.semantic              The semantic tier: answers to questions that mean the same, once it is known how often that is wrong.
-#   2619  cache.normal_words          The words of the normal form, in English: which say the same, which say nothing, and whose case matters.
-#   2806  cache.normal_zh             The normal form of a question in Chinese: see `normal_form`.
-#   2944  cache.normal_form           The normal form of a question: two texts with the same form are one question in other words.
-#   3467  cache.similar               The normalised tier: a second key, by the normal form of the last message, that leads to an answer.
-#   3592  cache.outcome               What a request asks of the cache, and what the cache makes of it.
-#   3684  cache.generation            One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
-#   4012  cache.follow                One generation for many: the followers' side, in every process but the leader's.
-#   4115  cache.guards                What two questions must have in common before the similarity of their meanings counts at all.
-#   4200  engines.errors              What goes wrong with a node.
-#   4218  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#   4272  engines.ollama.to_openai    What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   4297  engines.ollama.stream       A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   4314  cache.replay                A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
-#   4399  cache.cache                 The response cache: look an answer up, follow one that is being generated, or lead.
-#   5091  cache.scope                 Who may share an answer. The scope is part of an entry's key and of its encryption.
-#   5166  services.cacheable          Which requests the cache is for, whose answers they share, and what it is asked.
-#   5285  base.redis                  A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#   5724  cache.redis_scripts         What happens in one step inside of Redis: the scripts, and the names of the keys.
-#   6067  cache.store_redis           The cache in Redis or Valkey, for any number of processes and hosts.
-#   6311  cache.sqlite_cache          The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
-#   6638  cache.store_sqlite          The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
-#   6848  engines.routed_names        How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   6854  base.process                One object for all plugins of a process, which are files that share no code.
-#   6875  services.activity           What chats did in this process, until somebody writes it into the history.
-#   6901  services.caching            The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
-#   7068  services.pipeline_requests  What a pipeline can know of a request, how it tells the next one, and the others of its server.
-#   7107  services.refused_valves     Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#   7170  services.pack_valves        What all valves of the pack have in common.
-#   7193  services.pipeline_valves    Valves on the Pipelines server: what all of our pipelines have in common there.
+#    116  base.translations           The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#    193  base.messages               Sentences for people, in English and in the languages of the catalogue.
+#    321  base.single_flight          What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
+#    404  cache.bound                 How often answers to similar questions are wrong, at most: the bound that a threshold must pass.
+#    559  errors                      The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    579  cache.errors                What goes wrong with the cache.
+#    615  cache.canonical             JSON values as bytes: the same value gives the same bytes, and no two values share them.
+#    731  cache.keyring               Everything that is derived from the admin's secret: names in the store, and ciphers.
+#    893  cache.key                   What makes two requests the same: the key of a cached answer.
+#   1130  cache.entry                 An answer as it is kept.
+#   1199  cache.collect               From the chunks of a generation to what may be kept of it.
+#   1354  cache.counters              What the cache did, in figures without any text: of this process, and to be added up over all of them.
+#   1409  base.breaker                A breaker: after failures nothing is sent for a while, then one request tries.
+#   1490  cache.store                 What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
+#   1690  cache.guard                 A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
+#   1844  cache.live                  An answer while it is being generated: any number of listeners get it from the start.
+#   1948  cache.contrast_words        English words that embeddings confuse: of one kind, but not the same.
+#   2057  cache.normal_words          The words of the normal form, in English: which say the same, which say nothing, and whose case matters.
+#   2244  cache.guards                What two questions must have in common before the similarity of their meanings counts at all.
+#   2465  cache.judge                 The judge of similar answers: what it is asked, and when its word counts as a yes.
+#   2572  cache.pool                  Evidence of other sites: counts that were added up over several deployments, with noise.
+#   2718  cache.semantic              The semantic tier: answers to questions that mean the same, once it is known how often that is wrong.
+#   3164  cache.normal_zh             The normal form of a question in Chinese: see `normal_form`.
+#   3302  cache.normal_form           The normal form of a question: two texts with the same form are one question in other words.
+#   3825  cache.similar               The normalised tier: a second key, by the normal form of the last message, that leads to an answer.
+#   3950  cache.outcome               What a request asks of the cache, and what the cache makes of it.
+#   4042  cache.generation            One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
+#   4370  cache.follow                One generation for many: the followers' side, in every process but the leader's.
+#   4473  engines.errors              What goes wrong with a node.
+#   4491  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#   4545  engines.ollama.to_openai    What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   4570  engines.ollama.stream       A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   4587  cache.replay                A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
+#   4672  cache.cache                 The response cache: look an answer up, follow one that is being generated, or lead.
+#   5364  cache.scope                 Who may share an answer. The scope is part of an entry's key and of its encryption.
+#   5439  services.cacheable          Which requests the cache is for, whose answers they share, and what it is asked.
+#   5558  base.redis                  A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#   5997  cache.redis_scripts         What happens in one step inside of Redis: the scripts, and the names of the keys.
+#   6340  cache.store_redis           The cache in Redis or Valkey, for any number of processes and hosts.
+#   6584  cache.sqlite_cache          The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
+#   6911  cache.store_sqlite          The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
+#   7121  engines.model_ids           Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   7129  services.activity           What chats did in this process, until somebody writes it into the history.
+#   7155  services.caching            The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
+#   7322  services.webui_tasks        Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#   7357  services.pipeline_requests  What a pipeline can know of a request, how it tells the next one, and the others of its server.
+#   7434  services.valves             What all valves of the pack have in common: what is refused is told to admins, without what was written.
+#   7532  services.pipeline_valves    Valves on the Pipelines server: what all of our pipelines have in common there.
 
 import asyncio
 import base64
@@ -67,6 +67,7 @@ import binascii
 import hashlib
 import logging
 import math
+import os
 import random
 import re
 import sqlite3
@@ -86,6 +87,7 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
+from collections.abc import Set as AbstractSet
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
@@ -111,227 +113,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, OutOfMemoryError
 
-# --- ollama_pack.base.single_flight ---
-# Many who ask the same at the same time ask once.
-
-_Key = TypeVar("_Key")
-_Shared = TypeVar("_Shared")
-
-
-class _Turn:
-    """A call, or one that will be made when the call before it is over."""
-
-    def __init__(self) -> None:
-        self.over = asyncio.Event()
-        self.answered = False
-        self.answer: Any = None
-        self.following: _Turn | None = None
-
-
-class JoinedCalls(Generic[_Key, _Shared]):
-    """For each key one call at a time. Those who come while it is under way share the next one.
-
-    So everybody gets the answer to a call that began after he came: what was changed before is seen.
-    """
-
-    def __init__(self) -> None:
-        self._turns: dict[_Key, _Turn] = {}
-
-    async def call(self, key: _Key, make: Callable[[], Awaitable[_Shared]]) -> tuple[_Shared, bool]:
-        """The answer, and whether it is this caller's own call that was made."""
-        while True:
-            current = self._turns.get(key)
-            if current is None:
-                turn = self._turns[key] = _Turn()
-                return await self._make(key, turn, make), True
-            if current.following is None:
-                turn = current.following = _Turn()
-                await self._wait_for(key, current, turn)
-                return await self._make(key, turn, make), True
-            turn = current.following
-            await turn.over.wait()
-            if turn.answered:
-                return turn.answer, False
-
-    async def _make(self, key: _Key, turn: _Turn, make: Callable[[], Awaitable[_Shared]]) -> _Shared:
-        try:
-            turn.answer = await make()
-            turn.answered = True
-        finally:
-            turn.over.set()
-            if turn.following is None:
-                del self._turns[key]
-        answer: _Shared = turn.answer
-        return answer
-
-    async def _wait_for(self, key: _Key, current: _Turn, turn: _Turn) -> None:
-        """Wait for the call before; who is cancelled meanwhile leaves the turn to another."""
-        try:
-            await current.over.wait()
-        except asyncio.CancelledError:
-            turn.over.set()
-            current.following = None
-            if current.over.is_set():
-                del self._turns[key]
-            raise
-        self._turns[key] = turn
-
-
-# --- ollama_pack.cache.bound ---
-# How often answers to similar questions are wrong, at most: the bound that a threshold must pass.
-#
-# Labels are counted by similarity. A threshold's answers are all those at or above it. Its evidence against a
-# rate p is a likelihood ratio: that of what was seen under a mixture of lower rates, over that under p. If p,
-# or any higher rate, is the true one, each label multiplies it by something whose mean is at most 1. So the
-# chance that it ever exceeds 1/a, at whichever of all looks, is at most a (Ville's inequality). Whenever it
-# does, Clopper and Pearson's bound for one look is below p as well.
-#
-# Six thresholds are looked at, and their answers overlap. They share the chance a by a closed test: a
-# threshold is proven when, in each group of thresholds that it is in, the mean evidence of the group exceeds
-# 1/a. Of the group of all thresholds that are truly above the rate, the mean is such a ratio again, so the
-# chance that any of these is ever proven is at most a. Where their labels are the same, six cost no more than
-# one; where the others have only wrong ones, it is as if each had a sixth of the chance.
-#
-# The chance a is 5 %. So the chance that any threshold is ever used whose true rate is above the allowed
-# error is at most 5 %, as long as the rate does not change. A change is what `has_drifted` looks for.
-
-THRESHOLDS = (0.98, 0.96, 0.94, 0.92, 0.89, 0.85)
-CONFIDENCE = 0.95
-ALPHA = 1 - CONFIDENCE
-# Rates that the mixture has, as shares of the allowed error, and their weights: most of it is far below the
-# error, as that is what is hoped for.
-MIXTURE = ((0.02, 0.6), (0.15, 0.2), (0.3, 0.12), (0.5, 0.08))
-_STEPS = 20  # of halving an interval
-_MOST = 600.0  # of the logarithm of evidence that is told apart
-
-
-@dataclass(frozen=True, slots=True)
-class Judged:
-    """Labels by the class of their similarity: from each threshold up to the one before.
-
-    Attributes:
-        right: how many were right, for each of `THRESHOLDS`.
-        wrong: how many were wrong.
-    """
-
-    right: tuple[int, ...] = (0,) * len(THRESHOLDS)
-    wrong: tuple[int, ...] = (0,) * len(THRESHOLDS)
-
-    def above(self, place: int) -> tuple[int, int]:
-        """Wrong ones and all at or above a threshold."""
-        wrong = sum(self.wrong[: place + 1])
-        return wrong, wrong + sum(self.right[: place + 1])
-
-    def plus(self, *others: "Judged", times: int = 1) -> "Judged":
-        """With other labels, or with `times=-1` without them."""
-        rows = [(self.right, self.wrong), *((each.right, each.wrong) for each in others)]
-        right, wrong = (
-            tuple(first + times * sum(more) for first, *more in zip(*row, strict=True))
-            for row in zip(*rows, strict=True)
-        )
-        return Judged(right, wrong)
-
-
-def class_of(similarity: float) -> int | None:
-    """The place of the first threshold that a similarity reaches; None: it is below all of them."""
-    return next((place for place, least in enumerate(THRESHOLDS) if similarity >= least), None)
-
-
-@lru_cache(maxsize=4096)
-def usable_thresholds(judged: Judged, error: float) -> frozenset[int]:
-    """The places of all whose bound is below the error."""
-    return proven(_evidence_of(judged, error)(error))
-
-
-def upper_bound(judged: Judged, place: int, error: float) -> float:
-    """The rate of wrong ones at or above a threshold is below it, at whichever look."""
-    return bound_by(_evidence_of(judged, error), place)
-
-
-def proven(evidence: Sequence[float], alpha: float = ALPHA) -> frozenset[int]:
-    """The places of the thresholds that are proven, by the logarithm of each one's evidence."""
-    ratios = [math.exp(min(each, _MOST)) for each in evidence]
-    return frozenset(place for place in range(len(ratios)) if _least_mean(ratios, place) >= 1 / alpha)
-
-
-def bound_by(evidence: Callable[[float], Sequence[float]], place: int, alpha: float = ALPHA) -> float:
-    """The lowest rate against which a threshold is proven.
-
-    Args:
-        evidence: against a rate, the logarithm for each threshold.
-        place: of the threshold.
-        alpha: the chance of an error.
-    """
-    low, high = 0.0, 1.0
-    for _ in range(_STEPS):
-        middle = (low + high) / 2
-        low, high = (low, middle) if place in proven(evidence(middle), alpha) else (middle, high)
-    return high
-
-
-def mixed_log(parts: Sequence[tuple[float, float]]) -> float:
-    """The logarithm of a sum of weights, each times the exponential of something."""
-    most = max(log for _weight, log in parts)
-    if most == -math.inf:
-        return most
-    return most + math.log(sum(weight * math.exp(log - most) for weight, log in parts))
-
-
-def log_likelihood(wrong: int, judged: int, rate: float) -> float:
-    right = judged - wrong
-    if rate >= 1:
-        return -math.inf if right else 0.0
-    return wrong * math.log(rate) + right * math.log1p(-rate)
-
-
-def has_drifted(wrong: int, judged: int, error: float) -> bool:
-    """Whether the newest labels are more often wrong than is allowed: the chance of so many is below 5 %.
-
-    One wrong label is no change, whatever its place.
-    """
-    return wrong > 1 and 1 - _binomial(wrong - 1, judged, error) < 1 - CONFIDENCE
-
-
-def _evidence_of(judged: Judged, error: float) -> Callable[[float], list[float]]:
-    seen = [judged.above(place) for place in range(len(THRESHOLDS))]
-    return lambda rate: [log_evidence(*each, error, rate) for each in seen]
-
-
-@lru_cache(maxsize=65536)
-def log_evidence(wrong: int, judged: int, error: float, against: float) -> float:
-    """The logarithm of the likelihood ratio of labels against a rate."""
-    mixed = mixed_log([(weight, log_likelihood(wrong, judged, share * error)) for share, weight in MIXTURE])
-    likeliest = max(against, wrong / judged if judged else 0.0)  # of all rates from this one on
-    return mixed - log_likelihood(wrong, judged, likeliest)
-
-
-def _least_mean(ratios: Sequence[float], place: int) -> float:
-    """The lowest mean of all groups with this place: of it and the lowest others, however many."""
-    total = least = ratios[place]
-    for count, other in enumerate(sorted([*ratios[:place], *ratios[place + 1 :]]), 2):
-        total += other
-        least = min(least, total / count)
-    return least
-
-
-def _binomial(most: int, tries: int, rate: float) -> float:
-    """The chance of at most so many."""
-    if not 0 < rate < 1:
-        return 1.0 if rate <= 0 or most >= tries else 0.0
-    ways = math.lgamma(tries + 1)
-    terms: Sequence[float] = [
-        math.exp(
-            ways
-            - math.lgamma(count + 1)
-            - math.lgamma(tries - count + 1)
-            + count * math.log(rate)
-            + (tries - count) * math.log1p(-rate)
-        )
-        for count in range(most + 1)
-    ]
-    return min(1.0, sum(terms))
-
-
 # --- ollama_pack.base.translations ---
 # The translations of all sentences. GENERATED from locale/ by scripts/package.py.
 
@@ -339,17 +120,21 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
     "zh-CN": {
         ": ": "：",
         "; ": "；",
+        "Code digest": "代码摘要",
         "Redis answered {found!r} to a lookup": "Redis 对查询返回了 {found!r}",
         "Redis failed: {error}": "Redis 出错：{error}",
         "Redis is at its maxmemory": "Redis 已达到 maxmemory",
         "SQLite failed at {file}: {error}": "SQLite 出错（{file}）：{error}",
         "SQLite failed: {error}": "SQLite 出错：{error}",
+        "Written by the server, so that `upload.py` sees which code runs here. Do not edit.": "由服务器写入，供 `upload.py` 识别正在运行的代码。请勿修改。",
         "a URL that begins with rediss has TLS": "以 rediss 开头的 URL 使用 TLS",
         "a cluster has no db but 0: leave the number out": "集群只有数据库 0：请去掉编号",
         "a list": "列表",
         "a number": "数字",
         "an object": "对象",
         "in a password, @ is written as %40, : as %3A, / as %2F, ? as %3F, # as %23, and % as %25": "密码中 @ 写成 %40，`:` 写成 %3A，/ 写成 %2F，`?` 写成 %3F，# 写成 %23，% 写成 %25",
+        "is missing": "缺失",
+        "is not known": "未知",
         "it belongs before the ?": "应写在 `?` 之前",
         "it does not answer within {seconds:g} s": "在 {seconds:g} 秒内没有响应",
         "it has a user or a password twice: before the host and as an option": "用户或密码出现两次：主机之前和选项中",
@@ -361,16 +146,21 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "it names several hosts: use redis+sentinel:// or redis+cluster://": "写了多个主机：请使用 redis+sentinel:// 或 redis+cluster://",
         "it needs the name of the service, as in redis+sentinel://host:26379/mymaster": "需要服务名称，例如 redis+sentinel://host:26379/mymaster",
         "it needs the path of the socket, as in unix:///run/redis.sock": "需要套接字路径，例如 unix:///run/redis.sock",
+        "must be a list": "必须是列表",
         "must be a number": "必须是数字",
         "must be a whole number": "必须是整数",
         "must be at least {limit}": "不能小于 {limit}",
         "must be at most {limit}": "不能大于 {limit}",
         "must be one of {choices}": "必须是以下之一：{choices}",
+        "must be text": "必须是文本",
+        "must be true or false": "必须是 true 或 false",
         "must be {wanted}, not {value}": "必须是{wanted}，而不是{value}",
         "no scheme that is known": "未知的协议",
+        "nothing yet": "尚无",
         "only new versions have it": "只有新版本支持",
         "redis-py checks OCSP only where nothing is awaited": "redis-py 只在同步代码中检查 OCSP",
         "replicas lag behind": "副本的数据会滞后",
+        "response_cache_replay is no model to chat with: gpu_router asks it for answers that were given before. Choose another model. So far: {figures}.": "response_cache_replay 不是用于对话的模型：gpu_router 向它询问以前给出过的回答。请选择其他模型。目前为止：{figures}。",
         "sentinel_username and sentinel_password belong to redis+sentinel://": "sentinel_username 和 sentinel_password 属于 redis+sentinel://",
         "the URL of Redis begins with {url}: use {schemes}": "Redis 的 URL 以 {url} 开头：请使用 {schemes}",
         "the answer was shared with another request, whose generation broke off: regenerate it": "此回答与另一请求共享，而其生成已中断：请重新生成",
@@ -526,6 +316,244 @@ def _filled(template: str, values: Mapping[str, object], language: str) -> str:
         for name, value in values.items()
     }
     return template.format_map(shown)
+
+
+# --- ollama_pack.base.single_flight ---
+# What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
+
+_Key = TypeVar("_Key")
+_Shared = TypeVar("_Shared")
+
+_PLACE = "_ollama_pack_speech_state"  # never a module that can be imported
+
+
+class _Turn:
+    """A call, or one that will be made when the call before it is over."""
+
+    def __init__(self) -> None:
+        self.over = asyncio.Event()
+        self.answered = False
+        self.answer: Any = None
+        self.following: _Turn | None = None
+
+
+class JoinedCalls(Generic[_Key, _Shared]):
+    """For each key one call at a time. Those who come while it is under way share the next one.
+
+    So everybody gets the answer to a call that began after he came: what was changed before is seen.
+    """
+
+    def __init__(self) -> None:
+        self._turns: dict[_Key, _Turn] = {}
+
+    async def call(self, key: _Key, make: Callable[[], Awaitable[_Shared]]) -> tuple[_Shared, bool]:
+        """The answer, and whether it is this caller's own call that was made."""
+        while True:
+            current = self._turns.get(key)
+            if current is None:
+                turn = self._turns[key] = _Turn()
+                return await self._make(key, turn, make), True
+            if current.following is None:
+                turn = current.following = _Turn()
+                await self._wait_for(key, current, turn)
+                return await self._make(key, turn, make), True
+            turn = current.following
+            await turn.over.wait()
+            if turn.answered:
+                return turn.answer, False
+
+    async def _make(self, key: _Key, turn: _Turn, make: Callable[[], Awaitable[_Shared]]) -> _Shared:
+        try:
+            turn.answer = await make()
+            turn.answered = True
+        finally:
+            turn.over.set()
+            if turn.following is None:
+                del self._turns[key]
+        answer: _Shared = turn.answer
+        return answer
+
+    async def _wait_for(self, key: _Key, current: _Turn, turn: _Turn) -> None:
+        """Wait for the call before; who is cancelled meanwhile leaves the turn to another."""
+        try:
+            await current.over.wait()
+        except asyncio.CancelledError:
+            turn.over.set()
+            current.following = None
+            if current.over.is_set():
+                del self._turns[key]
+            raise
+        self._turns[key] = turn
+
+
+def process_wide(name: str, make: Callable[[], _Shared]) -> _Shared:
+    """The one object of that name in this process, for all plugins, which are files that share no code.
+
+    Only objects of the standard library and of faster_whisper may be kept, because a plugin that is updated
+    while the server runs leaves objects of its older classes behind.
+
+    Args:
+        name: of the object.
+        make: makes it; may be called once too often, when two threads are the first together.
+    """
+    state = sys.modules.setdefault(_PLACE, ModuleType(_PLACE))
+    kept: _Shared = vars(state).setdefault(name, make())
+    return kept
+
+
+# --- ollama_pack.cache.bound ---
+# How often answers to similar questions are wrong, at most: the bound that a threshold must pass.
+#
+# Labels are counted by similarity. A threshold's answers are all those at or above it. Its evidence against a
+# rate p is a likelihood ratio: that of what was seen under a mixture of lower rates, over that under p. If p,
+# or any higher rate, is the true one, each label multiplies it by something whose mean is at most 1. So the
+# chance that it ever exceeds 1/a, at whichever of all looks, is at most a (Ville's inequality). Whenever it
+# does, Clopper and Pearson's bound for one look is below p as well.
+#
+# Six thresholds are looked at, and their answers overlap. They share the chance a by a closed test: a
+# threshold is proven when, in each group of thresholds that it is in, the mean evidence of the group exceeds
+# 1/a. Of the group of all thresholds that are truly above the rate, the mean is such a ratio again, so the
+# chance that any of these is ever proven is at most a. Where their labels are the same, six cost no more than
+# one; where the others have only wrong ones, it is as if each had a sixth of the chance.
+#
+# The chance a is 5 %. So the chance that any threshold is ever used whose true rate is above the allowed
+# error is at most 5 %, as long as the rate does not change. A change is what `has_drifted` looks for.
+
+THRESHOLDS = (0.98, 0.96, 0.94, 0.92, 0.89, 0.85)
+CONFIDENCE = 0.95
+ALPHA = 1 - CONFIDENCE
+# Rates that the mixture has, as shares of the allowed error, and their weights: most of it is far below the
+# error, as that is what is hoped for.
+MIXTURE = ((0.02, 0.6), (0.15, 0.2), (0.3, 0.12), (0.5, 0.08))
+_STEPS = 20  # of halving an interval
+_MOST = 600.0  # of the logarithm of evidence that is told apart
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """Labels by the class of their similarity: from each threshold up to the one before.
+
+    Attributes:
+        right: how many were right, for each of `THRESHOLDS`.
+        wrong: how many were wrong.
+    """
+
+    right: tuple[int, ...] = (0,) * len(THRESHOLDS)
+    wrong: tuple[int, ...] = (0,) * len(THRESHOLDS)
+
+    def above(self, place: int) -> tuple[int, int]:
+        """Wrong ones and all at or above a threshold."""
+        wrong = sum(self.wrong[: place + 1])
+        return wrong, wrong + sum(self.right[: place + 1])
+
+    def plus(self, *others: "Judged", times: int = 1) -> "Judged":
+        """With other labels, or with `times=-1` without them."""
+        rows = [(self.right, self.wrong), *((each.right, each.wrong) for each in others)]
+        right, wrong = (
+            tuple(first + times * sum(more) for first, *more in zip(*row, strict=True))
+            for row in zip(*rows, strict=True)
+        )
+        return Judged(right, wrong)
+
+
+def class_of(similarity: float) -> int | None:
+    """The place of the first threshold that a similarity reaches; None: it is below all of them."""
+    return next((place for place, least in enumerate(THRESHOLDS) if similarity >= least), None)
+
+
+@lru_cache(maxsize=4096)
+def usable_thresholds(judged: Judged, error: float) -> frozenset[int]:
+    """The places of all whose bound is below the error."""
+    return proven(_evidence_of(judged, error)(error))
+
+
+def upper_bound(judged: Judged, place: int, error: float) -> float:
+    """The rate of wrong ones at or above a threshold is below it, at whichever look."""
+    return bound_by(_evidence_of(judged, error), place)
+
+
+def proven(evidence: Sequence[float], alpha: float = ALPHA) -> frozenset[int]:
+    """The places of the thresholds that are proven, by the logarithm of each one's evidence."""
+    ratios = [math.exp(min(each, _MOST)) for each in evidence]
+    return frozenset(place for place in range(len(ratios)) if _least_mean(ratios, place) >= 1 / alpha)
+
+
+def bound_by(evidence: Callable[[float], Sequence[float]], place: int, alpha: float = ALPHA) -> float:
+    """The lowest rate against which a threshold is proven.
+
+    Args:
+        evidence: against a rate, the logarithm for each threshold.
+        place: of the threshold.
+        alpha: the chance of an error.
+    """
+    low, high = 0.0, 1.0
+    for _ in range(_STEPS):
+        middle = (low + high) / 2
+        low, high = (low, middle) if place in proven(evidence(middle), alpha) else (middle, high)
+    return high
+
+
+def mixed_log(parts: Sequence[tuple[float, float]]) -> float:
+    """The logarithm of a sum of weights, each times the exponential of something."""
+    most = max(log for _weight, log in parts)
+    if most == -math.inf:
+        return most
+    return most + math.log(sum(weight * math.exp(log - most) for weight, log in parts))
+
+
+def log_likelihood(wrong: int, judged: int, rate: float) -> float:
+    right = judged - wrong
+    if rate >= 1:
+        return -math.inf if right else 0.0
+    return wrong * math.log(rate) + right * math.log1p(-rate)
+
+
+def has_drifted(wrong: int, judged: int, error: float) -> bool:
+    """Whether the newest labels are more often wrong than is allowed: the chance of so many is below 5 %.
+
+    One wrong label is no change, whatever its place.
+    """
+    return wrong > 1 and 1 - _binomial(wrong - 1, judged, error) < 1 - CONFIDENCE
+
+
+def _evidence_of(judged: Judged, error: float) -> Callable[[float], list[float]]:
+    seen = [judged.above(place) for place in range(len(THRESHOLDS))]
+    return lambda rate: [log_evidence(*each, error, rate) for each in seen]
+
+
+@lru_cache(maxsize=65536)
+def log_evidence(wrong: int, judged: int, error: float, against: float) -> float:
+    """The logarithm of the likelihood ratio of labels against a rate."""
+    mixed = mixed_log([(weight, log_likelihood(wrong, judged, share * error)) for share, weight in MIXTURE])
+    likeliest = max(against, wrong / judged if judged else 0.0)  # of all rates from this one on
+    return mixed - log_likelihood(wrong, judged, likeliest)
+
+
+def _least_mean(ratios: Sequence[float], place: int) -> float:
+    """The lowest mean of all groups with this place: of it and the lowest others, however many."""
+    total = least = ratios[place]
+    for count, other in enumerate(sorted([*ratios[:place], *ratios[place + 1 :]]), 2):
+        total += other
+        least = min(least, total / count)
+    return least
+
+
+def _binomial(most: int, tries: int, rate: float) -> float:
+    """The chance of at most so many."""
+    if not 0 < rate < 1:
+        return 1.0 if rate <= 0 or most >= tries else 0.0
+    ways = math.lgamma(tries + 1)
+    terms: Sequence[float] = [
+        math.exp(
+            ways
+            - math.lgamma(count + 1)
+            - math.lgamma(tries - count + 1)
+            + count * math.log(rate)
+            + (tries - count) * math.log1p(-rate)
+        )
+        for count in range(most + 1)
+    ]
+    return min(1.0, sum(terms))
 
 
 # --- ollama_pack.errors ---
@@ -1917,6 +1945,523 @@ class LiveAnswer:
         self._changed.clear()  # and whoever comes waits for the next
 
 
+# --- ollama_pack.cache.contrast_words ---
+# English words that embeddings confuse: of one kind, but not the same.
+#
+# Two questions differ by two words of one group of `CONTRASTS`, such as `before/after`; a plus joins words that
+# mean the same. `SYNONYMS` may stand for each other where nothing else differs.
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+CONTRASTS = """
+before/after/during with/without enable+activate/disable+deactivate/bypass open/close/closed
+start+begin/stop+end+finish continue/pause increase+raise/decrease+reduce+lower first/last best/worst
+good/bad more/less/fewer most/least
+largest+biggest/smallest/highest/lowest/longest/shortest/oldest/youngest/tallest/widest/heaviest/richest/poorest
+fastest/slowest deepest/shallowest all/some/any buy+buying+purchase/sell+selling/rent/lease borrow/lend
+import/export upload/download install/uninstall/update/downgrade encrypt/decrypt encode/decode
+compress/extract advantages+benefits+pros/disadvantages+drawbacks+cons/risks/ingredients
+causes+cause/effects+effect/consequences legal/illegal safe/unsafe win+won/lose+lost/host+hosted must/may
+can/should is/was are/were will/did left/right up/down in/out on/off inside/outside indoor/outdoor
+push/pull/fetch/clone/commit/rebase read+reading/write+writing ascending/descending male/female he/she
+my/your singular/plural from/to i/you morning/afternoon/evening/night/noon gain/lose formal/informal
+accept/decline possible/impossible north/south/east/west minimum/maximum allowed/prohibited older/younger
+faster/slower longer/shorter bigger/smaller better/worse high/low short/long big+large/small+little wet/dry
+everything/something/nothing/anything similarity/difference true/false free/paid public/private
+internal/external major/minor primary/secondary hot/cold for/about/against/from simple/compound/technical
+detail/briefly/simply
+day+days+daily/week+weeks+weekly/month+months+monthly/year+years+yearly+annual/hour+hours
+minute+minutes/second+seconds decade/century spring/summer/autumn/winter breakfast/lunch/dinner am/pm
+thousand/million/billion/trillion
+mg/g/kg/km/m/cm/mm/ml/l/mb/gb/tb/kb/mile+miles/foot+feet/inch+inches/meter+meters minutes/seconds
+pounds/ounces celsius/fahrenheit/kelvin dollars/euros/yen
+red/blue/green/yellow/black/white/brown/orange/purple/pink/gray
+mother/father/brother/sister/son/daughter/uncle/aunt/grandfather/grandmother/husband/wife/cousin
+baby/child+children/teenager+teenagers/adult+adults boy+boys/girl+girls man+men/woman+women
+teacher/student/parent/principal doctor/nurse/dentist/pharmacist/patient buyer/seller landlord/tenant
+employer/employee/customer/colleague/friend learn+learning/teach+teaching
+ask+asking/answer+answering/give+giving treat+treatment/prevent+prevention/diagnose client/server
+frontend/backend
+add+adding/remove+removing+delete+deleting/rename/update/edit/move/copy/merge/split/sort/find/reverse/count
+create+creating/delete+deleting/destroy lock/unlock block/unblock follow/unfollow connect/disconnect
+mute/unmute tie/untie row+rows/column+columns/cell+cells/sheet+sheets list/dictionary/tuple/set/string/array
+class/function/method/variable int/float/string/boolean
+python/java/javascript/rust/ruby/php/perl/swift/kotlin/scala html/css/latex/markdown json/csv/xml/yaml/pdf
+word/excel/powerpoint/outlook/teams windows/mac/linux/android/ios chrome/firefox/safari/edge
+phone/laptop/tablet/computer/printer/router/tv keyboard/mouse/screen/speaker/camera
+area/perimeter/circumference/volume/diameter/radius
+triangle/rectangle/square/circle/trapezoid/pentagon/hexagon cube/sphere/cylinder/cone/pyramid
+mean+average/median/mode/range/variance sine+sin/cosine+cos/tangent+tan derivative/integral/limit
+linear/quadratic/cubic/exponential sum/product/difference/quotient numerator/denominator
+noun/verb/adjective/adverb/pronoun/preposition past/present/future subject/object boiling/melting/freezing
+proton/neutron/electron acid/base atom/molecule/ion/isotope solid/liquid/gas/plasma mitosis/meiosis dna/rna
+mass/weight/volume/density/temperature/pressure/speed/acceleration/force/energy/power
+kinetic/potential/nuclear/solar/wind/renewable/electrical vein/artery heart/lungs/liver/kidney/brain/stomach
+muscle/bone/organ/nerve/skin virus+viruses/bacteria+bacterium/fungus
+cold/flu/fever/headache/migraine/measles diabetes/cancer/asthma/arthritis
+aspirin/ibuprofen/paracetamol/penicillin
+vitamin+vitamins/mineral+minerals/protein/fat/carbohydrates/sugar/fiber
+dog+dogs/cat+cats/horse/cow/pig/sheep/rabbit lion/tiger/elephant/giraffe/zebra/bear/wolf/fox
+bee+bees/wasp/ant/butterfly/spider apple/banana+bananas/orange+oranges/pear/grape/lemon/avocado
+egg+eggs/potato+potatoes/rice/pasta/bread/meat/fish tea/coffee/milk/water/juice/beer/wine
+butter/oil/margarine boil/fry/bake/roast/grill/steam raw/cooked/frozen guitar/piano/violin/drums/flute
+football/basketball/baseball/tennis/badminton/volleyball/hockey/cricket/rugby/golf
+planet+planets/star+stars/moon+moons/comet/asteroid/galaxy mars/venus/jupiter/saturn/mercury/neptune/uranus
+country+countries/city+cities/state+states/river+rivers/mountain/lake/ocean/continent
+president/minister/king/queen law/bill/treaty/constitution
+capital/population/currency/language/religion/flag/climate/history/economy inflation/deflation/recession
+stock/bond/fund loan/mortgage/scholarship/grant income/expense supply/demand
+essay/report/letter/poem/story/speech/summary/thesis introduction/conclusion/abstract/outline
+plot/theme/moral/setting/character/author
+definition/example+examples/symbol/unit/formula/structure/history/future cost+price/salary/tax
+height/length/width/depth/age/weight/size rise/fall written+wrote/published/translated
+painted/composed/invented/discovered/built/founded/destroyed born/died wear/eat/drink/bring
+clean/break/repair wash/iron sleep/eat/exercise/study live+lives/eat+eats/sleep+sleeps
+need+needs/get+gets/want+wants hello/goodbye/thanks/sorry/please yes/no vegan/vegetarian sport/art/game
+"""
+SYNONYMS = """
+big+large+huge small+little+tiny fast+quick quickly+rapidly+fast begin+start buy+purchase fix+repair+mend
+find+locate make+create delete+remove+erase reduce+lower+decrease increase+raise answer+reply+response
+mistake+error help+assist film+movie picture+photo+image car+automobile pc+computer kids+children
+doctor+physician important+essential choose+select+pick use+utilize require+need modify+alter+change
+ill+sick difficult+hard easy+simple role+function gift+present forbidden+prohibited allowed+permitted
+shop+store someone+somebody everyone+everybody smartphone+phone
+"""
+# They stand in both questions, or in neither
+MARKERS = _words(
+    """
+    first second third fourth fifth sixth last next previous only all some every each most few half
+    twice double never always again also still yet will everything nothing everybody nobody daily weekly
+    monthly
+    """
+)
+# They come and go with the form of a question
+FRAME = _words(
+    """
+    do does did can could should would to i you we one the a an my your is are am how what which must
+    need have has me us be being it
+    """
+)
+# They add nothing to a question that has them besides
+ADDS_NOTHING = _words(
+    """
+    way ways good best right correct correctly exactly some any there number explain mean means meant
+    tips steps method type kind person thing things for at on of in by from with
+    """
+)
+
+
+# --- ollama_pack.cache.normal_words ---
+# The words of the normal form, in English: which say the same, which say nothing, and whose case matters.
+#
+# A word is on a list only where swapping or dropping it changes the answer of no question that a person would
+# ask. Where there is doubt it is not here, and the model answers.
+
+
+def _normal_words__words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+def _pairs(text: str) -> dict[str, tuple[str, ...]]:
+    """`one=another two; …` as what each word is replaced with."""
+    rows = (row.partition("=") for row in text.split(";"))
+    return {word.strip(): tuple(said.split()) for word, _, said in rows}
+
+
+CONTRACTIONS = _pairs(
+    """
+    don't=do not; doesn't=does not; didn't=did not; isn't=is not; aren't=are not; wasn't=was not;
+    weren't=were not; haven't=have not; hasn't=has not; hadn't=had not; can't=can not; cannot=can not;
+    couldn't=could not; won't=will not; wouldn't=would not; shouldn't=should not; mustn't=must not;
+    needn't=need not; mightn't=might not; dont=do not; doesnt=does not; didnt=did not; isnt=is not;
+    arent=are not; wasnt=was not; werent=were not; couldnt=could not; wouldnt=would not; shouldnt=should
+    not; what's=what is; whats=what is; where's=where is; wheres=where is; who's=who is; how's=how is;
+    when's=when is; why's=why is; that's=that is; thats=that is; there's=there is; here's=here is;
+    it's=it is; he's=he is; she's=she is; let's=let us; i'm=i am; im=i am; you're=you are; we're=we are;
+    they're=they are; i've=i have; you've=you have; we've=we have; they've=they have; i'll=i will;
+    you'll=you will; we'll=we will; they'll=they will; it'll=it will; what're=what are; i'd=i would;
+    wanna=want to; gonna=going to; gotta=got to; u=you; ur=your; pls=please; plz=please; thx=thanks;
+    an=a; vs=versus; vs.=versus; v.s.=versus; kindly=please; info=information; email=e-mail;
+    emails=e-mails; fridge=refrigerator; fridges=refrigerators; kids=children; airplane=aeroplane;
+    airplanes=aeroplanes; plane=plane; maths=math; biggest=largest; quickest=fastest; utilize=use;
+    utilise=use; percent=%; automobile=car; automobiles=cars; drawbacks=disadvantages; us$=usd; u.s.=US;
+    u.s.a.=USA; u.k.=UK; ww1=wwi; ww2=wwii; website=web-site; websites=web-sites; mum=mom; okay=ok;
+    grey=gray; cosy=cozy; kilometre=km; kilometres=km; kilometer=km; kilometers=km; kilogram=kg;
+    kilograms=kg; centimetre=cm; centimetres=cm; centimeter=cm; centimeters=cm; millimetre=mm;
+    millimetres=mm; millimeter=mm; millimeters=mm; hrs=hours; mins=minutes; secs=seconds; two=2;
+    three=3; four=4; five=5; six=6; seven=7; eight=8; nine=9; ten=10; eleven=11; twelve=12; thirteen=13;
+    fourteen=14; fifteen=15; sixteen=16; seventeen=17; eighteen=18; nineteen=19; twenty=20; thirty=30;
+    forty=40; fifty=50; sixty=60; seventy=70; eighty=80; ninety=90; 1st=first; 2nd=second; 3rd=third;
+    4th=fourth; 5th=fifth; 6th=sixth; 7th=seventh; 8th=eighth; 9th=ninth; 10th=tenth; theatre=theater;
+    theatres=theaters; fibre=fiber; fibres=fibers; litre=liter; litres=liters; metre=meter;
+    metres=meters; catalogue=catalog; catalogues=catalogs; dialogue=dialog; aluminium=aluminum;
+    jewellery=jewelry; tyre=tire; tyres=tires; pyjamas=pajamas; moustache=mustache; sceptical=skeptical;
+    defence=defense; offence=offense; licence=license; practise=practice; programme=program;
+    programmes=programs; judgement=judgment; ageing=aging; enrol=enroll; fulfil=fulfill;
+    skilful=skillful; traveller=traveler; travellers=travelers; travelling=traveling;
+    travelled=traveled; cancelled=canceled; cancelling=canceling; modelling=modeling; modelled=modeled;
+    labelled=labeled; labelling=labeling; fuelled=fueled; counsellor=counselor; marvellous=marvelous;
+    centre=center; centres=centers; centred=centered; plough=plow; doughnut=donut; doughnuts=donuts;
+    yoghurt=yogurt; artefact=artifact; artefacts=artifacts; analogue=analog; tumour=tumor;
+    tumours=tumors; oestrogen=estrogen; anaemia=anemia; diarrhoea=diarrhea; leukaemia=leukemia;
+    paediatric=pediatric; encyclopaedia=encyclopedia; manoeuvre=maneuver; analyse=analyze;
+    analysed=analyzed; analyses=analyzes; analysing=analyzing; paralyse=paralyze; paralysed=paralyzed;
+    catalyse=catalyze; hotdog=hot dog; hotdogs=hot dogs
+    """
+)
+
+# -our and -ise, with whatever ends may follow
+OUR = _normal_words__words(
+    """
+    colour favour favourite flavour honour humour labour neighbour neighbourhood rumour behaviour harbour
+    vapour odour armour endeavour savour glamour vigour splendour parlour saviour
+    """
+)
+ISE = _normal_words__words(
+    """
+    organ real recogn summar memor minim maxim optim categor apolog character criticis critic emphas final
+    general global hospital harmon initial ital legal local material mobil modern normal parallel personal
+    plagiar popular prior random revolution serial special stabil standard sterili symbol synchron synthes
+    token util vandal visual anonym author capital central custom digital econom familiar fertil industrial
+    alphabet monet neutral penal social subsid terror theor tokenis virtual vocal
+    """
+)
+
+# Words that are another word in another case: China is no china, IT is not it. Their case stays as it was.
+CASED = _normal_words__words(
+    """
+    polish turkey china march may us it who apple aids rust go swift ruby bill mark jack will rose grace
+    hope faith joy frank nice reading job august chile jordan guinea jersey bath lima cologne mercury amazon
+    windows word excel access target gap shell dart basic orange mobile cuba ham nancy dick bob don pat rob
+    sue art gene ray drew grant miles chase cliff dale dean earl ernest forest gale glen guy hank harry
+    heath iris ivy jasmine lance lily max melody miller nick olive pearl penny pierce randy rich robin sally
+    sandy scarlet skip stone summer april june terry tiffany tom victor violet wade ward warren wood wolf
+    young king queen bishop baker cook smith carpenter fisher hunter taylor turner walker brown black white
+    green gray earth mars venus saturn titan nike puma jaguar ford dodge beetle mustang python cobra java
+    scala perl julia crystal elixir go lisp scheme racket haskell pascal ada lua raven oracle sage slack
+    teams outlook edge chrome safari opera brave notion zoom meet drive chat bard gemini claude copilot
+    cursor spark kafka flink hive pig storm flask spring rails express react vue angular next nest fiber
+    rocket docker swarm helm chef puppet salt vault nomad consul atom brackets sublime eclipse ant maven
+    hopper ram rom cat dos arm pin sim led mac act sat gif gnu can pet gas lot roman wales danish finish
+    swede hamburg frankfurter hamburger berliner danes pole poles scotch welsh alpine orient buffalo phoenix
+    reno mobile buffet gates jobs cash bush house fall fields waters winters snow west east north south no
+    """
+)
+# Names that are no word in small letters. Any other capital inside a sentence makes a name of its own.
+NAMES = _normal_words__words(
+    """
+    afghanistan africa african albania algeria american americans america amsterdam android angola antarctica
+    arabic arctic argentina armenia asia asian athens atlantic auckland australia australian austria austrian
+    azerbaijan baghdad bahrain bangkok bangladesh barcelona beijing belarus belgian belgium berlin bolivia
+    bosnia brazil brazilian britain british brussels bucharest budapest bulgaria cairo california cambodia
+    cameroon canada canadian canberra caribbean chennai chicago chinese christian christianity christmas
+    colombia colombian colorado congo copenhagen croatia cuban cyprus czech damascus delhi denmark
+    dubai dublin dutch ecuador edinburgh egypt egyptian england english estonia ethiopia ethiopian europe
+    european fiji finland finnish florence florida france french geneva georgian german germany ghana greece
+    greek guatemala hanoi havana hawaii hebrew helsinki himalayas hindi hinduism honduras houston hungarian
+    hungary iceland icelandic illinois india indian indonesia indonesian iran iranian iraq iraqi ireland irish
+    islam islamic israel israeli istanbul italian italy jakarta jamaica japan japanese jerusalem jewish
+    judaism jupiter kabul kenya kenyan korea korean kuwait kyoto latin latvia lebanon lisbon lithuania london
+    luxembourg macedonia madagascar madrid malaysia maldives manchester manila marrakech massachusetts mecca
+    mediterranean melbourne mexican mexico miami michigan milan minnesota moldova monaco mongolia montenegro
+    montreal moroccan morocco moscow mozambique mumbai munich muslim muslims myanmar nairobi namibia naples
+    nebraska nepal neptune netherlands nevada nicaragua nigeria nigerian norway norwegian ohio oregon osaka
+    oslo ottawa pakistan pakistani palestine panama paraguay paris pennsylvania persian peru peruvian
+    philippines pluto portugal portuguese prague quebec reykjavik rio romania romanian russia russian
+    rwanda sahara scotland seattle senegal seoul serbia shakespeare shanghai siberia sicily singapore slovakia
+    slovenia somalia spain spanish stockholm sudan swahili sweden swedish switzerland sydney syria
+    taiwan tanzania tehran texas thai thailand tibet tokyo toronto tunisia turkish uganda ukraine ukrainian
+    uranus uruguay uzbekistan vancouver venezuela venice vienna vietnam vietnamese virginia wellington
+    yemen zambia zimbabwe zurich monday tuesday wednesday thursday friday saturday sunday january february
+    september october november december halloween easter ramadan hanukkah diwali einstein darwin plato
+    aristotle socrates napoleon mozart beethoven picasso hamlet everest wikipedia google facebook twitter
+    instagram tiktok microsoft netflix spotify samsung ubuntu debian kubernetes django pandas numpy
+    tensorflow pytorch bitcoin ethereum tesla toyota ikea photoshop outlook gmail linux unix nginx
+    laravel typescript fortran cobol matlab haskell clojure erlang kotlin
+    """
+)
+# Texts with one of them are about words, which stay as they were typed: can't and cannot, Colour and color
+MENTIONS = _normal_words__words(
+    """
+    word words spell spelled spelling grammar grammatical grammatically pronounce pronounced pronunciation
+    synonym synonyms antonym antonyms abbreviation abbreviations abbreviate contraction contractions
+    apostrophe hyphen hyphenated capitalize capitalise capitalized capitalised capitalization uppercase
+    lowercase plural singular punctuation punctuate comma commas phrase phrases sentence sentences acronym
+    adverb adjective noun verb preposition pronoun rhyme rhymes mean means meaning say correct incorrect
+    proofread translate translation short letter letters usage sounds typed slang idiom
+    """
+)
+# Their case means nothing here: the name is far more common than the word in small letters, or the other way.
+UNCASED = _normal_words__words("python java brown black white green gray summer young")
+# After "in" and "using" these are the program or the language, in whatever case
+TECHNICAL = _normal_words__words(
+    """
+    excel word windows rust go swift ruby react docker scala perl dart julia
+    """
+)
+
+# Short forms in capitals that are no word in small letters.
+ACRONYMS = _normal_words__words(
+    """
+    html css sql api http https json xml yaml csv pdf cpu gpu usb ssd hdd url uri ui ux php npm jvm jdk sdk
+    ide tcp udp ip dns dhcp ssh ssl tls ftp smtp vpn lan wan nasa fbi cia nato eu uk usa usd eur gbp gdp dna
+    rna atp adhd hiv covid bmi kpi crm erp seo ceo cfo cto phd mba nba nfl fifa gps mri tv pc diy faq rsvp
+    wwi wwii ai ml nlp llm bbc ibm amd hp lg bmw nyc javascript typescript youtube github gitlab postgresql
+    mysql sqlite mongodb iphone ipad ios macos whatsapp linkedin powerpoint chatgpt openai wifi wi-fi paypal
+    """
+)
+FUNCTION_WORDS = _normal_words__words(
+    """
+    a the of to in on at for with and or is are was were be do does did can could will would should may
+    might must i you he she it we they me my your what who whom whose which where when why how that this
+    these those not if about so then there here from by as have has had one tell explain
+    """
+)
+# Of which one at least is in an English text
+ENGLISH_WORDS = FUNCTION_WORDS - {"a", "in", "on", "me", "he", "was", "die", "so", "i"} | _normal_words__words(
+    """
+    please write give list name describe compare translate define convert solve summarize what's thanks into
+    an between its his her our generate create make calculate suggest recommend flights recipes
+    """
+)
+# Of which none is: their languages have other rules
+FOREIGN = _normal_words__words(
+    """
+    und ist nicht wie das der dem ein eine auf mit est les des une dans pour avec que qui quel quelle
+    comment pourquoi como para por los las una del cual het een niet wat hoe voor della che di il sono perch
+    per cosa os uma com jak czy och att hur vad je sie ich wo warum
+    """
+)
+# Beside these a word may be an identifier, and its case matters
+CODE_NOUNS = _normal_words__words(
+    "variable function class method column field table file type constant identifier keyword key"
+)
+
+
+# --- ollama_pack.cache.guards ---
+# What two questions must have in common before the similarity of their meanings counts at all.
+#
+# Embeddings hardly see numbers, negations and names. Two questions with the same meaning have the same numbers,
+# as many negations, the same names, quotes and code, and no word whose opposite the other one has.
+#
+# Nor do they see small differences: the more of two questions is the same, the more what is left is what they
+# ask. So two that are the same except for one word, one word more, or the order of their words are told apart.
+# Those that mean the same mostly differ in their whole form.
+
+_ANY_WORD = re.compile(r"[a-z0-9]+(?:'[a-z]+)?")
+_TO, _FROM = frozenset(("to", "into")), frozenset(("from",))
+_WORD = re.compile(r"[A-Za-z]+(?:'[A-Za-z]+)?")
+_PARTS = re.compile(r"[A-Za-z]+|[^A-Za-z]+")
+_guards__NUMBER = re.compile(r"\d+(?:[.,:]\d+)*")
+_KEPT = re.compile(r"`[^`]*`|\"[^\"]*\"|“[^”]*”|《[^》]*》|\S*[/\\@_={}\[\]^~<>$*+]\S*|\S*\(\)\S*")
+_SENTENCE_BEGINS = re.compile(r"(?:^|[.!?:,]\s*)$")
+_HAN = re.compile(r"[\u3400-\u9fff]")
+_NOT = frozenset(
+    ("not", "no", "never", "none", "nobody", "nothing", "neither", "nor", "without", "hardly", "cannot")
+)
+_NOT_ZH = re.compile("不|没|無|无|非|未|勿|别|禁止")
+_NUMBER_ZH = re.compile("[一二三四五六七八九十百千万亿两半]")
+_KINDS = frozenset(("who", "whom", "whose", "where", "when", "why", "how"))
+_SENTENCES = re.compile(r"[.!?]\s+\S")
+_AUXILIARIES = {
+    **dict.fromkeys(("is", "are", "am", "do", "does"), "now"),
+    **dict.fromkeys(("was", "were", "did"), "then"),
+    **dict.fromkeys(("can", "could"), "can"),
+    **dict.fromkeys(("may", "might"), "may"),
+    **dict.fromkeys(("have", "has"), "have"),
+    **{word: word for word in ("should", "must", "will", "would", "had")},
+}
+_AGREE = {
+    "are": "is",
+    "have": "has",
+    "do": "does",
+    "were": "was",
+    "these": "this",
+    "those": "that",
+    "am": "is",
+}
+_SMALL = frozenset(("a", "an", "the", "few", "little", "please"))
+_BEFORE_NOUNS = frozenset(("a", "an", "the", "my", "your", "his", "her", "our", "their", "this"))
+_CONNECTS = frozenset(("of", "in", "by", "is", "are", "be"))
+_SHORTEST = 3  # letters of a word whose last s may be a plural's
+_MOST_EXTRA = 2  # words more that one of two questions has
+
+
+def _groups(rows: str) -> dict[str, dict[int, int]]:
+    """Of each word the groups that it is in, and its place in each."""
+    found: dict[str, dict[int, int]] = {}
+    for number, group in enumerate(rows.split()):
+        for place, words in enumerate(group.split("/")):
+            for word in words.split("+"):
+                found.setdefault(word, {})[number] = place
+    return found
+
+
+_CONTRASTS, _SYNONYMS = _groups(CONTRASTS), _groups(SYNONYMS)
+_OPPOSITES_ZH = (
+    "前后 上下 左右 开关 大小 多少 高低 长短 增减 买卖 男女 早晚 新旧 升降 进出 加减 优缺 冷热 胜负 始终"
+)
+_OPPOSED_ZH = [tuple(pair) for pair in _OPPOSITES_ZH.split()]
+
+
+def may_be_same(one: str, two: str) -> bool:
+    """Whether nothing that an embedding overlooks tells two questions apart.
+
+    They are two that have different normal forms, or none.
+    """
+    if bool(_HAN.search(one)) != bool(_HAN.search(two)):
+        return False
+    if not (_names(one) <= set(_guards__words(two)) and _names(two) <= set(_guards__words(one))):
+        return False
+    checks = (_numbers, _kept, _negations, _kind)
+    if not all(check(one) == check(two) for check in checks):
+        return False
+    return not (_opposed_zh(one, two) if _HAN.search(one) else _told_apart(one, two))
+
+
+def _told_apart(one: str, two: str) -> bool:
+    """Whether words tell two questions apart that are not in Chinese."""
+    here, there = _plain_words(one), _plain_words(two)
+    return (
+        set(here) & MARKERS != set(there) & MARKERS
+        or _contrasted(set(here) - set(there), set(there) - set(here))
+        or _ask_otherwise(here, there)
+        or _lead_elsewhere(here, there)
+        or _reordered(one, two)
+        or _differ_in_one(one, two)
+        or bool(_SENTENCES.search(one) or _SENTENCES.search(two))
+    )
+
+
+def _contrasted(here: set[str], there: set[str]) -> bool:
+    """Whether one has a word that the other has another one of its kind for."""
+    return any(
+        place != _CONTRASTS.get(other, {}).get(group, place)
+        for word in here
+        for group, place in _CONTRASTS.get(word, {}).items()
+        for other in there
+    )
+
+
+def _ask_otherwise(here: list[str], there: list[str]) -> bool:
+    """Whether two questions for a yes or a no begin with other verbs: can I, must I."""
+    one, two = (_AUXILIARIES.get(words[0]) if words else None for words in (here, there))
+    return bool(one and two and one != two)
+
+
+def _lead_elsewhere(here: list[str], there: list[str]) -> bool:
+    """Whether what one goes to, or comes from, is something else in the other: Celsius into Fahrenheit."""
+    to, from_ = ([_after(words, prepositions) for words in (here, there)] for prepositions in (_TO, _FROM))
+    swapped = any(
+        any(word in there and word not in two for word in one)
+        and any(word in here and word not in one for word in two)
+        for one, two in (to, from_, [_after(words, {"than"}) for words in (here, there)])
+    )
+    return swapped or bool(to[0] & from_[1] or from_[0] & to[1])
+
+
+def _after(words: list[str], prepositions: AbstractSet[str]) -> set[str]:
+    """What follows some prepositions, beyond articles."""
+    found = set()
+    for place, word in enumerate(words):
+        rest = [each for each in words[place + 1 :] if each not in _BEFORE_NOUNS]
+        if word in prepositions and rest:
+            found.add(rest[0])
+    return found
+
+
+def _reordered(one: str, two: str) -> bool:
+    """Whether the same words stand in another order, and no other form of the question explains it.
+
+    Lions eat zebras. A comma explains it, and so does one that has an "of", "in" or "is" more.
+    """
+    here, there = _content(one), _content(two)
+    if sorted(here) != sorted(there):
+        return False
+    if here == there:
+        return _agreeing(one) == _agreeing(two)
+    connects = [
+        {*_plain_words(text)} & _CONNECTS | {each for each in ("'s", ",") if each in text}
+        for text in (one, two)
+    ]
+    return connects[0] == connects[1]
+
+
+def _differ_in_one(one: str, two: str) -> bool:
+    """Whether all is the same but one word, or some that one has besides: a small change is a trap."""
+    here, there = sorted((_content(one), _content(two)), key=len)
+    if len(here) == len(there):
+        pairs = [pair for pair in zip(here, there, strict=True) if pair[0] != pair[1]]
+        return (
+            len(pairs) == 1
+            and not _SYNONYMS.get(pairs[0][0], {}).keys() & _SYNONYMS.get(pairs[0][1], {}).keys()
+        )
+    if len(there) - len(here) > _MOST_EXTRA:
+        return False
+    rest = iter(there)
+    return all(word in rest for word in here) and not Counter(there) - Counter(here) <= Counter(ADDS_NOTHING)
+
+
+def _content(text: str) -> list[str]:
+    """The words that do not come and go with the form of a question, in the singular."""
+    return [_singular(word) for word in _plain_words(text) if word not in FRAME]
+
+
+def _agreeing(text: str) -> list[str]:
+    """All words but articles, in the singular: of two texts that have the same, small things differ."""
+    return [_singular(_AGREE.get(word, word)) for word in _plain_words(text) if word not in _SMALL]
+
+
+def _singular(word: str) -> str:
+    return word[:-1] if len(word) > _SHORTEST and word.endswith("s") and not word.endswith("ss") else word
+
+
+def _plain_words(text: str) -> list[str]:
+    """The words, numbers among them, without contractions."""
+    found = _ANY_WORD.findall(text.lower().replace("’", "'"))  # noqa: RUF001
+    return [part for word in found for part in CONTRACTIONS.get(word, (word,))]
+
+
+def _numbers(text: str) -> tuple[list[str], list[str]]:
+    """In their order: 15 % of 80 is not 80 % of 15."""
+    digits = "".join(f" {''.join(CONTRACTIONS.get(word.lower(), (word,)))} " for word in _PARTS.findall(text))
+    return _guards__NUMBER.findall(digits), _NUMBER_ZH.findall(text)
+
+
+def _kept(text: str) -> Counter[str]:
+    return Counter(_KEPT.findall(text))
+
+
+def _negations(text: str) -> int:
+    said = (part for word in _guards__words(text) for part in CONTRACTIONS.get(word, (word,)))
+    return sum(part in _NOT for part in said) + len(_NOT_ZH.findall(text))
+
+
+def _names(text: str) -> frozenset[str]:
+    """Words in capitals that do not begin a sentence, and Latin words among Chinese ones."""
+    if _HAN.search(text):
+        return frozenset(_guards__words(text))
+    found = (match for match in _WORD.finditer(text) if match[0][0].isupper())
+    inside = (match for match in found if not _SENTENCE_BEGINS.search(text[: match.start()]))
+    return frozenset(match[0].lower() for match in inside) - {"i", "i'm", "i'd", "i've", "i'll"}
+
+
+def _kind(text: str) -> frozenset[str]:
+    return frozenset(_guards__words(text)) & _KINDS
+
+
+def _opposed_zh(one: str, two: str) -> bool:
+    here, there = set(one) - set(two), set(two) - set(one)
+    return any((a in here and b in there) or (b in here and a in there) for a, b in _OPPOSED_ZH)
+
+
+def _guards__words(text: str) -> list[str]:
+    return [word.lower() for word in _WORD.findall(text.replace("’", "'"))]  # noqa: RUF001
+
+
 # --- ollama_pack.cache.judge ---
 # The judge of similar answers: what it is asked, and when its word counts as a yes.
 #
@@ -2616,197 +3161,10 @@ class IdleQueue:
         return True
 
 
-# --- ollama_pack.cache.normal_words ---
-# The words of the normal form, in English: which say the same, which say nothing, and whose case matters.
-#
-# A word is on a list only where swapping or dropping it changes the answer of no question that a person would
-# ask. Where there is doubt it is not here, and the model answers.
-
-
-def _words(text: str) -> frozenset[str]:
-    return frozenset(text.split())
-
-
-def _pairs(text: str) -> dict[str, tuple[str, ...]]:
-    """`one=another two; …` as what each word is replaced with."""
-    rows = (row.partition("=") for row in text.split(";"))
-    return {word.strip(): tuple(said.split()) for word, _, said in rows}
-
-
-CONTRACTIONS = _pairs(
-    """
-    don't=do not; doesn't=does not; didn't=did not; isn't=is not; aren't=are not; wasn't=was not;
-    weren't=were not; haven't=have not; hasn't=has not; hadn't=had not; can't=can not; cannot=can not;
-    couldn't=could not; won't=will not; wouldn't=would not; shouldn't=should not; mustn't=must not;
-    needn't=need not; mightn't=might not; dont=do not; doesnt=does not; didnt=did not; isnt=is not;
-    arent=are not; wasnt=was not; werent=were not; couldnt=could not; wouldnt=would not; shouldnt=should
-    not; what's=what is; whats=what is; where's=where is; wheres=where is; who's=who is; how's=how is;
-    when's=when is; why's=why is; that's=that is; thats=that is; there's=there is; here's=here is;
-    it's=it is; he's=he is; she's=she is; let's=let us; i'm=i am; im=i am; you're=you are; we're=we are;
-    they're=they are; i've=i have; you've=you have; we've=we have; they've=they have; i'll=i will;
-    you'll=you will; we'll=we will; they'll=they will; it'll=it will; what're=what are; i'd=i would;
-    wanna=want to; gonna=going to; gotta=got to; u=you; ur=your; pls=please; plz=please; thx=thanks;
-    an=a; vs=versus; vs.=versus; v.s.=versus; kindly=please; info=information; email=e-mail;
-    emails=e-mails; fridge=refrigerator; fridges=refrigerators; kids=children; airplane=aeroplane;
-    airplanes=aeroplanes; plane=plane; maths=math; biggest=largest; quickest=fastest; utilize=use;
-    utilise=use; percent=%; automobile=car; automobiles=cars; drawbacks=disadvantages; us$=usd; u.s.=US;
-    u.s.a.=USA; u.k.=UK; ww1=wwi; ww2=wwii; website=web-site; websites=web-sites; mum=mom; okay=ok;
-    grey=gray; cosy=cozy; kilometre=km; kilometres=km; kilometer=km; kilometers=km; kilogram=kg;
-    kilograms=kg; centimetre=cm; centimetres=cm; centimeter=cm; centimeters=cm; millimetre=mm;
-    millimetres=mm; millimeter=mm; millimeters=mm; hrs=hours; mins=minutes; secs=seconds; two=2;
-    three=3; four=4; five=5; six=6; seven=7; eight=8; nine=9; ten=10; eleven=11; twelve=12; thirteen=13;
-    fourteen=14; fifteen=15; sixteen=16; seventeen=17; eighteen=18; nineteen=19; twenty=20; thirty=30;
-    forty=40; fifty=50; sixty=60; seventy=70; eighty=80; ninety=90; 1st=first; 2nd=second; 3rd=third;
-    4th=fourth; 5th=fifth; 6th=sixth; 7th=seventh; 8th=eighth; 9th=ninth; 10th=tenth; theatre=theater;
-    theatres=theaters; fibre=fiber; fibres=fibers; litre=liter; litres=liters; metre=meter;
-    metres=meters; catalogue=catalog; catalogues=catalogs; dialogue=dialog; aluminium=aluminum;
-    jewellery=jewelry; tyre=tire; tyres=tires; pyjamas=pajamas; moustache=mustache; sceptical=skeptical;
-    defence=defense; offence=offense; licence=license; practise=practice; programme=program;
-    programmes=programs; judgement=judgment; ageing=aging; enrol=enroll; fulfil=fulfill;
-    skilful=skillful; traveller=traveler; travellers=travelers; travelling=traveling;
-    travelled=traveled; cancelled=canceled; cancelling=canceling; modelling=modeling; modelled=modeled;
-    labelled=labeled; labelling=labeling; fuelled=fueled; counsellor=counselor; marvellous=marvelous;
-    centre=center; centres=centers; centred=centered; plough=plow; doughnut=donut; doughnuts=donuts;
-    yoghurt=yogurt; artefact=artifact; artefacts=artifacts; analogue=analog; tumour=tumor;
-    tumours=tumors; oestrogen=estrogen; anaemia=anemia; diarrhoea=diarrhea; leukaemia=leukemia;
-    paediatric=pediatric; encyclopaedia=encyclopedia; manoeuvre=maneuver; analyse=analyze;
-    analysed=analyzed; analyses=analyzes; analysing=analyzing; paralyse=paralyze; paralysed=paralyzed;
-    catalyse=catalyze; hotdog=hot dog; hotdogs=hot dogs
-    """
-)
-
-# -our and -ise, with whatever ends may follow
-OUR = _words(
-    """
-    colour favour favourite flavour honour humour labour neighbour neighbourhood rumour behaviour harbour
-    vapour odour armour endeavour savour glamour vigour splendour parlour saviour
-    """
-)
-ISE = _words(
-    """
-    organ real recogn summar memor minim maxim optim categor apolog character criticis critic emphas final
-    general global hospital harmon initial ital legal local material mobil modern normal parallel personal
-    plagiar popular prior random revolution serial special stabil standard sterili symbol synchron synthes
-    token util vandal visual anonym author capital central custom digital econom familiar fertil industrial
-    alphabet monet neutral penal social subsid terror theor tokenis virtual vocal
-    """
-)
-
-# Words that are another word in another case: China is no china, IT is not it. Their case stays as it was.
-CASED = _words(
-    """
-    polish turkey china march may us it who apple aids rust go swift ruby bill mark jack will rose grace
-    hope faith joy frank nice reading job august chile jordan guinea jersey bath lima cologne mercury amazon
-    windows word excel access target gap shell dart basic orange mobile cuba ham nancy dick bob don pat rob
-    sue art gene ray drew grant miles chase cliff dale dean earl ernest forest gale glen guy hank harry
-    heath iris ivy jasmine lance lily max melody miller nick olive pearl penny pierce randy rich robin sally
-    sandy scarlet skip stone summer april june terry tiffany tom victor violet wade ward warren wood wolf
-    young king queen bishop baker cook smith carpenter fisher hunter taylor turner walker brown black white
-    green gray earth mars venus saturn titan nike puma jaguar ford dodge beetle mustang python cobra java
-    scala perl julia crystal elixir go lisp scheme racket haskell pascal ada lua raven oracle sage slack
-    teams outlook edge chrome safari opera brave notion zoom meet drive chat bard gemini claude copilot
-    cursor spark kafka flink hive pig storm flask spring rails express react vue angular next nest fiber
-    rocket docker swarm helm chef puppet salt vault nomad consul atom brackets sublime eclipse ant maven
-    hopper ram rom cat dos arm pin sim led mac act sat gif gnu can pet gas lot roman wales danish finish
-    swede hamburg frankfurter hamburger berliner danes pole poles scotch welsh alpine orient buffalo phoenix
-    reno mobile buffet gates jobs cash bush house fall fields waters winters snow west east north south no
-    """
-)
-# Names that are no word in small letters. Any other capital inside a sentence makes a name of its own.
-NAMES = _words(
-    """
-    afghanistan africa african albania algeria american americans america amsterdam android angola antarctica
-    arabic arctic argentina armenia asia asian athens atlantic auckland australia australian austria austrian
-    azerbaijan baghdad bahrain bangkok bangladesh barcelona beijing belarus belgian belgium berlin bolivia
-    bosnia brazil brazilian britain british brussels bucharest budapest bulgaria cairo california cambodia
-    cameroon canada canadian canberra caribbean chennai chicago chinese christian christianity christmas
-    colombia colombian colorado congo copenhagen croatia cuban cyprus czech damascus delhi denmark
-    dubai dublin dutch ecuador edinburgh egypt egyptian england english estonia ethiopia ethiopian europe
-    european fiji finland finnish florence florida france french geneva georgian german germany ghana greece
-    greek guatemala hanoi havana hawaii hebrew helsinki himalayas hindi hinduism honduras houston hungarian
-    hungary iceland icelandic illinois india indian indonesia indonesian iran iranian iraq iraqi ireland irish
-    islam islamic israel israeli istanbul italian italy jakarta jamaica japan japanese jerusalem jewish
-    judaism jupiter kabul kenya kenyan korea korean kuwait kyoto latin latvia lebanon lisbon lithuania london
-    luxembourg macedonia madagascar madrid malaysia maldives manchester manila marrakech massachusetts mecca
-    mediterranean melbourne mexican mexico miami michigan milan minnesota moldova monaco mongolia montenegro
-    montreal moroccan morocco moscow mozambique mumbai munich muslim muslims myanmar nairobi namibia naples
-    nebraska nepal neptune netherlands nevada nicaragua nigeria nigerian norway norwegian ohio oregon osaka
-    oslo ottawa pakistan pakistani palestine panama paraguay paris pennsylvania persian peru peruvian
-    philippines pluto portugal portuguese prague quebec reykjavik rio romania romanian russia russian
-    rwanda sahara scotland seattle senegal seoul serbia shakespeare shanghai siberia sicily singapore slovakia
-    slovenia somalia spain spanish stockholm sudan swahili sweden swedish switzerland sydney syria
-    taiwan tanzania tehran texas thai thailand tibet tokyo toronto tunisia turkish uganda ukraine ukrainian
-    uranus uruguay uzbekistan vancouver venezuela venice vienna vietnam vietnamese virginia wellington
-    yemen zambia zimbabwe zurich monday tuesday wednesday thursday friday saturday sunday january february
-    september october november december halloween easter ramadan hanukkah diwali einstein darwin plato
-    aristotle socrates napoleon mozart beethoven picasso hamlet everest wikipedia google facebook twitter
-    instagram tiktok microsoft netflix spotify samsung ubuntu debian kubernetes django pandas numpy
-    tensorflow pytorch bitcoin ethereum tesla toyota ikea photoshop outlook gmail linux unix nginx
-    laravel typescript fortran cobol matlab haskell clojure erlang kotlin
-    """
-)
-# Texts with one of them are about words, which stay as they were typed: can't and cannot, Colour and color
-MENTIONS = _words(
-    """
-    word words spell spelled spelling grammar grammatical grammatically pronounce pronounced pronunciation
-    synonym synonyms antonym antonyms abbreviation abbreviations abbreviate contraction contractions
-    apostrophe hyphen hyphenated capitalize capitalise capitalized capitalised capitalization uppercase
-    lowercase plural singular punctuation punctuate comma commas phrase phrases sentence sentences acronym
-    adverb adjective noun verb preposition pronoun rhyme rhymes mean means meaning say correct incorrect
-    proofread translate translation short letter letters usage sounds typed slang idiom
-    """
-)
-# Their case means nothing here: the name is far more common than the word in small letters, or the other way.
-UNCASED = _words("python java brown black white green gray summer young")
-# After "in" and "using" these are the program or the language, in whatever case
-TECHNICAL = _words(
-    """
-    excel word windows rust go swift ruby react docker scala perl dart julia
-    """
-)
-
-# Short forms in capitals that are no word in small letters.
-ACRONYMS = _words(
-    """
-    html css sql api http https json xml yaml csv pdf cpu gpu usb ssd hdd url uri ui ux php npm jvm jdk sdk
-    ide tcp udp ip dns dhcp ssh ssl tls ftp smtp vpn lan wan nasa fbi cia nato eu uk usa usd eur gbp gdp dna
-    rna atp adhd hiv covid bmi kpi crm erp seo ceo cfo cto phd mba nba nfl fifa gps mri tv pc diy faq rsvp
-    wwi wwii ai ml nlp llm bbc ibm amd hp lg bmw nyc javascript typescript youtube github gitlab postgresql
-    mysql sqlite mongodb iphone ipad ios macos whatsapp linkedin powerpoint chatgpt openai wifi wi-fi paypal
-    """
-)
-FUNCTION_WORDS = _words(
-    """
-    a the of to in on at for with and or is are was were be do does did can could will would should may
-    might must i you he she it we they me my your what who whom whose which where when why how that this
-    these those not if about so then there here from by as have has had one tell explain
-    """
-)
-# Of which one at least is in an English text
-ENGLISH_WORDS = FUNCTION_WORDS - {"a", "in", "on", "me", "he", "was", "die", "so", "i"} | _words(
-    """
-    please write give list name describe compare translate define convert solve summarize what's thanks into
-    an between its his her our generate create make calculate suggest recommend flights recipes
-    """
-)
-# Of which none is: their languages have other rules
-FOREIGN = _words(
-    """
-    und ist nicht wie das der dem ein eine auf mit est les des une dans pour avec que qui quel quelle
-    comment pourquoi como para por los las una del cual het een niet wat hoe voor della che di il sono perch
-    per cosa os uma com jak czy och att hur vad je sie ich wo warum
-    """
-)
-# Beside these a word may be an identifier, and its case matters
-CODE_NOUNS = _words(
-    "variable function class method column field table file type constant identifier keyword key"
-)
-
-
 # --- ollama_pack.cache.normal_zh ---
 # The normal form of a question in Chinese: see `normal_form`.
 
-_HAN = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff]")
+_normal_zh__HAN = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff]")
 _FEWEST = 2  # characters
 _KANA = re.compile(r"[\u3040-\u30ff\uac00-\ud7af]")
 _ENDS = "。，,.!?！？；;：:~～… 、¶"  # noqa: RUF001 - as people write them
@@ -2936,7 +3294,7 @@ def _joined(tokens: list[str]) -> str:
     """The tokens with a space where neither side is Chinese: `Python列表` and `Python 列表` are one."""
     said = ""
     for token in tokens:
-        between = said and not _HAN.match(said[-1]) and not _HAN.match(token[0]) and token not in _ENDS
+        between = said and not _normal_zh__HAN.match(said[-1]) and not _normal_zh__HAN.match(token[0]) and token not in _ENDS
         said += f" {token}" if between else token
     return said
 
@@ -4110,91 +4468,6 @@ class LiveHub:
             return True
         live.close("complete" if plain == END_RECORD else "lost")
         return False
-
-
-# --- ollama_pack.cache.guards ---
-# What two questions must have in common before the similarity of their meanings counts at all.
-#
-# Embeddings hardly see numbers, negations and names. Two questions with the same meaning have the same numbers,
-# as many negations, the same names, quotes and code, and no word whose opposite the other one has.
-
-_WORD = re.compile(r"[A-Za-z]+(?:'[A-Za-z]+)?")
-_PARTS = re.compile(r"[A-Za-z]+|[^A-Za-z]+")
-_NUMBER = re.compile(r"\d+(?:[.,:]\d+)*")
-_KEPT = re.compile(r"`[^`]*`|\"[^\"]*\"|“[^”]*”|《[^》]*》|\S*[/\\@_={}\[\]^~<>$*+]\S*|\S*\(\)\S*")
-_SENTENCE_BEGINS = re.compile(r"(?:^|[.!?:,]\s*)$")
-_guards__HAN = re.compile(r"[\u3400-\u9fff]")
-_NOT = frozenset(
-    ("not", "no", "never", "none", "nobody", "nothing", "neither", "nor", "without", "hardly", "cannot")
-)
-_NOT_ZH = re.compile("不|没|無|无|非|未|勿|别|禁止")
-_NUMBER_ZH = re.compile("[一二三四五六七八九十百千万亿两半]")
-_KINDS = frozenset(("who", "whom", "whose", "where", "when", "why", "how"))
-_OPPOSITES = """
-before/after with/without enable/disable open/close start/stop start/end begin/end increase/decrease
-first/last best/worst largest/smallest highest/lowest longest/shortest oldest/youngest more/less
-most/least all/some all/any buy/sell import/export upload/download install/uninstall encrypt/decrypt
-advantages/disadvantages pros/cons cause/effect causes/effects legal/illegal safe/unsafe win/lose
-won/lost must/may can/should is/was are/were will/did left/right up/down in/out on/off push/pull
-read/write ascending/descending male/female he/she my/your singular/plural from/to i/you morning/evening
-gain/lose formal/informal accept/decline possible/impossible north/south east/west minimum/maximum
-"""
-_OPPOSED = [tuple(pair.split("/")) for pair in _OPPOSITES.split()]
-_OPPOSITES_ZH = (
-    "前后 上下 左右 开关 大小 多少 高低 长短 增减 买卖 男女 早晚 新旧 升降 进出 加减 优缺 冷热 胜负 始终"
-)
-_OPPOSED_ZH = [tuple(pair) for pair in _OPPOSITES_ZH.split()]
-
-
-def may_be_same(one: str, two: str) -> bool:
-    """Whether nothing that an embedding overlooks tells two questions apart."""
-    if bool(_guards__HAN.search(one)) != bool(_guards__HAN.search(two)):
-        return False
-    if not (_names(one) <= set(_guards__words(two)) and _names(two) <= set(_guards__words(one))):
-        return False
-    checks = (_numbers, _kept, _negations, _kind)
-    return all(check(one) == check(two) for check in checks) and not _opposed(one, two)
-
-
-def _numbers(text: str) -> tuple[list[str], list[str]]:
-    """In their order: 15 % of 80 is not 80 % of 15."""
-    digits = "".join(f" {''.join(CONTRACTIONS.get(word.lower(), (word,)))} " for word in _PARTS.findall(text))
-    return _NUMBER.findall(digits), _NUMBER_ZH.findall(text)
-
-
-def _kept(text: str) -> Counter[str]:
-    return Counter(_KEPT.findall(text))
-
-
-def _negations(text: str) -> int:
-    said = (part for word in _guards__words(text) for part in CONTRACTIONS.get(word, (word,)))
-    return sum(part in _NOT for part in said) + len(_NOT_ZH.findall(text))
-
-
-def _names(text: str) -> frozenset[str]:
-    """Words in capitals that do not begin a sentence, and Latin words among Chinese ones."""
-    if _guards__HAN.search(text):
-        return frozenset(_guards__words(text))
-    found = (match for match in _WORD.finditer(text) if match[0][0].isupper())
-    inside = (match for match in found if not _SENTENCE_BEGINS.search(text[: match.start()]))
-    return frozenset(match[0].lower() for match in inside) - {"i", "i'm", "i'd", "i've", "i'll"}
-
-
-def _kind(text: str) -> frozenset[str]:
-    return frozenset(_guards__words(text)) & _KINDS
-
-
-def _opposed(one: str, two: str) -> bool:
-    here, there = set(_guards__words(one)), set(_guards__words(two))
-    pairs = [(a, b, here, there) for a, b in _OPPOSED] + [(a, b, set(one), set(two)) for a, b in _OPPOSED_ZH]
-    return any(
-        (a in first - second and b in second - first) or (b in first - second and a in second - first)
-        for a, b, first, second in pairs
-    )
-
-
-def _guards__words(text: str) -> list[str]:
-    return [word.lower() for word in _WORD.findall(text.replace("’", "'"))]  # noqa: RUF001
 
 
 # --- ollama_pack.engines.errors ---
@@ -6845,31 +7118,12 @@ def _news(
     return changed, (() if changed == seen else cache.records_after(token, after))
 
 
-# --- ollama_pack.engines.routed_names ---
-# How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-
-ROUTER = "gpu_router."  # begins their ids
-
-
-# --- ollama_pack.base.process ---
-# One object for all plugins of a process, which are files that share no code.
+# --- ollama_pack.engines.model_ids ---
+# Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
 #
-# Only objects of the standard library and of faster_whisper may be kept, because a plugin that is updated while
-# the server runs leaves objects of its older classes behind.
+# Those that `gpu_router` answers begin with its name, on Open WebUI and on the Pipelines server.
 
-_PLACE = "_ollama_pack_speech_state"  # never a module that can be imported
-
-
-def process_wide(name: str, make: Callable[[], T]) -> T:
-    """The one object of that name in this process, made at the first call.
-
-    Args:
-        name: of the object.
-        make: makes it; may be called once too often, when two threads are the first together.
-    """
-    state = sys.modules.setdefault(_PLACE, ModuleType(_PLACE))
-    kept: T = vars(state).setdefault(name, make())
-    return kept
+ROUTER = "gpu_router."
 
 
 # --- ollama_pack.services.activity ---
@@ -7065,13 +7319,53 @@ class CacheKeeper:
         self._used, self._made_of = None, None
 
 
+# --- ollama_pack.services.webui_tasks ---
+# Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#
+# It has others that somebody waits for, and these count as a person's: search and retrieval queries, image
+# prompts, autocompletion, *Merge responses*, the choice of tools, the summary of a long conversation.
+
+# Values of `metadata.task`; what is not among them is waited for.
+_NOBODY_WAITS = frozenset(
+    {"title_generation", "tags_generation", "follow_up_generation", "emoji_generation", "memory_review"}
+)
+# How the prompts of these begin, in 0.11.2 and since, where an admin has not changed them.
+_PROMPT_BEGINNINGS = (
+    "### Task:\nGenerate a concise",
+    "### Task:\nGenerate 1-3 broad tags",
+    "### Task:\nSuggest 3-5 relevant follow-up",
+    "### Task:\nPredict 3-5 useful messages",
+    "Your task is to reflect the speaker's likely facial expression",
+)
+
+
+def is_background_task(task: object) -> bool:
+    """Whether nobody waits for a call with this `metadata.task`."""
+    return isinstance(task, str) and task in _NOBODY_WAITS
+
+
+def is_background_prompt(body: Mapping[str, Any]) -> bool:
+    """Whether an OpenAI chat body is a title and the like, by its last message: the task is not in it."""
+    messages = body.get("messages")
+    if body.get("stream") or not isinstance(messages, list) or not messages:
+        return False
+    last = messages[-1]
+    content = last.get("content") if isinstance(last, Mapping) else None
+    return isinstance(content, str) and content.startswith(_PROMPT_BEGINNINGS)
+
+
 # --- ollama_pack.services.pipeline_requests ---
 # What a pipeline can know of a request, how it tells the next one, and the others of its server.
 #
 # Open WebUI sends a pipeline the user and no more. What else it knows stands in the `metadata` that an inlet
 # is shown; OpenAI has fields for two things of it, so they travel on under those names, and any other client
 # may set them as well: `prompt_cache_key` for the conversation, `service_tier: flex` for what nobody waits for.
-# What the response cache has to know travels in a field of ours.
+# What the response cache has to know travels in a field of ours, and so does the user's language.
+
+CHAT_FIELD, URGENCY_FIELD, BACKGROUND = "prompt_cache_key", "service_tier", "flex"
+NOTE_FIELD, LANGUAGE_FIELD = "ollama_pack", "ollama_pack_language"
+
+MOST_LANGUAGE = 200  # characters
 
 
 @dataclass(frozen=True, slots=True)
@@ -7085,6 +7379,7 @@ class Asking:
         from_webui: Open WebUI sent it, and put its own tools into it.
         note: as `noted` has made it; None where no filter has seen the request.
         is_admin: Open WebUI says so of the user.
+        language: that the user reads.
     """
 
     user: str = ""
@@ -7093,6 +7388,38 @@ class Asking:
     from_webui: bool = False
     note: Mapping[str, Any] | None = None
     is_admin: bool = False
+    language: str = ENGLISH
+
+
+def asking(body: Mapping[str, Any]) -> Asking:
+    """Read a request. What is not of the expected form counts as absent."""
+    user, chat, note = body.get("user"), body.get(CHAT_FIELD), body.get(NOTE_FIELD)
+    from_webui = isinstance(user, Mapping)
+    name = user.get("id") if isinstance(user, Mapping) else user
+    return Asking(
+        name if isinstance(name, str) else "",
+        chat if isinstance(chat, str) else "",
+        body.get(URGENCY_FIELD) == BACKGROUND or (from_webui and is_background_prompt(body)),
+        from_webui,
+        note if isinstance(note, Mapping) else None,
+        isinstance(user, Mapping) and user.get("role") == "admin",
+        str(body.get(LANGUAGE_FIELD) or ENGLISH)[:MOST_LANGUAGE],
+    )
+
+
+def with_hints(body: dict[str, Any]) -> dict[str, Any]:
+    """The body of an inlet, with what Open WebUI will not send to the pipeline itself."""
+    metadata = body.get("metadata")
+    if not isinstance(metadata, Mapping):
+        return body
+    hints: dict[str, Any] = {}
+    if isinstance(chat := metadata.get("chat_id"), str) and chat:
+        hints[CHAT_FIELD] = chat
+    if is_background_task(metadata.get("task")):
+        hints[URGENCY_FIELD] = BACKGROUND
+    if language := object_at(metadata, "variables").get("{{USER_LANGUAGE}}"):
+        hints[LANGUAGE_FIELD] = str(language)
+    return {**body, **hints}
 
 
 SERVER_MODULE = "main"  # as `uvicorn main:app` calls the server's own
@@ -7104,12 +7431,51 @@ def sibling(name: str) -> Any:
     return loaded.get(name)
 
 
-# --- ollama_pack.services.refused_valves ---
-# Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+# --- ollama_pack.services.valves ---
+# What all valves of the pack have in common: what is refused is told to admins, without what was written.
 #
-# What a process has refused is kept in it for an hour, as plain values: each plugin has a copy of this code.
+# Open WebUI's page only shows that there was an error. What a process has refused is kept in it for an hour, as
+# plain values: each plugin has a copy of this code.
 
+_WHOLE, _NUMBER, _SWITCH = (
+    message("must be a whole number"),
+    message("must be a number"),
+    message("must be true or false"),
+)
+# By pydantic's name for the error.
+_REFUSALS = {
+    "bool_parsing": _SWITCH,
+    "bool_type": _SWITCH,
+    "extra_forbidden": message("is not known"),
+    "float_parsing": _NUMBER,
+    "float_type": _NUMBER,
+    "int_from_float": _WHOLE,
+    "int_parsing": _WHOLE,
+    "int_type": _WHOLE,
+    "list_type": message("must be a list"),
+    "missing": message("is missing"),
+    "string_type": message("must be text"),
+}
 _MODULE = re.compile(r"(?:function|tool)_(\w+)_[0-9a-f]{32}")  # as Open WebUI calls a plugin's module
+
+
+class PackValves(BaseModel):
+    """Valves whose errors reach admins, and do not repeat what was written into them.
+
+    Open WebUI logs the error of a save that failed. Pydantic would put the value into it: a password,
+    a key, or a whole table of nodes with theirs.
+    """
+
+    model_config = ConfigDict(hide_input_in_errors=True)
+
+    def __init__(self, **values: Any) -> None:
+        """Validate the values, as Open WebUI does at each save and each request."""
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            note_refused(type(self), error)
+            raise
+        note_accepted(self)
 
 
 def note_refused(valves: type[BaseModel], error: ValidationError) -> None:
@@ -7148,7 +7514,7 @@ def _said(problem: Any) -> Message:
     return joined([valve, refusal(problem)], message(": "))
 
 
-def refusal(problem: Any) -> Message:  # noqa: PLR0911 - a line for each kind
+def refusal(problem: Any) -> Message:
     """What one of pydantic's errors says, in words for people."""
     context = problem.get("ctx") or {}
     match problem["type"]:
@@ -7158,36 +7524,9 @@ def refusal(problem: Any) -> Message:  # noqa: PLR0911 - a line for each kind
             return message("must be at least {limit}", limit=context["ge"])
         case "less_than_equal":
             return message("must be at most {limit}", limit=context["le"])
-        case "int_parsing" | "int_type" | "int_from_float":
-            return message("must be a whole number")
-        case "float_parsing" | "float_type":
-            return message("must be a number")
         case "literal_error":
             return message("must be one of {choices}", choices=context["expected"])
-    return Message(str(problem["msg"]))
-
-
-# --- ollama_pack.services.pack_valves ---
-# What all valves of the pack have in common.
-
-
-class PackValves(BaseModel):
-    """Valves whose errors reach admins, and do not repeat what was written into them.
-
-    Open WebUI logs the error of a save that failed. Pydantic would put the value into it: a password,
-    a key, or a whole table of nodes with theirs.
-    """
-
-    model_config = ConfigDict(hide_input_in_errors=True)
-
-    def __init__(self, **values: Any) -> None:
-        """Validate the values, as Open WebUI does at each save and each request."""
-        try:
-            super().__init__(**values)
-        except ValidationError as error:
-            note_refused(type(self), error)
-            raise
-        note_accepted(self)
+    return _REFUSALS.get(problem["type"]) or Message(str(problem["msg"]))
 
 
 # --- ollama_pack.services.pipeline_valves ---
@@ -7212,6 +7551,18 @@ class PipelineValves(PackValves):
     A subclass has a field `code_digest` with the default `CODE_DIGEST`.
     """
 
+    @classmethod
+    def model_json_schema(cls, *form: Any, **more: Any) -> dict[str, Any]:
+        """What Open WebUI's page shows: titles and texts in the language of the server's environment."""
+        schema = super().model_json_schema(*form, **more)
+        for field in schema.get("properties", {}).values():
+            field |= {
+                name: in_language(field[name], server_language())
+                for name in ("title", "description")
+                if name in field
+            }
+        return schema
+
     @field_validator("*", mode="before")
     @classmethod
     def _default_for_none(cls, value: Any, info: ValidationInfo) -> Any:
@@ -7223,6 +7574,11 @@ class PipelineValves(PackValves):
     def _of_this_code(cls, _: str) -> str:
         """What valves.json says is about the code that ran when it was saved."""
         return CODE_DIGEST
+
+
+def server_language() -> str:
+    """What `LC_ALL`, `LC_MESSAGES` or `LANG` names: Open WebUI does not say who looks at a page."""
+    return next(filter(None, map(os.getenv, ("LC_ALL", "LC_MESSAGES", "LANG"))), "")
 
 
 # --- ollama_pack.plugins.pipelines.response_cache_replay ---
@@ -7259,14 +7615,20 @@ class Pipeline:
     async def on_shutdown(self) -> None:
         """The router gives the cache back, after the last of its chats."""
 
+    async def inlet(self, body: Body, user: Body | None = None) -> Body:  # noqa: ARG002 - the server passes it
+        """Keep the language of whoever chooses it by mistake."""
+        return with_hints(body)
+
     def pipe(self, user_message: str, model_id: str, messages: list[Body], body: Body) -> str:  # noqa: ARG002
         """Refuse, and tell the figures."""
         cache = self._keeper.current
-        figures = _figures(cache.counters.snapshot()) if cache else "nothing yet"
-        return (
+        figures = _figures(cache.counters.snapshot()) if cache else message("nothing yet")
+        sentence = message(
             "response_cache_replay is no model to chat with: gpu_router asks it for answers that were given "
-            f"before. Choose another model. So far: {figures}."
+            "before. Choose another model. So far: {figures}.",
+            figures=figures,
         )
+        return in_language(sentence, asking(body).language)
 
     async def chunks(
         self, body: Body, who: Asking, digest: str, head: ReplyHead, upstream: Upstream, answerer: str = ""
@@ -7351,18 +7713,18 @@ class Pipeline:
         if note.get("regeneration_message_id"):
             return True
         question = (str(note.get("chat_id") or ""), str(note.get("user_message_id") or ""), model)
-        message = str(note.get("message_id") or "")
-        if not message or not all(question):
+        answer = str(note.get("message_id") or "")
+        if not answer or not all(question):
             return False
         # a client chooses all of them, at any length
-        named, message = (
-            digest_of("\0".join(ids).encode("utf-8", "replace")) for ids in (question, (message,))
+        named, answer = (
+            digest_of("\0".join(ids).encode("utf-8", "replace")) for ids in (question, (answer,))
         )
-        before = self._answers.pop(named, message)
-        self._answers[named] = message
+        before = self._answers.pop(named, answer)
+        self._answers[named] = answer
         if len(self._answers) > QUESTIONS_KNOWN:
             del self._answers[next(iter(self._answers))]  # the oldest
-        return before != message
+        return before != answer
 
     def _tell_once(self, what: str) -> None:
         if what not in self._said:
@@ -7382,4 +7744,4 @@ def _log_figures(cache: ResponseCache) -> None:
 def _figures(counts: dict[str, float]) -> str:
     """The counters but those of times: `hits 3, bypasses/background task 2`."""
     shown = {name: value for name, value in sorted(counts.items()) if not name.startswith("lookups_ms")}
-    return ", ".join(f"{name} {value:g}" for name, value in shown.items()) or "nothing yet"
+    return ", ".join(f"{name} {value:g}" for name, value in shown.items()) or message("nothing yet")

@@ -4,7 +4,6 @@
 with ONCE=1 it ends after the walk, with status 1 when a step failed.
 """
 
-import argparse
 import errno
 import os
 import secrets
@@ -22,12 +21,12 @@ from rich.console import Console
 from rich.markup import escape
 
 from deploy.errors import DeployError
-from deploy.shown import message
+from deploy.shown import message, translated
 from local.engine import EngineMissingError
 from local.processes import ServerStartError
 from local.simulation import LARGE, SMALL, SimulatedNodes, simulation
 from local.webui import RunningWebUI, open_webui
-from package import add_version
+from package import command_line
 from walk.aliases import show_aliases
 from walk.caching import show_cache
 from walk.models import Models, find_models
@@ -44,10 +43,7 @@ MISSING = "mixtral:8x7b"  # what the demo's alias prefers, and a small machine h
 
 def main() -> int:
     """Return 0 when everything was shown, 1 when a step failed or the demo could not start."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add_version(parser)
+    parser = command_line(translated(__doc__))
     parser.parse_args()
     for number in (signal.SIGINT, signal.SIGTERM):  # also where a shell started it with SIGINT ignored
         signal.signal(number, signal.default_int_handler)

@@ -3,7 +3,6 @@
 It changes nothing. Exit status 1 when something is wrong, 0 when all is well or only worth a look.
 """
 
-import argparse
 import asyncio
 import email.utils
 import json
@@ -35,12 +34,12 @@ from deploy.shown import SECRETS, Secrets, message, plain, say, shown_address, t
 from deploy.voice import EVENTS, ROUTES, VOICE, microphone_valves
 from deploy.web import Answer, fetch, sends_on
 from ollama_pack.base.redis import redis_client, redis_fault
+from ollama_pack.engines.model_ids import ROUTER
 from ollama_pack.engines.ollama.names import find_model
-from ollama_pack.engines.routed_names import ROUTER
 from ollama_pack.errors import SettingError
 from ollama_pack.routing.nodes import DISCOVERED, SRV, parse_nodes
 from ollama_pack.routing.probe.gpus import LOAD_PATH, report_in
-from package import add_version
+from package import command_line
 from upload import GATEWAY, available_plugins, make_plan, servers, wanted_plugins
 
 OLDEST_VERSION = (0, 11, 2)
@@ -82,10 +81,7 @@ class Finding:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add_version(parser)
+    parser = command_line(translated(__doc__))
     parser.add_argument(
         "config", nargs="?", type=Path, default=Path("pack.yaml"), help=message("default: pack.yaml")
     )
@@ -522,7 +518,7 @@ def redis_finding(
             message("does not answer ({reason})", reason=plain(secrets.clean(reason))),
             remedy,
         )
-    return Finding(subject, "ok", "answers")
+    return Finding(subject, "ok", message("answers"))
 
 
 async def _ping(url: str) -> None:

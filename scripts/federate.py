@@ -20,9 +20,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from deploy.shown import message, translated
 from federation.counts import AGREEMENT, AgreementError, read_agreement
 from federation.masking import MOST_SITES
-from package import add_version
+from package import command_line
 
 HERE = Path(__file__).resolve().parent
 APP = ("__init__.py", "counts.py", "masking.py", "site_app.py", "server_app.py")
@@ -48,39 +49,60 @@ _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add_version(parser)
+    parser = command_line(translated(__doc__))
     roles = parser.add_subparsers(dest="role", required=True)
-    server = roles.add_parser("server", help="the meeting point")
+    server = roles.add_parser("server", help=message("run the meeting point"))
     server.add_argument("--host", default="127.0.0.1")
     server.add_argument("--port", type=int, default=9092)
-    server.add_argument("--certificate", type=Path, help="of TLS; without it, this machine only")
-    server.add_argument("--key", type=Path, help="of the certificate")
-    server.add_argument("--authority", type=Path, help="the certificate of who has signed it")
-    one = roles.add_parser("round", help="one round, at the server")
+    server.add_argument(
+        "--certificate", type=Path, help=message("TLS certificate; without it only this machine can connect")
+    )
+    server.add_argument("--key", type=Path, help=message("private key of the certificate"))
+    server.add_argument("--authority", type=Path, help=message("certificate of the authority that signed it"))
+    one = roles.add_parser("round", help=message("one round, on the machine of the server"))
     one.add_argument("--server", default="127.0.0.1:9092", metavar="HOST:PORT")
-    one.add_argument("--authority", type=Path, help="as for `server`; without it, this machine only")
-    site = roles.add_parser("site", help="a site takes part")
+    one.add_argument(
+        "--authority",
+        type=Path,
+        help=message("as for `server`; without it only a server on this machine can be asked"),
+    )
+    site = roles.add_parser("site", help=message("take part as a site"))
     site.add_argument("--server", default="127.0.0.1:9092", metavar="HOST:PORT")
-    site.add_argument("--authority", type=Path, help="as for `server`; without it, this machine only")
-    site.add_argument("--url", required=True, help="of this site's Open WebUI")
-    site.add_argument("--key-file", type=Path, required=True, help="holds an API key of an admin of it")
-    site.add_argument("--port", type=int, default=9094, help="on this machine, for Flower's own processes")
+    site.add_argument(
+        "--authority",
+        type=Path,
+        help=message("as for `server`; without it only a server on this machine can be asked"),
+    )
+    site.add_argument("--url", required=True, help=message("address of this site's Open WebUI"))
+    site.add_argument(
+        "--key-file", type=Path, required=True, help=message("file with an API key of one of its admins")
+    )
+    site.add_argument(
+        "--port",
+        type=int,
+        default=9094,
+        help=message("port on this machine for Flower's own processes; default: 9094"),
+    )
     for each in (server, one, site):
-        each.add_argument("--folder", type=Path, required=True, help="holds agreement.toml, and what is kept")
+        each.add_argument(
+            "--folder",
+            type=Path,
+            required=True,
+            help=message("folder with agreement.toml, and where state is kept"),
+        )
     args = parser.parse_args(arguments)
     try:
         agreed = read_agreement(args.folder)
     except AgreementError as error:
-        return _fail(str(error))
+        return _fail(translated(error))
     if agreed.sites > MOST_SITES:
-        return _fail(f"`sites` must be {MOST_SITES} at most")
+        return _fail(message("`sites` must be {most} at most", most=MOST_SITES))
     if not (Path(sys.executable).parent / "flwr").exists():
         return _fail(
-            "Flower is missing here: run scripts/prepare .venv-federation federation, "
-            "and this with .venv-federation/bin/python"
+            message(
+                "Flower is missing here: run scripts/prepare .venv-federation federation, and this with "
+                ".venv-federation/bin/python"
+            )
         )
     os.environ |= {
         "OLLAMA_PACK_FEDERATION": str(args.folder.resolve()),
@@ -99,7 +121,7 @@ def _server(args: argparse.Namespace) -> int:
     elif args.host in _LOOPBACK:
         options += ["--insecure"]
     else:
-        return _fail("a server for other machines needs --certificate, --key and --authority")
+        return _fail(message("a server for other machines needs --certificate, --key and --authority"))
     from flwr.superlink.cli.flower_superlink import flower_superlink  # noqa: PLC0415 - where Flower is
 
     from federation import server_app  # noqa: F401, PLC0415 - loaded once, for all copies
@@ -115,7 +137,7 @@ def _server(args: argparse.Namespace) -> int:
 def _round(args: argparse.Namespace) -> int:
     way = _way(args)
     if way is None:
-        return _fail("a server on another machine needs --authority")
+        return _fail(message("a server on another machine needs --authority"))
     done = sorted(int(each.stem.removeprefix("round-")) for each in args.folder.glob("round-*.json"))
     number = (done or [0])[-1] + 1
     home = Path(os.environ["FLWR_HOME"])
@@ -133,15 +155,18 @@ def _round(args: argparse.Namespace) -> int:
     run = [_flower("flwr"), "run", str(app), "pack", "--run-config", f"round={number}", "--stream"]
     subprocess.run(run, check=False)
     if json.loads(result.read_text(encoding="utf-8"))["sum"] is None:
-        return _fail(f"round {number} did not come about: the lines above say why")
-    print(f"round {number}: the sum of all sites is in {result}, and each site has it")
+        return _fail(message("round {number} did not come about: the lines above say why", number=number))
+    said = message(
+        "round {number}: the sum of all sites is in {file}, and each site has it", number=number, file=result
+    )
+    print(said)
     return 0
 
 
 def _site(args: argparse.Namespace) -> int:
     way = _way(args)
     if way is None:
-        return _fail("a server on another machine needs --authority")
+        return _fail(message("a server on another machine needs --authority"))
     place = {"url": args.url, "key_file": str(args.key_file.resolve())}
     (args.folder / "open-webui.json").write_text(json.dumps(place), encoding="utf-8")
     _run_only(app_folder(args.folder))
@@ -186,7 +211,11 @@ def _run_only(app: Path) -> None:
     def only_own(content: bytes, run: Any) -> Any:
         if hashlib.sha256(content).hexdigest() != own:
             sys.exit(
-                _fail("The server's app, or its agreement, is another than this site's: nothing was given.")
+                _fail(
+                    message(
+                        "The server's app, or its agreement, is another than this site's: nothing was given."
+                    )
+                )
             )
         return read_config(content, run)
 

@@ -16,10 +16,10 @@ from contextlib import suppress
 from pathlib import Path
 
 from agent.server import Agent, ListenError, serving
-from deploy.shown import message
+from deploy.shown import message, translated
 from ollama_pack.routing.probe.gpu_nvml import GpuReader
 from ollama_pack.routing.probe.gpus import GpuReport, agent_load
-from package import add_version, pack_version
+from package import command_line, pack_version
 
 ROOT = Path(__file__).resolve().parent.parent
 DONE, FAILED, USAGE = 0, 1, 2
@@ -39,10 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add_version(parser)
+    parser = command_line(translated(__doc__))
     parser.add_argument(
         "--host",
         type=_host,
@@ -116,8 +113,9 @@ def announce(report: GpuReport, addresses: list[tuple[str, int]]) -> None:
         print(f"gpu_agent: {note}", file=sys.stderr)
     for gpu in report.gpus:
         memory = f", {gpu.memory_total / 2**30:.0f} GiB" if gpu.memory_total else ""
+        about = translated(gpu.fault) or (gpu.name or message("no name")) + memory
         print(
-            f"gpu_agent: GPU {gpu.index}: {gpu.fault or (gpu.name or message('no name')) + memory}",
+            f"gpu_agent: GPU {gpu.index}: {about}",
             flush=True,
         )
     if report.reason:

@@ -66,11 +66,27 @@ FOR_DEVELOPERS = (
         "src/ollama_pack/routing/peers/",
         "src/ollama_pack/speech/http_answer.py",
     ),
-    *("scripts/federate.py", "scripts/federation/", "src/ollama_pack/cache/pool.py"),  # not yet in Chinese
 )
 _SENTENCE = re.compile(r"[A-Za-z]{2,}[,:;]? [a-z]{2,}")
 # Open WebUI's own words, which its clients compare, and what is a name in the code.
 NAMES = {"Model not found", "first byte", "voice activity"}
+# Of Python's argparse, in `--help` and in errors: `package.command_line`.
+ARGPARSE = (
+    "usage: ",
+    "positional arguments",
+    "options",
+    "show this help message and exit",
+    "%(prog)s: error: %(message)s\n",
+    "argument %(argument_name)s: %(message)s",
+    "the following arguments are required: %s",
+    "unrecognized arguments: %s",
+    "expected one argument",
+    "expected at least one argument",
+    "ignored explicit argument %r",
+    "ambiguous option: %(option)s could match %(matches)s",
+    "invalid %(type)s value: %(value)r",
+    "invalid choice: %(value)r (choose from %(choices)s)",
+)
 _STUMBLING = re.compile(rf"\b({'|'.join(STUMBLING)})\b", re.IGNORECASE)
 _QUOTED = re.compile(r"`[^`]*`|\*[^*]*\*")
 
@@ -78,7 +94,7 @@ _QUOTED = re.compile(r"`[^`]*`|\*[^*]*\*")
 def sentences() -> dict[str, set[str]]:
     """English → the files that say it."""
     found: dict[str, set[str]] = {}
-    for english, place in (*_in_code(), *_of_plugins(), *_of_metrics()):
+    for english, place in (*_in_code(), *_of_plugins(), *_of_metrics(), *_of_argparse()):
         found.setdefault(english, set()).add(place)
     return found
 
@@ -113,6 +129,11 @@ def _of_metrics() -> Iterator[tuple[str, str]]:
     place = f"src/{metrics_text.__name__.replace('.', '/')}.py"
     metrics = (value for value in vars(metrics_text).values() if isinstance(value, metrics_text.Metric))
     yield from ((metric.text, place) for metric in metrics)
+
+
+def _of_argparse() -> Iterator[tuple[str, str]]:
+    """What Python says of a command line, which is its own and not the pack's."""
+    yield from ((english, "scripts/package.py") for english in ARGPARSE)
 
 
 def updated(path: Path, found: dict[str, set[str]]) -> bytes:

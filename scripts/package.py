@@ -30,7 +30,7 @@ from bundle.rules import KINDS
 from bundle.source import PACK, SOURCE, PackagingError, Problem
 from bundle.words import LOCALE, TRANSLATIONS, module_text, translations
 from deploy.plugin import AUTHOR, plugin_of
-from deploy.shown import message
+from deploy.shown import message, translated
 
 ROOT = Path(__file__).resolve().parents[1]
 ZIP_DATE = (1980, 1, 1, 0, 0, 0)  # the earliest that a zip can hold
@@ -69,7 +69,22 @@ def repository(root: Path) -> str:
 
 def add_version(parser: argparse.ArgumentParser) -> None:
     """Give a script the option `--version`, which says the pack's."""
-    parser.add_argument("--version", action="version", version=f"%(prog)s {pack_version(ROOT)}")
+    version, about = f"%(prog)s {pack_version(ROOT)}", message("show the version and end")
+    parser.add_argument("--version", action="version", version=version, help=about)
+
+
+def command_line(about: str, epilog: str | None = None) -> argparse.ArgumentParser:
+    """The parser of a script whose `--help` and errors are in the language of who runs it.
+
+    Args:
+        about: what the script does.
+        epilog: what comes last.
+    """
+    vars(argparse)["_"] = translated  # else it asks gettext, which has no catalogue
+    form = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=about, formatter_class=form, epilog=epilog)
+    add_version(parser)
+    return parser
 
 
 def outputs(plugins: Iterable[Plugin]) -> dict[str, bytes]:
@@ -197,24 +212,33 @@ def compile_words(root: Path, dictionary: Path, *, write: bool) -> Iterator[str]
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line."""
-    parser = argparse.ArgumentParser(description="Build the plugin files and dist/.")
+    parser = command_line(message("Build the plugin files and dist/."))
     parser.add_argument(
-        "--check", action="store_true", help="write nothing; exit 1 when a committed file is stale"
+        "--check",
+        action="store_true",
+        help=message("write nothing; exit 1 when a committed file is stale"),
     )
     parser.add_argument(
         "--root",
         type=Path,
         metavar="DIR",
-        help="folder with pyproject.toml, into which is written (default: this repository; with --source or "
-        "--package the current folder)",
+        help=message(
+            "folder with pyproject.toml, into which is written; default: this repository; with --source or "
+            "--package the current folder"
+        ),
     )
     parser.add_argument(
-        "--source", type=Path, metavar="DIR", help=f"folder that the package is in (default: {SOURCE})"
+        "--source",
+        type=Path,
+        metavar="DIR",
+        help=message("folder that the package is in; default: {folder}", folder=SOURCE),
     )
     parser.add_argument(
-        "--package", metavar="NAME", default=PACK, help="package with the plugins (default: %(default)s)"
+        "--package",
+        metavar="NAME",
+        default=PACK,
+        help=message("package with the plugins; default: {package}", package=PACK),
     )
-    add_version(parser)
     options = parser.parse_args(arguments)
     is_ours = options.source is None and options.package == PACK
     root: Path = options.root or (ROOT if is_ours else Path.cwd())

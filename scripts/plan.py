@@ -19,10 +19,18 @@ from deploy.client import OpenWebUI
 from deploy.config import PackConfig, load_config
 from deploy.errors import DeployError, ServerError, UsageError
 from deploy.shown import message, plain, say, translated
-from ollama_pack.routing.plan.bounds import LEAST_CONTEXT, MOST_CONTEXT, MOST_USERS, USUAL_CONTEXT
 from ollama_pack.routing.plan.demand import MAX_RECORDS, Demand, asked_in
-from ollama_pack.routing.plan.report import GIGABYTE, PlanReport, WantedModels, plan_report
-from package import add_version
+from ollama_pack.routing.plan.report import (
+    GIGABYTE,
+    LEAST_CONTEXT,
+    MOST_CONTEXT,
+    MOST_USERS,
+    USUAL_CONTEXT,
+    PlanReport,
+    WantedModels,
+    plan_report,
+)
+from package import command_line
 from planning.nodes import look_at
 from planning.record import read_record
 from upload import servers
@@ -31,10 +39,7 @@ PAGES = 100
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add_version(parser)
+    parser = command_line(translated(__doc__))
     parser.add_argument(
         "config", nargs="?", type=Path, default=Path("pack.yaml"), help=message("default: pack.yaml")
     )

@@ -27,11 +27,11 @@ from deploy.plan import Plan, Step, Trouble
 from deploy.plugin import LocalPlugin, load_plugin
 from deploy.removal import plan_folder_removal, plan_pipelines_removal, plan_removal
 from deploy.rows import plan_hidden, plan_rows, unanswered
-from deploy.shown import SECRETS, message, plain, say
+from deploy.shown import SECRETS, message, plain, say, translated
 from deploy.tools import plan_tool
 from deploy.valves import function_valves, pipeline_valves
 from deploy.voice import ROUTES, Voicing
-from package import add_version
+from package import command_line
 
 ROOT = Path(__file__).resolve().parent.parent
 DONE, FAILED, USAGE = 0, 1, 2
@@ -188,15 +188,13 @@ def removal(webui: OpenWebUI | None, pipelines: Pipelines | None, folder: Path |
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog=message(
+    parser = command_line(
+        translated(__doc__),
+        message(
             "Environment: OPEN_WEBUI_URL, OPEN_WEBUI_TOKEN (or OPEN_WEBUI_EMAIL and "
             "OPEN_WEBUI_PASSWORD), PIPELINES_URL, PIPELINES_API_KEY, PIPELINES_DIR."
         ),
     )
-    add_version(parser)
     parser.add_argument(
         "config", nargs="?", type=Path, default=Path("pack.yaml"), help=message("default: pack.yaml")
     )

@@ -11,45 +11,44 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/tools/voice_transcription.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Tools`, line 5187, which the server calls.
+# Begin here: `class Tools`, line 5202, which the server calls.
 # The modules that it uses come first:
-#     90  errors                   The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    104  base.translations        The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    205  base.messages            Sentences for people, in English and in the languages of the catalogue.
-#    333  base.process             One object for all plugins of a process, which are files that share no code.
-#    356  services.refused_valves  Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#    419  services.pack_valves     What all valves of the pack have in common.
-#    442  speech.errors            What goes wrong with transcription.
-#    902  speech.languages         The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
-#    979  speech.language          Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
-#   1073  engines.failures         Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   1109  speech.values            What recordings turn into, and what an engine is.
-#   1366  speech.http_answer       What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
-#   1516  speech.pcm               Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
-#   1604  speech.openai_http       Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
-#   1792  speech.recognizer        The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
-#   1931  speech.sentences         Segments of about a sentence, made from words with times.
-#   1985  speech.whisper_model     Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
-#   2171  speech.whisper           Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
-#   2399  services.voice_settings  The valves of voice transcription, for the tool and the routes, and the engine they ask for.
-#   2554  speech.source            Where a recording comes from: bytes, a path or an open file; and how large it may be.
-#   2638  speech.kept              Transcripts of a while ago: the same recording with the same options is not listened to twice.
-#   2727  speech.containers        What the bytes of a file tell that the decoder does not: whether the file ends before it should.
-#   2891  speech.decode            Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
-#   3502  speech.joining           Putting pieces of text together: with spaces where the script has them between words, else without.
-#   3590  speech.script            Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
-#   3666  speech.turns             One recording at a time on this machine's own processors, in turns between users, each with its place.
-#   3934  speech.vad               Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
-#   3984  speech.windows           Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
-#   4131  speech.transcribe        From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
-#   4401  webui.tracing            Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
-#   4439  webui.errors             What goes wrong between the pack and Open WebUI.
-#   4455  webui.voice_files        Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
-#   4556  services.transcribing    Transcribing on behalf of somebody: by the admin's settings, and not twice.
-#   4676  speech.subtitles         Subtitles: lines that fit on a screen, each shown while it is spoken.
-#   4814  speech.formats           A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
-#   4951  services.voice_job       One call of the tool: which recordings, how far it is, what the model gets, and the file for the user.
-#   5169  webui.reader             Who reads what the pack says, and in which language.
+#     89  errors                   The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    103  base.translations        The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#    208  base.messages            Sentences for people, in English and in the languages of the catalogue.
+#    336  base.single_flight       What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
+#    359  services.valves          What all valves of the pack have in common: what is refused is told to admins, without what was written.
+#    457  speech.errors            What goes wrong with transcription.
+#    917  speech.languages         The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
+#    994  speech.language          Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
+#   1088  engines.failures         Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   1124  speech.values            What recordings turn into, and what an engine is.
+#   1381  speech.http_answer       What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
+#   1531  speech.pcm               Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
+#   1619  speech.openai_http       Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
+#   1807  speech.recognizer        The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
+#   1946  speech.sentences         Segments of about a sentence, made from words with times.
+#   2000  speech.whisper_model     Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
+#   2186  speech.whisper           Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
+#   2414  services.voice_settings  The valves of voice transcription, for the tool and the routes, and the engine they ask for.
+#   2569  speech.source            Where a recording comes from: bytes, a path or an open file; and how large it may be.
+#   2653  speech.kept              Transcripts of a while ago: the same recording with the same options is not listened to twice.
+#   2742  speech.containers        What the bytes of a file tell that the decoder does not: whether the file ends before it should.
+#   2906  speech.decode            Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
+#   3517  speech.joining           Putting pieces of text together: with spaces where the script has them between words, else without.
+#   3605  speech.script            Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
+#   3681  speech.turns             One recording at a time on this machine's own processors, in turns between users, each with its place.
+#   3949  speech.vad               Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
+#   3999  speech.windows           Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
+#   4146  speech.transcribe        From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
+#   4416  webui.tracing            Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#   4454  webui.errors             What goes wrong between the pack and Open WebUI.
+#   4470  webui.voice_files        Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
+#   4571  services.transcribing    Transcribing on behalf of somebody: by the admin's settings, and not twice.
+#   4691  speech.subtitles         Subtitles: lines that fit on a screen, each shown while it is spoken.
+#   4829  speech.formats           A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
+#   4966  services.voice_job       One call of the tool: which recordings, how far it is, what the model gets, and the file for the user.
+#   5184  webui.users              Users of the running Open WebUI, and the language that they read. Imports `open_webui` when called.
 
 import asyncio
 import hashlib
@@ -146,6 +145,7 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "huggingface.co, which does not have it or cannot be reached": "huggingface.co，其中没有该模型，或无法访问",
         "hung up before it answered, or spoke no HTTP": "回答之前断开了连接，或不是 HTTP 服务",
         "is busy (status {status}): try again later": "正忙（状态 {status}）：请稍后重试",
+        "is missing": "缺失",
         "is no BCP 47 tag such as zh-CN or en": "不是 zh-CN 或 en 这样的 BCP 47 标签",
         "is not known": "未知",
         "is too long for a language tag": "作为语言标签过长",
@@ -155,11 +155,14 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "language {tag!r} {reason}; valid: {valid}": "语言 {tag!r} {reason}；可用：{valid}",
         "model {model!r} cannot be loaded: {said}": "无法加载模型 {model!r}：{said}",
         "model {model!r} was not found ({places}): {remedy}": "没有找到模型 {model!r}（{places}）：{remedy}",
+        "must be a list": "必须是列表",
         "must be a number": "必须是数字",
         "must be a whole number": "必须是整数",
         "must be at least {limit}": "不能小于 {limit}",
         "must be at most {limit}": "不能大于 {limit}",
         "must be one of {choices}": "必须是以下之一：{choices}",
+        "must be text": "必须是文本",
+        "must be true or false": "必须是 true 或 false",
         "no decoder is there for its sound": "没有可用于其声音的解码器",
         "no speech was found in {seconds:.1f} s of audio: is the microphone on?{more}": "在 {seconds:.1f} 秒音频中没有听到语音：麦克风打开了吗？{more}",
         "nowhere": "任何地方都没有",
@@ -330,35 +333,74 @@ def _filled(template: str, values: Mapping[str, object], language: str) -> str:
     return template.format_map(shown)
 
 
-# --- ollama_pack.base.process ---
-# One object for all plugins of a process, which are files that share no code.
-#
-# Only objects of the standard library and of faster_whisper may be kept, because a plugin that is updated while
-# the server runs leaves objects of its older classes behind.
+# --- ollama_pack.base.single_flight ---
+# What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
 
-T = TypeVar("T")
+_Shared = TypeVar("_Shared")
 
 _PLACE = "_ollama_pack_speech_state"  # never a module that can be imported
 
 
-def process_wide(name: str, make: Callable[[], T]) -> T:
-    """The one object of that name in this process, made at the first call.
+def process_wide(name: str, make: Callable[[], _Shared]) -> _Shared:
+    """The one object of that name in this process, for all plugins, which are files that share no code.
+
+    Only objects of the standard library and of faster_whisper may be kept, because a plugin that is updated
+    while the server runs leaves objects of its older classes behind.
 
     Args:
         name: of the object.
         make: makes it; may be called once too often, when two threads are the first together.
     """
     state = sys.modules.setdefault(_PLACE, ModuleType(_PLACE))
-    kept: T = vars(state).setdefault(name, make())
+    kept: _Shared = vars(state).setdefault(name, make())
     return kept
 
 
-# --- ollama_pack.services.refused_valves ---
-# Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+# --- ollama_pack.services.valves ---
+# What all valves of the pack have in common: what is refused is told to admins, without what was written.
 #
-# What a process has refused is kept in it for an hour, as plain values: each plugin has a copy of this code.
+# Open WebUI's page only shows that there was an error. What a process has refused is kept in it for an hour, as
+# plain values: each plugin has a copy of this code.
 
+_WHOLE, _NUMBER, _SWITCH = (
+    message("must be a whole number"),
+    message("must be a number"),
+    message("must be true or false"),
+)
+# By pydantic's name for the error.
+_REFUSALS = {
+    "bool_parsing": _SWITCH,
+    "bool_type": _SWITCH,
+    "extra_forbidden": message("is not known"),
+    "float_parsing": _NUMBER,
+    "float_type": _NUMBER,
+    "int_from_float": _WHOLE,
+    "int_parsing": _WHOLE,
+    "int_type": _WHOLE,
+    "list_type": message("must be a list"),
+    "missing": message("is missing"),
+    "string_type": message("must be text"),
+}
 _MODULE = re.compile(r"(?:function|tool)_(\w+)_[0-9a-f]{32}")  # as Open WebUI calls a plugin's module
+
+
+class PackValves(BaseModel):
+    """Valves whose errors reach admins, and do not repeat what was written into them.
+
+    Open WebUI logs the error of a save that failed. Pydantic would put the value into it: a password,
+    a key, or a whole table of nodes with theirs.
+    """
+
+    model_config = ConfigDict(hide_input_in_errors=True)
+
+    def __init__(self, **values: Any) -> None:
+        """Validate the values, as Open WebUI does at each save and each request."""
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            note_refused(type(self), error)
+            raise
+        note_accepted(self)
 
 
 def note_refused(valves: type[BaseModel], error: ValidationError) -> None:
@@ -397,7 +439,7 @@ def _said(problem: Any) -> Message:
     return joined([valve, refusal(problem)], message(": "))
 
 
-def refusal(problem: Any) -> Message:  # noqa: PLR0911 - a line for each kind
+def refusal(problem: Any) -> Message:
     """What one of pydantic's errors says, in words for people."""
     context = problem.get("ctx") or {}
     match problem["type"]:
@@ -407,36 +449,9 @@ def refusal(problem: Any) -> Message:  # noqa: PLR0911 - a line for each kind
             return message("must be at least {limit}", limit=context["ge"])
         case "less_than_equal":
             return message("must be at most {limit}", limit=context["le"])
-        case "int_parsing" | "int_type" | "int_from_float":
-            return message("must be a whole number")
-        case "float_parsing" | "float_type":
-            return message("must be a number")
         case "literal_error":
             return message("must be one of {choices}", choices=context["expected"])
-    return Message(str(problem["msg"]))
-
-
-# --- ollama_pack.services.pack_valves ---
-# What all valves of the pack have in common.
-
-
-class PackValves(BaseModel):
-    """Valves whose errors reach admins, and do not repeat what was written into them.
-
-    Open WebUI logs the error of a save that failed. Pydantic would put the value into it: a password,
-    a key, or a whole table of nodes with theirs.
-    """
-
-    model_config = ConfigDict(hide_input_in_errors=True)
-
-    def __init__(self, **values: Any) -> None:
-        """Validate the values, as Open WebUI does at each save and each request."""
-        try:
-            super().__init__(**values)
-        except ValidationError as error:
-            note_refused(type(self), error)
-            raise
-        note_accepted(self)
+    return _REFUSALS.get(problem["type"]) or Message(str(problem["msg"]))
 
 
 # --- ollama_pack.speech.errors ---
@@ -5166,8 +5181,8 @@ def for_model(
     return "\n".join(line if line == text[:bound] else in_language(line, language) for line in lines)
 
 
-# --- ollama_pack.webui.reader ---
-# Who reads what the pack says, and in which language.
+# --- ollama_pack.webui.users ---
+# Users of the running Open WebUI, and the language that they read. Imports `open_webui` when called.
 
 
 def reader_language(metadata: Mapping[str, Any], request: Any) -> str:

@@ -22,15 +22,27 @@ def fewest_labels(wrong: int, error: float) -> int:
     return low
 
 
-def sites_above(sites: int, error: float, seed: int = 7, usable: Usable = usable_threshold) -> int:
-    """How many sites ever use a threshold whose true share of wrong answers is above the error."""
+def sites_above(
+    sites: int, error: float, seed: int = 7, usable: Usable = usable_threshold, *, just: bool = False
+) -> int:
+    """How many sites ever use a threshold whose true share of wrong answers is above the error.
+
+    Args:
+        sites: how many there are.
+        error: that is allowed.
+        seed: of what is drawn.
+        usable: says which threshold labels allow.
+        just: at all of them the share is just above the error, at each similarity: the hardest to see.
+    """
     dice = Random(seed)
-    return sum(_is_above(dice, error, usable) for _ in range(sites))
+    return sum(_is_above(dice, error, usable, just=just) for _ in range(sites))
 
 
-def _is_above(dice: Random, error: float, usable: Usable) -> bool:
+def _is_above(dice: Random, error: float, usable: Usable, *, just: bool) -> bool:
     base = error * 10 ** dice.uniform(-1, 1)
     rates = [min(0.9, base * 1.5**place) for place in range(CLASSES)]
+    if just:
+        rates = [error * 1.0001] * CLASSES
     share = [0.05 + dice.random() for _ in rates]
     true = [
         sum(part * rate for part, rate in zip(share[: place + 1], rates, strict=False))

@@ -79,9 +79,11 @@ class Agent:
     async def answer(self, request: web.BaseRequest) -> web.Response:
         """Answer one request, and let its connection end."""
         if request.path not in {"/", LOAD_PATH, "/metrics"}:
-            response = _refusal(HTTPStatus.NOT_FOUND, f"there are /, {LOAD_PATH} and /metrics")
+            response = _refusal(
+                HTTPStatus.NOT_FOUND, message("there are /, {path} and /metrics", path=LOAD_PATH)
+            )
         elif request.method not in _METHODS:
-            response = _refusal(HTTPStatus.METHOD_NOT_ALLOWED, "there is nothing here but to read")
+            response = _refusal(HTTPStatus.METHOD_NOT_ALLOWED, message("everything here can only be read"))
             response.headers["Allow"] = ", ".join(_METHODS)
         else:
             response = await self._found(request.path)
@@ -95,8 +97,9 @@ class Agent:
         if path == "/metrics":
             text = metrics_text(await self.report(), self._version)
             return web.Response(body=text.encode(), headers={"Content-Type": METRICS_TYPE})
-        what = f"gpu_agent {self._version} of the Open WebUI Ollama Pack, on {self._node}"
-        return web.Response(text=f"{what}\nGPUs as JSON: {LOAD_PATH}\nfor Prometheus: /metrics\n")
+        what = f"gpu_agent {self._version}, Open WebUI Ollama Pack: {self._node}"
+        figures, metrics = message("GPUs as JSON"), message("for Prometheus")
+        return web.Response(text=f"{what}\n{figures}: {LOAD_PATH}\n{metrics}: /metrics\n")
 
 
 def _refusal(status: HTTPStatus, detail: str) -> web.Response:

@@ -110,7 +110,7 @@ class Builder:
             return None
         name = type_name(kind, entry)
         parts, imported = reached(self._with_dependencies(entry), name)
-        parts = with_own_translations(parts)
+        parts = with_own_translations(parts, with_valves=kind == "pipelines")
         self.problems += plugin_problems(kind, [part.module for part in parts] or [entry])
         self.problems += scope_names(parts, imported, name)
         head = filled_in(frontmatter_text(entry), self.version, self.repository)

@@ -66,10 +66,16 @@ def _quoted(text: str) -> str:
     return f'"{escaped}"'
 
 
-def with_own_translations(parts: Iterable[Part]) -> list[Part]:
-    """The parts of a plugin, of whose translations only those are left that the plugin can show."""
+def with_own_translations(parts: Iterable[Part], *, with_valves: bool) -> list[Part]:
+    """The parts of a plugin, of whose translations only those are left that the plugin can show.
+
+    Args:
+        parts: of the plugin.
+        with_valves: it shows titles and texts of its valves itself, as Open WebUI does not know them.
+    """
     parts = list(parts)
-    used = {english for part in parts for piece in part.pieces for english in sentences(piece.nodes)}
+    nodes = [node for part in parts for piece in part.pieces for node in piece.nodes]
+    used = {*sentences(nodes), *(_of_valves(nodes) if with_valves else ())}
     return [_filtered(part, used) if _is_catalogue(part.module) else part for part in parts]
 
 
@@ -87,13 +93,47 @@ def _filtered(part: Part, used: set[str]) -> Part:
 
 
 def sentences(nodes: Iterable[ast.AST]) -> Iterator[str]:
-    """What the code gives to `message`, and the pages' scripts in its strings to `t`."""
+    """What the code gives to `message`, the pages' scripts in its strings to `t`, and docstrings it shows."""
     for node in (inner for top in nodes for inner in ast.walk(top)):
         match node:
             case ast.Call(func=ast.Name(id="message"), args=[ast.Constant(value=str(english)), *_]):
                 yield english
+            case ast.Module(body=[ast.Expr(value=ast.Constant(value=str(english))), *_]) if _is_shown(node):
+                yield english
             case ast.Constant(value=str(text)):
                 yield from in_script(text)
+
+
+def _is_shown(module: ast.Module) -> bool:
+    """Whether a script says its own docstring: `translated(__doc__)`."""
+    return any(
+        isinstance(node, ast.Call) and ast.unparse(node) == "translated(__doc__)" for node in ast.walk(module)
+    )
+
+
+def _of_valves(nodes: Iterable[ast.AST]) -> Iterator[str]:
+    """Titles and descriptions of fields, whether they stand there or are a constant's."""
+    nodes = list(nodes)
+    constants: dict[str, str] = {}
+
+    def text(node: ast.AST) -> str:
+        match node:
+            case ast.Constant(value=str(found)):
+                return found
+            case ast.Name(id=name):
+                return constants.get(name, "")
+            case ast.FormattedValue(value=value):
+                return text(value)
+            case ast.JoinedStr(values=values):
+                return "".join(map(text, values))
+        return ""
+
+    for node in nodes:
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            constants[node.targets[0].id] = text(node.value)
+    for node in (inner for top in nodes for inner in ast.walk(top)):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "Field":
+            yield from (text(one.value) for one in node.keywords if one.arg in {"title", "description"})
 
 
 def in_script(text: str) -> Iterator[str]:

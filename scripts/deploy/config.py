@@ -23,15 +23,16 @@ from deploy.shown import HIDDEN, SECRETS, Secrets, is_secret_name, message, plai
 from ollama_pack.aliases.errors import AliasTableError
 from ollama_pack.aliases.table import AliasRow, AliasTable, parse_table
 from ollama_pack.base.redis import check_redis_url
+from ollama_pack.base.tables import TableError
 from ollama_pack.budgets.errors import BudgetTableError
 from ollama_pack.budgets.table import parse_budgets
 from ollama_pack.cache.keyring import check_secret
 from ollama_pack.routing.errors import NodeTableError
 from ollama_pack.routing.nodes import DISCOVERED, parse_nodes
 from ollama_pack.routing.warm import parse_warm
-from ollama_pack.services.refused_valves import refusal
+from ollama_pack.services.valves import refusal
 from ollama_pack.speech.language import parse_language
-from ollama_pack.webui.audience import ADMIN, GROUP, PUBLIC
+from ollama_pack.webui.audience import PUBLIC, is_audience
 from ollama_pack.webui.routes import check_route_key
 
 MAX_BYTES = 256 * 1024
@@ -46,7 +47,7 @@ def _as_list(value: Any) -> Any:
 
 
 def _check_audience(value: str) -> str:
-    if value in {PUBLIC, ADMIN} or value.removeprefix(GROUP) not in {value, ""}:
+    if is_audience(value):
         return value
     raise ValueError(
         message("{value} is no audience: write public, admin or group:NAME", value=plain(repr(value)))
@@ -642,13 +643,7 @@ def _check_aliases(file: Path, config: PackConfig, lines: dict[Key, int]) -> Non
     try:
         parse_table(config.alias_text)
     except AliasTableError as error:
-        key = keys[error.line - 1]
-        problem = (
-            lines[key],
-            ".".join(map(str, key)),
-            plain(f"{error.row!r}: {translated(error.reason)}", 1000),
-        )
-        raise ConfigError(file, [problem]) from None
+        raise _row_refused(file, lines, keys[error.line - 1], error) from None
 
 
 def _check_nodes(file: Path, config: PackConfig, lines: dict[Key, int]) -> None:
@@ -670,10 +665,9 @@ def _check_budgets(file: Path, config: PackConfig, lines: dict[Key, int]) -> Non
     try:
         parse_budgets("\n".join(config.budgets or ()))
     except BudgetTableError as error:
-        key: Key = ("budgets", error.line - 1)
-        problem = (
-            lines[key],
-            ".".join(map(str, key)),
-            plain(f"{error.row!r}: {translated(error.reason)}", 1000),
-        )
-        raise ConfigError(file, [problem]) from None
+        raise _row_refused(file, lines, ("budgets", error.line - 1), error) from None
+
+
+def _row_refused(file: Path, lines: dict[Key, int], key: Key, error: TableError) -> ConfigError:
+    reason = plain(f"{error.row!r}: {translated(error.reason)}", 1000)
+    return ConfigError(file, [(lines[key], ".".join(map(str, key)), reason)])

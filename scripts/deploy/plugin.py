@@ -15,7 +15,7 @@ from bundle.rules import frontmatter_keys
 from deploy.errors import DeployError
 from deploy.shown import HIDDEN, Secrets, message, plain, translated
 from ollama_pack.base.translations import TRANSLATIONS
-from ollama_pack.services.refused_valves import refusal
+from ollama_pack.services.valves import refusal
 
 AUTHOR = "Open WebUI Ollama Pack"
 TYPES = {

@@ -1,8 +1,7 @@
 """Taking out everything that the pack made, as steps of a plan; what is an admin's stays.
 
 The functions go before the rows, so that nothing publishes them again. A row of ours into which an admin put
-something stays, without the pack's mark. If its grants are those that the pack gave, it is left to admins:
-what an admin did to a row does not let in the people whom the pack let in.
+something stays, without the pack's mark.
 """
 
 import shutil
@@ -18,17 +17,14 @@ from deploy.microphone import plan_no_microphone
 from deploy.pipelines import DIGEST
 from deploy.plan import Plan, value_diff
 from deploy.plugin import AUTHOR, KIND_NAMES
-from deploy.rows import grants_of, has_additions, is_marked, readable_grants
+from deploy.rows import grants_of, readable_grants, release_row, stored_rows
 from deploy.shown import message
 from deploy.voice import EVENTS, ROUTES, microphone_valves
-from ollama_pack.webui.audience import NOBODY, Grants, grant_forms
-from ollama_pack.webui.model_rows import MARK
-from ollama_pack.webui.publication import is_our_description
+from ollama_pack.webui.model_rows import MARK, REPLAY, ExistingRow
+from ollama_pack.webui.publication import left_when_removed
 
 Json = dict[str, Any]
 
-REPLAY = "response_cache_replay"  # its row is the events function's, which gives it no mark
-REPLAY_META = {"hidden": True, "description": "Gives the answers of the response cache."}
 # What a pipeline of the pack leaves in the folder of its name.
 LEFT_IN_FOLDER = ("valves.json", "secret", "ollama_pack_cache.*", "__pycache__/*", "__pycache__")
 
@@ -50,8 +46,8 @@ def plan_removal(plan: Plan, server: OpenWebUI, known: dict[str, set[str]]) -> N
     for name in sorted(tools):
         _plan_plugin(plan, server, "tools", tools[name])
     is_replay_ours = REPLAY in functions or REPLAY not in server.plugins("functions")
-    for row in server.model_rows().values():
-        if is_marked(row) or (row["id"] == REPLAY and is_replay_ours):
+    for row in stored_rows(server).values():
+        if row.mark or (row.id == REPLAY and is_replay_ours):
             _plan_row(plan, server, row)
 
 
@@ -96,64 +92,25 @@ def _delete_if_there(server: OpenWebUI, path: str) -> None:
             raise
 
 
-def _plan_row(plan: Plan, server: OpenWebUI, row: Json) -> None:
+def _plan_row(plan: Plan, server: OpenWebUI, row: ExistingRow) -> None:
     """Delete a row, or leave to admins what an admin has put into it."""
-    model = row["id"]
-    given = _given(row)
-    is_regranted = given is not None and grants_of(row) != given
-    if not (_is_changed(row) or is_regranted):
-        lines = [f"- {model} (access: {', '.join(readable_grants(grants_of(row)))})"]
+    grants = left_when_removed(row)
+    if grants is None:
         plan.add(
-            message("delete model row {model}", model=model),
-            lines,
-            partial(server.post, "/api/v1/models/model/delete", {"id": model}),
+            message("delete model row {model}", model=row.id),
+            [f"- {row.id} (access: {', '.join(readable_grants(row.grants))})"],
+            partial(server.post, "/api/v1/models/model/delete", {"id": row.id}),
         )
-        return
-    grants = grants_of(row) if is_regranted else NOBODY
-    old = {"access": readable_grants(grants_of(row)), f"meta.{MARK}": (row["meta"] or {}).get(MARK)}
-    lines = value_diff(old, {"access": readable_grants(grants)})
-    if is_marked(row) or grants_of(row) != grants:
+    elif row.mark or row.grants != grants:
+        old = {"access": readable_grants(row.grants), f"meta.{MARK}": row.meta.get(MARK)}
         plan.add(
             message(
                 "keep model row {model}, which an admin has changed, without the pack's part of it",
-                model=model,
+                model=row.id,
             ),
-            lines,
-            partial(_release, server, model, grants),
+            value_diff(old, {"access": readable_grants(grants)}),
+            partial(release_row, server, row.id, grants),
         )
-
-
-def _given(row: Json) -> Grants | None:
-    """The grants that the pack gave a row; None where it did not note them: then they count as its own."""
-    if row["id"] == REPLAY and not is_marked(row):
-        return frozenset({("user", "*", "read")})
-    noted = row["meta"][MARK].get("grants")
-    if not isinstance(noted, list):
-        return None
-    return grants_of({"access_grants": [grant for grant in noted if isinstance(grant, dict)]})
-
-
-def _is_changed(row: Json) -> bool:
-    """Whether an admin has put something into a row, or switched it off."""
-    meta = row["meta"] or {}
-    if row["id"] == REPLAY and not is_marked(row):
-        ours = {key: value for key, value in meta.items() if value} == REPLAY_META
-        return not ours or bool(row["params"]) or row["name"] != "Response cache" or not row["is_active"]
-    description = meta.get("description") or ""
-    name = (meta[MARK].get("alias") or row["id"]) if isinstance(meta[MARK], dict) else row["id"]
-    is_described = description and not is_our_description(name, description)
-    has_picture = meta.get("profile_image_url") not in {None, "", "/static/favicon.png"}
-    return has_additions(row) or not row["is_active"] or bool(is_described) or has_picture
-
-
-def _release(server: OpenWebUI, model: str, grants: Grants) -> None:
-    """Take the mark and the pack's grants off a row, as it is by now."""
-    row = server.model_row(model)
-    form = {key: row[key] for key in ("id", "name", "params", "base_model_id", "is_active")}
-    meta = {key: value for key, value in (row["meta"] or {}).items() if key != MARK}
-    server.post("/api/v1/models/model/update", form | {"meta": meta})
-    if grants_of(row) != grants:
-        server.post("/api/v1/models/model/access/update", {"id": model, "access_grants": grant_forms(grants)})
 
 
 def plan_pipelines_removal(plan: Plan, server: Pipelines, known: Collection[str]) -> None:

@@ -15,7 +15,7 @@ from urllib.parse import quote, unquote
 from rich.console import Console
 from rich.text import Text
 
-from ollama_pack.base.messages import in_language
+from ollama_pack.base.messages import in_language, known_language
 from ollama_pack.base.messages import message as sentence
 
 HIDDEN = "…"
@@ -51,8 +51,13 @@ def message(template: str, /, **values: object) -> str:
 
 def translated(thing: object) -> str:
     """A message or an error of the pack's in the same language."""
+    return in_language(thing, reader())
+
+
+def reader() -> str:
+    """The language of who runs the script, as a tag such as `zh-CN`."""
     env = os.environ
-    return in_language(thing, env.get("LC_ALL") or env.get("LC_MESSAGES") or env.get("LANG") or "")
+    return known_language(env.get("LC_ALL") or env.get("LC_MESSAGES") or env.get("LANG") or "")
 
 
 class Secrets:

@@ -8,10 +8,9 @@ from deploy.plan import Plan, value_diff
 from deploy.plugin import LocalPlugin
 from deploy.rows import grants_of, readable_grants
 from deploy.shown import message
-from ollama_pack.webui.audience import EVERYBODY, grant_forms
+from ollama_pack.webui.audience import EVERYBODY, Grants, grant_forms
 
 Json = dict[str, Any]
-Grants = frozenset[tuple[str, str, str]]
 
 
 def plan_tool(

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ollama_pack.base.messages import message
+
 FEWEST_SITES = 3  # of two, each would know the other's counts
 CLASSES = 6  # of similarity: `THRESHOLDS` of the pack
 MOST_PAIRS = 200  # of a count that a site gives in a round; the rest goes in the next one
@@ -70,23 +72,40 @@ def read_agreement(folder: Path) -> Agreement:
     try:
         given = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise AgreementError(f"{path} cannot be read: {error.strerror}") from error
+        raise AgreementError(
+            message("{path} cannot be read: {error}", path=path, error=error.strerror)
+        ) from error
     except ValueError as error:
-        raise AgreementError(f"{path} is no TOML: {error}") from error
+        raise AgreementError(message("{path} is no TOML: {error}", path=path, error=error)) from error
     name, sites, epsilon = given.get("name"), given.get("sites"), given.get("epsilon")
     labels = given.get("labels")
     if not isinstance(name, str) or not name:
-        raise AgreementError(f"{path}: `name` is missing")
+        raise AgreementError(message("{path}: `name` is missing", path=path))
     if not isinstance(sites, int) or sites < FEWEST_SITES:
-        raise AgreementError(f"{path}: `sites` must be {FEWEST_SITES} or more, not {sites!r}")
+        raise AgreementError(
+            message(
+                "{path}: `sites` must be {fewest} or more, not {sites!r}",
+                path=path,
+                fewest=FEWEST_SITES,
+                sites=sites,
+            )
+        )
     if not isinstance(epsilon, int | float) or not EPSILONS[0] <= epsilon <= EPSILONS[1]:
         raise AgreementError(
-            f"{path}: `epsilon` must be from {EPSILONS[0]:g} to {EPSILONS[1]:g}, not {epsilon!r}"
+            message(
+                "{path}: `epsilon` must be from {least:g} to {most:g}, not {epsilon!r}",
+                path=path,
+                least=EPSILONS[0],
+                most=EPSILONS[1],
+                epsilon=epsilon,
+            )
         )
     if not isinstance(labels, list) or not labels or len(set(map(str, labels))) != len(labels):
-        raise AgreementError(f"{path}: `labels` must be a list of different keys")
+        raise AgreementError(message("{path}: `labels` must be a list of different keys", path=path))
     if wrong := [key for key in labels if not isinstance(key, str) or len(key.split("|")) < _KEY_PARTS]:
-        raise AgreementError(f"{path}: {wrong[0]!r} is no key: `model|embedding|scope|language`")
+        raise AgreementError(
+            message("{path}: {key!r} is no key: `model|embedding|scope|language`", path=path, key=wrong[0])
+        )
     return Agreement(name, sites, float(epsilon), tuple(labels))
 
 

@@ -18,6 +18,7 @@ from flwr.client.mod import secaggplus_mod
 from flwr.clientapp import ClientApp
 from flwr.common.secure_aggregation.secaggplus_constants import RECORD_KEY_CONFIGS, Key, Stage
 
+from deploy.shown import message, reader
 from federation.counts import Agreement, not_given_yet, read_agreement, round_for, with_given, with_noise
 from federation.masking import CLIPPING, MODULUS, QUANTIZATION, threshold_of
 
@@ -28,7 +29,7 @@ SECONDS = 30.0
 
 
 class RefusedError(Exception):
-    """The server asks for what was not agreed on."""
+    """The server asks for what was not agreed on, or Open WebUI does not do its part."""
 
 
 class Site(NumPyClient):  # type: ignore[misc] # Any, where Flower is not installed
@@ -43,7 +44,9 @@ class Site(NumPyClient):  # type: ignore[misc] # Any, where Flower is not instal
         """Give what was not given before. It counts as given from now on, whatever becomes of the round."""
         state, number = self._state(), int(config["round"])
         if number <= state["round"]:
-            raise RefusedError(f"round {number} was asked for after round {state['round']}")
+            raise RefusedError(
+                message("round {number} was asked for after round {last}", number=number, last=state["round"])
+            )
         labels = self._ask("get")["labels"]
         counts = not_given_yet(labels, state["given"], self._agreed)
         sent = with_noise(counts, self._agreed)
@@ -54,7 +57,7 @@ class Site(NumPyClient):  # type: ignore[misc] # Any, where Flower is not instal
         """Take the sum of all sites, and hand what the others gave to the site's cache."""
         state, number = self._state(), int(config["round"])
         if number != state["round"] or not state["sent"]:
-            raise RefusedError(f"nothing was given in round {number}")
+            raise RefusedError(message("nothing was given in round {number}", number=number))
         every = [round(float(mean) * self._agreed.sites) for mean in parameters[0]]
         others = [total - own for total, own in zip(every, state["sent"], strict=True)]
         self._ask("post", round_for(others, number, self._agreed))
@@ -66,13 +69,13 @@ class Site(NumPyClient):  # type: ignore[misc] # Any, where Flower is not instal
             method,
             self._place["url"].rstrip("/") + ROUTE,
             json=body,
-            headers={"Authorization": f"Bearer {key}"},
+            headers={"Authorization": f"Bearer {key}", "Accept-Language": reader()},
             timeout=SECONDS,
         )
         answer.raise_for_status()
         told: dict[str, Any] = answer.json()
         if told.get("fault"):
-            raise RuntimeError(f"Open WebUI says: {told['fault']}")
+            raise RefusedError(message("Open WebUI says: {fault}", fault=told["fault"]))
         return told
 
     def _state(self) -> dict[str, Any]:
@@ -87,17 +90,17 @@ class Site(NumPyClient):  # type: ignore[misc] # Any, where Flower is not instal
         new.replace(self._kept)
 
 
-def checked(message: Message, context: Context, go_on: Callable[[Message, Context], Message]) -> Message:
+def checked(order: Message, context: Context, go_on: Callable[[Message, Context], Message]) -> Message:
     """Refuse a server that asks for counts that are not masked, or for less masking than was agreed on."""
-    if message.metadata.message_type == "train":
+    if order.metadata.message_type == "train":
         agreed = read_agreement(FOLDER)
-        asked = message.content.config_records.get(RECORD_KEY_CONFIGS)
+        asked = order.content.config_records.get(RECORD_KEY_CONFIGS)
         if asked is None:
-            raise RefusedError("the server asks for counts without secure aggregation")
+            raise RefusedError(message("the server asks for counts without secure aggregation"))
         _check_stage(dict(asked), agreed)
-    elif message.metadata.message_type != "evaluate":
-        raise RefusedError(f"the server asks for {message.metadata.message_type!r}")
-    return go_on(message, context)
+    elif order.metadata.message_type != "evaluate":
+        raise RefusedError(message("the server asks for {kind!r}", kind=order.metadata.message_type))
+    return go_on(order, context)
 
 
 def _check_stage(asked: dict[str, Any], agreed: Agreement) -> None:
@@ -114,11 +117,18 @@ def _check_stage(asked: dict[str, Any], agreed: Agreement) -> None:
         }
     if asked.get(Key.STAGE) == Stage.UNMASK:
         if len(set(asked[Key.ACTIVE_NODE_ID_LIST])) != agreed.sites:
-            raise RefusedError("not all sites have given their counts")
+            raise RefusedError(message("not all sites have given their counts"))
         wanted = {Key.DEAD_NODE_ID_LIST: []}  # a site's mask is never taken off alone
     for name, value in wanted.items():
         if asked.get(name) != value:
-            raise RefusedError(f"{name}: agreed on {value!r}, and the server says {asked.get(name)!r}")
+            raise RefusedError(
+                message(
+                    "{name}: agreed on {value!r}, and the server says {said!r}",
+                    name=name,
+                    value=value,
+                    said=asked.get(name),
+                )
+            )
 
 
 def site(_context: Context) -> Any:

@@ -3,9 +3,12 @@
 Its errors, of which a plugin ships those that it can raise:
 
 PackError
-├── AliasTableError             a row of an alias table cannot be used
+├── TableError                  a row of a table that an admin wrote cannot be used
+│   ├── AliasTableError             of an alias table
+│   ├── BudgetTableError            of the budget table
+│   ├── NodeTableError              of the `nodes` valve
+│   └── WarmTableError              of the `warm` valve
 ├── AliasUnavailableError       an alias matched, but none of its models can answer this user
-├── BudgetTableError            a row of the budget table cannot be used
 ├── BudgetStoreError            the store of the budgets did not do what it was asked
 ├── BudgetSpentError            a chat is not answered, as a budget is used up
 ├── GGUFError                   a file is not a GGUF file that can be read
@@ -17,8 +20,6 @@ PackError
 ├── LeaderLostError             a generation that was shared was lost half-way
 ├── AudienceError               an audience cannot be read
 ├── ChatBodyError               a chat body holds what cannot be put into Ollama's form
-├── NodeTableError              a row of the `nodes` valve cannot be used
-├── WarmTableError              a row of the `warm` valve cannot be used
 ├── RouterUnavailableError      gpu_router cannot be asked
 ├── ModelRefusedError           a model asked through Open WebUI gave an error
 ├── ClientLeftError             the client has closed its connection

@@ -76,3 +76,9 @@ def close_news(page: Page) -> None:
     """Close the list of novelties that greets an admin, whenever it comes."""
     button = page.get_by_role("button", name="Okay, Let's Go!")
     page.add_locator_handler(button, button.click)
+
+
+def ask(page: Page, text: str) -> None:
+    page.locator("#chat-input").click()
+    page.keyboard.type(text)
+    page.keyboard.press("Enter")

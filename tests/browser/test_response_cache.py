@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from browser.conftest import Open, pages_of
+from browser.conftest import Open, ask, pages_of
 from harness.fixtures_cache import CachedWebUI
 from harness.ollama_node import Answer
 
@@ -18,12 +18,6 @@ CACHED = re.compile(r"^cached · \d+ (s|min) ago · regenerate for a new answer$
 def open_cached(browser: Browser, cached_file: CachedWebUI) -> Iterator[Open]:
     with pages_of(browser, cached_file.webui.url) as open_as:
         yield open_as
-
-
-def ask(page: Page, text: str) -> None:
-    page.locator("#chat-input").click()
-    page.keyboard.type(text)
-    page.keyboard.press("Enter")
 
 
 def regenerate(page: Page) -> None:

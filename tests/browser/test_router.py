@@ -7,7 +7,7 @@ from threading import Thread
 import pytest
 from playwright.sync_api import Page, expect
 
-from browser.conftest import Open
+from browser.conftest import Open, ask
 from deploy.errors import ServerError
 from harness.fixtures_routing import RoutedWebUI
 from harness.ollama_node import Answer
@@ -19,12 +19,6 @@ SLOW = 20_000  # milliseconds; the page itself may take long on a busy machine
 def page(open_routed: Open, routed: RoutedWebUI) -> Page:
     """A new chat of a plain user with gpt-4, which the router answers."""
     return open_routed(routed.account, "/?models=gpt-4")
-
-
-def ask(page: Page, text: str) -> None:
-    page.locator("#chat-input").click()
-    page.keyboard.type(text)
-    page.keyboard.press("Enter")
 
 
 def test_the_answer_and_who_gave_it(page: Page) -> None:

@@ -1,7 +1,13 @@
-"""Parts of chat bodies, as clients of OpenAI's API send them."""
+"""Chats as clients of OpenAI's API send them, and what comes of them."""
 
 import base64
+from collections.abc import Iterable
 from typing import Any
+
+from deploy.client import OpenWebUI
+from harness.ollama_node import OllamaNode
+
+Json = dict[str, Any]
 
 HELLO = [{"role": "user", "content": "hello"}]
 PIXEL = base64.b64encode(b"not really a picture").decode()
@@ -22,3 +28,22 @@ TOOL = {
         "parameters": {"type": "object", "properties": {}},
     },
 }
+
+
+def ask(api: OpenWebUI, model: str, messages: list[Json] = HELLO, **more: Any) -> Json:
+    answer: Json = api.post("/api/chat/completions", {"model": model, "messages": messages, **more})
+    return answer
+
+
+def asked_for(node: OllamaNode) -> str:
+    """The model that the node was last asked for."""
+    body = node.requests[-1].body
+    assert body is not None
+    return str(body["model"])
+
+
+def said(chunks: Iterable[Json]) -> str:
+    """The text in the chunks of a streamed answer."""
+    return "".join(
+        chunk["choices"][0]["delta"].get("content", "") for chunk in chunks if chunk.get("choices")
+    )

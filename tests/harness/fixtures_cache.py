@@ -12,7 +12,7 @@ import pytest
 import requests
 
 from deploy.client import OpenWebUI
-from harness.fixtures_routing import NO_BACKGROUND
+from harness.fixtures_routing import EMBEDDER, NO_BACKGROUND
 from harness.fixtures_webui import upload
 from harness.ollama_node import Model, OllamaNode
 from harness.valkey import Valkey
@@ -29,6 +29,7 @@ model_provider:
   models:
     - {{name: gpt-4, local_name: ["mixtral:8x7b", "llama3:8b"]}}
     - {{name: "private:*", local_name: "llama3:8b"}}
+    - {{name: text-embedding-3-small, local_name: "nomic-embed-text"}}
 router: {{probe_seconds: 0.5}}
 cache: {{ttl: 600}}
 """
@@ -91,7 +92,7 @@ def cached_webui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CachedWeb
     """The server, started once."""
     folder = tmp_path_factory.mktemp("cached")
     models = [Model(name) for name in ("llama3:8b", "private:1b", "staff:1b")]
-    models.append(Model(DIRECT, capabilities=("completion", "tools")))
+    models += [Model(DIRECT, capabilities=("completion", "tools")), EMBEDDER]
     with (
         OllamaNode(models) as node,
         Valkey(tmp_path_factory.mktemp("valkey")) as valkey,

@@ -102,12 +102,6 @@ def chunks_of(answer: requests.Response) -> list[JSON]:
     return [json.loads(line) for line in lines[:-1]]
 
 
-def said(chunks: list[JSON]) -> str:
-    return "".join(
-        chunk["choices"][0]["delta"].get("content", "") for chunk in chunks if chunk.get("choices")
-    )
-
-
 def until(condition: Callable[[], bool]) -> None:
     """Look again and again: for what other processes and threads do without telling."""
     deadline = time.monotonic() + PATIENCE_SECONDS

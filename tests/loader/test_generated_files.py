@@ -16,6 +16,7 @@ import pytest
 import package
 from bundle.rules import KINDS, OPTIONAL_KEYS, REQUIRED_KEYS, WEBUI_VERSION_KEY
 from harness.events_target import eventually
+from harness.languages import english_in
 from loader.conftest import Loaded, Loader
 from loader.load_pipeline import SECRET, valves_errors
 
@@ -40,7 +41,7 @@ PIPELINE_TYPES = TYPES | {"gpu_router": "manifold"}
 SUPPORTED_SINCE = "0.11.2"
 
 Load = Callable[[str, str, str], Loaded]
-LoadPipeline = Callable[[Path], dict[str, Any]]
+LoadPipeline = Callable[..., dict[str, Any]]
 
 
 def named(path: Path) -> str:
@@ -277,3 +278,12 @@ def test_pipelines_valves_work_as_they_come(path: Path, load_pipeline: LoadPipel
     """Defaults that do not validate, so that the server does not start."""
     answer = load_pipeline(path)
     assert set(answer["schema"].get("properties", {})) == set(answer["valves"])
+
+
+@for_pipelines
+def test_pipelines_valves_in_chinese(path: Path, load_pipeline: LoadPipeline) -> None:
+    """English on the page of a Pipelines server that runs in Chinese: Open WebUI knows no other words."""
+    fields = load_pipeline(path, LANG="zh_CN.UTF-8")["schema"].get("properties", {})
+    said = {name: f"{field['title']} {field.get('description', '')}" for name, field in fields.items()}
+    assert {name: text for name, text in said.items() if english_in(text)} == {}
+    assert all(re.search("[一-鿿]", text) for text in said.values())

@@ -8,6 +8,7 @@ import requests
 from harness.fixtures_ollama import RealServer
 from harness.node_contract import MODELS, THINKING_TEMPLATE, TOOLS_TEMPLATE, Node, template_model
 from harness.ollama_node import Answer, OllamaNode, ToolCall
+from local import engine
 
 
 @pytest.fixture
@@ -26,6 +27,16 @@ def node(request: pytest.FixtureRequest, http: requests.Session) -> Iterator[Nod
     else:
         real: RealServer = request.getfixturevalue("real_server")
         yield Node(real.url, real.model, real.other, http, ours=real.ours)
+
+
+@pytest.fixture(scope="module")
+def real_engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Run llama.cpp's server; its address ends in `/v1`, as an admin would write it."""
+    try:
+        with engine.engine(tmp_path_factory.mktemp("engine")) as url:
+            yield url
+    except engine.EngineMissingError as error:
+        pytest.skip(str(error))
 
 
 @pytest.fixture

@@ -34,11 +34,6 @@ def ask(node: Node, **body: Any) -> JSON:
     return completion_of(run(node.url, lambda client: chunks_of(client, model, **body)))
 
 
-def test_the_version(node: Node) -> None:
-    """Would catch a version that is not told."""
-    assert run(node.url, lambda client: client.version()).count(".") == 2
-
-
 def test_models_of_a_node(node: Node) -> None:
     """Would catch a model whose name, digest, size or make is lost."""
     models = {model.name: model for model in run(node.url, lambda client: client.tags())}
@@ -248,7 +243,7 @@ def test_connections_are_reused(node: Node) -> None:
     async def ask_much() -> list[str]:
         async with counted_session() as (session, seen):
             client = OllamaClient(node.url, session)
-            await client.version()
+            await client.tags()
             await chunks_of(client, node.model)
             await client.tags()
             with pytest.raises(ModelNotFoundError):
@@ -268,7 +263,7 @@ def test_a_closed_stream_gives_its_connection_up(node: Node) -> None:
             request = {"model": node.model, "messages": [USER], "options": {"num_predict": 50}}
             async with aclosing(client.chat(request, first_byte=PATIENCE)) as lines:
                 await anext(lines)
-            await client.version()
+            await client.tags()
             return seen
 
     node.script(Answer(["a"] * 100, pause=0.01))

@@ -170,19 +170,19 @@ def test_a_stopped_node(scripted: OllamaNode) -> None:
     error = fail(scripted.url, NodeUnreachableError)
     assert (error.node, error.status) == (scripted.url, None)
     with pytest.raises(NodeUnreachableError):
-        run(scripted.url, lambda client: client.version())
+        run(scripted.url, lambda client: client.tags())
 
 
 def test_a_restarted_node(scripted: OllamaNode) -> None:
     """Would catch a client that does not come back when its node does."""
 
     async def use(client: OllamaClient) -> None:
-        await client.version()
+        await client.tags()
         await asyncio.to_thread(scripted.stop)
         with pytest.raises(RetryableNodeError):
-            await client.version()
+            await client.tags()
         await asyncio.to_thread(scripted.start)
-        await client.version()
+        await client.tags()
 
     run(scripted.url, use)
 
@@ -392,7 +392,7 @@ def test_a_silent_server_has_a_limit() -> None:
     with closing(socket.create_server(("127.0.0.1", 0))) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
         with pytest.raises(NodeTimeoutError) as caught:
-            run(url, lambda client: client.version(), NodeLimits(answer=0.2))
+            run(url, lambda client: client.tags(), NodeLimits(answer=0.2))
     assert (caught.value.stage, caught.value.seconds) == ("answer", 0.2)
 
 
@@ -463,7 +463,7 @@ def test_a_password_and_a_key_are_too_much(scripted: OllamaNode) -> None:
     """Would catch a crash where an admin gives both."""
     url = scripted.url.replace("http://", "http://admin:geheim@")
     with pytest.raises(NodeUnreachableError) as caught:
-        run(url, lambda client: client.version(), Authorization="Bearer key")
+        run(url, lambda client: client.tags(), Authorization="Bearer key")
     assert "geheim" not in str(caught.value)
 
 

@@ -1,7 +1,7 @@
 """What engines and GPUs tell of other clients, and what the router makes of it."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import aiohttp
@@ -19,16 +19,6 @@ from ollama_pack.routing.probe.gpus import LOAD_PATH, Gpu, GpuReport, agent_load
 
 LLAMA = Model("llama3:8b")
 METRICS = "vllm:num_requests_running {running}\nvllm:num_requests_waiting {waiting}\n"
-
-
-@pytest.fixture(scope="module")
-def real_engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Run llama.cpp's server."""
-    try:
-        with engine.engine(tmp_path_factory.mktemp("engine")) as url:
-            yield url
-    except engine.EngineMissingError as error:
-        pytest.skip(str(error))
 
 
 def others_at(router: Router, node: str) -> int:

@@ -124,3 +124,38 @@ def test_a_node_that_goes_is_forgotten_when_it_has_answered(nodes: list[OllamaNo
             assert [node["name"] for node in dashboard_report(router)["nodes"]] == [HERE]
 
     run(scenario)
+
+
+def test_a_chat_that_comes_while_its_router_is_replaced_is_answered(nodes: list[OllamaNode]) -> None:
+    """Would catch "Session is closed": a chat that has its router, and asks it once it was replaced."""
+
+    async def scenario() -> None:
+        host, rows = RouterHost(), parse_nodes(f"gpu0 {nodes[0].url}")
+        before = await host.router(rows, QUICK)
+        with before.held():
+            assert await host.router(rows, replace(QUICK, max_queue=7)) is not before
+            _, closing = await asyncio.wait(host.closing, timeout=0.2)
+            assert len(closing) == 1
+            assert (await Chat(before).run()).said
+        await asyncio.gather(*closing)
+        await host.close()
+
+    run(scenario)
+
+
+def test_a_late_chat_of_replaced_code_leaves_no_router(nodes: list[OllamaNode]) -> None:
+    """Would catch a router that nobody closes, and that looks at the nodes for ever."""
+
+    async def scenario() -> None:
+        host, rows = RouterHost(), parse_nodes(f"gpu0 {nodes[0].url}")
+        await host.router(rows, QUICK)
+        host.leave()
+        late = await host.router(rows, QUICK)
+        with late.held():
+            assert host.current is None
+            assert (await Chat(late).run()).said
+        await asyncio.gather(*host.closing)
+        with pytest.raises(RuntimeError, match="closed"):
+            await Chat(late).run()
+
+    run(scenario)

@@ -9,6 +9,7 @@ import requests
 
 from deploy.client import OpenWebUI
 from deploy.errors import ServerError
+from harness.chat_bodies import HELLO, IMAGE, TOOL, ask, asked_for
 from harness.fixtures_pipelines import FILTER
 from harness.ollama_node import Model, OllamaNode
 from local.pipelines import RunningPipelines
@@ -16,12 +17,7 @@ from local.processes import free_port
 
 Json = dict[str, Any]
 
-HELLO = [{"role": "user", "content": "hello"}]
 LONG = [{"role": "user", "content": "word " * 8192}]
-PIXEL = {"type": "image_url", "image_url": {"url": "data:image/png;base64,bm90IGEgcGljdHVyZQ=="}}
-IMAGE = [{"role": "user", "content": [{"type": "text", "text": "what is this?"}, PIXEL]}]
-PARAMETERS = {"type": "object", "properties": {}}
-TOOL = {"type": "function", "function": {"name": "clock", "description": "time", "parameters": PARAMETERS}}
 
 SetValves = Callable[..., None]
 
@@ -45,18 +41,6 @@ def set_valves(pipelines: RunningPipelines) -> Iterator[SetValves]:
     yield change
     change()
     api.close()
-
-
-def ask(api: OpenWebUI, model: str, messages: list[Json] = HELLO, **more: Any) -> Json:
-    answer: Json = api.post("/api/chat/completions", {"model": model, "messages": messages, **more})
-    return answer
-
-
-def asked_for(node: OllamaNode) -> str:
-    """The model that the node was last asked for."""
-    body = node.requests[-1].body
-    assert body is not None
-    return str(body["model"])
 
 
 def test_alias_is_answered(user: OpenWebUI, node: OllamaNode) -> None:

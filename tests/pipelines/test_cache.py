@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from deploy.client import OpenWebUI, Pipelines
-from harness.fixtures_pipelines_router import JSON, chunks_of, said, until
+from harness.chat_bodies import said
+from harness.fixtures_pipelines_router import JSON, chunks_of, until
 from harness.fixtures_pipelines_webui import PipedWebUI
 from harness.fixtures_webui import upload
 from harness.ollama_node import Answer

@@ -8,7 +8,8 @@ import openai
 import pytest
 
 from deploy.client import OpenWebUI
-from harness.fixtures_pipelines_router import JSON, chunks_of, said
+from harness.chat_bodies import said
+from harness.fixtures_pipelines_router import JSON, chunks_of
 from harness.fixtures_pipelines_webui import PipedWebUI
 from harness.ollama_node import Answer
 

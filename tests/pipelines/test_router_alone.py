@@ -8,6 +8,7 @@ import openai
 import pytest
 
 from deploy.errors import ServerError
+from harness.chat_bodies import said
 from harness.fixtures_pipelines_router import (
     ALIASES,
     CHAT,
@@ -15,7 +16,6 @@ from harness.fixtures_pipelines_router import (
     RoutedPipelines,
     chunks_of,
     dictation,
-    said,
     until,
 )
 from harness.ollama_node import Answer, Model, OllamaNode

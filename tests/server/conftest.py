@@ -1,13 +1,15 @@
-"""An Open WebUI for the tests of the uploader alone, so that they leave the session's shared one as it is."""
+"""An Open WebUI for the uploader and the events function alone: the session's shared one stays as it is."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from harness.events_target import EventsTarget
 from harness.ollama_node import OllamaNode
 from harness.recording_proxy import RecordingProxy
 from harness.upload_target import MODELS, Target
+from harness.valkey import Valkey
 from local.webui import Account, RunningWebUI, connections, open_webui
 
 
@@ -47,3 +49,19 @@ def proxy(target_webui: RunningWebUI) -> Iterator[RecordingProxy]:
     """A way to the server that keeps what the uploader asks, and fails when told to."""
     with RecordingProxy(target_webui.url) as proxy:
         yield proxy
+
+
+@pytest.fixture
+def events(target: Target, tmp_path: Path) -> Iterator[EventsTarget]:
+    events = EventsTarget(target, tmp_path)
+    yield events
+    events.uninstall()
+
+
+@pytest.fixture
+def server(valkey: Valkey) -> Valkey:
+    """An empty Valkey that runs."""
+    valkey.start()
+    with valkey.client() as client:
+        client.flushall()
+    return valkey

@@ -9,7 +9,7 @@ import pytest
 
 from deploy.client import OpenWebUI
 from deploy.errors import ServerError
-from harness.chat_bodies import HELLO, IMAGE, PIXEL, TOOL
+from harness.chat_bodies import HELLO, IMAGE, PIXEL, TOOL, ask, asked_for
 from harness.ollama_node import OllamaNode
 from local.webui import RunningWebUI
 
@@ -30,18 +30,6 @@ def client(webui: RunningWebUI, user: OpenWebUI) -> Iterator[openai.OpenAI]:
         yield client
 
 
-def ask(api: OpenWebUI, model: str, messages: list[Json] = HELLO, **more: Any) -> Json:
-    answer: Json = api.post("/api/chat/completions", {"model": model, "messages": messages, **more})
-    return answer
-
-
-def answered_by(node: OllamaNode) -> str:
-    """The model that the node was last asked for."""
-    body = node.requests[-1].body
-    assert body is not None
-    return str(body["model"])
-
-
 @pytest.mark.parametrize(
     ("alias", "model"), [("gpt-3.5-turbo", "llama3:8b"), ("gpt-4o", "llama3:70b-instruct-q8_0")]
 )
@@ -49,19 +37,19 @@ def test_alias_is_answered(user: OpenWebUI, node: OllamaNode, alias: str, model:
     """Would catch an alias that is not published, not granted, or resolved to another model."""
     answer = ask(user, alias)
     assert answer["choices"][0]["message"]["content"] == "You said: hello"
-    assert answered_by(node) == model
+    assert asked_for(node) == model
 
 
 def test_next_candidate_answers_when_the_first_is_missing(user: OpenWebUI, node: OllamaNode) -> None:
     """Would catch an alias that insists on a model that is not installed."""
     ask(user, "gpt-4")
-    assert answered_by(node) == "llama3:70b-instruct-q4_K_M"
+    assert asked_for(node) == "llama3:70b-instruct-q4_K_M"
 
 
 def test_images_choose_the_vision_row(user: OpenWebUI, node: OllamaNode) -> None:
     """Would catch images going to a text model, which ignores them silently."""
     ask(user, "gpt-4", IMAGE)
-    assert answered_by(node) == "llava:13b"
+    assert asked_for(node) == "llava:13b"
     body = node.requests[-1].body
     assert body is not None
     assert body["messages"][0]["images"] == [PIXEL]
@@ -70,7 +58,7 @@ def test_images_choose_the_vision_row(user: OpenWebUI, node: OllamaNode) -> None
 def test_tools_choose_the_tools_row(user: OpenWebUI, node: OllamaNode) -> None:
     """Would catch tools going to a model that Ollama refuses them for."""
     ask(user, "gpt-4", tools=[TOOL])
-    assert answered_by(node) == "qwen2.5:32b"
+    assert asked_for(node) == "qwen2.5:32b"
 
 
 def test_openai_client(client: openai.OpenAI, node: OllamaNode) -> None:
@@ -80,7 +68,7 @@ def test_openai_client(client: openai.OpenAI, node: OllamaNode) -> None:
     stream = client.chat.completions.create(model="gpt-3.5-turbo", messages=HELLO, stream=True)
     pieces = [chunk.choices[0].delta.content or "" for chunk in stream if chunk.choices]
     assert "".join(pieces) == "You said: hello"
-    assert answered_by(node) == "llama3:8b"
+    assert asked_for(node) == "llama3:8b"
 
 
 def test_unlisted_name_keeps_open_webuis_error(user: OpenWebUI) -> None:
@@ -133,9 +121,9 @@ def test_model_without_permission_is_passed_over(
     """Would catch a candidate that the user may not use failing the chat instead of giving way."""
     with published(admin, "private:x"):
         ask(student, "private:x")
-        assert answered_by(node) == "llama3:8b"
+        assert asked_for(node) == "llama3:8b"
         ask(admin, "private:x")
-        assert answered_by(node) == "private:1b"
+        assert asked_for(node) == "private:1b"
 
 
 def test_alias_that_nothing_can_answer_says_why(admin: OpenWebUI, student: OpenWebUI) -> None:
@@ -192,4 +180,4 @@ def test_anthropic_form_is_answered(student: OpenWebUI, node: OllamaNode) -> Non
     body = {"model": "gpt-4", "max_tokens": 50, "messages": HELLO}
     answer = student.post("/api/v1/messages", body)
     assert answer["content"][0]["text"] == "You said: hello"
-    assert answered_by(node) == "llama3:70b-instruct-q4_K_M"
+    assert asked_for(node) == "llama3:70b-instruct-q4_K_M"

@@ -3,7 +3,7 @@
 import json
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from typing import Any
@@ -43,10 +43,9 @@ def set_budgets(cached: CachedWebUI, *rows: str, **valves: Any) -> None:
     cached.admin.post(f"/api/v1/functions/id/{BUDGETS}/valves/update", {"budgets": "\n".join(rows), **valves})
 
 
-def post(api: OpenWebUI, path: str, body: Json) -> requests.Response:
-    return requests.post(
-        f"{api.url}{path}", json=body, headers={"Authorization": f"Bearer {api.key}"}, timeout=30
-    )
+def post(api: OpenWebUI, path: str, body: Json, language: str = "en") -> requests.Response:
+    headers = {"Authorization": f"Bearer {api.key}", "Accept-Language": language}
+    return requests.post(f"{api.url}{path}", json=body, headers=headers, timeout=30)
 
 
 def ask(api: OpenWebUI, text: str, model: str = "gpt-4", **more: Any) -> requests.Response:
@@ -124,6 +123,33 @@ def usage_in(answer: requests.Response) -> Json:
         return found
     chunks = [json.loads(line[6:]) for line in answer.text.splitlines() if line.startswith("data: {")]
     return next(chunk["usage"] for chunk in reversed(chunks) if chunk.get("usage"))
+
+
+@pytest.mark.parametrize(
+    ("path", "counted"),
+    [
+        ("/v1/embeddings", lambda answer: answer["usage"]["prompt_tokens"]),
+        ("/api/embed", lambda answer: answer["prompt_eval_count"]),
+    ],
+    ids=["openai", "ollama"],
+)
+def test_embeddings_count(budgeted: CachedWebUI, path: str, counted: Callable[[Json], int]) -> None:
+    """Would catch embeddings that are free, pay for the load, or count though there were none."""
+    rows = "everyone 100 gpu-seconds/day", "everyone 10000 tokens/day", "everyone 2 requests/day"
+    set_budgets(budgeted, *rows)
+    body = {"model": "text-embedding-3-small", "input": ["one", "two words"]}
+    assert post(budgeted.student, f"/ollama-pack{path}", {**body, "model": "no-such"}).status_code == 404
+    asked = [post(budgeted.student, f"/ollama-pack{path}", body) for _ in range(2)]
+    assert [answer.status_code for answer in asked] == [200, 200]
+    wait_until_used(budgeted.student, 2, 2)
+    assert used(budgeted.student, 1) == sum(counted(answer.json()) for answer in asked) > 0
+    embedded = [record for record in budgeted.node.records if record.path == "/api/embed" and record.ended]
+    working = [(record.ended or 0) - record.came - record.load for record in embedded[-2:]]
+    assert 0 < used(budgeted.student, 0) < sum(working) + 0.01
+    refused = post(budgeted.student, f"/ollama-pack{path}", body)
+    assert refused.status_code == 429
+    assert 0 < int(refused.headers["Retry-After"]) <= 25 * 3600
+    assert "You have used up your budget: 2 requests today." in refused.text
 
 
 @pytest.mark.parametrize("model", ["gpt-4", DIRECT], ids=["router", "connection"])
@@ -274,6 +300,26 @@ def test_a_table_that_cannot_be_used_is_refused(budgeted: CachedWebUI) -> None:
         set_budgets(budgeted, "everyone 5 requests/day\nrole=boss 1 requests/day")
     log = budgeted.webui.log.read_text(errors="replace")
     assert "row 2 ('role=boss 1 requests/day'): role=boss is not a known role" in log
+
+
+def test_clients_read_their_language(budgeted: CachedWebUI) -> None:
+    """Would catch English for a client that accepts Chinese: a refusal, a reason, a fault."""
+    set_budgets(budgeted, "role=user 1 requests/day")
+    body = {"model": "gpt-4", "messages": [{"role": "user", "content": "in Chinese"}]}
+    student, admin = budgeted.student, budgeted.admin
+
+    def said(api: OpenWebUI, path: str, **more: Any) -> Any:
+        return post(api, path, body | more, "zh-CN").json()
+
+    answered = said(student, "/api/chat/completions")
+    assert answered["ollama_pack"]["reason"].startswith("未安装 mixtral:8x7b · 节点 ")
+    wait_until_used(student, 1)
+    for path in ("/api/chat/completions", "/ollama-pack/v1/chat/completions"):
+        assert said(student, path)["error"]["message"].startswith("您的配额已用完：今天 1 次请求。")
+    missing = said(admin, "/ollama-pack/v1/chat/completions", model="nobody")["error"]["message"]
+    assert "不存在，或您无权使用" in missing
+    fault = said(admin, "/ollama-pack/calibration", round=0)["fault"]
+    assert fault == "`round` 必须是从 1 开始的数，而不是 0"
 
 
 def test_without_a_table_nothing_is_stored(cached_webui: CachedWebUI, budgeted: CachedWebUI) -> None:

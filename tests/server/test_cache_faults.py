@@ -1,7 +1,7 @@
 """What the cache does when its Redis is killed, frozen or full, in every phase: a real Valkey suffers it."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -97,8 +97,9 @@ def test_killed_while_an_answer_is_generated(valkey: Valkey, *, restarts: bool) 
     run_on(valkey.url, test, RULE)
 
 
-def test_killed_before_the_first_word(valkey: Valkey) -> None:
-    """Would catch a follower that waits for a stream that will never come, though it has shown nothing."""
+@pytest.mark.parametrize("fault", [Valkey.kill, Valkey.pause], ids=["killed", "frozen"])
+def test_lost_before_the_first_word(valkey: Valkey, fault: Callable[[Valkey], None]) -> None:
+    """Would catch a follower that waits for a stream that never comes, though it could generate by itself."""
 
     async def test(one: ResponseCache, two: ResponseCache) -> None:
         pause = Pause()
@@ -107,7 +108,7 @@ def test_killed_before_the_first_word(valkey: Valkey) -> None:
         own = ScriptedUpstream(content_chunk("My own"), last_chunk())
         follower = asyncio.create_task(ask(two, own))
         await until(lambda: follows(two) == 1)
-        valkey.kill()
+        fault(valkey)
         assert said(await follower) == "My own"
         pause.over.set()
         assert said(await leader) == "Hello"
@@ -187,25 +188,6 @@ def test_frozen_for_longer_than_a_lease(valkey: Valkey) -> None:
         assert said(await collected(leader)) == "lo"
         assert said(await ask(two, newer)) == "Newer"
         assert newer.begun == 1
-
-    run_on(valkey.url, test, RULE)
-
-
-def test_frozen_before_the_first_word(valkey: Valkey) -> None:
-    """Would catch a follower that waits for a frozen Redis, though it could generate by itself."""
-
-    async def test(one: ResponseCache, two: ResponseCache) -> None:
-        pause = Pause()
-        leader = asyncio.create_task(ask(one, ScriptedUpstream(pause, content_chunk("Hello"), last_chunk())))
-        await pause.reached.wait()
-        own = ScriptedUpstream(content_chunk("My own"), last_chunk())
-        follower = asyncio.create_task(ask(two, own))
-        await until(lambda: follows(two) == 1)
-        valkey.pause()
-        assert said(await follower) == "My own"
-        pause.over.set()
-        assert said(await leader) == "Hello"
-        valkey.resume()
 
     run_on(valkey.url, test, RULE)
 

@@ -1,7 +1,6 @@
 """The events function's models on the real Open WebUI: what plain users see, and what is left alone."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -14,13 +13,6 @@ HASTY = plugin_text().replace("GRACE_SECONDS = 900.0", "GRACE_SECONDS = 0.0")
 ALIASES = "gpt-4 = mixtral:8x7b, llama3:8b\ngpt-* = llama3:8b"
 PUBLIC = [{"principal_type": "user", "principal_id": "*", "permission": "read"}]
 TOLD = {"models": ["llama3:8b"], "aliases": ["gpt-4"]}
-
-
-@pytest.fixture
-def events(target: Target, tmp_path: Path) -> Iterator[EventsTarget]:
-    events = EventsTarget(target, tmp_path)
-    yield events
-    events.uninstall()
 
 
 @pytest.fixture

@@ -1,16 +1,13 @@
 """The events function's routes on the real Open WebUI: who gets what, and when they are there."""
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
 
 from harness.events_target import DASHBOARD, EVENTS, LOAD, ROUTER, EventsTarget, eventually, plugin_text
-from harness.upload_target import Target
 from local.webui import Account
 
 LOAD_PATH, PAGE, DATA = "/api/system/load", "/ollama-pack", "/ollama-pack/data"
@@ -26,13 +23,6 @@ class Event:
         if not any(getattr(route, "path", "") == "/api/foreign" for route in routes):
             routes.insert(0, APIRoute("/api/foreign", answer))
 """
-
-
-@pytest.fixture
-def events(target: Target, tmp_path: Path) -> Iterator[EventsTarget]:
-    events = EventsTarget(target, tmp_path)
-    yield events
-    events.uninstall()
 
 
 def is_routed(events: EventsTarget, path: str = LOAD_PATH) -> bool:

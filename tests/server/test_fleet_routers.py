@@ -24,15 +24,6 @@ SECRET = "a secret of the site"
 
 
 @pytest.fixture
-def server(valkey: Valkey) -> Valkey:
-    """An empty one that runs."""
-    valkey.start()
-    with valkey.client() as client:
-        client.flushall()
-    return valkey
-
-
-@pytest.fixture
 def nodes() -> Iterator[list[OllamaNode]]:
     with OllamaNode([LLAMA]) as gpu0, OllamaNode([LLAMA]) as gpu1:
         yield [gpu0, gpu1]

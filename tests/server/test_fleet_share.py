@@ -20,15 +20,6 @@ from ollama_pack.routing.peers.redis import RedisShare
 from ollama_pack.routing.peers.share import FleetShare, ShareStep, SlotClaim
 
 
-@pytest.fixture
-def server(valkey: Valkey) -> Valkey:
-    """An empty one that runs."""
-    valkey.start()
-    with valkey.client() as client:
-        client.flushall()
-    return valkey
-
-
 @pytest.mark.parametrize("count", [2, 4])
 def test_a_free_slot_is_given_to_one_worker(
     server: Valkey, count: int, monkeypatch: pytest.MonkeyPatch

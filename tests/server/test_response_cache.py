@@ -386,7 +386,7 @@ class Embedder(BaseHTTPRequestHandler):
 
     def vector(self, text: str) -> list[float]:
         found = [0.0] * 256
-        for word in text.lower().replace("?", "").split():
+        for word in re.findall("[a-z0-9]+", text.lower()):
             found[hashlib.sha256(word.encode()).digest()[0]] += 1.0
         return found
 
@@ -424,7 +424,7 @@ def learns_from_others(webui: CachedWebUI, tiers: Callable[[], list[Json]]) -> s
 def test_same_meaning_is_served_once_enough_answers_were_compared(cached_file: CachedWebUI) -> None:
     """Would catch a tier that never serves by the server's own embeddings, or that serves untried."""
     place = "/api/v1/retrieval/embedding/update"
-    first, again = "Which food is good for cats?", "For cats which food is good?"
+    first, again = "Which food is good for cats?", "For cats, which food is good?"
     with ThreadingHTTPServer(("127.0.0.1", 0), Embedder) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         url = f"http://127.0.0.1:{server.server_port}"
@@ -460,9 +460,10 @@ def test_same_meaning_is_served_once_enough_answers_were_compared(cached_file: C
                 assert tier["threshold"] == threshold  # one user earns nothing for others
             given: list[Json] = []
             for number in range(8):  # one in ten goes to the model all the same
-                ask(cached_file.student, chat(f"{first} {number}", DIRECT))
+                ask(cached_file.student, chat(f"Which food is good for cat {number}?", DIRECT))
                 time.sleep(0.5)  # it is entered after its end, which nothing shows outside
-                given.append(ask(cached_file.student, chat(f"{number} {first}", DIRECT)))
+                again = f"For cat {number}, which food is good?"
+                given.append(ask(cached_file.student, chat(again, DIRECT)))
             marks = [answer["ollama_pack"] for answer in given if "ollama_pack" in answer]
             assert marks
             assert {mark["cache"] for mark in marks} == {"similar"}

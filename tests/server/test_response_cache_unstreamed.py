@@ -11,7 +11,7 @@ from harness.chat_bodies import TOOL
 from harness.events_target import eventually
 from harness.fixtures_cache import DIRECT, CachedWebUI
 from harness.ollama_node import Answer, ToolCall
-from ollama_pack.engines.routed_names import ROUTER
+from ollama_pack.engines.model_ids import ROUTER
 
 Json = dict[str, Any]
 

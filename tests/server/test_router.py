@@ -12,7 +12,7 @@ import pytest
 import requests
 
 from deploy.client import OpenWebUI
-from harness.chat_bodies import HELLO, IMAGE, PIXEL, TOOL
+from harness.chat_bodies import HELLO, IMAGE, PIXEL, TOOL, ask, said
 from harness.dns_server import ServiceDns
 from harness.fixtures_routing import LLAMA, RoutedWebUI
 from harness.fixtures_webui import upload
@@ -42,11 +42,6 @@ def name_of(routed: RoutedWebUI, user: OpenWebUI) -> str:
     return "admin" if user is routed.admin else "student"
 
 
-def ask(api: OpenWebUI, model: str, messages: list[Json] = HELLO, **more: Any) -> Json:
-    answer: Json = api.post("/api/chat/completions", {"model": model, "messages": messages, **more})
-    return answer
-
-
 def stream(routed: RoutedWebUI, api: OpenWebUI, model: str, **more: Any) -> list[Json]:
     """The chunks of a streamed answer, without the mark of its end, which must be there."""
     body = {"model": model, "messages": HELLO, "stream": True, **more}
@@ -60,12 +55,6 @@ def stream(routed: RoutedWebUI, api: OpenWebUI, model: str, **more: Any) -> list
         lines = [line.removeprefix(b"data: ") for line in answer.iter_lines() if line]
     assert lines[-1] == b"[DONE]"
     return [json.loads(line) for line in lines[:-1]]
-
-
-def said(chunks: list[Json]) -> str:
-    return "".join(
-        chunk["choices"][0]["delta"].get("content", "") for chunk in chunks if chunk.get("choices")
-    )
 
 
 def test_models_and_aliases_are_offered_once(routed: RoutedWebUI) -> None:

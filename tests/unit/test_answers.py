@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncGenerator
 from typing import Any
 
@@ -96,6 +97,14 @@ def test_admins_get_the_cause(error: Exception) -> None:
     """Would catch an admin who is told no more than everybody."""
     assert refusal_of(error, for_admin=True).message == str(error)
     assert "`" not in str(error)
+
+
+@pytest.mark.parametrize("error", [error for error, _, _ in ERRORS])
+def test_errors_are_in_the_reader_s_language(error: Exception) -> None:
+    """Would catch an error path on which the sentence is made before it is known who reads it."""
+    for for_admin in (True, False):
+        refusal = refusal_of(error, for_admin=for_admin).translated("zh-CN")
+        assert re.search("[一-鿿]", refusal.message), refusal.message  # an engine's own words stay
 
 
 def test_a_certificate_s_fault_says_what_to_set() -> None:

@@ -4,13 +4,14 @@ import asyncio
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from bench.caching.sites import fewest_labels, sites_above
-from bench.similar import read_pairs
+from bench.similar import WORDINGS, read_pairs, read_wordings
 from harness.cache_processes import PATIENT, ask, until
 from harness.cache_upstream import SECRET, ScriptedUpstream, content_chunk, last_chunk, open_store, said
 from ollama_pack.cache.bound import (
@@ -83,6 +84,7 @@ def test_at_most_one_site_of_twenty_is_above_its_bound() -> None:
         return max((place for place, wrong, every in seen if max(wrong / error, 100) <= every), default=None)
 
     assert sites_above(sites, ERROR) <= 0.05 * sites
+    assert sites_above(sites, ERROR, just=True) <= 0.05 * sites
     assert sites_above(sites, ERROR, usable=one_look) > 0.05 * sites  # such sites are there to be found
 
 
@@ -116,19 +118,55 @@ def test_labels_of_one_process_are_those_of_all() -> None:
 
 def test_guards_let_most_paraphrases_pass_and_few_traps() -> None:
     """Would catch a guard that passes numbers or negations, or that stops nearly everything."""
-    pairs = read_pairs(sorted(DATA.glob("pairs-*.jsonl")))
+    pairs = list(chain(*read_wordings(WORDINGS)[160::4]))  # the guards were tuned on the first 160
     passed = {
         same: [pair for pair in pairs if pair.same is same and may_be_same(pair.a, pair.b)]
         for same in (True, False)
     }
-    assert len(passed[True]) > 0.8 * sum(pair.same for pair in pairs)
-    assert len(passed[False]) < 0.55 * sum(not pair.same for pair in pairs)
-    for one, two in (
+    assert len(passed[True]) > 0.4 * sum(pair.same for pair in pairs)
+    assert len(passed[False]) < 0.3 * sum(not pair.same for pair in pairs)
+    traps = [pair for pair in read_pairs([DATA / "pairs-en.jsonl"]) if not pair.same]
+    assert sum(may_be_same(pair.a, pair.b) for pair in traps) < 0.05 * len(traps)
+
+
+@pytest.mark.parametrize(
+    ("one", "two"),
+    [
         ("Is it safe?", "Is it not safe?"),
         ("Take 2 pills", "Take 3 pills"),
         ("Ask Bob now", "Ask Ann now"),
-    ):
-        assert not may_be_same(one, two)
+        ("How do I fry an egg for two days?", "How can I fry an egg for two weeks?"),
+        ("What is the smallest lake?", "Which is the second smallest lake?"),
+        ("Can I sell it here?", "Must I sell it here?"),
+        ("How is km converted into miles?", "How do I convert miles into km?"),
+        ("How do I get from the airport to town?", "How can I get from town to the airport?"),
+        ("What do owls eat?", "What eats owls?"),
+        ("How do I chop an onion?", "How can I pickle an onion?"),
+        ("Which painters lived here?", "Which famous painters lived here?"),
+        ("How do I train my dog?", "How do I train my dogs?"),
+        ("I am ten. Can I swim?", "I am ten. Could I swim?"),
+        ("法国在哪里？", "法国不在哪里？"),
+        ("怎么增加内存？", "怎么减少内存？"),
+    ],
+)
+def test_small_differences_tell_questions_apart(one: str, two: str) -> None:
+    """Would catch two questions that an embedding takes for one, and that nothing else looks at."""
+    assert not may_be_same(one, two)
+
+
+@pytest.mark.parametrize(
+    ("one", "two"),
+    [
+        ("How do I fold a paper boat?", "How is a paper boat folded?"),
+        ("How do bees make honey?", "How is honey made by bees?"),
+        ("In Python, how do I sort a list?", "How can I sort a list in Python?"),
+        ("How do I reduce noise?", "How can I lower noise?"),
+        ("怎么提高成绩？", "如何提高成绩？"),
+    ],
+)
+def test_other_forms_of_a_question_pass(one: str, two: str) -> None:
+    """Would catch guards under which the tier serves nothing."""
+    assert may_be_same(one, two)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Rows that stand for several servers, which a real DNS server and a scripted Kubernetes API name."""
 
 import asyncio
+import os
 import re
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from harness.kubernetes_api import PodsApi, pod
 from ollama_pack.routing.errors import NodeTableError
 from ollama_pack.routing.nodes import parse_nodes
 from ollama_pack.services.discovery import NodeDiscovery, Server, expanded, ready_pods, resolve_pods
+from ollama_pack.services.router_host import _environment_counts
 
 ROW = "pool dns+srv://_ollama._tcp.example.org slots=2 key=secret"
 
@@ -141,3 +143,24 @@ def test_outside_a_cluster_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_no_list_of_pods_is_refused(answer: object) -> None:
     with pytest.raises(ValueError, match=re.escape("did not answer with a list of pods")):
         ready_pods(answer, 1)
+
+
+@pytest.mark.parametrize(
+    ("environment", "counts"),
+    [({}, False), ({"NO_PROXY": "localhost"}, False), ({"HTTPS_PROXY": "http://proxy.example:3128"}, True)],
+)
+def test_the_environment_counts_where_it_names_a_proxy(
+    environment: dict[str, str],
+    counts: bool,  # noqa: FBT001
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    """Would catch nodes behind a proxy that the router does not go through."""
+    for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert _environment_counts() is counts
+    (tmp_path / "netrc").write_text("machine gpu0.example login a password b\n")
+    assert _environment_counts()

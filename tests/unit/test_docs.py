@@ -1,5 +1,7 @@
 """The documentation in Chinese: no page is missing or behind, and the comparison sees what falls behind."""
 
+import re
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,9 @@ from docs import all_metrics, behind, differences, metrics_table, pairs, valve_t
 from docs_site import LANGUAGE_LINE, site_links
 
 ROOT = Path(__file__).parents[2]
+# The way to a page or a button of Open WebUI. After the last name the sentence may go on.
+ENGLISH_MENUS = re.compile(r"\*?(?:Admin Panel|Settings|Workspace|Controls)\*?(?: → [^→,.;:()|`\n]+)+")
+CHINESE_MENUS = re.compile(r"\*?(?:管理员面板|设置|工作空间|对话高级设置)\*?(?: → [^→，。；：（）|`\n]+)+")
 ENGLISH = """# Title
 
 English | [简体中文](zh/page.md)
@@ -118,3 +123,29 @@ def test_the_site_refuses_a_link_to_no_file() -> None:
     )
     with pytest.raises(SystemExit, match=r"there is no pack\.exemplary\.yaml"):
         site_links("[x](../pack.exemplary.yaml)", ROOT / "docs", "https://a.example")
+
+
+@pytest.mark.parametrize(
+    ("language", "words"), [("en", ENGLISH_MENUS), ("zh", CHINESE_MENUS)], ids=["en", "zh"]
+)
+def test_menus_are_called_as_open_webui_calls_them(language: str, words: re.Pattern[str]) -> None:
+    """Would catch a menu or a button that readers look for in vain, as after an update of Open WebUI."""
+    found = find_spec("open_webui")
+    if found is None or found.origin is None:
+        pytest.skip("Open WebUI is not installed: uv sync --group webui")
+    scripts = (Path(found.origin).parent / "frontend" / "_app" / "immutable" / "chunks").glob("*.js")
+    catalogue = re.compile(
+        rb'"Admin Panel":"(?:|\xe7\xae\xa1[^"]+)"'
+    )  # English, which has it as the key, and Chinese
+    shown = "\n".join(text.decode() for text in map(Path.read_bytes, scripts) if catalogue.search(text))
+
+    def is_shown(name: str) -> bool:
+        return any(form.format(name) in shown for form in ('"{}"', "'{}'", "`{}`", ",{}:"))
+
+    pages = [pair[language == "zh"] for pair in pairs()]
+    ways = {way for page in pages for way in words.findall(page.read_text(encoding="utf-8"))}
+    assert len(ways) > 5
+    for way in ways:
+        *menus, last = [name.strip() for name in way.replace("*", "").split("→")]
+        assert [name for name in menus if not is_shown(name)] == [], way
+        assert any(is_shown(last[:length]) for length in range(2, len(last) + 1)), way

@@ -1,13 +1,20 @@
-"""What there is to publish, from what the router tells and what the alias tables say."""
+"""What there is to publish, from what the router, the alias tables and pack.yaml say."""
 
+from collections.abc import Mapping
+from typing import Any
+
+from ollama_pack.aliases.table import parse_table
 from ollama_pack.services.offer import (
     AliasTables,
     Offer,
+    StatedAliases,
+    StatedRows,
     absent_routed,
     alias_tables,
     filtered_rows,
     routed_rows,
     shown_though_gone,
+    stated_rows,
     withdrawable,
 )
 from ollama_pack.webui.audience import EVERYBODY, NOBODY
@@ -111,3 +118,63 @@ def test_when_to_look_anew() -> None:
     nothing = Offer(offer.tables)
     assert shown_though_gone(listed, {}, nothing) == {"gpt-4", "gpu_router.gpt-4", "gpu_router.llama3:8b"}
     assert shown_though_gone(listed, rows, Offer(offer.tables, fault="it failed")) == frozenset()
+
+
+OFFERED: dict[str, dict[str, Any]] = {"a": {}, "b": {}}
+
+
+def stated(
+    table: str,
+    rows: Mapping[str, ExistingRow] | None = None,
+    models: Mapping[str, Mapping[str, Any]] | None = None,
+    **more: bool,
+) -> StatedRows:
+    """What pack.yaml wants that publishes all names of a table to everybody; `a` cannot be offered tools."""
+    parsed = parse_table(table)
+    audiences = {row.alias: EVERYBODY for row in parsed.rows}
+    said = StatedAliases(parsed, audiences, **more)
+    return stated_rows(said, models or OFFERED, rows or {}, {}, lambda model: model != "a")
+
+
+def test_pack_yaml_publishes_an_alias_and_what_is_behind_it() -> None:
+    """Would catch an alias that plain users cannot ask for, or tools offered to a model without."""
+    found = stated("gpt-4 = a\nb = a\nnone = c")
+    assert {model: (row.base, row.without_tools) for model, row in found.rows.items()} == {
+        "gpt-4": ("a", False),
+        "b": (None, False),  # a connection has a model of this name: the row only grants it
+        "a": (None, True),
+    }
+    assert (found.lacking, found.spared) == (["none"], {"none"})
+    assert stated("gpt-4 = b [group=staff]").unmet == [("gpt-4", "b", frozenset({"staff"}))]
+
+
+def test_pack_yaml_through_the_router() -> None:
+    """Would catch an alias open to people from whom an admin withholds a model, where nothing checks."""
+    rows = {"a": ExistingRow("a", "a", None, NOBODY)}
+    found = stated("gpt-4 = a, b", rows, routed=True)
+    assert {model: (row.base, row.hidden, row.opens) for model, row in found.rows.items()} == {
+        "gpt-4": ("gpu_router.gpt-4", False, ("b",)),
+        "gpu_router.gpt-4": (None, True, ()),
+    }
+    assert [(model, name) for model, _, name in found.closed] == [("a", "gpt-4")]
+    blind = stated("gpt-4 = a, b", rows, routed=True, router_sees_rows=False)
+    assert {row.grants for row in blind.rows.values()} == {NOBODY}
+
+
+def test_pack_yaml_hides_what_the_router_offers_too() -> None:
+    """Would catch a model shown twice, or a row written again that an admin has changed."""
+    models = OFFERED | {"gpu_router.a": {}, "gpu_router.b": {}}
+    rows = {"a": ExistingRow("a", "a", None, NOBODY)}
+    found = stated("gpt-4 = a", rows, models, routed=True, hides_twins=True)
+    assert (found.rows["b"].mark["ollama_pack"]["kind"], "a" in found.rows, found.spared) == (
+        "hidden",
+        False,
+        {"a"},
+    )
+
+
+def test_rows_of_models_that_are_away_stay() -> None:
+    """Would catch users locked out because a connection was down during an upload."""
+    away = stated("gpt-4 = a").rows
+    rows = {model: row(wanted) for model, wanted in away.items()}
+    assert stated("gpt-4 = a", rows, {"b": {}}).spared == {"gpt-4", "a"}

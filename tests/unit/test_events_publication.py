@@ -12,21 +12,27 @@ from ollama_pack.webui.audience import EVERYBODY, NOBODY, audience_grants, parse
 from ollama_pack.webui.errors import AudienceError
 from ollama_pack.webui.model_rows import MARK, ExistingRow
 from ollama_pack.webui.publication import (
+    ADMINS_GRANTS,
+    NARROWER,
     TAKEN,
     Absences,
     CloseRow,
     CreateRow,
     DeleteRow,
+    Maker,
     RowPlan,
     UpdateRow,
     WantedRow,
     closed_mark,
+    left_when_removed,
+    opened_model,
     plan_rows,
 )
 
 STAFF = frozenset({("group", "g1", "read")})
 IDS = st.sampled_from(["gpt-4", "gpt-5", "gpu_router.a", "gpu_router.b"])
 GRANTS = st.sampled_from([EVERYBODY, NOBODY, STAFF])
+MAKERS: st.SearchStrategy[Maker] = st.sampled_from(["events", "upload"])
 
 
 def wanted_row(model: str, base: str | None, grants: frozenset[tuple[str, str, str]]) -> WantedRow:
@@ -40,7 +46,11 @@ WANTED = st.dictionaries(
 
 def made(row: WantedRow) -> ExistingRow:
     """The row as it is once it was created."""
-    return ExistingRow(row.id, row.name, row.base, row.grants, meta=row.mark)
+    return ExistingRow(row.id, row.name, row.base, row.grants, row.active, meta=row.meta_over(None))
+
+
+def by(maker: Maker, wanted: Mapping[str, WantedRow]) -> dict[str, WantedRow]:
+    return {model: replace(row, maker=maker) for model, row in wanted.items()}
 
 
 @st.composite
@@ -73,10 +83,12 @@ def carry_out(plan: RowPlan, rows: Mapping[str, ExistingRow]) -> dict[str, Exist
             case CreateRow(row):
                 assert row.id not in after
                 after[row.id] = made(row)
-            case UpdateRow(row, regrant):
+            case UpdateRow(row, regrant, switch):
                 old = after[row.id]
                 grants = row.grants if regrant else old.grants
-                after[row.id] = replace(old, base=row.base, grants=grants, meta={**old.meta, **row.mark})
+                active = row.active if switch else old.active
+                meta = row.meta_over(old.meta)
+                after[row.id] = replace(old, base=row.base, grants=grants, active=active, meta=meta)
             case CloseRow(model):
                 old = after[model]
                 after[model] = replace(old, grants=NOBODY, meta={**old.meta, **closed_mark(old.mark)})
@@ -85,13 +97,77 @@ def carry_out(plan: RowPlan, rows: Mapping[str, ExistingRow]) -> dict[str, Exist
     return after
 
 
-@given(WANTED, existing_rows(), st.sets(IDS), st.sets(IDS))
+@given(WANTED, existing_rows(), st.sets(IDS), st.sets(IDS), MAKERS)
 def test_one_round_settles_it(
-    wanted: dict[str, WantedRow], rows: dict[str, ExistingRow], taken: set[str], spared: set[str]
+    wanted: dict[str, WantedRow],
+    rows: dict[str, ExistingRow],
+    taken: set[str],
+    spared: set[str],
+    maker: Maker,
 ) -> None:
-    """Would catch rows written over and over: by one replica, or by two in turn."""
-    after = carry_out(plan_rows(wanted, rows, taken, spared), rows)
-    assert plan_rows(wanted, after, taken, spared).changes == ()
+    """Would catch rows written over and over: by one replica, by two in turn, or at each upload."""
+    asked = by(maker, wanted)
+    after = carry_out(plan_rows(asked, rows, taken, spared, maker), rows)
+    assert plan_rows(asked, after, taken, spared, maker).changes == ()
+
+
+@given(WANTED, existing_rows())
+def test_an_upload_touches_what_is_not_an_admins(
+    wanted: dict[str, WantedRow], rows: dict[str, ExistingRow]
+) -> None:
+    """Would catch an upload that undoes an admin's change, or withdraws rows of the events function."""
+    asked = by("upload", wanted)
+    after = carry_out(plan_rows(asked, rows, maker="upload"), rows)
+    for model, row in rows.items():
+        if row.maker == "hand" or (row.maker == "events" and model not in wanted):
+            assert after[model] == row
+        elif model in wanted:
+            assert after[model].active
+            assert after[model].has_params == row.has_params
+            assert row.has_given_grants or after[model].grants in {row.grants, wanted[model].grants}
+        elif row.has_params:
+            assert after[model].grants == NOBODY
+        else:
+            assert model not in after
+
+
+def test_what_an_admins_row_withholds_is_said() -> None:
+    """Would catch an upload that does not say what an admin keeps closed, or complains of what is open."""
+    row = opened_model("llama3:8b", EVERYBODY, "upload")
+    by_hand = ExistingRow("llama3:8b", "llama3:8b", None, STAFF)
+    ours = replace(made(row), grants=STAFF)
+    for current in (by_hand, ours):
+        plan = plan_rows({row.id: row}, {row.id: current}, maker="upload")
+        assert (plan.changes, [left.reason for left in plan.left]) == ((), [NARROWER])
+    for current in (replace(by_hand, grants=EVERYBODY), made(row)):
+        assert plan_rows({row.id: row}, {row.id: current}, maker="upload") == RowPlan((), ())
+    events = opened_model("llama3:8b", STAFF)
+    changed = replace(made(events), grants=EVERYBODY)
+    assert [left.reason for left in plan_rows({events.id: events}, {events.id: changed}).left] == [
+        ADMINS_GRANTS
+    ]
+
+
+def test_an_alias_that_pack_yaml_names_again_is_open_again() -> None:
+    """Would catch an upload that takes its own closing of a row for the work of an admin."""
+    row = replace(wanted_row("gpt-4", "llama3:8b", EVERYBODY), maker="upload")
+    rows = {row.id: replace(made(row), has_params=True)}
+    closed = carry_out(plan_rows({}, rows, maker="upload"), rows)
+    assert closed["gpt-4"].grants == NOBODY
+    again = carry_out(plan_rows({row.id: row}, closed, maker="upload"), closed)
+    assert again["gpt-4"].grants == EVERYBODY
+
+
+def test_what_is_left_of_a_row_when_the_pack_goes() -> None:
+    """Would catch a row kept for tags or a switch that the pack gave it, or an admin's that goes."""
+    row = replace(wanted_row("gpu_router.a", None, EVERYBODY), tags=("fast",), active=False)
+    assert left_when_removed(made(row)) is None
+    assert left_when_removed(replace(made(row), active=True)) == NOBODY
+    assert left_when_removed(replace(made(row), grants=STAFF)) == STAFF
+    picture = {**made(row).meta, "profile_image_url": "https://example.org/a.png"}
+    assert left_when_removed(replace(made(row), meta=picture)) == NOBODY
+    described = {**made(row).meta, "description": "The fast one"}
+    assert left_when_removed(replace(made(row), meta=described)) == NOBODY
 
 
 @given(WANTED, existing_rows(), st.sets(IDS), st.sets(IDS))

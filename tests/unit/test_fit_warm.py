@@ -18,7 +18,6 @@ from ollama_pack.routing.nodes import parse_nodes
 from ollama_pack.routing.peers.messages import PullState
 from ollama_pack.routing.peers.share import FleetShare
 from ollama_pack.routing.probe.catalogue import NodeModel
-from ollama_pack.routing.probe.node_watch import WatchedNode
 from ollama_pack.routing.warm import parse_warm
 
 MONDAY = datetime(2026, 11, 30, tzinfo=UTC)
@@ -191,7 +190,7 @@ def test_a_node_that_is_pulled_gets_chats_again_where_the_other_fails(moment: st
         router = Router(parse_nodes("x http://127.0.0.1:9\ny http://127.0.0.1:9/y"), aiohttp.ClientSession())
         upkeep, up, seen = router.upkeep, {"x", "y"}, []
         for watch in router.nodes.values():
-            watch.known = WatchedNode((NodeModel("m", InstalledModel("m", 1)),), 0.0)
+            watch.models, watch.answered_at = (NodeModel("m", InstalledModel("m", 1)),), 0.0
         router.is_healthy = lambda node: node in up  # type: ignore[method-assign]
         busy = iter([1, 1, 0] if moment == "draining" else [0])
         router.in_flight = lambda node: next(busy, 0) if node == "x" else 0  # type: ignore[method-assign]

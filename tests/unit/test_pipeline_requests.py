@@ -105,3 +105,12 @@ def test_the_note_has_no_conversation() -> None:
 def test_only_the_routers_chats_are_noted(body: Json, goes: bool) -> None:  # noqa: FBT001 - as above
     """Would catch a field of ours that another provider gets, which may refuse the request for it."""
     assert goes_to_router(body) is goes
+
+
+def test_the_user_s_language_travels() -> None:
+    """Would catch an error or a reason in English for somebody who has set Open WebUI to Chinese."""
+    metadata = METADATA | {"variables": {"{{USER_LANGUAGE}}": "zh-CN"}}
+    body = with_hints({"model": "gpt-4", "metadata": metadata})
+    assert asking(body).language == "zh-CN"
+    assert asking(with_hints({"model": "gpt-4", "metadata": METADATA})).language == "en"
+    assert "ollama_pack_language" not in without_asking(body)

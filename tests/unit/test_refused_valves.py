@@ -8,10 +8,9 @@ from uuid import uuid4
 import pytest
 from pydantic import Field, ValidationError
 
-from ollama_pack.base.process import process_wide
+from ollama_pack.base.single_flight import process_wide
 from ollama_pack.plugins.functions.gpu_router import Pipe
-from ollama_pack.services.pack_valves import PackValves
-from ollama_pack.services.refused_valves import refused_report, refused_valves, tell_refused
+from ollama_pack.services.valves import PackValves, refused_report, refused_valves, tell_refused
 
 
 @pytest.fixture(autouse=True)

@@ -1,14 +1,19 @@
-"""Each script says the pack's version."""
+"""Each script says the pack's version, and what it does in the language of who runs it."""
 
+import re
 import subprocess
 import sys
+from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
+from harness.languages import CHINESE, english_in
 from package import pack_version
 
 ROOT = Path(__file__).resolve().parents[2]
+FOR_DEVELOPERS = {"docs.py", "docs_site.py", "messages.py", "release.py", "run_tests.py"}
 SCRIPTS = sorted(path.name for path in (ROOT / "scripts").glob("*.py"))
 
 
@@ -23,3 +28,35 @@ def test_version(script: str) -> None:
         timeout=60,
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, f"{script} {pack_version(ROOT)}\n", "")
+
+
+@pytest.mark.parametrize(
+    "called",
+    [
+        *([script, "--help"] for script in SCRIPTS if script not in FOR_DEVELOPERS),
+        *(["federate.py", role, "--help"] for role in ("server", "round", "site")),
+        ["federate.py"],
+        ["federate.py", "round", "--folder", "nowhere"],
+        ["plan.py", "--context", "many"],
+        ["gpu_agent.py", "--port", "http"],
+        ["doctor.py", "--verbose"],
+        ["upload.py", "--only"],
+    ],
+    ids=" ".join,
+)
+def test_command_lines_in_chinese(
+    called: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Would catch an English sentence in a script's help, or where it was called wrongly."""
+    for name, value in CHINESE.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", called)
+    script = import_module(called[0].removesuffix(".py"))
+    with suppress(SystemExit):
+        script.main()
+    printed = "".join(capsys.readouterr())
+    assert re.search("[一-鿿]", printed)
+    assert english_in(printed.replace("No such file or directory", "…")) == []
+    for said in ("usage:", "options:", "arguments:", "error:", "show ", "default"):
+        assert said not in printed

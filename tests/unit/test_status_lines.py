@@ -3,6 +3,7 @@
 import pytest
 
 from ollama_pack.base.messages import in_language
+from ollama_pack.plugins.functions.response_cache_filter import age_in_words
 from ollama_pack.routing.decide.cost import slot_wait
 from ollama_pack.routing.dispatch.explain import duration, waited_line, waiting_line
 
@@ -42,3 +43,20 @@ def test_a_line_for_those_who_wait() -> None:
         "gpt-4 · waiting for a GPU · you are next · a model is being loaded"
     )
     assert waited_line("gpt-4", 3) == "gpt-4 · waited 3.0 s for an answer"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (0, "0 s"),
+        (59.9, "59 s"),
+        (60, "1 min"),
+        (12 * 60 + 5, "12 min"),
+        (3600, "1 h"),
+        (86_399, "23 h"),
+        (200_000, "2 d"),
+    ],
+)
+def test_age_is_told_in_one_unit(seconds: float, words: str) -> None:
+    """Would catch an age that reads as 0.2 h, or as 7261 s."""
+    assert age_in_words(seconds) == words

@@ -1,25 +1,11 @@
 """What goes wrong with budgets."""
 
-from ollama_pack.base.messages import message
+from ollama_pack.base.tables import TableError
 from ollama_pack.errors import PackError
 
 
-class BudgetTableError(PackError, ValueError):
-    """A row of the budget table cannot be used.
-
-    A `ValueError` too, so that a pydantic validator reports it when an admin saves the valve.
-
-    Attributes:
-        line: number of the row in the text, from 1.
-        row: the row as it was written.
-        reason: what is wrong with it and what to do.
-    """
-
-    def __init__(self, line: int, row: str, reason: str) -> None:
-        super().__init__(message("row {line} ({row!r}): {reason}", line=line, row=row, reason=reason))
-        self.line = line
-        self.row = row
-        self.reason = reason
+class BudgetTableError(TableError):
+    """A row of the budget table cannot be used."""
 
 
 class BudgetStoreError(PackError):

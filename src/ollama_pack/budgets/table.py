@@ -17,6 +17,7 @@ from functools import lru_cache
 from typing import Literal
 
 from ollama_pack.base.messages import message, said_by
+from ollama_pack.base.tables import table_rows
 from ollama_pack.budgets.errors import BudgetTableError
 from ollama_pack.budgets.period import PERIODS, PeriodName
 
@@ -36,7 +37,6 @@ _UNITS: dict[str, tuple[Measure, int]] = {
 }
 _CLOSEST_FIRST: tuple[SubjectKind, ...] = ("user", "group", "role", "everyone")
 _ROLES = ("user", "admin")
-_BUDGET_COMMENT = re.compile(r"(?:^|\s)#.*")
 _BUDGET_WORD = re.compile(r'[\w-]+="[^"]*"|\S+')
 _NUMBER = re.compile(r"[0-9]{1,15}(?:\.[0-9]{1,3})?")
 _MAIL = re.compile(r"[^@\s]+@[^@\s]+")
@@ -190,14 +190,13 @@ def parse_budgets(text: str) -> BudgetTable:
         BudgetTableError: naming the row, the value that is wrong and what to do.
     """
     rows: list[BudgetRow] = []
-    for line, raw in enumerate(text.splitlines(), start=1):
-        if written := _BUDGET_COMMENT.sub("", raw).strip():
-            try:
-                row = _parse_row(line, written)
-                _refuse_repeated_row(row, rows)
-            except ValueError as fault:
-                raise BudgetTableError(line, written, said_by(fault)) from None
-            rows.append(row)
+    for line, written in table_rows(text):
+        try:
+            row = _parse_row(line, written)
+            _refuse_repeated_row(row, rows)
+        except ValueError as fault:
+            raise BudgetTableError(line, written, said_by(fault)) from None
+        rows.append(row)
     return BudgetTable(tuple(rows))
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from ollama_pack.base.messages import message
 from ollama_pack.cache.bound import (
     ALPHA,
     MIXTURE,
@@ -191,14 +192,26 @@ def read_rounds(given: Mapping[str, Any]) -> dict[str, PooledRound]:
     """
     number, epsilon, shares = given.get("round"), given.get("epsilon"), given.get("shares")
     if not isinstance(number, int) or not 1 <= number <= MOST_PAIRS:
-        raise ValueError(f"`round` must be a number from 1 on, not {number!r}")
+        raise ValueError(message("`round` must be a number from 1 on, not {number!r}", number=number))
     if not isinstance(epsilon, int | float) or not EPSILONS[0] <= epsilon <= EPSILONS[1]:
-        raise ValueError(f"`epsilon` must be from {EPSILONS[0]:g} to {EPSILONS[1]:g}, not {epsilon!r}")
+        least, most = EPSILONS
+        raise ValueError(
+            message(
+                "`epsilon` must be from {least:g} to {most:g}, not {epsilon!r}",
+                least=least,
+                most=most,
+                epsilon=epsilon,
+            )
+        )
     if not isinstance(shares, int | float) or not 0 < shares <= MOST_SHARES:
-        raise ValueError(f"`shares` must be above 0 and at most {MOST_SHARES}, not {shares!r}")
+        raise ValueError(
+            message(
+                "`shares` must be above 0 and at most {most}, not {shares!r}", most=MOST_SHARES, shares=shares
+            )
+        )
     labels = given.get("labels")
     if not isinstance(labels, Mapping):
-        raise ValueError("`labels` must be an object: for each key `right` and `wrong`")  # noqa: TRY004 - of JSON
+        raise ValueError(message("`labels` must be an object: for each key `right` and `wrong`"))  # noqa: TRY004 - of JSON
     return {
         str(key): PooledRound(Judged(*_two_rows(key, row)), float(epsilon), float(shares), number)
         for key, row in labels.items()
@@ -216,5 +229,9 @@ def _two_rows(key: str, row: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
         if rows and key.count("|") >= 3:  # noqa: PLR2004 - see `label_key`
             return tuple(rows[0]), tuple(rows[1])
     raise ValueError(
-        f"`labels` of {key!r} must be {len(THRESHOLDS)} whole numbers `right`, and as many `wrong`"
+        message(
+            "`labels` of {key!r} must be {count} whole numbers `right`, and as many `wrong`",
+            key=key,
+            count=len(THRESHOLDS),
+        )
     )

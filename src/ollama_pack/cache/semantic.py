@@ -32,6 +32,7 @@ from ollama_pack.cache.bound import (
     usable_thresholds,
 )
 from ollama_pack.cache.errors import EntryUnreadableError
+from ollama_pack.cache.guards import GUARDS_VERSION
 from ollama_pack.cache.judge import JudgeTask
 from ollama_pack.cache.keyring import Keyring, digest_of
 from ollama_pack.cache.pool import (
@@ -98,7 +99,7 @@ def label_key(model: str, embedder: str, scope: str, asked: str = "", weights: s
         asked: the question.
         weights: the digest of the model's; empty where an engine has none.
     """
-    made_of = digest_of(f"{embedder} {weights}".strip().encode())[:8]
+    made_of = digest_of(f"{embedder} {weights} {GUARDS_VERSION}".encode())[:8]
     return f"{model}|{made_of}|{scope.partition(':')[0]}|{language_of(asked)}"
 
 

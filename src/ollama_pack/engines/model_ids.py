@@ -1,9 +1,13 @@
-"""Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like."""
+"""Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+
+Those that `gpu_router` answers begin with its name, on Open WebUI and on the Pipelines server.
+"""
 
 import re
 from collections.abc import Iterable
 from hashlib import sha256
 
+ROUTER = "gpu_router."
 MAX_ID = 200  # Open WebUI takes 256 characters, the router's own prefix included
 
 _UNFIT = re.compile(r"[^\w./:@+~-]+")

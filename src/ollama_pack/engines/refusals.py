@@ -1,6 +1,6 @@
 """What a client gets instead of an answer, in the form of each API that clients speak."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http import HTTPStatus
 from typing import Any, Literal
 
@@ -36,6 +36,11 @@ class Refusal:
     code: str | None = None
     param: str | None = None
     retry_after: int | None = None
+
+    def translated(self, language: str) -> "Refusal":
+        """The same in a reader's language. Another plugin's sentence translates itself: it has the words."""
+        by_itself = getattr(self.message, "translated", None)
+        return replace(self, message=by_itself(language)) if by_itself else self
 
     @property
     def kind(self) -> str:

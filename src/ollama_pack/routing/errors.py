@@ -3,40 +3,17 @@
 from collections.abc import Mapping
 
 from ollama_pack.base.messages import Message, joined, message
+from ollama_pack.base.tables import TableError
 from ollama_pack.engines.errors import NodeError
 from ollama_pack.errors import PackError
 
 
-class NodeTableError(PackError, ValueError):
-    """A row of the `nodes` valve cannot be used. A `ValueError` too, as `AliasTableError` is.
-
-    Attributes:
-        line: number of the row in the text, from 1.
-        row: the row as it was written, but for its key.
-        reason: what is wrong with it and what to do.
-    """
-
-    def __init__(self, line: int, row: str, reason: str) -> None:
-        super().__init__(message("row {line} ({row!r}): {reason}", line=line, row=row, reason=reason))
-        self.line = line
-        self.row = row
-        self.reason = reason
+class NodeTableError(TableError):
+    """A row of the `nodes` valve cannot be used."""
 
 
-class WarmTableError(PackError, ValueError):
-    """A row of the `warm` valve cannot be used. A `ValueError` too, as `AliasTableError` is.
-
-    Attributes:
-        line: number of the row in the text, from 1.
-        row: the row as it was written.
-        reason: what is wrong with it and what to do.
-    """
-
-    def __init__(self, line: int, row: str, reason: str) -> None:
-        super().__init__(message("row {line} ({row!r}): {reason}", line=line, row=row, reason=reason))
-        self.line = line
-        self.row = row
-        self.reason = reason
+class WarmTableError(TableError):
+    """A row of the `warm` valve cannot be used."""
 
 
 class RoutingError(PackError):

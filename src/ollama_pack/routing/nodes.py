@@ -22,6 +22,7 @@ from typing import Any, Literal, Self, get_args
 from urllib.parse import urlsplit
 
 from ollama_pack.base.messages import Message, message, said_by
+from ollama_pack.base.tables import table_rows
 from ollama_pack.engines.model_ids import usable_id
 from ollama_pack.engines.way_in import Header, WayIn, split_login
 from ollama_pack.routing.errors import NodeTableError
@@ -37,7 +38,6 @@ DISCOVERED = (SRV, PODS)  # addresses that stand for several servers
 MAX_WEIGHT = 100.0
 MAX_DECLARED_SLOTS = 1024
 
-_NODE_COMMENT = re.compile(r"(?:^|\s)#.*")
 _NODE_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,63}")
 _NODE_PODS = re.compile(r"k8s://[a-z0-9-]{1,63}/[A-Za-z0-9_./=!,-]{1,500}:[1-9][0-9]{0,4}")
 _NODE_SRV = re.compile(r"dns\+srv://(?:[0-9.]+(?::[0-9]{1,5})?/)?(?:[\w-]{1,63}\.)+[\w-]{1,63}\.?")
@@ -128,13 +128,12 @@ def parse_nodes(text: str) -> tuple[NodeRow, ...]:
         NodeTableError: naming the row and what is wrong with it.
     """
     rows: list[NodeRow] = []
-    for line, raw in enumerate(text.splitlines(), start=1):
-        if written := _NODE_COMMENT.sub("", raw).strip():
-            try:
-                rows.append(_parse_node(line, written))
-                _refuse_repeated(rows)
-            except ValueError as fault:
-                raise NodeTableError(line, *_without_secrets(written, said_by(fault))) from None
+    for line, written in table_rows(text):
+        try:
+            rows.append(_parse_node(line, written))
+            _refuse_repeated(rows)
+        except ValueError as fault:
+            raise NodeTableError(line, *_without_secrets(written, said_by(fault))) from None
     return tuple(rows)
 
 

@@ -14,12 +14,12 @@ from functools import lru_cache
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from ollama_pack.base.messages import message, said_by
+from ollama_pack.base.tables import table_rows
 from ollama_pack.routing.errors import WarmTableError
 
 MAX_WARM_ROWS = 200
 MAX_COPIES = 64
 _DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
-_WARM_COMMENT = re.compile(r"(?:^|\s)#.*")
 _SPAN = re.compile(
     r"(?:(?P<days>[a-z]{3}(?:-[a-z]{3})?)\s+)?(?P<begins>[0-9]{1,2}:[0-9]{2})-(?P<ends>[0-9]{1,2}:[0-9]{2})"
 )
@@ -88,13 +88,12 @@ def parse_warm(text: str) -> tuple[WarmRow, ...]:
         WarmTableError: naming the row and what is wrong with it.
     """
     rows: list[WarmRow] = []
-    for line, raw in enumerate(text.splitlines(), start=1):
-        if written := _WARM_COMMENT.sub("", raw).strip():
-            try:
-                rows.append(_warm_row(line, written))
-                _refuse_more(rows)
-            except ValueError as fault:
-                raise WarmTableError(line, written, said_by(fault)) from None
+    for line, written in table_rows(text):
+        try:
+            rows.append(_warm_row(line, written))
+            _refuse_more(rows)
+        except ValueError as fault:
+            raise WarmTableError(line, written, said_by(fault)) from None
     return tuple(rows)
 
 

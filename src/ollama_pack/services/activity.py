@@ -16,7 +16,7 @@ from collections import Counter, deque
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from ollama_pack.base.process import process_wide
+from ollama_pack.base.single_flight import process_wide
 
 MAX_NOTES = 10_000
 MAX_ASKED = 256  # characters of a name: a wildcard takes names of any length

@@ -8,7 +8,7 @@ from http import HTTPStatus
 from typing import Any
 
 from ollama_pack.aliases.errors import AliasUnavailableError
-from ollama_pack.base.messages import ENGLISH, Message, in_language, message, said_by
+from ollama_pack.base.messages import Message, message, said_by
 from ollama_pack.cache.errors import LeaderLostError
 from ollama_pack.engines.errors import (
     ChatBodyError,
@@ -77,41 +77,40 @@ async def answer_events(
     yield LAST_EVENT
 
 
-def refusal_of(error: Exception, *, for_admin: bool, language: str = ENGLISH) -> Refusal:
+def refusal_of(error: Exception, *, for_admin: bool) -> Refusal:
     """The status, the code and the sentence for an error. What is not the pack's own goes to the log.
 
     Args:
         error: one of the pack's, or any other.
         for_admin: the sentence says which node did what, and how to put it right.
-        language: of whoever reads it.
     """
     if not isinstance(error, PackError):
         log.error("A chat was not answered", exc_info=error)
-        return Refusal(HTTPStatus.INTERNAL_SERVER_ERROR, in_language(_UNFORESEEN, language), "internal_error")
+        return Refusal(HTTPStatus.INTERNAL_SERVER_ERROR, _UNFORESEEN, "internal_error")
     status, code, sentence = _meaning(error)
     waiting_helps = status in {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE}
     return Refusal(
         status=status,
-        message=in_language(error if for_admin else sentence, language),
+        message=said_by(error) if for_admin else sentence,
         code=code,
         param=_param(error),
         retry_after=RETRY_AFTER_SECONDS if waiting_helps else None,
     )
 
 
-def passed_refusal(error: Exception, *, for_admin: bool, language: str = ENGLISH) -> Refusal:
+def passed_refusal(error: Exception, *, for_admin: bool) -> Refusal:
     """As `refusal_of`, for errors of other plugins too, which have classes of their own."""
     if (found := getattr(error, "refusal", None)) is not None:
         return Refusal(**{field.name: getattr(found, field.name) for field in fields(Refusal)})
     if type(error).__name__ == LeaderLostError.__name__:
         error = LeaderLostError(0)
-    return refusal_of(error, for_admin=for_admin, language=language)
+    return refusal_of(error, for_admin=for_admin)
 
 
-def alias_refusal(error: AliasUnavailableError, *, for_admin: bool, language: str = ENGLISH) -> Refusal:
+def alias_refusal(error: AliasUnavailableError, *, for_admin: bool) -> Refusal:
     """As `refusal_of`, for a plugin that raises no other error and should not ship the router's."""
     status, code, sentence = _NO_CANDIDATE
-    said = in_language(error if for_admin else sentence, language)
+    said = said_by(error) if for_admin else sentence
     return Refusal(status=status, message=said, code=code, param="model")
 
 

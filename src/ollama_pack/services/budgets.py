@@ -15,7 +15,7 @@ from http import HTTPStatus
 from typing import Any, TypeVar
 from uuid import uuid4
 
-from ollama_pack.base.messages import Message, joined, message
+from ollama_pack.base.messages import Message, joined, message, said_by
 from ollama_pack.budgets.period import local_time, period_at
 from ollama_pack.budgets.store import RESERVATION_SECONDS, BudgetStore, Count, Limit
 from ollama_pack.budgets.table import QUEUE_LAST, REFUSE, BudgetRow, BudgetTable, BudgetUser
@@ -206,7 +206,8 @@ class Budgets:
         except (PackError, TimeoutError) as error:
             self._rest_until = time.monotonic() + _REST_SECONDS
             if not self.fault:
-                why = str(error) or message("it does not answer within {seconds:g} s", seconds=_STEP_SECONDS)
+                late = message("it does not answer within {seconds:g} s", seconds=_STEP_SECONDS)
+                why = said_by(error) or late
                 log.warning("Budgets are not counted and do not hold until their store works again: %s", why)
                 self.fault = why
             return None

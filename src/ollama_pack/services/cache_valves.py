@@ -6,7 +6,7 @@ from pydantic import Field, field_validator
 
 from ollama_pack.base.redis import check_redis_url
 from ollama_pack.cache.keyring import check_secret
-from ollama_pack.services.pack_valves import PackValves
+from ollama_pack.services.valves import PackValves
 
 
 class CacheValves(PackValves):

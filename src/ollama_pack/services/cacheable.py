@@ -16,6 +16,11 @@ from ollama_pack.cache.semantic import Lent
 from ollama_pack.engines.body import object_at
 
 LARGE_CHARACTERS = 200_000  # from here on the key is made in a thread
+# What `response_cache_filter` leaves for `response_cache_replay`, as neither file can import the other. It is
+# a key in Open WebUI's `__metadata__`, which lives as long as the request. Its value has the `rounds` so far,
+# and of the last one that the cache is for: the `model` that was asked, the id of the `filter`, and the
+# `ticket` that it gives the answer for. `cached`: nothing is generated for it, which usage_budgets looks at.
+STATE = "ollama_pack_cache"
 _TEMPORARY = ("temporary:", "local:")  # so the id of a chat begins that is kept nowhere; the second is older
 
 

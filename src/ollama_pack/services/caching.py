@@ -20,9 +20,9 @@ from ollama_pack.cache.similar import Near
 from ollama_pack.cache.store import CacheStore
 from ollama_pack.cache.store_redis import RedisStore
 from ollama_pack.cache.store_sqlite import SqliteStore
+from ollama_pack.engines.model_ids import ROUTER
 from ollama_pack.engines.ollama.stream import UsagePlace
 from ollama_pack.engines.ollama.to_openai import ReplyHead
-from ollama_pack.engines.routed_names import ROUTER
 from ollama_pack.services.activity import note_chat
 from ollama_pack.services.answers import whole_answer
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from ollama_pack.base.messages import message, said_by
 from ollama_pack.base.single_flight import Remembered
-from ollama_pack.routing.plan.bounds import LEAST_CONTEXT, MOST_CONTEXT, MOST_USERS, USUAL_CONTEXT
+from ollama_pack.routing.plan.report import LEAST_CONTEXT, MOST_CONTEXT, MOST_USERS, USUAL_CONTEXT
 from ollama_pack.services.dashboard import translated
 from ollama_pack.services.history import Chat, HistoryKeeper, found_chats
 from ollama_pack.webui.contact import RouterContact

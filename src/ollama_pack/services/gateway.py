@@ -5,6 +5,7 @@ user may use; then Open WebUI's own route answers, with every filter and tool (`
 alone (`direct`); the answer takes the form that the client speaks.
 """
 
+import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, replace
@@ -53,6 +54,7 @@ from ollama_pack.webui.gateway_request import (
 from ollama_pack.webui.ollama_models import own_ollama_models, tags_entry
 from ollama_pack.webui.routes import RouteSpec, json_answer
 from ollama_pack.webui.server import event_stream
+from ollama_pack.webui.users import accepted_language
 
 TABLE_SECONDS = 5.0  # that alias tables are kept, where no event says that they have changed
 OLLAMA_API = "0.17.4"  # the version of Ollama whose API the gateway speaks
@@ -206,9 +208,18 @@ class Gateway:
         async def answer() -> Any:
             asked = texts_asked(await body_of(request))
             tables, router = await self._tables.get(), await self._chain.router()
-            async with while_connected(request):
-                made = await vectors_for(request, user, asked, tables, router)
-            return json_answer(form(asked, made), headers=answer_headers(request, api))
+            began = time.monotonic()
+            async with self._chain.budgets.counting(request.app, user.model_dump(), asked.name) as count:
+                headers = answer_headers(request, api)
+                headers |= limit_headers(await self._chain.budgets_of(user), api, datetime.now(UTC))
+                try:
+                    async with while_connected(request):
+                        made = await vectors_for(request, user, asked, tables, router)
+                except ClientLeftError:
+                    count(time.monotonic() - began, 0)
+                    raise
+                count(made.seconds or time.monotonic() - began, made.tokens)
+            return json_answer(form(asked, made), headers=headers)
 
         return await _answered(request, user, api, answer)
 
@@ -344,7 +355,8 @@ async def _written(asked: ClientRequest, chunks: Chunks) -> AsyncGenerator[str, 
             async for text in texts:
                 yield text
         except Exception as error:  # noqa: BLE001 - as in `_answered`
-            yield asked.form.broken(_refusal(asked.request, asked.user, error))
+            refusal = _refusal(asked.request, asked.user, error)
+            yield asked.form.broken(refusal.translated(accepted_language(asked.request)))
 
 
 def _refusal(request: Any, user: Any, error: Exception) -> Refusal:

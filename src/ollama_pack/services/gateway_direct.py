@@ -20,6 +20,7 @@ from ollama_pack.engines.ollama.stream import usage_place
 from ollama_pack.engines.ollama.to_openai import ReplyHead
 from ollama_pack.services.answers import whole_answer
 from ollama_pack.services.gateway_names import DirectName, direct_name
+from ollama_pack.webui.budget_contact import BUDGETS_ID, BudgetContact
 from ollama_pack.webui.contact import ROUTER_ID
 from ollama_pack.webui.functions import function_state, global_filters, live_function
 
@@ -27,7 +28,7 @@ log = logging.getLogger(__name__)
 
 ACCESS_SECONDS = 5.0  # that access and keys are remembered, where no event says that they have changed
 LIVE_SECONDS = 2.0  # after which a plugin is looked up again: its valves may have changed
-CACHE_ID, BUDGETS_ID = "response_cache_filter", "usage_budgets"
+CACHE_ID = "response_cache_filter"
 MOST_REMEMBERED = 10_000
 
 Body = dict[str, Any]
@@ -111,7 +112,8 @@ class DirectChain:
         """Ask nothing yet; `app` is Open WebUI's."""
         self._router = SingleFlight(partial(_live_router, app), LIVE_SECONDS, ahead=True)
         self._cache = SingleFlight(partial(_live_cache, app), LIVE_SECONDS, ahead=True)
-        self._budgets = SingleFlight(partial(_live_budgets, app), LIVE_SECONDS, ahead=True)
+        self.budgets = BudgetContact()
+        self._app = app
         self._names: Remembered[tuple[str, str, str], DirectName | None] = Remembered(
             ACCESS_SECONDS, MOST_REMEMBERED
         )
@@ -120,7 +122,7 @@ class DirectChain:
     def forget(self) -> None:
         """Somebody may use more or less than before."""
         router = self._router.kept
-        for remembered in (self._names, self._users, self._router, self._cache, self._budgets):
+        for remembered in (self._names, self._users, self._router, self._cache, self.budgets):
             remembered.forget()
         if router is not None:
             router.forget_access()
@@ -143,7 +145,7 @@ class DirectChain:
     async def budgets_of(self, user: Any) -> list[Mapping[str, Any]]:
         """The budgets that hold for a user, as their filter reports them; none where there is no table."""
         try:
-            budgets = await self._budgets.get()
+            budgets = await self.budgets.live(self._app)
             told = await budgets.budget_usage(user.model_dump()) if budgets is not None else {}
         except Exception:
             log.exception("What is left of budgets cannot be told, and a chat goes on without")
@@ -173,7 +175,7 @@ class DirectChain:
         if found is None:
             return None
         metadata: Body = {}
-        budgets = await self._budgets.get()
+        budgets = await self.budgets.live(self._app)
         if budgets is not None:
             named = str((await budgets.inlet({**chat}, user, metadata, request, BUDGETS_ID))["model"])
             if named != asked_for:  # a budget that is used up may have another model answer
@@ -213,22 +215,9 @@ async def _live_cache(app: Any) -> Any:
     """The response cache, where it is on for all models and knows the gateway."""
     if CACHE_ID not in await global_filters():
         return None
-    cache = await _live_if_sound(app, CACHE_ID)
-    return cache if hasattr(cache, "direct_lookup") else None
-
-
-async def _live_budgets(app: Any) -> Any:
-    """The filter of budgets, where it is on and has a table: for the router it need not be global either."""
-    if not (await function_state(BUDGETS_ID)).active:
-        return None
-    budgets = await _live_if_sound(app, BUDGETS_ID)
-    return budgets if budgets is not None and budgets.valves.budgets else None
-
-
-async def _live_if_sound(app: Any, function_id: str) -> Any:
-    """A function that chats can do without; None: its code or its settings cannot be used."""
     try:
-        return await live_function(app, function_id)
+        cache = await live_function(app, CACHE_ID)
     except Exception:
-        log.exception("%s cannot be asked, and chats go on without it", function_id)
+        log.exception("%s cannot be asked, and chats go on without it", CACHE_ID)
         return None
+    return cache if hasattr(cache, "direct_lookup") else None

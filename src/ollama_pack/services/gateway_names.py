@@ -10,7 +10,7 @@ from typing import Any
 
 from ollama_pack.aliases.published import concrete_names, models_behind
 from ollama_pack.aliases.table import AliasTable
-from ollama_pack.engines.routed_names import ROUTER
+from ollama_pack.engines.model_ids import ROUTER
 from ollama_pack.services.alias_choice import choose_model
 from ollama_pack.services.offer import ALIAS_FILTER, AliasTables, alias_tables
 from ollama_pack.webui.contact import ROUTER_ID

@@ -13,7 +13,7 @@ from typing import Any
 from ollama_pack.base.messages import message
 from ollama_pack.engines.body import whole_in
 from ollama_pack.engines.errors import ChatBodyError
-from ollama_pack.engines.routed_names import ROUTER
+from ollama_pack.engines.model_ids import ROUTER
 from ollama_pack.services.gateway_names import direct_name, is_unknown, model_for
 from ollama_pack.services.offer import AliasTables
 from ollama_pack.webui.embedding import embedded
@@ -49,11 +49,13 @@ class Embedded:
         vectors: one for each text.
         tokens: of all texts.
         routed: model and node, where the router chose them.
+        seconds: of GPU time; 0 where nobody tells.
     """
 
     vectors: list[list[float]]
     tokens: int
     routed: Mapping[str, str]
+    seconds: float = 0.0
 
 
 def texts_asked(body: Mapping[str, Any], field: str = "input") -> TextsAsked:
@@ -109,7 +111,8 @@ async def vectors_for(
         body = {"model": routed, "input": list(asked.texts), "dimensions": asked.dimensions}
         made = await router.embed(body, who)
         told = {"model": str(made["model"]), "node": str(made["node"])}
-        return Embedded([list(vector) for vector in made["vectors"]], int(made["tokens"]), told)
+        vectors = [list(vector) for vector in made["vectors"]]
+        return Embedded(vectors, int(made["tokens"]), told, float(made.get("seconds") or 0))
     model = await model_for(request, tables.in_use, {"model": asked.name}, who)
     vectors, tokens = await embedded(request, model, asked.texts, asked.dimensions, user)
     return Embedded(vectors, tokens, {})

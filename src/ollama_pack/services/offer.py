@@ -1,15 +1,20 @@
-"""What there is to publish: the models and aliases of the router, and the aliases of the alias filter."""
+"""Which rows a deployment should have.
 
-from collections.abc import Iterator, Mapping
+The events function wants those that the router and the alias tables offer, upload.py those that pack.yaml
+states. `ollama_pack.webui.publication` then compares them with the rows that are there.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ollama_pack.aliases.errors import AliasTableError
 from ollama_pack.aliases.published import candidates_of, concrete_names, groups_behind, models_behind
 from ollama_pack.aliases.table import AliasTable, parse_table
 from ollama_pack.base.messages import message, said_by
-from ollama_pack.engines.routed_names import ROUTER
+from ollama_pack.engines.model_ids import ROUTER
 from ollama_pack.webui.access import (
     Access,
     CheckedModel,
@@ -23,9 +28,9 @@ from ollama_pack.webui.audience import EVERYBODY, NOBODY, Grants
 from ollama_pack.webui.contact import ROUTER_ID, RouterContact
 from ollama_pack.webui.errors import RouterUnavailableError
 from ollama_pack.webui.functions import FunctionState, function_state
-from ollama_pack.webui.model_rows import MAKER, ExistingRow
+from ollama_pack.webui.model_rows import MAKER, ExistingRow, existing_row
 from ollama_pack.webui.models import ModelCatalogue
-from ollama_pack.webui.publication import WantedRow, alias_row, opened_model, routed_model
+from ollama_pack.webui.publication import WantedRow, alias_row, hidden_twin, opened_model, routed_model
 
 ALIAS_FILTER = "model_alias_filter"
 
@@ -228,6 +233,183 @@ def _for_most(accesses: Mapping[str, Access]) -> str:
     usable = [model for model, access in accesses.items() if access.is_on] or list(accesses)
     known = [model for model in usable if accesses[model].grants]
     return next((model for model in known if accesses[model].grants & EVERYBODY), (known or usable)[0])
+
+
+@dataclass(frozen=True, slots=True)
+class StatedAliases:
+    """The aliases that pack.yaml publishes.
+
+    Attributes:
+        table: all of them.
+        audiences: name → who may use it; a wildcard is not published.
+        routed: the router answers them; else a connection's model.
+        router_sees_rows: it runs in Open WebUI, where it can look at the rows of models at each chat.
+        hides_twins: the connections' models that the router offers as well stay out of the picker.
+    """
+
+    table: AliasTable
+    audiences: Mapping[str, Grants]
+    routed: bool = False
+    router_sees_rows: bool = True
+    hides_twins: bool = False
+
+
+@dataclass(slots=True)
+class StatedRows:
+    """The rows that pack.yaml asks for, and what stands in the way of more.
+
+    Attributes:
+        rows: by id.
+        spared: ids of rows of the pack that stay as they are, though they are not wanted.
+        lacking: names that none of the installed models can answer.
+        unmet: name, model and the groups that it is for, where nobody of the audience is in them.
+        closed: model, the reason why a part of the audience cannot use it, and the name.
+    """
+
+    rows: dict[str, WantedRow] = field(default_factory=dict)
+    spared: set[str] = field(default_factory=set)
+    lacking: list[str] = field(default_factory=list)
+    unmet: list[tuple[str, str, frozenset[str]]] = field(default_factory=list)
+    closed: list[tuple[str, str, str]] = field(default_factory=list)
+
+
+def stated_rows(
+    stated: StatedAliases,
+    models: Mapping[str, Mapping[str, Any]],
+    rows: Mapping[str, ExistingRow],
+    groups: Mapping[str, str],
+    takes_tools: Callable[[str], bool],
+) -> StatedRows:
+    """The row of each alias, and of each model behind it, which a plain user needs a grant for as well.
+
+    Args:
+        stated: what pack.yaml says.
+        models: what Open WebUI offers, by id.
+        rows: all that there are.
+        groups: name → id of every group.
+        takes_tools: whether a model can be offered tools. Asked only where it matters.
+    """
+    found = StatedRows()
+    opened: dict[str, Grants] = defaultdict(frozenset)
+    connected = _of_connections(models)
+    for name in stated.audiences:
+        audience, opens = stated.audiences[name], tuple[str, ...]()
+        behind: Mapping[str, frozenset[str] | None] = {ROUTER + name: None}
+        if stated.routed:
+            audience, opens = _through_router(stated, name, connected, rows, found)
+        else:
+            behind = groups_behind(stated.table, name, connected)
+        if behind:
+            is_taken = name in models and not models[name].get("preset")
+            base = None if is_taken else next(iter(behind))
+            row = alias_row(name, base, audience, candidates_of(stated.table, name))
+            found.rows[name] = replace(row, maker="upload", opens=opens)
+        else:
+            found.lacking.append(name)
+            found.spared.add(name)
+        for model, members in behind.items():
+            grants = narrowed(audience, members, groups)
+            if audience and not grants:
+                found.unmet.append((name, model, members or frozenset()))
+            for hop in _hops(model, rows):
+                is_needed = stated.routed or audience or not takes_tools(hop)
+                if hop not in stated.audiences and is_needed:
+                    opened[hop] |= grants
+    for model, grants in opened.items():
+        _open(model, grants, models, rows, takes_tools, found)
+    if stated.hides_twins:
+        found.rows |= {
+            model: row for model, row in twin_rows(models, rows).items() if model not in found.rows
+        }
+    found.spared |= {row.id for row in rows.values() if _may_be_away(row, models)}
+    found.spared |= {model for model in rows if stated.hides_twins and f"{ROUTER}{model}" in models}
+    return found
+
+
+def _of_connections(models: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """The models that may answer an alias without the router, with their levels; admins' presets too."""
+    levels = ModelCatalogue(models)
+    return {
+        model: levels[model]
+        for model, about in models.items()
+        if not model.startswith(ROUTER) and not (about.get("preset") and _stored_row(about).is_alias)
+    }
+
+
+def _stored_row(about: Mapping[str, Any]) -> ExistingRow:
+    info = about.get("info") or {}
+    return existing_row({"id": "", "name": "", **info})
+
+
+def _through_router(
+    stated: StatedAliases,
+    name: str,
+    connected: Mapping[str, str],
+    rows: Mapping[str, ExistingRow],
+    found: StatedRows,
+) -> tuple[Grants, tuple[str, ...]]:
+    """Who gets an alias that the router answers, and the models that it opens to them.
+
+    The router looks at the rows of models at each chat. On the Pipelines server it cannot: there the alias is
+    for admins when an admin has closed one of its models to a part of the audience.
+    """
+    known = {row.id: "" for row in rows.values() if row.base is None and not row.is_alias}
+    names = models_behind(stated.table, name, {**known, **connected}) or candidates_of(stated.table, name)
+    behind = [CheckedModel(model, (model,)) for model in names]
+    audience = stated.audiences[name]
+    closed = kept_closed(audience, behind, rows)
+    found.closed += ((model, reason, name) for model, reason in closed.items())
+    if closed and not stated.router_sees_rows:
+        return NOBODY, ()
+    return audience, opened_models(audience, behind, rows)
+
+
+def _hops(model: str, rows: Mapping[str, ExistingRow]) -> list[str]:
+    """A model and what its row is based on, which Open WebUI checks one after the other."""
+    hops: list[str] = []
+    step: str | None = model
+    while step and step not in hops:
+        hops.append(step)
+        step = rows[step].base if step in rows else None
+    return hops
+
+
+def _open(
+    model: str,
+    grants: Grants,
+    models: Mapping[str, Mapping[str, Any]],
+    rows: Mapping[str, ExistingRow],
+    takes_tools: Callable[[str], bool],
+    found: StatedRows,
+) -> None:
+    """Let an audience reach a model behind an alias."""
+    row = opened_model(model, grants, "upload")
+    current = rows.get(model)
+    if model.startswith(ROUTER):  # not there yet, perhaps; hidden: the alias is in the picker already
+        found.rows[model] = replace(row, hidden=True)
+    elif current is not None and current.maker == "hand":
+        found.rows[model] = row
+    elif model in models:
+        is_said = current is not None and current.meta.get("capabilities") is not None
+        found.rows[model] = replace(row, without_tools=not (is_said or takes_tools(model)))
+    else:
+        found.spared.add(model)
+
+
+def _may_be_away(row: ExistingRow, models: Mapping[str, Any]) -> bool:
+    """Whether a row of upload.py is of a model that is not there now: its connection may only be down."""
+    return row.maker == "upload" and not row.is_alias and row.id not in models
+
+
+def twin_rows(
+    models: Mapping[str, Mapping[str, Any]], rows: Mapping[str, ExistingRow]
+) -> dict[str, WantedRow]:
+    """The rows that keep the connections' models out of the picker which the router offers, too.
+
+    Where there is a row already it is left as it is.
+    """
+    twins = [model for model in models if f"{ROUTER}{model}" in models and model not in rows]
+    return {model: hidden_twin(model) for model in twins}
 
 
 def absent_routed(offer: Offer) -> list[str]:

@@ -23,8 +23,8 @@ from ollama_pack.engines.front_route import (
     send_start,
     take_from_front,
 )
+from ollama_pack.engines.model_ids import ROUTER
 from ollama_pack.engines.refusals import Refusal
-from ollama_pack.engines.routed_names import ROUTER
 from ollama_pack.services.pipeline_requests import SERVER_MODULE
 
 ROUTE = "ollama_pack:answers"

@@ -3,7 +3,7 @@
 Open WebUI sends a pipeline the user and no more. What else it knows stands in the `metadata` that an inlet
 is shown; OpenAI has fields for two things of it, so they travel on under those names, and any other client
 may set them as well: `prompt_cache_key` for the conversation, `service_tier: flex` for what nobody waits for.
-What the response cache has to know travels in a field of ours.
+What the response cache has to know travels in a field of ours, and so does the user's language.
 """
 
 import sys
@@ -11,12 +11,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ollama_pack.base.messages import ENGLISH
 from ollama_pack.engines.body import object_at
-from ollama_pack.engines.routed_names import ROUTER
+from ollama_pack.engines.model_ids import ROUTER
 from ollama_pack.services.webui_tasks import is_background_prompt, is_background_task
 
 CHAT_FIELD, URGENCY_FIELD, BACKGROUND = "prompt_cache_key", "service_tier", "flex"
-NOTE_FIELD = "ollama_pack"
+NOTE_FIELD, LANGUAGE_FIELD = "ollama_pack", "ollama_pack_language"
+
+MOST_LANGUAGE = 200  # characters
 
 # What decides on whether an answer may be kept, and for whom. Nothing of the conversation.
 _NOTED = (
@@ -37,6 +40,7 @@ class Asking:
         from_webui: Open WebUI sent it, and put its own tools into it.
         note: as `noted` has made it; None where no filter has seen the request.
         is_admin: Open WebUI says so of the user.
+        language: that the user reads.
     """
 
     user: str = ""
@@ -45,6 +49,7 @@ class Asking:
     from_webui: bool = False
     note: Mapping[str, Any] | None = None
     is_admin: bool = False
+    language: str = ENGLISH
 
 
 def asking(body: Mapping[str, Any]) -> Asking:
@@ -59,12 +64,13 @@ def asking(body: Mapping[str, Any]) -> Asking:
         from_webui,
         note if isinstance(note, Mapping) else None,
         isinstance(user, Mapping) and user.get("role") == "admin",
+        str(body.get(LANGUAGE_FIELD) or ENGLISH)[:MOST_LANGUAGE],
     )
 
 
 def without_asking(body: Mapping[str, Any]) -> dict[str, Any]:
     """The body without what is nobody's business further on."""
-    ours = {"user", CHAT_FIELD, URGENCY_FIELD, NOTE_FIELD}
+    ours = {"user", CHAT_FIELD, URGENCY_FIELD, NOTE_FIELD, LANGUAGE_FIELD}
     return {name: value for name, value in body.items() if name not in ours}
 
 
@@ -78,6 +84,8 @@ def with_hints(body: dict[str, Any]) -> dict[str, Any]:
         hints[CHAT_FIELD] = chat
     if is_background_task(metadata.get("task")):
         hints[URGENCY_FIELD] = BACKGROUND
+    if language := object_at(metadata, "variables").get("{{USER_LANGUAGE}}"):
+        hints[LANGUAGE_FIELD] = str(language)
     return {**body, **hints}
 
 

@@ -21,7 +21,7 @@ from ollama_pack.aliases.resolve import (
 )
 from ollama_pack.aliases.table import AliasRow, AliasTable
 from ollama_pack.base.messages import Message
-from ollama_pack.base.process import process_wide
+from ollama_pack.base.single_flight import process_wide
 from ollama_pack.engines.ollama.names import Families
 from ollama_pack.engines.ollama.to_openai import ReplyHead
 from ollama_pack.errors import PackError

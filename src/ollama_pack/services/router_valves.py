@@ -10,7 +10,7 @@ from ollama_pack.routing.dispatch.pending_chat import RouterSettings
 from ollama_pack.routing.dispatch.router import Router
 from ollama_pack.routing.nodes import NodeRow, parse_nodes
 from ollama_pack.routing.warm import parse_warm
-from ollama_pack.services.pack_valves import PackValves
+from ollama_pack.services.valves import PackValves
 
 NODES_NOTE = (
     "One node per line: name, address, settings. Example: `gpu0 http://gpu0:11434 slots=2`. "

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ollama_pack.base.messages import ENGLISH, in_language, known_language, message
-from ollama_pack.base.process import process_wide
+from ollama_pack.base.single_flight import process_wide
 from ollama_pack.errors import PackError, error_code
 from ollama_pack.services.voice_settings import VoiceSettings
 from ollama_pack.speech.errors import SpeechEngineError, SpeechLanguageError

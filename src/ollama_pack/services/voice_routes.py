@@ -12,8 +12,8 @@ from pydantic import Field, ValidationError, field_validator
 
 from ollama_pack.base.messages import message
 from ollama_pack.errors import PackError, error_code
-from ollama_pack.services.pack_valves import PackValves
 from ollama_pack.services.transcribing import VoiceWish, is_engine_fault, told_to, transcript_of
+from ollama_pack.services.valves import PackValves
 from ollama_pack.services.voice_settings import VOICE_TOOL, VoiceSettings
 from ollama_pack.speech.errors import (
     AudioTooLargeError,
@@ -40,9 +40,9 @@ from ollama_pack.speech.pcm import pcm_container
 from ollama_pack.speech.transcribe import SpeechUser
 from ollama_pack.speech.values import SAMPLE_RATE, PcmFormat, Transcript
 from ollama_pack.webui.errors import NoRoomError, UploadError, UploadTooLargeError
-from ollama_pack.webui.reader import accepted_language
 from ollama_pack.webui.routes import RouteSpec, check_route_key, json_answer, shows_key, text_answer
 from ollama_pack.webui.uploads import ReceivedRecording, drop_body, received_recording
+from ollama_pack.webui.users import accepted_language
 from ollama_pack.webui.voice_files import forwarded_user, tool_valves
 
 log = logging.getLogger(__name__)

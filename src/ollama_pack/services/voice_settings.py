@@ -9,7 +9,7 @@ import aiohttp
 from pydantic import Field, field_validator, model_validator
 
 from ollama_pack.base.messages import message
-from ollama_pack.services.pack_valves import PackValves
+from ollama_pack.services.valves import PackValves
 from ollama_pack.speech.errors import CloudNotAllowedError, SpeechEngineError
 from ollama_pack.speech.language import parse_language
 from ollama_pack.speech.openai_http import OPENAI_HTTP, OpenAIHTTPEngine, SpeechServer

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any
 
-from ollama_pack.base.process import process_wide
+from ollama_pack.base.single_flight import process_wide
 from ollama_pack.speech.source import AudioSource, opened_source
 from ollama_pack.speech.values import SpeechNote, SpeechSegment, SpokenWord, Transcript
 

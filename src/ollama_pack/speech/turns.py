@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
-from ollama_pack.base.process import process_wide
+from ollama_pack.base.single_flight import process_wide
 from ollama_pack.speech.errors import SpeechQueueFullError, SpeechShareFullError
 from ollama_pack.speech.values import WaitCallback
 

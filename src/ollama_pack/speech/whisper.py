@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ollama_pack.base.messages import message
-from ollama_pack.base.process import process_wide
+from ollama_pack.base.single_flight import process_wide
 from ollama_pack.speech.errors import (
     SpeechDependencyError,
     SpeechEngineFaultError,

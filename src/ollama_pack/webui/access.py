@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ollama_pack.base.messages import message
-from ollama_pack.engines.routed_names import ROUTER
+from ollama_pack.engines.model_ids import ROUTER
 from ollama_pack.webui.audience import EVERYBODY, NOBODY, Grants
 from ollama_pack.webui.model_rows import ExistingRow, existing_row
 from ollama_pack.webui.models import group_ids_of, reads_all

@@ -1,6 +1,7 @@
 """Whom published models are for: the words that an admin writes, and the grants that they stand for."""
 
 from collections.abc import Mapping
+from typing import Any
 
 from ollama_pack.webui.errors import AudienceError
 
@@ -19,10 +20,14 @@ def parse_audience(text: str) -> tuple[str, ...]:
     """
     parts = tuple(" ".join(part.split()) for part in text.split(","))
     for part in parts:
-        is_group = part.startswith(GROUP) and part != GROUP
-        if part not in {PUBLIC, ADMIN} and not is_group:
+        if not is_audience(part):
             raise AudienceError(part)
     return parts
+
+
+def is_audience(part: str) -> bool:
+    """Whether a text names everybody, the admins or a group."""
+    return part in {PUBLIC, ADMIN} or (part.startswith(GROUP) and part != GROUP)
 
 
 def stated_audience(text: str) -> tuple[str, ...] | None:
@@ -52,3 +57,12 @@ def grant_forms(grants: Grants) -> list[dict[str, str]]:
     """Grants as Open WebUI's forms have them, in a fixed order."""
     keys = ("principal_type", "principal_id", "permission")
     return [dict(zip(keys, grant, strict=True)) for grant in sorted(grants)]
+
+
+def grants_in(forms: Any) -> Grants:
+    """Grants from the form that Open WebUI has them in."""
+    return frozenset(
+        (str(one["principal_type"]), str(one["principal_id"]), str(one["permission"]))
+        for one in (forms if isinstance(forms, list) else ())
+        if isinstance(one, dict)
+    )

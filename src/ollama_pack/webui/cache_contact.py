@@ -30,7 +30,7 @@ class CacheContact:
 
     async def flush(self) -> str:
         """Make all answers unusable; empty, or why it was not done."""
-        return str(await self._ask("flush_cache"))
+        return await self._said("flush_cache")
 
     async def discard(self, label: str) -> None:
         """Discard what is known under a label. Where there is no cache, there is nothing to discard."""
@@ -43,11 +43,16 @@ class CacheContact:
 
     async def take_round(self, given: Mapping[str, Any]) -> str:
         """Count what other sites gave; empty, or why it was not done."""
-        return str(await self._ask("take_round", given))
+        return await self._said("take_round", given)
 
     async def forget_rounds(self) -> str:
         """Forget what other sites gave; empty, or why it was not done."""
-        return str(await self._ask("forget_rounds"))
+        return await self._said("forget_rounds")
+
+    async def _said(self, method: str, *values: Any) -> str:
+        """A sentence, which its plugin can say in other languages, too."""
+        said = await self._ask(method, *values)
+        return said if isinstance(said, str) else ""
 
     async def _ask(self, method: str, *values: Any) -> Any:
         """What a method of the cache says, or in a sentence why it cannot be asked."""
@@ -58,4 +63,5 @@ class CacheContact:
             return await getattr(cache, method)(*values)
         except Exception as error:
             log.exception("%s could not be asked: %s", CACHE_ID, method)
-            return f"{CACHE_ID} failed ({type(error).__name__}: {error}): see its valves"
+            failed = message("{kind}: {error}", kind=type(error).__name__, error=error)
+            return message("{plugin} failed ({error}): see its valves", plugin=CACHE_ID, error=failed)

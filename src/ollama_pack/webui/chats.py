@@ -1,8 +1,11 @@
-"""Chats of the running Open WebUI. Imports `open_webui` when called, not before."""
+"""Chats of the running Open WebUI, and their ratings. Imports `open_webui` when called, not before."""
 
 from collections.abc import Mapping
 from typing import Any
 
+# Event → what the label of the answers begins with; the rest is the id of the event's subject.
+_DELETIONS = {"chat.deleted": "chat", "chat.deleted_all": "user", "user.deleted": "user"}
+_RATINGS = frozenset({"feedback.created", "feedback.updated"})
 _UNSAVED = ("temporary:", "local:", "channel:")  # so ids begin of chats that are not in the table
 
 
@@ -48,3 +51,13 @@ async def rated_down(feedback_id: str) -> str | None:
         return None
     message = (feedback.meta or {}).get("message_id")
     return message if isinstance(message, str) else None
+
+
+async def label_to_discard(event_name: str, event: Mapping[str, Any]) -> str | None:
+    """The label of the answers to discard: of a chat, of a user, or of a message that got a thumbs-down."""
+    subject = str((event.get("subject") or {}).get("id") or "")
+    if subject and event_name in _DELETIONS:
+        return f"{_DELETIONS[event_name]}:{subject}"
+    if subject and event_name in _RATINGS and (message := await rated_down(subject)):
+        return f"message:{message}"
+    return None

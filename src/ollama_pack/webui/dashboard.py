@@ -39,7 +39,9 @@ def dashboard_html(nonce: str, language: str = ENGLISH) -> str:
     """The page; its one script and its one style sheet carry the nonce of the page's policy."""
     script = _BASICS + _CHARTS + _NODES + _PLAN + _CHATS + _OTHERS + _MAIN
     words = script_words(script, language)
-    return _filled_page(_PAGE, nonce, language).replace("%SCRIPT%", words + script)
+    needed = html.escape(in_language(message("The dashboard needs JavaScript."), language))
+    page = _filled_page(_PAGE, nonce, language).replace("%NOSCRIPT%", needed)
+    return page.replace("%SCRIPT%", words + script)
 
 
 def dashboard_page(request: Any) -> Any:

@@ -15,6 +15,7 @@ from ollama_pack.engines.refusals import ApiForm, Refusal
 from ollama_pack.webui.calling import refusal_in
 from ollama_pack.webui.errors import ClientLeftError, ModelRefusedError
 from ollama_pack.webui.routes import json_answer
+from ollama_pack.webui.users import accepted_language
 
 MAX_BODY = 64 * 2**20  # bytes: a conversation with many pictures
 _ID = re.compile(r"[\w.:-]{1,128}", re.ASCII)
@@ -61,7 +62,8 @@ def answer_headers(request: Any, api: ApiForm) -> dict[str, str]:
 
 
 def refused_response(request: Any, api: ApiForm, refusal: Refusal) -> Any:
-    """An error as the client's API has it."""
+    """An error as the client's API has it, in the language that the request accepts."""
+    refusal = refusal.translated(accepted_language(request))
     headers = answer_headers(request, api) | {name.lower(): text for name, text in refusal.headers.items()}
     return json_answer(refusal.body(api), refusal.status, headers)
 

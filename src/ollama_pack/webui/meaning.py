@@ -6,7 +6,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
-from ollama_pack.engines.routed_names import ROUTER
+from ollama_pack.engines.model_ids import ROUTER
 from ollama_pack.webui.calling import UNCOUNTED, ModelCall
 from ollama_pack.webui.contact import ROUTER_ID
 from ollama_pack.webui.embedding import embedded

@@ -4,10 +4,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from ollama_pack.webui.audience import Grants
+from ollama_pack.engines.model_ids import ROUTER
+from ollama_pack.webui.audience import Grants, grants_in
 
 MARK = "ollama_pack"  # the key in a row's meta, the uploader's too
 MAKER = "ollama_pack_events"
+# A row's capabilities, as upload.py sets them: Open WebUI keeps its own tools from the model.
+WITHOUT_TOOLS = {"builtin_tools": False}
+# The row of the response cache's own model. It has no mark: an admin decides on it once it is there.
+REPLAY = "response_cache_replay"
+REPLAY_NAME = "Response cache"
+REPLAY_META = {"hidden": True, "description": "Gives the answers of the response cache."}
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +71,17 @@ class ExistingRow:
 
     @property
     def given(self) -> Grants:
-        """The grants that the events function gave last."""
+        """The grants that the pack gave last."""
         return grants_in(self.mark.get("grants"))
 
     @property
+    def has_given_grants(self) -> bool:
+        """Whether its grants are those that the pack gave. Version 0.1 did not note them."""
+        return "grants" not in self.mark or self.grants == self.given
+
+    @property
     def has_given_switch(self) -> bool:
-        """Whether it is on or off as the events function set it."""
+        """Whether it is on or off as the pack set it."""
         return self.active == bool(self.mark.get("active", True))
 
     @property
@@ -85,14 +97,21 @@ class ExistingRow:
 
     @property
     def has_additions(self) -> bool:
-        """Whether an admin has put something of their own into the row."""
+        """Whether an admin has put something into the row, has switched it or has changed who may use it."""
+        return self.has_settings or not self.has_given_switch or not self.has_given_grants
+
+    @property
+    def has_settings(self) -> bool:
+        """Whether an admin has put something of their own into the row: a name, a prompt or tags."""
         ours = {MARK, "description", "hidden", "profile_image_url"}
         if tag_names(self.meta.get("tags")) == tuple(self.mark.get("tags") or ()):
             ours.add("tags")
+        if self.meta.get("capabilities") == WITHOUT_TOOLS:
+            ours.add("capabilities")
         added = any(value for key, value in self.meta.items() if key not in ours)
-        renamed = self.name != self.mark.get("name")
-        is_changed = not self.has_given_switch or self.grants != self.given
-        return added or renamed or self.has_params or is_changed
+        # upload.py notes no name: it takes over rows that have the router's
+        names = {self.mark.get("name")} if "name" in self.mark else {self.id, self.id.removeprefix(ROUTER)}
+        return added or self.name not in names or self.has_params
 
 
 def existing_row(row: Mapping[str, Any]) -> ExistingRow:
@@ -107,13 +126,6 @@ def existing_row(row: Mapping[str, Any]) -> ExistingRow:
         meta={key: value for key, value in meta.items() if value is not None},
         has_params=any(value is not None for value in params.values()),
         owner=str(row.get("user_id") or ""),
-    )
-
-
-def grants_in(forms: Any) -> Grants:
-    """Grants from the form that Open WebUI has them in."""
-    return frozenset(
-        (str(one["principal_type"]), str(one["principal_id"]), str(one["permission"])) for one in forms or ()
     )
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from inspect import signature
 from typing import Any
 
-from ollama_pack.engines.routed_names import ROUTER
+from ollama_pack.engines.model_ids import ROUTER
 
 
 class ModelCatalogue(Mapping[str, str]):

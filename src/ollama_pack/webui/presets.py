@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from ollama_pack.engines.routed_names import ROUTER
+from ollama_pack.engines.model_ids import ROUTER
 from ollama_pack.webui.models import add_system_prompt
 
 # `pipe`: a function, such as an agent; `pipeline`: on the Pipelines server; `arena`: Open WebUI draws one of

@@ -8,9 +8,9 @@ from typing import Any
 
 from ollama_pack.base.messages import message
 from ollama_pack.engines.body import object_at
+from ollama_pack.webui.model_rows import REPLAY
 from ollama_pack.webui.models import may_use
-from ollama_pack.webui.replay_row import REPLAY, share_replay
-from ollama_pack.webui.rows import refresh_models
+from ollama_pack.webui.rows import refresh_models, share_replay
 
 log = logging.getLogger(__name__)
 

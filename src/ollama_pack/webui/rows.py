@@ -4,8 +4,9 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from ollama_pack.webui.audience import NOBODY, Grants, grant_forms
-from ollama_pack.webui.model_rows import ExistingRow, existing_row
+from ollama_pack.webui.audience import EVERYBODY, NOBODY, Grants, grant_forms
+from ollama_pack.webui.functions import FunctionState, function_state
+from ollama_pack.webui.model_rows import REPLAY, REPLAY_META, REPLAY_NAME, ExistingRow, existing_row
 from ollama_pack.webui.publication import (
     CloseRow,
     CreateRow,
@@ -14,7 +15,6 @@ from ollama_pack.webui.publication import (
     UpdateRow,
     WantedRow,
     closed_mark,
-    is_our_description,
 )
 
 log = logging.getLogger(__name__)
@@ -62,10 +62,10 @@ async def _write_row(change: RowChange, owner: str) -> bool:
         case UpdateRow(row, regrant, switch):
             if regrant:  # before the mark: a row with grants that are wanted counts as ours
                 await _grant_row(row.id, row.grants)
-            return await _remark_row(row.id, row.mark, row, switch=switch)
+            return await _remark_row(row.id, row, switch=switch)
         case CloseRow(model):
             await _grant_row(model, NOBODY)
-            return await _remark_row(model, None, None)
+            return await _remark_row(model, None)
         case DeleteRow(model):
             return bool(await Models.delete_model_by_id(model))
 
@@ -75,14 +75,11 @@ async def _create_row(row: WantedRow, owner: str) -> bool:
 
     if await Models.get_model_by_id(row.id) is not None:
         return False  # another replica was faster
-    said = {"description": row.description} if row.description else {}
-    hidden = {"hidden": True} if row.hidden else {}
-    tags = {"tags": [{"name": tag} for tag in row.tags]} if row.tags else {}
     form = ModelForm(
         id=row.id,
         name=row.name,
         base_model_id=row.base,
-        meta=said | hidden | tags | row.mark,
+        meta=row.meta_over(None),
         params={},
         access_grants=grant_forms(row.grants),
         is_active=row.active,
@@ -90,9 +87,7 @@ async def _create_row(row: WantedRow, owner: str) -> bool:
     return await Models.insert_new_model(form, owner) is not None
 
 
-async def _remark_row(
-    model: str, mark: Mapping[str, Any] | None, wanted: WantedRow | None, *, switch: bool = False
-) -> bool:
+async def _remark_row(model: str, wanted: WantedRow | None, *, switch: bool = False) -> bool:
     """Note in a row what was done to it, and leave what an admin wrote, as it is by now."""
     from open_webui.models.models import ModelForm, Models  # noqa: PLC0415
 
@@ -100,13 +95,12 @@ async def _remark_row(
     if row is None:
         return False
     meta = row.meta.model_dump()
-    if wanted and is_our_description(wanted.alias, meta.get("description")):
-        meta["description"] = wanted.description
+    closed = closed_mark(existing_row(row.model_dump()).mark)
     form = ModelForm(
         id=row.id,
         name=row.name,
         base_model_id=wanted.base if wanted else row.base_model_id,
-        meta=meta | (mark or closed_mark(existing_row(row.model_dump()).mark)),
+        meta=wanted.meta_over(meta) if wanted else meta | closed,
         params=row.params.model_dump(),
         is_active=wanted.active if wanted and switch else row.is_active,
     )
@@ -117,6 +111,34 @@ async def _grant_row(model: str, grants: Grants) -> None:
     from open_webui.models.access_grants import AccessGrants  # noqa: PLC0415
 
     await AccessGrants.set_access_grants("model", model, grant_forms(grants))
+
+
+async def share_replay() -> bool:
+    """Hide the response cache's model from the picker and share it with everybody, where it has no row yet.
+
+    False: the function is not there, or off.
+    """
+    state = await function_state(REPLAY)
+    if state.active:
+        await _make_replay_row(state)
+    return state.active
+
+
+async def _make_replay_row(state: FunctionState) -> None:
+    from open_webui.models.models import ModelForm, Models  # noqa: PLC0415
+
+    if await Models.get_model_by_id(REPLAY) is not None:
+        return
+    form = ModelForm(
+        id=REPLAY,
+        name=REPLAY_NAME,
+        base_model_id=None,
+        meta=REPLAY_META,
+        params={},
+        access_grants=grant_forms(EVERYBODY),
+        is_active=True,
+    )
+    await Models.insert_new_model(form, state.owner)  # None: another worker was faster
 
 
 def listed_models(app: Any) -> dict[str, Mapping[str, Any]]:

@@ -19,7 +19,7 @@ from ollama_pack.engines.model_ids import ModelIds
 from ollama_pack.engines.ollama.names import is_same_model
 from ollama_pack.engines.ollama.stream import stream_to_openai, usage_place
 from ollama_pack.engines.ollama.to_ollama import Thinking, request_to_ollama
-from ollama_pack.engines.ollama.to_openai import ReplyHead
+from ollama_pack.engines.ollama.to_openai import ReplyHead, working_seconds
 from ollama_pack.engines.ollama.values import ListedModel, LoadedModel, ShownModel, entries_in
 from ollama_pack.engines.transport import NO_HEADERS, NodeLimits, NodeTransport
 from ollama_pack.engines.vectors import Vectors, vectors_in
@@ -36,9 +36,6 @@ class NodeClient(Protocol):
     @property
     def name(self) -> str:
         """The node's address, as it may be shown."""
-
-    async def version(self) -> str:
-        """The version of the engine."""
 
     async def tags(self) -> tuple[ListedModel, ...]:
         """The models that the node has."""
@@ -106,14 +103,6 @@ class OllamaClient:
     def name(self) -> str:
         """The node's address, as it may be shown: without user name, password and query."""
         return self._node.name
-
-    async def version(self) -> str:
-        """The version of the Ollama, such as 0.17.4; empty where it is not told.
-
-        Raises:
-            NodeError: the node does not answer as it should.
-        """
-        return str((await self._node.ask("/api/version")).get("version") or "")
 
     async def tags(self) -> tuple[ListedModel, ...]:
         """The models that the node has. Entries that cannot be read are passed over, which is logged once.
@@ -272,7 +261,8 @@ class OllamaClient:
         wanted = {"dimensions": dimensions} if dimensions else {}
         body = {"model": self._ids.real(model), "input": list(texts), **wanted}
         answer = await self._node.ask("/api/embed", body, seconds)
-        return vectors_in(self.name, answer.get("embeddings"), answer.get("prompt_eval_count"), len(texts))
+        tokens = answer.get("prompt_eval_count")
+        return vectors_in(self.name, answer.get("embeddings"), tokens, len(texts), working_seconds(answer))
 
     async def pull(self, model: str) -> AsyncGenerator[tuple[int, int], None]:
         """Have the node pull a model: bytes that are there of the current layer, and its bytes (0: unknown).

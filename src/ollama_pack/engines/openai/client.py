@@ -41,19 +41,13 @@ from ollama_pack.engines.transport import NO_HEADERS, Dialect, NodeLimits, NodeT
 from ollama_pack.engines.vectors import Vectors, vectors_in
 
 METRICS_RETRY_SECONDS = 600.0  # until an engine without metrics is asked again: it may have been restarted
-OPENAI_DIALECT = Dialect("an OpenAI-compatible engine", engine_status_error)
+OPENAI_DIALECT = Dialect(message("an OpenAI-compatible engine"), engine_status_error)
 LLAMACPP = "llamacpp"  # what it calls itself in `owned_by`
 
 _V1 = "/v1"
 # A path with a version in it, or with OpenAI's name at its end, is all of the base address: nothing is added.
 _WHOLE_BASE = re.compile(r"https?://[^/]+(?:/.*)?/(?:v\d+\w*(?:/.*)?|openai)", re.IGNORECASE)
 # Where an engine tells its version, and under which name: vLLM, llama.cpp, SGLang, and SGLang before 0.5.
-_VERSIONS = (
-    ("/version", "version"),
-    ("/props", "build_info"),
-    ("/server_info", "version"),
-    ("/get_server_info", "version"),
-)
 # By which the routers of vLLM (`consistent_hash`, and its production stack with this `--session-key`) and of
 # SGLang keep a session at one engine.
 SESSION_HEADERS = ("X-Session-Id", "X-SMG-Routing-Key")
@@ -101,18 +95,6 @@ class OpenAIClient:
     def name(self) -> str:
         """The node's address, as it may be shown: without `/v1`, user name, password and query."""
         return self._node.name
-
-    async def version(self) -> str:
-        """The version of the engine; empty where it is not told.
-
-        Raises:
-            NodeError: the node does not answer as it should.
-        """
-        for path, key in _VERSIONS:
-            version = (await self._told(path)).get(key)
-            if isinstance(version, str) and version:
-                return version
-        return ""
 
     async def tags(self) -> tuple[ListedModel, ...]:
         """The models that the engine serves, or can load.

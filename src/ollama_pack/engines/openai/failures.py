@@ -4,10 +4,11 @@ import json
 import re
 from typing import Any
 
+from ollama_pack.base.messages import message
 from ollama_pack.engines.errors import ModelNotFoundError, NodeError, RequestRefusedError
 from ollama_pack.engines.failures import said_in, shortened, status_error
 
-SERVE_IT = "start the engine there with it, or name a model that it serves"
+SERVE_IT = message("start the engine there with it, or name a model that it serves")
 
 # vLLM and OpenAI say that "The model `x` does not exist", llama.cpp "model 'x' not found" or "model is not
 # loaded", LiteLLM "Invalid model name passed in". Only a sentence that begins so is about the model.

@@ -26,11 +26,11 @@ from ollama_pack.aliases.published import models_behind
 from ollama_pack.base.messages import Message, in_language, message, said_by
 from ollama_pack.base.redis import check_redis_url
 from ollama_pack.base.single_flight import Remembered, SingleFlight
+from ollama_pack.engines.model_ids import ROUTER
 from ollama_pack.engines.ollama.options import with_machine_options
 from ollama_pack.engines.ollama.to_openai import ReplyHead
 from ollama_pack.engines.openai.request import CACHE_KEY
 from ollama_pack.engines.refusals import Refusal
-from ollama_pack.engines.routed_names import ROUTER
 from ollama_pack.errors import error_code
 from ollama_pack.routing.dispatch.embedding import Embedding
 from ollama_pack.routing.dispatch.pending_chat import NodeHeaders, RouterSettings, Served, Tell, WhyModel
@@ -46,7 +46,6 @@ from ollama_pack.services.answers import answer_events, refusal_of, whole_answer
 from ollama_pack.services.budget_chats import BUDGET_STATE
 from ollama_pack.services.connected import OfferedIds, connected_nodes
 from ollama_pack.services.discovery import NodeDiscovery
-from ollama_pack.services.refused_valves import tell_refused
 from ollama_pack.services.routed import (
     DirectChat,
     catalogue_for,
@@ -62,6 +61,7 @@ from ollama_pack.services.router_host import RouterHost
 from ollama_pack.services.router_metrics import router_metrics
 from ollama_pack.services.router_valves import RouterValves
 from ollama_pack.services.sharing import redis_sharing
+from ollama_pack.services.valves import tell_refused
 from ollama_pack.services.webui_tasks import is_asked_for, is_background_task
 from ollama_pack.webui.access import usable_models
 from ollama_pack.webui.budget_contact import BudgetContact
@@ -77,9 +77,9 @@ from ollama_pack.webui.early_errors import note_refusal, refused_answer, show_ea
 from ollama_pack.webui.errors import ModelClosedError, ModelRefusedError
 from ollama_pack.webui.models import group_names, remove_builtin_tools
 from ollama_pack.webui.presets import default_params
-from ollama_pack.webui.reader import reader_language
 from ollama_pack.webui.server import event_stream, server_secret, take_over
 from ollama_pack.webui.tracing import ChatSpan
+from ollama_pack.webui.users import accepted_language, reader_language
 
 log = logging.getLogger(__name__)
 
@@ -178,7 +178,7 @@ class Pipe:
         __event_emitter__: Emitter | None = None,
     ) -> Any:
         """Answer a chat. An error here becomes the answer's error, in one sentence."""
-        take_over(__request__.app, ROUTER.rstrip("."), self)
+        self._take_over(__request__.app)
         headers = partial(node_headers, request=__request__, user=__user__, metadata=__metadata__)
         language = reader_language(__metadata__, __request__)
         chat, emitter = str(__chat_id__ or ""), __event_emitter__
@@ -191,7 +191,8 @@ class Pipe:
             if isinstance(error, ModelRefusedError):
                 refusal = error.refusal
             else:
-                refusal = refusal_of(error, for_admin=__user__.get("role") == "admin", language=language)
+                refusal = refusal_of(error, for_admin=__user__.get("role") == "admin")
+            refusal = refusal.translated(language)
             note_refusal(__request__, refusal, __metadata__)
             if self._host.current is not None:
                 self._host.current.counts.refuse(error_code(error))
@@ -241,27 +242,29 @@ class Pipe:
         """The answer, which begins when it is gone through."""
         name = str(body["model"]).removeprefix(ROUTER)
         router = await self._ready()
-        await tell_refused(emitter if task is None else None, user, language)
-        models, why_model = await self._models_and_why(router, body, name, user)
-        background = is_background_task(task)
-        span = ChatSpan(name, background=background)
-        chunks = router.answer(
-            await _asked(body, models[0], router, metadata, user),
-            models,
-            ReplyHead(f"chatcmpl-{uuid4().hex}", int(time.time()), _asked_name(body, metadata)),
-            user=str(user.get("id") or ""),
-            chat=chat,
-            background=background,
-            figures=self.valves.show_figures and user.get("role") == "admin",
-            tell=_teller(emitter if self.valves.show_status and task is None else None, language, span),
-            headers=headers,
-            last=last,
-            served=served,
-            why_model=why_model,
-        )
-        async with aclosing(span.around(chunks)) as traced:
-            async for chunk in traced:
-                yield chunk
+        with router.held():
+            await tell_refused(emitter if task is None else None, user, language)
+            models, why_model = await self._models_and_why(router, body, name, user)
+            background = is_background_task(task)
+            span = ChatSpan(name, background=background)
+            chunks = router.answer(
+                await _asked(body, models[0], router, metadata, user),
+                models,
+                ReplyHead(f"chatcmpl-{uuid4().hex}", int(time.time()), _asked_name(body, metadata)),
+                user=str(user.get("id") or ""),
+                chat=chat,
+                background=background,
+                figures=self.valves.show_figures and user.get("role") == "admin",
+                tell=_teller(emitter if self.valves.show_status and task is None else None, language, span),
+                language=language,
+                headers=headers,
+                last=last,
+                served=served,
+                why_model=why_model,
+            )
+            async with aclosing(span.around(chunks)) as traced:
+                async for chunk in traced:
+                    yield chunk
 
     async def direct_chat(self, body: Body, user: Body, request: Any, metadata: Body) -> DirectChat:
         """A chat for the gateway, without Open WebUI's filters: what answers, and the answer.
@@ -275,7 +278,7 @@ class Pipe:
         Raises:
             ModelRefusedError: nothing answers; the same goes for the answer's chunks.
         """
-        take_over(request.app, ROUTER.rstrip("."), self)
+        self._take_over(request.app)
         admin = user.get("role") == "admin"
         name = str(body["model"]).removeprefix(ROUTER)
         with self._refusing(for_admin=admin):
@@ -289,12 +292,13 @@ class Pipe:
             last = begun["last"]
         model = router.answering(models)
         chunks = partial(
-            router.answer,
-            asked,
-            models,
+            Router.answer,
+            body=asked,
+            models=models,
             user=str(user.get("id") or ""),
             chat=str(body.get(CACHE_KEY) or "")[:MOST_KEY],
             figures=admin,
+            language=accepted_language(request),
             headers=partial(node_headers, request=request, user=user, metadata=metadata),
             last=last,
             served=served,
@@ -303,14 +307,21 @@ class Pipe:
 
         async def answered(head: ReplyHead) -> AsyncGenerator[Body, None]:
             with self._refusing(for_admin=admin):
-                async with aclosing(ChatSpan(name, background=False).around(chunks(head))) as traced:
-                    async for chunk in traced:
-                        yield chunk
+                now = router if router is self._host.current else await self._ready()
+                span = ChatSpan(name, background=False)
+                with now.held():
+                    async with aclosing(span.around(chunks(now, head=head))) as traced:
+                        async for chunk in traced:
+                            yield chunk
 
         return DirectChat(model, weights_behind(model, router.catalogue()), asked, answered)
 
     async def embed(self, body: Body, user: Body) -> Body:
-        """Vectors for the gateway: `model`, `node`, `tokens` and the `vectors` of the texts in `input`.
+        """Vectors for the gateway: `model`, `node`, `tokens`, `seconds` of GPU time and `vectors`.
+
+        Args:
+            body: `model`, `dimensions` and the texts in `input`.
+            user: who asks.
 
         Raises:
             ModelRefusedError: there are none.
@@ -318,12 +329,14 @@ class Pipe:
         name = str(body["model"]).removeprefix(ROUTER)
         with self._refusing(for_admin=user.get("role") == "admin"):
             router = await self._ready()
-            there = self._embedding.catalogue(router)
-            model = auto_parts((await self._models(router, body, name, user, there=there))[0])[0][0]
-            made, node = await self._embedding.embed(
-                router, model, body["input"], int(body.get("dimensions") or 0)
-            )
-        return {"model": model, "node": node, "tokens": made.tokens, "vectors": made.vectors}
+            with router.held():
+                there = self._embedding.catalogue(router)
+                model = auto_parts((await self._models(router, body, name, user, there=there))[0])[0][0]
+                made, node = await self._embedding.embed(
+                    router, model, body["input"], int(body.get("dimensions") or 0)
+                )
+        about = {"model": model, "node": node, "tokens": made.tokens, "seconds": made.seconds}
+        return {**about, "vectors": made.vectors}
 
     async def shown(self, name: str, user: Body) -> Body:
         """What a node knows of the model that answers for a name, as `/api/show` has it.
@@ -333,12 +346,13 @@ class Pipe:
         """
         with self._refusing(for_admin=user.get("role") == "admin"):
             router = await self._ready()
-            there = self._embedding.catalogue(router)
-            model = auto_parts((await self._models(router, {}, name, user, there=there))[0])[0][0]
-            found = there.find(model)
-            if found is None:
-                raise router.no_node([model])
-            told = await router.nodes[found.nodes[0]].client.show(found.name)
+            with router.held():
+                there = self._embedding.catalogue(router)
+                model = auto_parts((await self._models(router, {}, name, user, there=there))[0])[0][0]
+                found = there.find(model)
+                if found is None:
+                    raise router.no_node([model])
+                told = await router.nodes[found.nodes[0]].client.show(found.name)
         return told.model_dump(mode="json", exclude={"modelfile", "projector_info", "tensors"})
 
     def forget_access(self) -> None:
@@ -359,7 +373,11 @@ class Pipe:
 
     def retire(self) -> None:
         """Other code takes over: leave the nodes alone once the chats that are under way have ended."""
-        self._host.retire()
+        self._host.leave()
+
+    def _take_over(self, app: Any) -> None:
+        take_over(app, ROUTER.rstrip("."), self)
+        self._host.is_left = False
 
     async def system_load(self) -> dict[str, Any]:
         """The load of all nodes, addresses included: whoever shows it hides them from plain users."""

@@ -18,12 +18,11 @@ from ollama_pack.aliases.errors import AliasUnavailableError
 from ollama_pack.aliases.resolve import Resolution
 from ollama_pack.aliases.table import parse_table
 from ollama_pack.base.messages import in_language
-from ollama_pack.engines.routed_names import ROUTER
+from ollama_pack.engines.model_ids import ROUTER
 from ollama_pack.errors import PackError
 from ollama_pack.services.alias_choice import choose_model
 from ollama_pack.services.answers import alias_refusal
-from ollama_pack.services.pack_valves import PackValves
-from ollama_pack.services.refused_valves import tell_refused
+from ollama_pack.services.valves import PackValves, tell_refused
 from ollama_pack.webui.early_errors import note_refusal, show_early_errors
 from ollama_pack.webui.models import (
     add_system_prompt,
@@ -31,7 +30,7 @@ from ollama_pack.webui.models import (
     system_prompt,
     takes_builtin_tools,
 )
-from ollama_pack.webui.reader import reader_language
+from ollama_pack.webui.users import reader_language
 
 log = logging.getLogger(__name__)
 
@@ -140,7 +139,7 @@ class Filter:
 def _said(error: AliasUnavailableError, user: Body, metadata: Body, request: Any) -> Exception:
     """What is raised where the user has asked for a name to which nothing answers: it says why."""
     language = reader_language(metadata, request)
-    refusal = alias_refusal(error, for_admin=user.get("role") == "admin", language=language)
+    refusal = alias_refusal(error, for_admin=user.get("role") == "admin").translated(language)
     note_refusal(request, refusal, metadata)
     return PackError(refusal.message)
 

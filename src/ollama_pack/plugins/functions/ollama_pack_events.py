@@ -19,29 +19,28 @@ from ollama_pack.base.messages import said_by
 from ollama_pack.base.single_flight import SingleFlight
 from ollama_pack.engines.body import object_at
 from ollama_pack.services.calibration_routes import calibration_routes
-from ollama_pack.services.dashboard import Dashboard, DashboardHistory
+from ollama_pack.services.dashboard import Dashboard, DashboardHistory, translated
 from ollama_pack.services.fleet_plan import FleetPlans
-from ollama_pack.services.forgetting import label_to_discard
 from ollama_pack.services.history import HISTORY_FILE, HistoryKeeper, process_status
 from ollama_pack.services.metrics_text import METRICS_TYPE, PLUGIN_UP, cache_metrics, family, voice_metrics
 from ollama_pack.services.node_upkeep import upkeep_routes
 from ollama_pack.services.ollama_api import ollama_routes
 from ollama_pack.services.publishing import Publisher
-from ollama_pack.services.refused_valves import refused_report, refused_valves
 from ollama_pack.services.transcribing import voice_counts, voice_report
+from ollama_pack.services.valves import refused_report, refused_valves
 from ollama_pack.services.voice_routes import MicrophoneValves, VoiceRoutes
 from ollama_pack.webui.access import readable_names
 from ollama_pack.webui.audience import stated_audience
 from ollama_pack.webui.budget_contact import BudgetContact, usage_table
 from ollama_pack.webui.cache_contact import CacheContact
+from ollama_pack.webui.chats import label_to_discard
 from ollama_pack.webui.contact import RouterContact
 from ollama_pack.webui.dashboard import admins_only_page, dashboard_page, page_language, sign_in_page
 from ollama_pack.webui.errors import RouterUnavailableError
 from ollama_pack.webui.functions import FunctionState, function_state, shared_redis_url
 from ollama_pack.webui.load import EMPTY_LOAD, models_in, system_load, without_models
-from ollama_pack.webui.reader import accepted_language
-from ollama_pack.webui.replay_row import share_replay
 from ollama_pack.webui.routes import RouteSpec, json_answer, shows_key, text_answer
+from ollama_pack.webui.rows import share_replay
 from ollama_pack.webui.server import data_folder, event_stream
 from ollama_pack.webui.service import EventService, ends
 from ollama_pack.webui.users import user_names
@@ -191,11 +190,10 @@ class Event:
     async def _page(self, request: Any, user: Any) -> Any:
         return dashboard_page(request) if user.role == "admin" else admins_only_page(request)
 
-    async def _data(self, request: Any, _user: Any) -> dict[str, Any]:
-        told = await self._details.get()
-        refused = refused_valves(accepted_language(request))
+    async def _data(self, request: Any, _user: Any) -> Any:
+        told, language = await self._details.get(), page_language(request)
         parts = {"cache": await self._cached.get(), "publishing": await self._publishing()}
-        return {**told, **parts, "refused_valves": refused}
+        return translated({**told, **parts, "refused_valves": refused_valves(language)}, language)
 
     async def _publishing(self) -> dict[str, Any]:
         valves = {"publish_aliases": self.valves.publish_aliases, "audience": self.valves.audience}
@@ -229,14 +227,15 @@ class Event:
         return text_answer(text, METRICS_TYPE, NO_STORE)
 
     async def _usage(self, request: Any, user: Any) -> Any:
-        return json_answer(await self._budgets.usage(request.app, user.model_dump()), headers=NO_STORE)
+        usage = await self._budgets.usage(request.app, user.model_dump())
+        return json_answer(translated(usage, page_language(request)), headers=NO_STORE)
 
     async def _usage_csv(self, request: Any, user: Any) -> Any:
         usage = await self._budgets.usage(request.app, user.model_dump())
         return text_answer(usage_table(usage.get("all") or ()), "text/csv; charset=utf-8", NO_STORE)
 
-    async def _flush_cache(self, _request: Any, _user: Any) -> dict[str, Any]:
-        return {"fault": await self._cache.flush()}
+    async def _flush_cache(self, request: Any, _user: Any) -> Any:
+        return translated({"fault": await self._cache.flush()}, page_language(request))
 
     async def _forget(self, event_name: str, event: Mapping[str, Any]) -> None:
         """Have the cache discard what was deleted, or liked by nobody, and the history whoever is gone."""

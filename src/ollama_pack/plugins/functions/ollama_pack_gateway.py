@@ -15,7 +15,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from ollama_pack.services.gateway import Gateway
-from ollama_pack.services.pack_valves import PackValves
+from ollama_pack.services.valves import PackValves
 from ollama_pack.webui.functions import FunctionState
 from ollama_pack.webui.service import EventService
 

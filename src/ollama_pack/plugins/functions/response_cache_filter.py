@@ -16,7 +16,7 @@ from typing import Any
 
 from pydantic import Field
 
-from ollama_pack.base.messages import Message, in_language, joined, message
+from ollama_pack.base.messages import Message, in_language, joined, message, said_by
 from ollama_pack.base.single_flight import Remembered
 from ollama_pack.cache.guard import StoreTrouble
 from ollama_pack.cache.key import NotCacheable
@@ -25,12 +25,11 @@ from ollama_pack.cache.pool import read_rounds
 from ollama_pack.cache.semantic import Lent, as_forgotten, as_set, calibration_report, label_key
 from ollama_pack.cache.similar import Near, last_asked
 from ollama_pack.engines.body import object_at
+from ollama_pack.engines.model_ids import ROUTER
 from ollama_pack.engines.ollama.installed import ModelDigests, TagSite
-from ollama_pack.engines.routed_names import ROUTER
 from ollama_pack.errors import SettingError
-from ollama_pack.services.cache_state import STATE
 from ollama_pack.services.cache_valves import CacheValves
-from ollama_pack.services.cacheable import CacheRequest, question_of, why_bypassed
+from ollama_pack.services.cacheable import STATE, CacheRequest, question_of, why_bypassed
 from ollama_pack.services.caching import (
     CacheInUse,
     CacheKeeper,
@@ -39,19 +38,19 @@ from ollama_pack.services.caching import (
     PendingAnswers,
     note_from_cache,
 )
-from ollama_pack.services.pack_valves import PackValves
+from ollama_pack.services.valves import PackValves
 from ollama_pack.webui.chats import other_answers
 from ollama_pack.webui.connections import prefixed_connections, trusted_certificates
 from ollama_pack.webui.functions import user_valves
 from ollama_pack.webui.meaning import NodeEmbeddings, embedder_of, embedding, judging, somebody_chats
+from ollama_pack.webui.model_rows import REPLAY
 from ollama_pack.webui.models import group_ids_of, may_use
 from ollama_pack.webui.presets import AnsweringModel, answering_model
-from ollama_pack.webui.reader import reader_language
 from ollama_pack.webui.replay_model import ReplayModel, drawn_instead
-from ollama_pack.webui.replay_row import REPLAY
 from ollama_pack.webui.router_digest import routed_weights
 from ollama_pack.webui.server import data_folder, server_secret, take_over
 from ollama_pack.webui.tracing import current_span
+from ollama_pack.webui.users import reader_language
 
 log = logging.getLogger(__name__)
 
@@ -230,7 +229,7 @@ class Filter:
         try:
             rounds = read_rounds(given)
         except ValueError as error:
-            return str(error)
+            return said_by(error)
         return await self._change_counts(partial(as_set, rounds))
 
     async def forget_rounds(self) -> str:

@@ -19,12 +19,12 @@ from ollama_pack.engines.ollama.stream import usage_place
 from ollama_pack.engines.ollama.to_openai import ReplyHead
 from ollama_pack.engines.refusals import Refusal
 from ollama_pack.services.answers import answer_events, passed_refusal
-from ollama_pack.services.cache_state import STATE
+from ollama_pack.services.cacheable import STATE
 from ollama_pack.webui.calling import ModelCall
 from ollama_pack.webui.early_errors import note_refusal, refused_answer, show_early_errors
 from ollama_pack.webui.errors import ModelRefusedError
-from ollama_pack.webui.reader import reader_language
 from ollama_pack.webui.server import event_stream
+from ollama_pack.webui.users import reader_language
 
 NOT_A_MODEL = Refusal(
     400,
@@ -51,7 +51,8 @@ class Pipe:
 
         def refused(error: Exception) -> Refusal:
             language = reader_language(__metadata__, __request__)
-            refusal = passed_refusal(error, for_admin=__user__.get("role") == "admin", language=language)
+            for_admin = __user__.get("role") == "admin"
+            refusal = passed_refusal(error, for_admin=for_admin).translated(language)
             note_refusal(__request__, refusal, __metadata__)
             return refusal
 

@@ -20,9 +20,9 @@ from weakref import finalize
 
 from pydantic import Field, field_validator
 
-from ollama_pack.base.messages import message
-from ollama_pack.base.process import process_wide
+from ollama_pack.base.messages import in_language, message
 from ollama_pack.base.redis import check_redis_url
+from ollama_pack.base.single_flight import process_wide
 from ollama_pack.budgets.errors import BudgetSpentError
 from ollama_pack.budgets.period import site_zone
 from ollama_pack.budgets.table import BudgetUser, parse_budgets
@@ -35,11 +35,12 @@ from ollama_pack.services.budget_chats import (
     ChatBudget,
 )
 from ollama_pack.services.budgets import Budgets
-from ollama_pack.services.cache_state import STATE
-from ollama_pack.services.pack_valves import PackValves
+from ollama_pack.services.cacheable import STATE
+from ollama_pack.services.valves import PackValves
 from ollama_pack.webui.early_errors import note_refusal, show_early_errors
 from ollama_pack.webui.models import catalogue, group_names, may_use
 from ollama_pack.webui.server import data_folder, take_over
+from ollama_pack.webui.users import reader_language
 
 log = logging.getLogger(__name__)
 
@@ -147,6 +148,7 @@ class Filter:
         if not self.valves.budgets or _is_browsers_own(body, __metadata__):
             return body
         take_over(__request__.app, __id__, self)
+        language = reader_language(__metadata__, __request__)
         try:
             chat = await self._begin(__user__)
             if isinstance(chat, ChatBudget):
@@ -154,13 +156,15 @@ class Filter:
                 chat = await self._answered_by(chat, body, __user__, __request__)
             line = _status_line(chat) if isinstance(chat, ChatBudget) and self.valves.show_status else ""
             if line and __event_emitter__:
-                await __event_emitter__({"type": "status", "data": {"description": line, "done": True}})
+                status = {"description": in_language(line, language), "done": True}
+                await __event_emitter__({"type": "status", "data": status})
         except Exception:
             log.exception("A chat goes on without budgets")
             return body
         if isinstance(chat, Refusal):
-            note_refusal(__request__, chat, __metadata__)
-            raise BudgetSpentError(chat.message)
+            refusal = chat.translated(language)
+            note_refusal(__request__, refusal, __metadata__)
+            raise BudgetSpentError(refusal.message)
         return body
 
     async def _stream(self, event: Body, __metadata__: dict[str, Any]) -> Body:

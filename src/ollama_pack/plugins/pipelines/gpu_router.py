@@ -189,11 +189,12 @@ class Pipeline:
         """Answer a chat. An error becomes the answer's error, in one sentence."""
         name = self._names.get(model_id, model_id)
         if body.get("stream"):
-            return self._bridge.stream(lambda: answer_events(self._chunks(name, body), _refused))
+            refused = partial(_refused, asking(body).language)
+            return self._bridge.stream(lambda: answer_events(self._chunks(name, body), refused))
         try:
             return self._bridge.call(lambda: self._completion(name, body))
         except Exception as error:
-            refusal = _refused(error)
+            refusal = _refused(asking(body).language, error)
             if gives_status():
                 return refusal.body()
             raise _http_error(refusal) from error
@@ -204,8 +205,14 @@ class Pipeline:
 
     async def _chunks(self, name: str, body: Body) -> AsyncGenerator[Body, None]:
         """The answer: of the response cache, where that is on this server and has it, else of a node."""
-        who = asking(body)
-        router, table = await self._router(), self.valves.table
+        router = await self._router()
+        with router.held():
+            async with aclosing(self._answer(router, name, body)) as chunks:
+                async for chunk in chunks:
+                    yield chunk
+
+    async def _answer(self, router: Router, name: str, body: Body) -> AsyncGenerator[Body, None]:
+        who, table = asking(body), self.valves.table
         catalogue = await catalogue_for(router, table, name)
         facts = request_facts(body, name)
         try:
@@ -231,6 +238,7 @@ class Pipeline:
                 chat=who.chat,
                 background=who.background,
                 figures=who.is_admin,
+                language=who.language,
                 why_model=partial(passed_over, table, facts, catalogue, frozenset()),
             )
 
@@ -292,9 +300,9 @@ class UnloggedAnswer(dict[str, Any]):
         return "<an answer>"
 
 
-def _refused(error: Exception) -> Refusal:
+def _refused(language: str, error: Exception) -> Refusal:
     """The server does not say whether an admin asks."""
-    return refusal_of(error, for_admin=False)
+    return refusal_of(error, for_admin=False).translated(language)
 
 
 def _http_error(refusal: Refusal) -> Exception:

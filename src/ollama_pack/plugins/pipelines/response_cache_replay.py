@@ -16,6 +16,7 @@ from typing import Any
 
 from pydantic import Field
 
+from ollama_pack.base.messages import in_language, message
 from ollama_pack.cache.cache import ResponseCache
 from ollama_pack.cache.generation import Upstream
 from ollama_pack.cache.key import NotCacheable
@@ -26,7 +27,7 @@ from ollama_pack.engines.ollama.to_openai import ReplyHead
 from ollama_pack.errors import SettingError
 from ollama_pack.services.cacheable import CacheRequest, question_of, why_bypassed
 from ollama_pack.services.caching import CacheInUse, CacheKeeper, note_from_cache
-from ollama_pack.services.pipeline_requests import Asking, sibling
+from ollama_pack.services.pipeline_requests import Asking, asking, sibling, with_hints
 from ollama_pack.services.pipeline_valves import CODE_DIGEST, CODE_DIGEST_NOTE, PipelineValves
 
 log = logging.getLogger(__name__)
@@ -63,14 +64,20 @@ class Pipeline:
     async def on_shutdown(self) -> None:
         """The router gives the cache back, after the last of its chats."""
 
+    async def inlet(self, body: Body, user: Body | None = None) -> Body:  # noqa: ARG002 - the server passes it
+        """Keep the language of whoever chooses it by mistake."""
+        return with_hints(body)
+
     def pipe(self, user_message: str, model_id: str, messages: list[Body], body: Body) -> str:  # noqa: ARG002
         """Refuse, and tell the figures."""
         cache = self._keeper.current
-        figures = _figures(cache.counters.snapshot()) if cache else "nothing yet"
-        return (
+        figures = _figures(cache.counters.snapshot()) if cache else message("nothing yet")
+        sentence = message(
             "response_cache_replay is no model to chat with: gpu_router asks it for answers that were given "
-            f"before. Choose another model. So far: {figures}."
+            "before. Choose another model. So far: {figures}.",
+            figures=figures,
         )
+        return in_language(sentence, asking(body).language)
 
     async def chunks(
         self, body: Body, who: Asking, digest: str, head: ReplyHead, upstream: Upstream, answerer: str = ""
@@ -155,18 +162,18 @@ class Pipeline:
         if note.get("regeneration_message_id"):
             return True
         question = (str(note.get("chat_id") or ""), str(note.get("user_message_id") or ""), model)
-        message = str(note.get("message_id") or "")
-        if not message or not all(question):
+        answer = str(note.get("message_id") or "")
+        if not answer or not all(question):
             return False
         # a client chooses all of them, at any length
-        named, message = (
-            digest_of("\0".join(ids).encode("utf-8", "replace")) for ids in (question, (message,))
+        named, answer = (
+            digest_of("\0".join(ids).encode("utf-8", "replace")) for ids in (question, (answer,))
         )
-        before = self._answers.pop(named, message)
-        self._answers[named] = message
+        before = self._answers.pop(named, answer)
+        self._answers[named] = answer
         if len(self._answers) > QUESTIONS_KNOWN:
             del self._answers[next(iter(self._answers))]  # the oldest
-        return before != message
+        return before != answer
 
     def _tell_once(self, what: str) -> None:
         if what not in self._said:
@@ -186,4 +193,4 @@ def _log_figures(cache: ResponseCache) -> None:
 def _figures(counts: dict[str, float]) -> str:
     """The counters but those of times: `hits 3, bypasses/background task 2`."""
     shown = {name: value for name, value in sorted(counts.items()) if not name.startswith("lookups_ms")}
-    return ", ".join(f"{name} {value:g}" for name, value in shown.items()) or "nothing yet"
+    return ", ".join(f"{name} {value:g}" for name, value in shown.items()) or message("nothing yet")

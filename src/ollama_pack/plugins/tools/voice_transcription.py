@@ -16,11 +16,11 @@ from typing import Any, Literal
 from pydantic import Field, field_validator
 
 from ollama_pack.errors import PackError
-from ollama_pack.services.pack_valves import PackValves
+from ollama_pack.services.valves import PackValves
 from ollama_pack.services.voice_job import VoiceJob
 from ollama_pack.services.voice_settings import VoiceSettings
 from ollama_pack.speech.language import parse_language
-from ollama_pack.webui.reader import reader_language
+from ollama_pack.webui.users import reader_language
 
 log = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from contextlib import aclosing
 from http import HTTPStatus
 from typing import Any
 
-from ollama_pack.base.messages import message
+from ollama_pack.base.messages import in_language, message
 from ollama_pack.engines.errors import (
     ModelNotFoundError,
     NodeBusyError,
@@ -147,8 +147,8 @@ class Attempt:
 
     def _noted(self, chunk: dict[str, Any]) -> dict[str, Any]:
         if "usage" in chunk:
-            why = self._pending_chat.reason(self.binding)
-            chunk[TAG] = {"model": self.binding.model, "node": self.binding.node, "reason": str(why)}
+            why = in_language(self._pending_chat.reason(self.binding), self._pending_chat.language)
+            chunk[TAG] = {"model": self.binding.model, "node": self.binding.node, "reason": why}
             self._figures = chunk
         return chunk
 
@@ -263,4 +263,4 @@ def is_about_request(error: RetryableNodeError) -> bool:
 
 
 def _known_thinking(watch: NodeWatch, name: str) -> Thinking | None:
-    return next((model.thinking for model in watch.known.models if model.name == name), None)
+    return next((model.thinking for model in watch.models if model.name == name), None)

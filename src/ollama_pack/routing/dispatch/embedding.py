@@ -26,7 +26,7 @@ class Embedding:
     def catalogue(self, router: Router) -> Catalogue:
         """The models that can be asked for vectors: those that do nothing else, and those that chat."""
         watches = [(name, watch) for name, watch in router.nodes.items() if watch.is_listed]
-        return build_catalogue({name: (*watch.known.models, *watch.known.others) for name, watch in watches})
+        return build_catalogue({name: (*watch.models, *watch.others) for name, watch in watches})
 
     async def embed(
         self, router: Router, model: str, texts: Sequence[str], dimensions: int = 0
@@ -61,7 +61,7 @@ class Embedding:
         """The nodes that have a model, the best first, each with its own name for it."""
         found = []
         for name, watch in router.nodes.items():
-            there = (*watch.known.models, *watch.known.others)
+            there = (*watch.models, *watch.others)
             own = next((known.name for known in there if fold_name(known.name) == fold_name(model)), None)
             if own is not None and watch.is_listed:
                 busy = router.in_flight(name) + self._running[name]

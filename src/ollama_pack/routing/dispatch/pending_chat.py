@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from ollama_pack.base.messages import Message, message
+from ollama_pack.base.messages import ENGLISH, Message, message
 from ollama_pack.engines.errors import NodeError
 from ollama_pack.engines.ollama.to_openai import ReplyHead
 from ollama_pack.engines.way_in import WayIn
@@ -82,6 +82,7 @@ class PendingChat:
         tell: shows status lines.
         bound: set when it has a node.
         figures: its user may see figures about what others do: see `reason`.
+        language: of the reason that its answer carries.
         waits_since: when it began to wait for one, on the loop's clock; None: it is at one.
         tried: nodes that have failed it → what was wrong.
         unexplained: those of these failures that may have been its own fault.
@@ -104,6 +105,7 @@ class PendingChat:
     tell: Tell
     bound: asyncio.Future[Assignment]
     figures: bool = True
+    language: str = ENGLISH
     waits_since: float | None = None
     tried: dict[str, NodeError] = field(default_factory=dict)
     unexplained: list[UnexplainedFailure] = field(default_factory=list)

@@ -7,7 +7,7 @@ from typing import Any
 
 from ollama_pack.base.messages import in_language
 from ollama_pack.base.translations import TRANSLATIONS
-from ollama_pack.engines.routed_names import ROUTER
+from ollama_pack.engines.model_ids import ROUTER
 from ollama_pack.errors import error_code
 from ollama_pack.routing.decide.assignment import ConsideredNode
 from ollama_pack.routing.dispatch.explain import Decision
@@ -39,6 +39,7 @@ def chat_record(pending: PendingChat, error: BaseException | None, now: float) -
     | `prompt`, `held`, `written` | tokens: of the prompt, of these those that the node held, of the answer |
     | `loads`, `background` | the model had to be loaded; nobody looked at the answer |
     | `tried` | nodes that failed it, each with what was wrong |
+    | `tried_texts` | the same in other languages |
     | `considered` | the cheapest nodes, the chosen one first: node, model, terms in seconds |
 
     Args:
@@ -74,7 +75,12 @@ def chat_record(pending: PendingChat, error: BaseException | None, now: float) -
         others = {language: in_language(error, language)[:MAX_ERROR] for language in TRANSLATIONS}
         record["error_texts"] = {name: text for name, text in others.items() if text != record["error_text"]}
     if pending.tried:
-        record["tried"] = {node: fault.plain[:MAX_ERROR] for node, fault in pending.tried.items()}
+        faults = {node: fault.plain for node, fault in pending.tried.items()}
+        record["tried"] = {node: fault[:MAX_ERROR] for node, fault in faults.items()}
+        record["tried_texts"] = {
+            language: {node: in_language(fault, language)[:MAX_ERROR] for node, fault in faults.items()}
+            for language in TRANSLATIONS
+        }
     return record
 
 

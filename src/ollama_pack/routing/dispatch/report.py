@@ -51,7 +51,7 @@ def _node_details(router: Router, view: NodeView) -> dict[str, Any]:
     return {
         "own": router.own_in_flight(view.name),
         "gpu_reason": router.nodes[view.name].gpus.reason,
-        "fault": router.nodes[view.name].known.fault,
+        "fault": router.nodes[view.name].fault,
         "breaker": router.scheduler.cluster.nodes[view.name].breaker.state(now),
         "runners": [_runner_details(runner) for runner in view.runners],
         "rates": {blob[:12]: _rate_details(view, blob) for blob in view.rates},
@@ -90,7 +90,7 @@ def _node_to_plan(router: Router, name: str) -> SeenNode:
     if watch.row.kind != "ollama":
         return SeenNode(name, address, fault=message("only Ollama nodes are planned"))
     if watch.is_gone:
-        return SeenNode(name, address, fault=watch.known.fault or message("it has not answered yet"))
+        return SeenNode(name, address, fault=watch.fault or message("it has not answered yet"))
     memory = state.memory
     return SeenNode(
         name=name,
@@ -103,7 +103,7 @@ def _node_to_plan(router: Router, name: str) -> SeenNode:
             model.name: PlannedVariant(
                 model.name, model.quantization, model.installed.bits, model.installed.shape
             )
-            for model in watch.known.models
+            for model in watch.models
             if model.installed.shape is not None and not model.installed.remote
         },
     )

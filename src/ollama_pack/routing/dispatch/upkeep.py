@@ -276,7 +276,7 @@ class Upkeep:
     async def _without_chats(self, state: PullState) -> AsyncIterator[None]:
         """Give the node nothing new, where the others have all its models, and wait until it is idle."""
         node = state.node
-        models = frozenset(fold_name(model.name) for model in self._fleet.nodes[node].known.models)
+        models = frozenset(fold_name(model.name) for model in self._fleet.nodes[node].models)
         if not self._can_spare(node, models):
             yield
             return
@@ -313,7 +313,7 @@ class Upkeep:
         others: set[str] = set()
         for name, watch in self._fleet.nodes.items():
             if name != node and name not in self.drained and self._fleet.is_healthy(name):
-                others |= {fold_name(model.name) for model in watch.known.models}
+                others |= {fold_name(model.name) for model in watch.models}
         return others.issuperset(models)
 
     # --- what other workers pull ---

@@ -20,10 +20,11 @@ from ollama_pack.fit.planning import (
     state_of,
 )
 from ollama_pack.fit.shapes import in_other_bits, level_bits, parameters_in, planned_shape
-from ollama_pack.routing.plan.bounds import USUAL_CONTEXT
 from ollama_pack.routing.plan.demand import Asked, Demand, busiest_hour, speeds_of
 from ollama_pack.routing.plan.replay import ReplayNode, replay
 
+USUAL_CONTEXT = 8192
+LEAST_CONTEXT, MOST_CONTEXT, MOST_USERS = 256, 2**22, 10**6  # that can be asked for
 USUAL_LEVEL = "Q4_K_M"  # of a model whose name says none
 LEVELS = ("Q8_0", "Q6_K", USUAL_LEVEL, "Q3_K_M")  # that the table has, whether they are installed or not
 MORE_GPUS = (24, 48, 80)  # GB of one more GPU, next to those that the fleet has

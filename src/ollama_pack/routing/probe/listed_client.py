@@ -32,10 +32,6 @@ class ListedClient:
         """The node's address, as it may be shown."""
         return self._client.name
 
-    async def version(self) -> str:
-        """The version of the engine."""
-        return await self._client.version()
-
     async def tags(self) -> tuple[ListedModel, ...]:
         """The models that are offered."""
         offered = {name: model for model in await self._client.tags() for name in self._names(model.name)}

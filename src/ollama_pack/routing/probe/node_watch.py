@@ -4,7 +4,6 @@ import asyncio
 import math
 import socket
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -29,23 +28,6 @@ _NOT_SIGNED_IN = frozenset({401, 403, 407})
 MISSES = 2  # looks in a row that run out of time before a node counts as gone: it may just be busy
 
 
-@dataclass(frozen=True, slots=True)
-class WatchedNode:
-    """What is known of a node, at one moment.
-
-    Attributes:
-        models: what it has, or had when it last answered.
-        seen_at: when it last answered, on the caller's clock; None: never.
-        fault: what was wrong the last time; empty: nothing.
-        others: models that do not chat, such as embedders.
-    """
-
-    models: tuple[NodeModel, ...] = ()
-    seen_at: float | None = None
-    fault: str = ""
-    others: tuple[NodeModel, ...] = ()
-
-
 def node_client(row: NodeRow, session: aiohttp.ClientSession) -> NodeClient:
     """The client for a node of its kind."""
     headers = row.way_in.fixed_headers
@@ -64,7 +46,10 @@ class NodeWatch:
         """Take what is needed later; nothing is asked yet."""
         self.row = row
         self.client = client
-        self.known = WatchedNode()
+        self.models: tuple[NodeModel, ...] = ()  # what it has, or had when it last answered
+        self.others: tuple[NodeModel, ...] = ()  # models that do not chat, such as embedders
+        self.answered_at: float | None = None  # the last time; None: never
+        self.fault = ""  # what was wrong the last time; empty: nothing
         self.gpus = GpuReport(reason=message("not looked at yet"))
         self.looked = asyncio.Event()  # at least once, with or without an answer
         self.hurry = asyncio.Event()  # look again now
@@ -83,7 +68,7 @@ class NodeWatch:
             look = await self._probe.look()
         except NodeError as error:
             self._missed = MISSES if isinstance(error, NodeUnreachableError) else self._missed + 1
-            self.known = replace(self.known, fault=self._fault(error))
+            self.fault = self._fault(error)
             return None
         finally:
             self.looked.set()
@@ -91,7 +76,8 @@ class NodeWatch:
         self.is_whole = self.is_whole or look.is_whole
         if not self.is_whole:
             self.hurry.set()
-        self.known = WatchedNode(look.models, self._clock(), others=look.others)
+        self.models, self.others = look.models, look.others
+        self.answered_at, self.fault = self._clock(), ""
         self.seen_at = asked_at
         blobs = {fold_name(model.name): model.installed.blob for model in look.models}
         residents = look.residents
@@ -106,7 +92,7 @@ class NodeWatch:
 
         A look from before `since`, when it was asked for, shows nothing.
         """
-        model = next((model for model in self.known.models if model.name == name), None)
+        model = next((model for model in self.models if model.name == name), None)
         if model is None or model.installed.fixed or self._loaded is None or self.seen_at < since:
             return False
         return model.installed.blob not in self._loaded
@@ -166,28 +152,28 @@ class NodeWatch:
     @property
     def is_gone(self) -> bool:
         """Nothing is to be expected from it: no connection, or no answer several times."""
-        return self._missed >= MISSES or self.known.seen_at is None
+        return self._missed >= MISSES or self.answered_at is None
 
     @property
     def is_listed(self) -> bool:
         """Whether its models are offered: it answers, or did a short while ago."""
-        seen = self.known.seen_at
-        return not self.leaving and seen is not None and self._clock() - seen < GRACE_SECONDS
+        at = self.answered_at
+        return not self.leaving and at is not None and self._clock() - at < GRACE_SECONDS
 
     def has_any(self, models: Iterable[str]) -> bool:
         """Whether it has one of these, by whatever name it lists it, or had when it last answered."""
         names = {fold_name(name) for model in models for name in auto_parts(model)[0]}
-        return any(fold_name(model.name) in names for model in self.known.models)
+        return any(fold_name(model.name) in names for model in self.models)
 
     def holds(self, model: str) -> bool:
         """Whether a model is in its memory, by the name that the node lists."""
-        everything = (*self.known.models, *self.known.others)
+        everything = (*self.models, *self.others)
         blobs = {known.installed.blob for known in everything if known.name == model}
         return bool(self._loaded and self._loaded & {*blobs, fold_name(model)})
 
     def names_of(self, model: str) -> frozenset[str]:
         """The names by which the node lists these weights, such as those that `ollama cp` has made."""
-        blobs = {known.name: known.installed.blob for known in self.known.models}
+        blobs = {known.name: known.installed.blob for known in self.models}
         return frozenset(name for name, blob in blobs.items() if blob == blobs.get(model))
 
     def stop(self) -> None:

@@ -65,7 +65,7 @@ class NodePoller:
     def is_complete(self) -> bool:
         """Whether every node has been looked at once, and those that answer have told of all their models."""
         watches = self._nodes.values()
-        return all(watch.looked.is_set() and (watch.is_whole or watch.known.fault) for watch in watches)
+        return all(watch.looked.is_set() and (watch.is_whole or watch.fault) for watch in watches)
 
     async def ready(self, seconds: float = FIRST_LOOK_SECONDS) -> None:
         """Wait until every node has been looked at once, but no longer than this."""
@@ -113,7 +113,7 @@ class NodePoller:
 
     def catalogue(self) -> Catalogue:
         """The models of all nodes that answer, or did a short while ago."""
-        listed = tuple((name, watch.known.models) for name, watch in self._nodes.items() if watch.is_listed)
+        listed = tuple((name, watch.models) for name, watch in self._nodes.items() if watch.is_listed)
         if listed != self._made[0]:
             self._made = listed, build_catalogue(dict(listed))
         return self._made[1]

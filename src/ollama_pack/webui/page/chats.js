@@ -103,7 +103,7 @@ function sentences(chat) {
   if (chat.outcome === "shared")
     return said.concat(t("The same question was being answered: both chats got that answer."));
   for (const [failing, why] of Object.entries(object(chat.tried)))
-    said.push(t("{node} failed it: {why}", {node: failing, why}));
+    said.push(t("{node} failed it: {why}", {node: failing, why: object(object(chat.tried_texts)[language])[failing] || why}));
   if (node && chat.loads) said.push(t("{node} had to load {model}: no node could begin sooner.", {node, model}));
   else if (node && chat.held > 0)
     said.push(t("{node} had {model} in memory, and {held} of the {prompt} tokens of the prompt.",

@@ -68,7 +68,7 @@ function drawPublished() {
     if (!rows.length) return make("p", {class: "soft"}, t("Nothing to publish: no node has a model, and no alias an answer."));
     return table(t("Published models"), [[t("Model")], [t("answered by")], [t("for")], [t("made by"), "medium"], [""]],
       rows.map(row => make("tr", {"data-key": text(row.id)}, cell(code(row.id), "text"), cell(answerers(row), "text"),
-        cell([list(row.audience).join(", ") || t("admins"), list(row.opens).length
+        cell([list(row.audience).map(who => who === "everybody" ? t("everybody") : who).join(", ") || t("admins"), list(row.opens).length
           ? make("div", {class: "soft small"}, t("opens to them: {models}", {models: row.opens.join(", ")})) : ""]),
         cell(row.made_by === "upload" ? "upload.py" : t("this function"), "medium"),
         cell([row.active === false ? badge(t("switched off"), "warn") : "", isNumber(row.missing_seconds)
@@ -131,18 +131,29 @@ function reasonWord(name) {
     "misses/absent": t("not asked before, or too long ago"), "misses/refresh": t("a new answer was wanted"),
     "misses/unreadable": t("the kept answer could not be read"), "misses/store slow": t("the store was slow"),
     "misses/store down": t("the store was down"), "misses/store full": t("the store was full"),
-    "misses/store open": t("the store is left alone for a while"), "bypasses/background task": t("titles, tags and the like"),
+    "misses/store open": t("the store is left alone for a while"), "misses/leader lost": t("the request that generated it broke off"),
+    "bypasses/background task": t("titles, tags and the like"),
     "bypasses/temporary chat": t("a temporary chat"), "bypasses/continued answer": t("an answer that goes on"),
     "bypasses/scheduled run": t("a scheduled run"), "bypasses/direct connection": t("a direct connection"),
     "bypasses/not deterministic": t("the same question may have different answers"),
     "bypasses/client's wish": t("the client wanted no cache"), "bypasses/no scope": t("with files, knowledge, memory or tools"),
     "bypasses/model digest unknown": t("which weights answer is not known"),
     "bypasses/no replay": t("response_cache_replay is missing"), "bypasses/no access": t("the user may not use the model"),
+    "bypasses/not seen by the filter": t("response_cache_filter has not seen it"),
+    "bypasses/an image that cannot be read": t("a picture that cannot be read"),
+    "bypasses/an image or file that is only referred to": t("a picture or file that is only referred to"),
+    "bypasses/a search of the engine": t("the engine searches the web or runs tools itself"),
+    "bypasses/a conversation kept by the engine": t("the engine keeps the conversation"),
+    "bypasses/several choices": t("several answers were wanted"),
+    "not_stored/tool calls": t("not kept: it calls tools"), "not_stored/finish reason length": t("not kept: it reached the longest length"),
+    "not_stored/error": t("not kept: it ended with an error"), "not_stored/no finish reason": t("not kept: it broke off"),
     "not_stored/not finished": t("not kept: stopped before its end"), "not_stored/too large": t("not kept: too large"),
     "not_stored/empty": t("not kept: empty"), "not_stored/another model": t("not kept: another model answered"),
     "not_stored/no usage": t("not kept: it has no figures"), "not_stored/flushed": t("not kept: the cache was flushed"),
   };
-  return words[name] || name.replace("/", ": ").replace("_", " ");
+  if (words[name]) return words[name];
+  const code = name.slice(name.indexOf("/") + 1);
+  return name.startsWith("not_stored") ? t("not kept, code “{code}”", {code}) : t("another reason, code “{code}”", {code});
 }
 
 function cacheReasons(counts) {
@@ -165,26 +176,42 @@ function drawBudgets() {
   const told = part("budgets"), rows = list(told.most).map(object);
   if (!told.most) return put(document.getElementById("budgets"));
   const periods = {day: t("today"), week: t("this week"), month: t("this month")};
+  const units = {"gpu-seconds": t("GPU-seconds"), tokens: t("tokens"), requests: t("requests")};
   put(document.getElementById("budgets"),
     head(t("Budgets"), make("a", {class: "button", href: "/ollama-pack/usage.csv"}, t("Download all as CSV"))),
     make("div", {class: "card"}, rows.length
       ? table(t("Budgets"), [[t("Whose")], [t("used"), "number"], [t("of"), ""], [t("when"), "medium"]],
         rows.map(row => make("tr", {"data-key": [row.whose, row.unit, row.period].join(" ")}, cell(text(row.whose), "text"),
-          cell(number(row.used), "number"), cell(text(row.unit)), cell(periods[row.period] || text(row.period), "medium"))))
+          cell(number(row.used), "number"), cell(units[row.unit] || text(row.unit)), cell(periods[row.period] || text(row.period), "medium"))))
       : make("p", {class: "soft"}, t("Nothing has been used yet."))));
 }
 
 function drawVoice() {
   const told = part("voice"), counts = object(told.counts), queue = object(told.queue);
-  const failed = Object.entries(counts).filter(([name]) => /^outcome[/](?!ok$|kept$)/.test(name));
+  const failed = Object.entries(counts).filter(([name]) => /^outcome[/](?!ok$|kept$)/.test(name)), why = {};
+  for (const [name, value] of failed) why[voiceWord(name.slice(8))] = (why[voiceWord(name.slice(8))] || 0) + value;
   put(document.getElementById("voice"), head(t("Voice")), make("div", {class: "card"},
     make("div", {class: "figures"}, figure(number(queue.waits || 0), t("recordings wait")),
       figure(number((queue.works || 0) + (queue.away || 0)), t("are transcribed now")),
       figure(number((counts["outcome/ok"] || 0) + (counts["outcome/kept"] || 0)), t("transcribed")),
       figure(seconds(counts.audio_seconds || 0), t("of speech")), figure(seconds(counts.work_seconds || 0), t("of work")),
       figure(number(total(Object.fromEntries(failed), "")), t("failed"))),
-    failed.length ? make("p", {class: "soft small"}, failed.map(([name, value]) =>
-      name.slice(8).replaceAll("_", " ") + ": " + value).join(" · ")) : null));
+    failed.length ? make("p", {class: "soft small"}, Object.entries(why).map(([word, value]) =>
+      word + ": " + number(value)).join(" · ")) : null));
+}
+
+// Why a recording was not transcribed, by the error's code.
+function voiceWord(code) {
+  const words = {
+    no_speech: t("no speech in it"), empty_audio: t("empty"), not_audio: t("not a recording"), no_audio_track: t("no sound in it"),
+    zero_length: t("not a recording"), sample_rate: t("not a recording"), upload: t("no recording was sent"),
+    audio_too_large: t("too large"), audio_too_long: t("too long"), upload_too_large: t("too large"),
+    language_tag: t("unknown language"), speech_language: t("unknown language"),
+    speech_queue_full: t("too many recordings waited"), speech_share_full: t("too many recordings waited"),
+    speech_model_missing: t("the speech model is missing"),
+  };
+  return words[code] || (code.startsWith("speech_server") ? t("the speech server failed")
+    : code.startsWith("speech") ? t("the speech engine failed") : t("another reason, code “{code}”", {code}));
 }
 
 function drawProcesses() {
