@@ -10,139 +10,136 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipe`, line 19437, which the server calls.
+# Begin here: `class Pipe`, line 19485, which the server calls.
 # The modules that it uses come first:
-#    218  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    496  base.messages                  Sentences for people, in English and in the languages of the catalogue.
-#    624  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    650  aliases.errors                 What goes wrong with aliases.
-#    707  engines.errors                 What goes wrong with a node.
-#    877  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#   1007  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#   1082  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
-#   1143  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#   1507  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   1654  fit.memory                     How much memory a model takes while it runs: a pure function of its shape and of what it is loaded with.
-#   1822  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#   2161  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#   2237  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   2295  aliases.published              Which names of a table can be published as models, and what answers for them.
-#   2331  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#   2783  base.single_flight             Many who ask the same at the same time ask once.
-#   2934  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
-#   3084  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   3208  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
-#   3319  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
-#   3494  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
-#   3566  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#   3572  engines.vectors                Vectors for texts, as an engine gives them.
-#   3601  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
-#   3690  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
-#   3738  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
-#   3786  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
-#   4113  routing.decide.cost            What sending a request to a node costs, term by term.
-#   4225  routing.errors                 What goes wrong with routing.
-#   4431  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
-#   4469  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
-#   4834  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
-#   5254  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
-#   5378  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   5480  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
-#   5609  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
-#   5733  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
-#   5883  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   6017  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
-#   6341  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
-#   6563  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
-#   6680  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
-#   6738  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
-#   6803  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
-#   6952  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
-#   7083  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
-#   7433  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
-#   7518  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   7561  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   7666  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
-#   7870  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
-#   8150  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
-#   8208  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
-#   8305  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
-#   8508  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
-#   8679  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
-#   9032  routing.nodes                  The `nodes` valve: a row a line, read once.
-#   9385  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
-#   9471  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
-#   9645  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
-#   9841  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
-#   9938  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
-#  10019  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
-#  10085  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
-#  10134  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
-#  10221  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
-#  10329  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
-#  10818  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
-#  10999  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
-#  11184  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
-#  11422  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
-#  11525  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
-#  11627  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-#  11744  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
-#  11997  routing.state.demand           How often each set of weights is asked for, over the last minutes.
-#  12030  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-#  12214  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#  12249  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#  12922  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#  12998  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#  13144  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#  13344  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
-#  13484  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  13544  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
-#  14049  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
-#  14224  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
-#  14564  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  14873  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  14988  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  15589  routing.dispatch.embedding     Vectors from the fleet: the node that has the model in memory and the least to do, then the others.
-#  15649  fit.planning                   Which models a fleet should have where, so that its demand needs the fewest loads: pure functions.
-#  15834  routing.plan.bounds            What a plan can be asked for.
-#  15840  routing.plan.demand            What people ask for: chats from the router's record, or from a file like it.
-#  15935  routing.plan.virtual_fleet     A node as Ollama is, in virtual time: no sockets, no sleeping, thousands of requests in a second.
-#  16191  routing.plan.replay            A recorded day again, in virtual time: the router's own scheduler over simulated nodes.
-#  16378  routing.plan.report            What fits where, what to pull, and what one more GPU would bring: all of a plan, as people read it.
-#  16662  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, the admin's dashboard, and a plan.
-#  16765  cache.errors                   What goes wrong with the cache.
-#  16785  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  16817  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  16967  services.budget_chats          Chats that are under way and their budgets: what each has used so far, by whoever knows it best.
-#  16973  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#  16979  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#  17098  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#  17145  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#  17236  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-#  17399  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
-#  17489  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
-#  17728  base.process                   One object for all plugins of a process, which are files that share no code.
-#  17749  services.refused_valves        Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#  17842  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  17987  services.activity              What chats did in this process, until somebody writes it into the history.
-#  18013  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  18107  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
-#  18215  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
-#  18262  services.pack_valves           What all valves of the pack have in common.
-#  18285  services.router_valves         The valves of the router, wherever it runs.
-#  18439  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  18553  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  18814  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
-#  18846  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  18868  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#  18874  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#  18925  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
-#  19002  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  19097  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#  19258  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
-#  19269  webui.reader                   Who reads what the pack says, and in which language.
-#  19284  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#  19343  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#    216  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#    502  base.messages                  Sentences for people, in English and in the languages of the catalogue.
+#    630  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    656  base.tables                    Tables that admins write as text: a row a line, `#` starts a comment, empty lines are skipped.
+#    687  aliases.errors                 What goes wrong with aliases.
+#    730  engines.errors                 What goes wrong with a node.
+#    900  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#   1030  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#   1105  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
+#   1166  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#   1525  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   1672  fit.memory                     How much memory a model takes while it runs: a pure function of its shape and of what it is loaded with.
+#   1840  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   2179  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   2255  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   2313  aliases.published              Which names of a table can be published as models, and what answers for them.
+#   2349  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#   2801  base.single_flight             What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
+#   2969  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   3015  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
+#   3165  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   3294  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
+#   3405  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
+#   3580  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
+#   3657  engines.vectors                Vectors for texts, as an engine gives them.
+#   3688  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
+#   3777  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
+#   3825  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
+#   3873  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
+#   4200  routing.decide.cost            What sending a request to a node costs, term by term.
+#   4312  routing.errors                 What goes wrong with routing.
+#   4494  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
+#   4532  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
+#   4897  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
+#   5317  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
+#   5441  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   5543  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
+#   5672  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
+#   5796  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
+#   5946  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   6080  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
+#   6404  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
+#   6626  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
+#   6743  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
+#   6801  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
+#   6866  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
+#   7015  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
+#   7148  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
+#   7498  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
+#   7583  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   7688  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
+#   7892  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
+#   8162  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
+#   8220  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
+#   8317  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
+#   8520  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
+#   8691  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
+#   9026  routing.nodes                  The `nodes` valve: a row a line, read once.
+#   9377  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
+#   9463  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
+#   9637  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
+#   9833  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
+#   9926  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
+#  10007  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
+#  10073  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
+#  10122  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
+#  10209  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
+#  10317  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
+#  10806  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
+#  10987  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
+#  11159  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
+#  11397  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
+#  11500  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
+#  11608  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+#  11725  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
+#  11978  routing.state.demand           How often each set of weights is asked for, over the last minutes.
+#  12011  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+#  12195  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#  12230  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#  12903  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#  12979  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#  13125  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#  13325  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
+#  13465  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  13525  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
+#  14030  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
+#  14203  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
+#  14543  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  14852  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  14967  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  15587  routing.dispatch.embedding     Vectors from the fleet: the node that has the model in memory and the least to do, then the others.
+#  15647  fit.planning                   Which models a fleet should have where, so that its demand needs the fewest loads: pure functions.
+#  15832  routing.plan.demand            What people ask for: chats from the router's record, or from a file like it.
+#  15927  routing.plan.virtual_fleet     A node as Ollama is, in virtual time: no sockets, no sleeping, thousands of requests in a second.
+#  16183  routing.plan.replay            A recorded day again, in virtual time: the router's own scheduler over simulated nodes.
+#  16370  routing.plan.report            What fits where, what to pull, and what one more GPU would bring: all of a plan, as people read it.
+#  16655  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, the admin's dashboard, and a plan.
+#  16758  cache.errors                   What goes wrong with the cache.
+#  16778  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  16810  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  16959  services.budget_chats          Chats that are under way and their budgets: what each has used so far, by whoever knows it best.
+#  16965  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#  16980  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#  17106  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#  17153  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#  17244  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#  17407  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
+#  17497  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
+#  17736  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  17881  services.activity              What chats did in this process, until somebody writes it into the history.
+#  17907  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  18024  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#  18132  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
+#  18179  services.valves                What all valves of the pack have in common: what is refused is told to admins, without what was written.
+#  18307  services.router_valves         The valves of the router, wherever it runs.
+#  18461  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  18575  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  18836  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#  18868  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  18890  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#  18896  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#  18947  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
+#  19050  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  19145  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#  19306  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
+#  19317  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#  19376  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#  19459  webui.users                    Users of the running Open WebUI, and the language that they read. Imports `open_webui` when called.
 
 import asyncio
 import base64
@@ -199,6 +196,7 @@ from string import punctuation
 from types import ModuleType, SimpleNamespace
 from typing import Annotated, Any, ClassVar, Generic, Literal, NamedTuple, Protocol, Self, TypeVar, get_args
 from urllib.parse import quote, unquote, urljoin, urlsplit
+from urllib.request import getproxies
 from uuid import uuid4
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -264,6 +262,8 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "all nodes are busy and {waiting} requests wait (the limit is {limit}): try again in a minute": "所有节点都忙，已有 {waiting} 个请求在排队（上限 {limit}）：请稍后再试",
         "all nodes are busy and {waiting} requests wait, {own} of them yours (the limit is {limit}): try again in a minute": "所有节点都忙，已有 {waiting} 个请求在排队，其中 {own} 个来自您（上限 {limit}）：请稍后再试",
         "all nodes were busy for {seconds:g} s and {waiting} requests wait: try again later, or let an admin add a node or raise first_token_timeout_seconds": "所有节点已忙了 {seconds:g} 秒，有 {waiting} 个请求在排队：请稍后再试，或请管理员增加节点、调大 first_token_timeout_seconds",
+        "an Ollama": "Ollama",
+        "an OpenAI-compatible engine": "OpenAI 兼容的引擎",
         "an object": "对象",
         "another machine: start gpu_agent.py there and add agent=…": "另一台机器：请在那里启动 gpu_agent.py，并添加 agent=…",
         "answers in a form that is not Ollama's": "返回的格式不是 Ollama 的",
@@ -311,9 +311,11 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "is a link: Ollama fetches none, so send the image itself as a data URL": "是链接：Ollama 不会下载图片，请以 data URL 发送图片本身",
         "is busy (status {status})": "正忙（状态码 {status}）",
         "is empty": "为空",
+        "is missing": "缺失",
         "is neither json nor a JSON schema": "既不是 json 也不是 JSON schema",
         "is not JSON: an earlier answer was cut off or made up": "不是 JSON：之前的回答被截断或是编造的",
         "is not base64: send the image as a data URL": "不是 base64：请以 data URL 发送图片",
+        "is not known": "未知",
         "is of the type {kind!r}: Ollama takes text and images only": "类型为 {kind!r}：Ollama 只接受文本和图片",
         "is too large a JSON schema: at most {limits} are possible": "JSON schema 过大：最多 {limits}",
         "it belongs before the ?": "应写在 `?` 之前",
@@ -343,6 +345,7 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "must be \"auto\", \"none\", \"required\" or the name of one of the tools": "必须是 \"auto\"、\"none\"、\"required\" 或其中一个工具的名称",
         "must be \"json\" or a JSON schema": "必须是 \"json\" 或 JSON schema",
         "must be a JSON schema: an object, true or false": "必须是 JSON schema：对象、true 或 false",
+        "must be a list": "必须是列表",
         "must be a list of JSON schemas": "必须是 JSON schema 的列表",
         "must be a list of images in base64": "必须是 base64 图片的列表",
         "must be a number": "必须是数字",
@@ -357,8 +360,10 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "must be one of {choices}": "必须是以下之一：{choices}",
         "must be one of {types}": "必须是 {types} 之一",
         "must be seconds or a duration such as \"5m\"": "必须是秒数，或 \"5m\" 这样的时长",
+        "must be text": "必须是文本",
         "must be text or a list of texts": "必须是文本或文本列表",
         "must be text, json_object or json_schema": "必须是 text、json_object 或 json_schema",
+        "must be true or false": "必须是 true 或 false",
         "must be {wanted}, not {value}": "必须是{wanted}，而不是{value}",
         "must begin with ^ and end with $: Ollama takes no other pattern": "必须以 ^ 开头、以 $ 结尾：Ollama 不接受其他模式",
         "must lead to a part of this schema, such as #/$defs/name": "必须指向此 schema 的一部分，例如 #/$defs/name",
@@ -398,6 +403,7 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "sends what is no JSON, or its address cannot be used": "返回的不是 JSON，或其地址无法使用",
         "sends {count} bytes that are no JSON object: is it {engine}?": "返回了 {count} 字节，但不是 JSON 对象：它是 {engine} 吗？",
         "sentinel_username and sentinel_password belong to redis+sentinel://": "sentinel_username 和 sentinel_password 属于 redis+sentinel://",
+        "start the engine there with it, or name a model that it serves": "请在那里用该模型启动引擎，或指定它提供的模型",
         "strategy {strategy!r} is unknown: the known ones are {known}": "未知策略 {strategy!r}：可用 {known}",
         "the Kubernetes API answered with HTTP {status}": "Kubernetes API 返回 HTTP {status}",
         "the Kubernetes API did not answer with a list of pods": "Kubernetes API 返回的不是 pod 列表",
@@ -647,6 +653,37 @@ def error_code(error: Exception) -> str:
     return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
 
 
+# --- ollama_pack.base.tables ---
+# Tables that admins write as text: a row a line, `#` starts a comment, empty lines are skipped.
+
+_COMMENT = re.compile(r"(?:^|\s)#.*")
+
+
+class TableError(PackError, ValueError):
+    """A row of a table cannot be used.
+
+    A `ValueError` too, so that a pydantic validator reports it when an admin saves the valve.
+
+    Attributes:
+        line: number of the row in the text, from 1.
+        row: the row as it was written, without secrets.
+        reason: what is wrong with it and what to do.
+    """
+
+    def __init__(self, line: int, row: str, reason: str) -> None:
+        super().__init__(message("row {line} ({row!r}): {reason}", line=line, row=row, reason=reason))
+        self.line = line
+        self.row = row
+        self.reason = reason
+
+
+def table_rows(text: str) -> Iterator[tuple[int, str]]:
+    """The rows of a table as they are written, each with its line's number from 1."""
+    for line, raw in enumerate(text.splitlines(), start=1):
+        if written := _COMMENT.sub("", raw).strip():
+            yield line, written
+
+
 # --- ollama_pack.aliases.errors ---
 # What goes wrong with aliases.
 
@@ -664,22 +701,8 @@ def why_not(model: str, reason: str) -> Message:
     return message("no node can answer with {model} now", model=model)
 
 
-class AliasTableError(PackError, ValueError):
-    """A row of an alias table cannot be used.
-
-    A `ValueError` too, so that a pydantic validator reports it when an admin saves the valve.
-
-    Attributes:
-        line: number of the row in the text, from 1.
-        row: the row as it was written.
-        reason: what is wrong with it and what to do.
-    """
-
-    def __init__(self, line: int, row: str, reason: str) -> None:
-        super().__init__(message("row {line} ({row!r}): {reason}", line=line, row=row, reason=reason))
-        self.line = line
-        self.row = row
-        self.reason = reason
+class AliasTableError(TableError):
+    """A row of an alias table cannot be used."""
 
 
 class AliasUnavailableError(PackError):
@@ -1158,7 +1181,6 @@ MAX_CHAIN = 10
 MAX_NAME_LENGTH = 256  # Open WebUI's own limit on a model id
 
 _ROW = re.compile(r"(?P<alias>[^=\[\]]*)=(?P<candidates>[^\[\]]*)(?:\[(?P<conditions>[^\[\]]*)\])?")
-_COMMENT = re.compile(r"(?:^|\s)#.*")
 _CONDITION = re.compile(r"(?P<key>[^<>=]*)(?P<relation>>?=|)(?P<value>.*)")
 _TOKENS = re.compile(r"(?P<count>[0-9]{1,9})\s*(?P<kilo>[kK]?)")
 _LEVEL = re.compile(r"[\w.-]+")
@@ -1282,18 +1304,14 @@ def parse_table(text: str) -> AliasTable:
         AliasTableError: naming the row and what is wrong with it.
     """
     rows: list[AliasRow] = []
-    for line, raw in enumerate(text.splitlines(), start=1):
-        if written := _COMMENT.sub("", raw).strip():
-            try:
-                rows.append(_parse_row(line, written))
-            except ValueError as fault:
-                raise AliasTableError(line, written, said_by(fault)) from None
-            if len(rows) > MAX_ROWS:
-                raise AliasTableError(
-                    line,
-                    written,
-                    message("a table has at most {limit} rows: use wildcards", limit=MAX_ROWS),
-                )
+    for line, written in table_rows(text):
+        try:
+            rows.append(_parse_row(line, written))
+        except ValueError as fault:
+            raise AliasTableError(line, written, said_by(fault)) from None
+        if len(rows) > MAX_ROWS:
+            reason = message("a table has at most {limit} rows: use wildcards", limit=MAX_ROWS)
+            raise AliasTableError(line, written, reason)
     return AliasTable(tuple(rows))
 
 
@@ -2781,10 +2799,12 @@ _REDIS_CLIENTS: Mapping[str, Callable[[_RedisUrl], RedisClient]] = {
 
 
 # --- ollama_pack.base.single_flight ---
-# Many who ask the same at the same time ask once.
+# What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
 
 _Key = TypeVar("_Key")
 _Shared = TypeVar("_Shared")
+
+_PLACE = "_ollama_pack_speech_state"  # never a module that can be imported
 
 
 class SingleFlight(Generic[_Shared]):
@@ -2929,6 +2949,67 @@ def _retrieve(task: asyncio.Task[Any]) -> None:
     """Look at the error even when all who waited have left, or asyncio complains of it."""
     if not task.cancelled():
         task.exception()
+
+
+def process_wide(name: str, make: Callable[[], _Shared]) -> _Shared:
+    """The one object of that name in this process, for all plugins, which are files that share no code.
+
+    Only objects of the standard library and of faster_whisper may be kept, because a plugin that is updated
+    while the server runs leaves objects of its older classes behind.
+
+    Args:
+        name: of the object.
+        make: makes it; may be called once too often, when two threads are the first together.
+    """
+    state = sys.modules.setdefault(_PLACE, ModuleType(_PLACE))
+    kept: _Shared = vars(state).setdefault(name, make())
+    return kept
+
+
+# --- ollama_pack.engines.model_ids ---
+# Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#
+# Those that `gpu_router` answers begin with its name, on Open WebUI and on the Pipelines server.
+
+ROUTER = "gpu_router."
+MAX_ID = 200  # Open WebUI takes 256 characters, the router's own prefix included
+
+_UNFIT = re.compile(r"[^\w./:@+~-]+")
+
+
+def usable_id(name: str) -> str:
+    """The id under which a model is offered: its name, with dashes for what is unfit in an id."""
+    fit = _UNFIT.sub("-", name).strip("-") if _UNFIT.search(name) else name
+    return fit if 0 < len(fit) <= MAX_ID else f"{fit[: MAX_ID - 9]}-{_mark(name)}".lstrip("-")
+
+
+def _mark(name: str) -> str:
+    return sha256(name.encode(errors="replace")).hexdigest()[:8]
+
+
+class ModelIds:
+    """The ids under which the models of one node are offered, and the names by which it is asked for them."""
+
+    def __init__(self) -> None:
+        """No name is known yet."""
+        self._names: dict[str, str] = {}
+        self._ids: dict[str, str] = {}
+
+    def learn(self, names: Iterable[str]) -> None:
+        """These are the models now. Where two names give one id, the second gets a mark of its own."""
+        self._names = {}
+        for name in sorted(names, key=lambda name: (usable_id(name) != name, name)):
+            fit = usable_id(name)
+            self._names[fit if fit not in self._names else f"{fit}-{_mark(name)}"] = name
+        self._ids = {name: fit for fit, name in self._names.items()}
+
+    def offered(self, name: str) -> str:
+        """The id for a name."""
+        return self._ids.get(name) or usable_id(name)
+
+    def real(self, fit: str) -> str:
+        """The name for an id; one that is not known is a name already."""
+        return self._names.get(fit, fit)
 
 
 # --- ollama_pack.engines.ollama.options ---
@@ -3189,6 +3270,11 @@ def openai_usage(line: Mapping[str, Any]) -> dict[str, Any]:
             ("reasoning_tokens", "accepted_prediction_tokens", "rejected_prediction_tokens"), 0
         ),
     }
+
+
+def working_seconds(line: Mapping[str, Any]) -> float:
+    """How long a node worked on an answer, without loading the model; 0 where it does not tell."""
+    return max(0, _figure(line, "total_duration") - _figure(line, "load_duration")) / NANOSECONDS
 
 
 def _text_or_none(value: object) -> str | None:
@@ -3527,6 +3613,11 @@ class Refusal:
     param: str | None = None
     retry_after: int | None = None
 
+    def translated(self, language: str) -> "Refusal":
+        """The same in a reader's language. Another plugin's sentence translates itself: it has the words."""
+        by_itself = getattr(self.message, "translated", None)
+        return replace(self, message=by_itself(language)) if by_itself else self
+
     @property
     def kind(self) -> str:
         """OpenAI's name for errors of this kind."""
@@ -3563,12 +3654,6 @@ class Refusal:
         }
 
 
-# --- ollama_pack.engines.routed_names ---
-# How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-
-ROUTER = "gpu_router."  # begins their ids
-
-
 # --- ollama_pack.engines.vectors ---
 # Vectors for texts, as an engine gives them.
 
@@ -3580,13 +3665,15 @@ class Vectors:
     Attributes:
         vectors: one for each text, in their order.
         tokens: of all texts; 0 where the engine does not count them.
+        seconds: of GPU time, without a load; 0 where the engine does not tell.
     """
 
     vectors: tuple[list[float], ...]
     tokens: int = 0
+    seconds: float = 0.0
 
 
-def vectors_in(node: str, found: object, tokens: object, wanted: int) -> Vectors:
+def vectors_in(node: str, found: object, tokens: object, wanted: int, seconds: float = 0.0) -> Vectors:
     """The vectors in an answer.
 
     Raises:
@@ -3595,7 +3682,7 @@ def vectors_in(node: str, found: object, tokens: object, wanted: int) -> Vectors
     vectors = found if isinstance(found, list) else []
     if len(vectors) != wanted or not all(isinstance(vector, list) and vector for vector in vectors):
         raise NodeFaultError(node, message("gives no vector for some of the texts"))
-    return Vectors(tuple(vectors), tokens if isinstance(tokens, int) else 0)
+    return Vectors(tuple(vectors), tokens if isinstance(tokens, int) else 0, seconds)
 
 
 # --- ollama_pack.engines.openai.metrics ---
@@ -4226,36 +4313,12 @@ def overwrite_prefix(
 # What goes wrong with routing.
 
 
-class NodeTableError(PackError, ValueError):
-    """A row of the `nodes` valve cannot be used. A `ValueError` too, as `AliasTableError` is.
-
-    Attributes:
-        line: number of the row in the text, from 1.
-        row: the row as it was written, but for its key.
-        reason: what is wrong with it and what to do.
-    """
-
-    def __init__(self, line: int, row: str, reason: str) -> None:
-        super().__init__(message("row {line} ({row!r}): {reason}", line=line, row=row, reason=reason))
-        self.line = line
-        self.row = row
-        self.reason = reason
+class NodeTableError(TableError):
+    """A row of the `nodes` valve cannot be used."""
 
 
-class WarmTableError(PackError, ValueError):
-    """A row of the `warm` valve cannot be used. A `ValueError` too, as `AliasTableError` is.
-
-    Attributes:
-        line: number of the row in the text, from 1.
-        row: the row as it was written.
-        reason: what is wrong with it and what to do.
-    """
-
-    def __init__(self, line: int, row: str, reason: str) -> None:
-        super().__init__(message("row {line} ({row!r}): {reason}", line=line, row=row, reason=reason))
-        self.line = line
-        self.row = row
-        self.reason = reason
+class WarmTableError(TableError):
+    """A row of the `warm` valve cannot be used."""
 
 
 class RoutingError(PackError):
@@ -6073,7 +6136,7 @@ class Dialect:
     refusal: Callable[[str, int, bytes, str], NodeError]
 
 
-OLLAMA_DIALECT = Dialect("an Ollama", status_error)
+OLLAMA_DIALECT = Dialect(message("an Ollama"), status_error)
 
 
 class NodeTransport:
@@ -7020,6 +7083,7 @@ class PendingChat:
         tell: shows status lines.
         bound: set when it has a node.
         figures: its user may see figures about what others do: see `reason`.
+        language: of the reason that its answer carries.
         waits_since: when it began to wait for one, on the loop's clock; None: it is at one.
         tried: nodes that have failed it → what was wrong.
         unexplained: those of these failures that may have been its own fault.
@@ -7042,6 +7106,7 @@ class PendingChat:
     tell: Tell
     bound: asyncio.Future[Assignment]
     figures: bool = True
+    language: str = ENGLISH
     waits_since: float | None = None
     tried: dict[str, NodeError] = field(default_factory=dict)
     unexplained: list[UnexplainedFailure] = field(default_factory=list)
@@ -7515,49 +7580,6 @@ def _hashed(name: str, key: bytes = b"") -> str:
     return blake2b(name.encode(errors="replace"), digest_size=16, key=key).hexdigest()
 
 
-# --- ollama_pack.engines.model_ids ---
-# Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-
-MAX_ID = 200  # Open WebUI takes 256 characters, the router's own prefix included
-
-_UNFIT = re.compile(r"[^\w./:@+~-]+")
-
-
-def usable_id(name: str) -> str:
-    """The id under which a model is offered: its name, with dashes for what is unfit in an id."""
-    fit = _UNFIT.sub("-", name).strip("-") if _UNFIT.search(name) else name
-    return fit if 0 < len(fit) <= MAX_ID else f"{fit[: MAX_ID - 9]}-{_mark(name)}".lstrip("-")
-
-
-def _mark(name: str) -> str:
-    return sha256(name.encode(errors="replace")).hexdigest()[:8]
-
-
-class ModelIds:
-    """The ids under which the models of one node are offered, and the names by which it is asked for them."""
-
-    def __init__(self) -> None:
-        """No name is known yet."""
-        self._names: dict[str, str] = {}
-        self._ids: dict[str, str] = {}
-
-    def learn(self, names: Iterable[str]) -> None:
-        """These are the models now. Where two names give one id, the second gets a mark of its own."""
-        self._names = {}
-        for name in sorted(names, key=lambda name: (usable_id(name) != name, name)):
-            fit = usable_id(name)
-            self._names[fit if fit not in self._names else f"{fit}-{_mark(name)}"] = name
-        self._ids = {name: fit for fit, name in self._names.items()}
-
-    def offered(self, name: str) -> str:
-        """The id for a name."""
-        return self._ids.get(name) or usable_id(name)
-
-    def real(self, fit: str) -> str:
-        """The name for an id; one that is not known is a name already."""
-        return self._names.get(fit, fit)
-
-
 # --- ollama_pack.engines.ollama.stream ---
 # A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
 
@@ -7883,9 +7905,6 @@ class NodeClient(Protocol):
     def name(self) -> str:
         """The node's address, as it may be shown."""
 
-    async def version(self) -> str:
-        """The version of the engine."""
-
     async def tags(self) -> tuple[ListedModel, ...]:
         """The models that the node has."""
 
@@ -7952,14 +7971,6 @@ class OllamaClient:
     def name(self) -> str:
         """The node's address, as it may be shown: without user name, password and query."""
         return self._node.name
-
-    async def version(self) -> str:
-        """The version of the Ollama, such as 0.17.4; empty where it is not told.
-
-        Raises:
-            NodeError: the node does not answer as it should.
-        """
-        return str((await self._node.ask("/api/version")).get("version") or "")
 
     async def tags(self) -> tuple[ListedModel, ...]:
         """The models that the node has. Entries that cannot be read are passed over, which is logged once.
@@ -8118,7 +8129,8 @@ class OllamaClient:
         wanted = {"dimensions": dimensions} if dimensions else {}
         body = {"model": self._ids.real(model), "input": list(texts), **wanted}
         answer = await self._node.ask("/api/embed", body, seconds)
-        return vectors_in(self.name, answer.get("embeddings"), answer.get("prompt_eval_count"), len(texts))
+        tokens = answer.get("prompt_eval_count")
+        return vectors_in(self.name, answer.get("embeddings"), tokens, len(texts), working_seconds(answer))
 
     async def pull(self, model: str) -> AsyncGenerator[tuple[int, int], None]:
         """Have the node pull a model: bytes that are there of the current layer, and its bytes (0: unknown).
@@ -8150,7 +8162,7 @@ class OllamaClient:
 # --- ollama_pack.engines.openai.failures ---
 # Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
 
-SERVE_IT = "start the engine there with it, or name a model that it serves"
+SERVE_IT = message("start the engine there with it, or name a model that it serves")
 
 # vLLM and OpenAI say that "The model `x` does not exist", llama.cpp "model 'x' not found" or "model is not
 # loaded", LiteLLM "Invalid model name passed in". Only a sentence that begins so is about the model.
@@ -8680,19 +8692,13 @@ def _string_or_empty(value: object) -> str:
 # A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
 
 METRICS_RETRY_SECONDS = 600.0  # until an engine without metrics is asked again: it may have been restarted
-OPENAI_DIALECT = Dialect("an OpenAI-compatible engine", engine_status_error)
+OPENAI_DIALECT = Dialect(message("an OpenAI-compatible engine"), engine_status_error)
 LLAMACPP = "llamacpp"  # what it calls itself in `owned_by`
 
 _V1 = "/v1"
 # A path with a version in it, or with OpenAI's name at its end, is all of the base address: nothing is added.
 _WHOLE_BASE = re.compile(r"https?://[^/]+(?:/.*)?/(?:v\d+\w*(?:/.*)?|openai)", re.IGNORECASE)
 # Where an engine tells its version, and under which name: vLLM, llama.cpp, SGLang, and SGLang before 0.5.
-_VERSIONS = (
-    ("/version", "version"),
-    ("/props", "build_info"),
-    ("/server_info", "version"),
-    ("/get_server_info", "version"),
-)
 # By which the routers of vLLM (`consistent_hash`, and its production stack with this `--session-key`) and of
 # SGLang keep a session at one engine.
 SESSION_HEADERS = ("X-Session-Id", "X-SMG-Routing-Key")
@@ -8740,18 +8746,6 @@ class OpenAIClient:
     def name(self) -> str:
         """The node's address, as it may be shown: without `/v1`, user name, password and query."""
         return self._node.name
-
-    async def version(self) -> str:
-        """The version of the engine; empty where it is not told.
-
-        Raises:
-            NodeError: the node does not answer as it should.
-        """
-        for path, key in _VERSIONS:
-            version = (await self._told(path)).get(key)
-            if isinstance(version, str) and version:
-                return version
-        return ""
 
     async def tags(self) -> tuple[ListedModel, ...]:
         """The models that the engine serves, or can load.
@@ -9055,7 +9049,6 @@ DISCOVERED = (SRV, PODS)  # addresses that stand for several servers
 MAX_WEIGHT = 100.0
 MAX_DECLARED_SLOTS = 1024
 
-_NODE_COMMENT = re.compile(r"(?:^|\s)#.*")
 _NODE_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,63}")
 _NODE_PODS = re.compile(r"k8s://[a-z0-9-]{1,63}/[A-Za-z0-9_./=!,-]{1,500}:[1-9][0-9]{0,4}")
 _NODE_SRV = re.compile(r"dns\+srv://(?:[0-9.]+(?::[0-9]{1,5})?/)?(?:[\w-]{1,63}\.)+[\w-]{1,63}\.?")
@@ -9146,13 +9139,12 @@ def parse_nodes(text: str) -> tuple[NodeRow, ...]:
         NodeTableError: naming the row and what is wrong with it.
     """
     rows: list[NodeRow] = []
-    for line, raw in enumerate(text.splitlines(), start=1):
-        if written := _NODE_COMMENT.sub("", raw).strip():
-            try:
-                rows.append(_parse_node(line, written))
-                _refuse_repeated(rows)
-            except ValueError as fault:
-                raise NodeTableError(line, *_without_secrets(written, said_by(fault))) from None
+    for line, written in table_rows(text):
+        try:
+            rows.append(_parse_node(line, written))
+            _refuse_repeated(rows)
+        except ValueError as fault:
+            raise NodeTableError(line, *_without_secrets(written, said_by(fault))) from None
     return tuple(rows)
 
 
@@ -9860,10 +9852,6 @@ class ListedClient:
     def name(self) -> str:
         """The node's address, as it may be shown."""
         return self._client.name
-
-    async def version(self) -> str:
-        """The version of the engine."""
-        return await self._client.version()
 
     async def tags(self) -> tuple[ListedModel, ...]:
         """The models that are offered."""
@@ -11006,23 +10994,6 @@ _NOT_SIGNED_IN = frozenset({401, 403, 407})
 MISSES = 2  # looks in a row that run out of time before a node counts as gone: it may just be busy
 
 
-@dataclass(frozen=True, slots=True)
-class WatchedNode:
-    """What is known of a node, at one moment.
-
-    Attributes:
-        models: what it has, or had when it last answered.
-        seen_at: when it last answered, on the caller's clock; None: never.
-        fault: what was wrong the last time; empty: nothing.
-        others: models that do not chat, such as embedders.
-    """
-
-    models: tuple[NodeModel, ...] = ()
-    seen_at: float | None = None
-    fault: str = ""
-    others: tuple[NodeModel, ...] = ()
-
-
 def node_client(row: NodeRow, session: aiohttp.ClientSession) -> NodeClient:
     """The client for a node of its kind."""
     headers = row.way_in.fixed_headers
@@ -11041,7 +11012,10 @@ class NodeWatch:
         """Take what is needed later; nothing is asked yet."""
         self.row = row
         self.client = client
-        self.known = WatchedNode()
+        self.models: tuple[NodeModel, ...] = ()  # what it has, or had when it last answered
+        self.others: tuple[NodeModel, ...] = ()  # models that do not chat, such as embedders
+        self.answered_at: float | None = None  # the last time; None: never
+        self.fault = ""  # what was wrong the last time; empty: nothing
         self.gpus = GpuReport(reason=message("not looked at yet"))
         self.looked = asyncio.Event()  # at least once, with or without an answer
         self.hurry = asyncio.Event()  # look again now
@@ -11060,7 +11034,7 @@ class NodeWatch:
             look = await self._probe.look()
         except NodeError as error:
             self._missed = MISSES if isinstance(error, NodeUnreachableError) else self._missed + 1
-            self.known = replace(self.known, fault=self._fault(error))
+            self.fault = self._fault(error)
             return None
         finally:
             self.looked.set()
@@ -11068,7 +11042,8 @@ class NodeWatch:
         self.is_whole = self.is_whole or look.is_whole
         if not self.is_whole:
             self.hurry.set()
-        self.known = WatchedNode(look.models, self._clock(), others=look.others)
+        self.models, self.others = look.models, look.others
+        self.answered_at, self.fault = self._clock(), ""
         self.seen_at = asked_at
         blobs = {fold_name(model.name): model.installed.blob for model in look.models}
         residents = look.residents
@@ -11083,7 +11058,7 @@ class NodeWatch:
 
         A look from before `since`, when it was asked for, shows nothing.
         """
-        model = next((model for model in self.known.models if model.name == name), None)
+        model = next((model for model in self.models if model.name == name), None)
         if model is None or model.installed.fixed or self._loaded is None or self.seen_at < since:
             return False
         return model.installed.blob not in self._loaded
@@ -11143,28 +11118,28 @@ class NodeWatch:
     @property
     def is_gone(self) -> bool:
         """Nothing is to be expected from it: no connection, or no answer several times."""
-        return self._missed >= MISSES or self.known.seen_at is None
+        return self._missed >= MISSES or self.answered_at is None
 
     @property
     def is_listed(self) -> bool:
         """Whether its models are offered: it answers, or did a short while ago."""
-        seen = self.known.seen_at
-        return not self.leaving and seen is not None and self._clock() - seen < GRACE_SECONDS
+        at = self.answered_at
+        return not self.leaving and at is not None and self._clock() - at < GRACE_SECONDS
 
     def has_any(self, models: Iterable[str]) -> bool:
         """Whether it has one of these, by whatever name it lists it, or had when it last answered."""
         names = {fold_name(name) for model in models for name in auto_parts(model)[0]}
-        return any(fold_name(model.name) in names for model in self.known.models)
+        return any(fold_name(model.name) in names for model in self.models)
 
     def holds(self, model: str) -> bool:
         """Whether a model is in its memory, by the name that the node lists."""
-        everything = (*self.known.models, *self.known.others)
+        everything = (*self.models, *self.others)
         blobs = {known.installed.blob for known in everything if known.name == model}
         return bool(self._loaded and self._loaded & {*blobs, fold_name(model)})
 
     def names_of(self, model: str) -> frozenset[str]:
         """The names by which the node lists these weights, such as those that `ollama cp` has made."""
-        blobs = {known.name: known.installed.blob for known in self.known.models}
+        blobs = {known.name: known.installed.blob for known in self.models}
         return frozenset(name for name, blob in blobs.items() if blob == blobs.get(model))
 
     def stop(self) -> None:
@@ -11300,8 +11275,8 @@ class Attempt:
 
     def _noted(self, chunk: dict[str, Any]) -> dict[str, Any]:
         if "usage" in chunk:
-            why = self._pending_chat.reason(self.binding)
-            chunk[TAG] = {"model": self.binding.model, "node": self.binding.node, "reason": str(why)}
+            why = in_language(self._pending_chat.reason(self.binding), self._pending_chat.language)
+            chunk[TAG] = {"model": self.binding.model, "node": self.binding.node, "reason": why}
             self._figures = chunk
         return chunk
 
@@ -11416,7 +11391,7 @@ def is_about_request(error: RetryableNodeError) -> bool:
 
 
 def _known_thinking(watch: NodeWatch, name: str) -> Thinking | None:
-    return next((model.thinking for model in watch.known.models if model.name == name), None)
+    return next((model.thinking for model in watch.models if model.name == name), None)
 
 
 # --- ollama_pack.routing.dispatch.counts ---
@@ -11551,6 +11526,7 @@ def chat_record(pending: PendingChat, error: BaseException | None, now: float) -
     | `prompt`, `held`, `written` | tokens: of the prompt, of these those that the node held, of the answer |
     | `loads`, `background` | the model had to be loaded; nobody looked at the answer |
     | `tried` | nodes that failed it, each with what was wrong |
+    | `tried_texts` | the same in other languages |
     | `considered` | the cheapest nodes, the chosen one first: node, model, terms in seconds |
 
     Args:
@@ -11586,7 +11562,12 @@ def chat_record(pending: PendingChat, error: BaseException | None, now: float) -
         others = {language: in_language(error, language)[:MAX_ERROR] for language in TRANSLATIONS}
         record["error_texts"] = {name: text for name, text in others.items() if text != record["error_text"]}
     if pending.tried:
-        record["tried"] = {node: fault.plain[:MAX_ERROR] for node, fault in pending.tried.items()}
+        faults = {node: fault.plain for node, fault in pending.tried.items()}
+        record["tried"] = {node: fault[:MAX_ERROR] for node, fault in faults.items()}
+        record["tried_texts"] = {
+            language: {node: in_language(fault, language)[:MAX_ERROR] for node, fault in faults.items()}
+            for language in TRANSLATIONS
+        }
     return record
 
 
@@ -14058,7 +14039,6 @@ def _free(node: NodeView) -> int:
 MAX_WARM_ROWS = 200
 MAX_COPIES = 64
 _DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
-_WARM_COMMENT = re.compile(r"(?:^|\s)#.*")
 _SPAN = re.compile(
     r"(?:(?P<days>[a-z]{3}(?:-[a-z]{3})?)\s+)?(?P<begins>[0-9]{1,2}:[0-9]{2})-(?P<ends>[0-9]{1,2}:[0-9]{2})"
 )
@@ -14127,13 +14107,12 @@ def parse_warm(text: str) -> tuple[WarmRow, ...]:
         WarmTableError: naming the row and what is wrong with it.
     """
     rows: list[WarmRow] = []
-    for line, raw in enumerate(text.splitlines(), start=1):
-        if written := _WARM_COMMENT.sub("", raw).strip():
-            try:
-                rows.append(_warm_row(line, written))
-                _refuse_more(rows)
-            except ValueError as fault:
-                raise WarmTableError(line, written, said_by(fault)) from None
+    for line, written in table_rows(text):
+        try:
+            rows.append(_warm_row(line, written))
+            _refuse_more(rows)
+        except ValueError as fault:
+            raise WarmTableError(line, written, said_by(fault)) from None
     return tuple(rows)
 
 
@@ -14479,7 +14458,7 @@ class Upkeep:
     async def _without_chats(self, state: PullState) -> AsyncIterator[None]:
         """Give the node nothing new, where the others have all its models, and wait until it is idle."""
         node = state.node
-        models = frozenset(fold_name(model.name) for model in self._fleet.nodes[node].known.models)
+        models = frozenset(fold_name(model.name) for model in self._fleet.nodes[node].models)
         if not self._can_spare(node, models):
             yield
             return
@@ -14516,7 +14495,7 @@ class Upkeep:
         others: set[str] = set()
         for name, watch in self._fleet.nodes.items():
             if name != node and name not in self.drained and self._fleet.is_healthy(name):
-                others |= {fold_name(model.name) for model in watch.known.models}
+                others |= {fold_name(model.name) for model in watch.models}
         return others.issuperset(models)
 
     # --- what other workers pull ---
@@ -14923,7 +14902,7 @@ class NodePoller:
     def is_complete(self) -> bool:
         """Whether every node has been looked at once, and those that answer have told of all their models."""
         watches = self._nodes.values()
-        return all(watch.looked.is_set() and (watch.is_whole or watch.known.fault) for watch in watches)
+        return all(watch.looked.is_set() and (watch.is_whole or watch.fault) for watch in watches)
 
     async def ready(self, seconds: float = FIRST_LOOK_SECONDS) -> None:
         """Wait until every node has been looked at once, but no longer than this."""
@@ -14971,7 +14950,7 @@ class NodePoller:
 
     def catalogue(self) -> Catalogue:
         """The models of all nodes that answer, or did a short while ago."""
-        listed = tuple((name, watch.known.models) for name, watch in self._nodes.items() if watch.is_listed)
+        listed = tuple((name, watch.models) for name, watch in self._nodes.items() if watch.is_listed)
         if listed != self._made[0]:
             self._made = listed, build_catalogue(dict(listed))
         return self._made[1]
@@ -15063,6 +15042,7 @@ class Router:
             self._sharing = connect(self._share, self._decide)
         self._idle = asyncio.Event()
         self._idle.set()
+        self._holders = 0
         self._wake: asyncio.TimerHandle | None = None
         self._loads: set[asyncio.Task[None]] = set()  # that nobody waits for
         self.upkeep = Upkeep(self)
@@ -15180,9 +15160,25 @@ class Router:
         """How many other workers are heard."""
         return self._share.peers if self._share else 0
 
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """For whoever is about to ask something of it: `close` waits until nobody holds it."""
+        self._holders += 1
+        self._idle.clear()
+        try:
+            yield
+        finally:
+            self._holders -= 1
+            self._rest()
+
+    def _rest(self) -> None:
+        if not self._chats and not self._holders:
+            self._idle.set()
+
     async def close(self) -> None:
         """Let the requests that are under way end, then leave the nodes alone."""
-        await self._idle.wait()
+        while not self._idle.is_set():  # somebody may come before this goes on
+            await self._idle.wait()
         self.upkeep.close()
         for load in self._loads:
             load.cancel()
@@ -15207,6 +15203,7 @@ class Router:
         background: bool = False,
         tell: Tell = _tell_nobody,
         figures: bool = True,
+        language: str = ENGLISH,
         headers: NodeHeaders | None = None,
         last: bool = False,
         served: Served | None = None,
@@ -15226,6 +15223,7 @@ class Router:
             background: nobody looks at the answer as it is written.
             tell: shows status lines.
             figures: whether the user may see what the nodes hold of others: see `explain.reason`.
+            language: of whoever reads the reason.
             headers: for its request to a node; None: only those that every request has.
             last: it comes behind all others.
             served: is told what the answer took, also where its user leaves before the end.
@@ -15256,6 +15254,7 @@ class Router:
             tell,
             bound,
             figures,
+            language=language,
             headers=headers,
             served=served,
             user=user,
@@ -15314,8 +15313,7 @@ class Router:
             self._decided.pop(identity, None)
             self._drop_idle()
             self._decide()
-            if not self._chats:
-                self._idle.set()
+            self._rest()
             if pending.shown is not None:  # also when its user has left: the line is kept with the chat
                 line = waited_line(pending.asked, pending.shown_for())
                 last = self._loop.create_task(pending.say(line, done=True))
@@ -15330,7 +15328,7 @@ class Router:
 
     def no_node(self, models: Sequence[str]) -> NoNodeError:
         """The error that says why no node can have these models."""
-        silent = {name: watch.known.fault for name, watch in self.nodes.items() if watch.known.fault}
+        silent = {name: watch.fault for name, watch in self.nodes.items() if watch.fault}
         return NoNodeError(tuple(models), tuple(self.nodes), silent)
 
     def _decide(self) -> None:
@@ -15450,7 +15448,7 @@ class Router:
         if self.scheduler.cluster.can_answer(models):
             return {}
         return {
-            name: watch.known.fault or self._failure(name, models)
+            name: watch.fault or self._failure(name, models)
             for name, watch in self.nodes.items()
             if watch.has_any(models)
         }
@@ -15603,7 +15601,7 @@ class Embedding:
     def catalogue(self, router: Router) -> Catalogue:
         """The models that can be asked for vectors: those that do nothing else, and those that chat."""
         watches = [(name, watch) for name, watch in router.nodes.items() if watch.is_listed]
-        return build_catalogue({name: (*watch.known.models, *watch.known.others) for name, watch in watches})
+        return build_catalogue({name: (*watch.models, *watch.others) for name, watch in watches})
 
     async def embed(
         self, router: Router, model: str, texts: Sequence[str], dimensions: int = 0
@@ -15638,7 +15636,7 @@ class Embedding:
         """The nodes that have a model, the best first, each with its own name for it."""
         found = []
         for name, watch in router.nodes.items():
-            there = (*watch.known.models, *watch.known.others)
+            there = (*watch.models, *watch.others)
             own = next((known.name for known in there if fold_name(known.name) == fold_name(model)), None)
             if own is not None and watch.is_listed:
                 busy = router.in_flight(name) + self._running[name]
@@ -15829,12 +15827,6 @@ def _improve(
                 pull = variant.name not in node.installed
                 plan.placements[number] = Placement(node.name, placed.model, variant, need, pull)
                 break
-
-
-# --- ollama_pack.routing.plan.bounds ---
-# What a plan can be asked for.
-
-USUAL_CONTEXT = 8192
 
 
 # --- ollama_pack.routing.plan.demand ---
@@ -16378,6 +16370,7 @@ def _chain(*parts: object) -> int:
 # --- ollama_pack.routing.plan.report ---
 # What fits where, what to pull, and what one more GPU would bring: all of a plan, as people read it.
 
+USUAL_CONTEXT = 8192
 USUAL_LEVEL = "Q4_K_M"  # of a model whose name says none
 LEVELS = ("Q8_0", "Q6_K", USUAL_LEVEL, "Q3_K_M")  # that the table has, whether they are installed or not
 MORE_GPUS = (24, 48, 80)  # GB of one more GPU, next to those that the fleet has
@@ -16704,7 +16697,7 @@ def _node_details(router: Router, view: NodeView) -> dict[str, Any]:
     return {
         "own": router.own_in_flight(view.name),
         "gpu_reason": router.nodes[view.name].gpus.reason,
-        "fault": router.nodes[view.name].known.fault,
+        "fault": router.nodes[view.name].fault,
         "breaker": router.scheduler.cluster.nodes[view.name].breaker.state(now),
         "runners": [_runner_details(runner) for runner in view.runners],
         "rates": {blob[:12]: _rate_details(view, blob) for blob in view.rates},
@@ -16743,7 +16736,7 @@ def _node_to_plan(router: Router, name: str) -> SeenNode:
     if watch.row.kind != "ollama":
         return SeenNode(name, address, fault=message("only Ollama nodes are planned"))
     if watch.is_gone:
-        return SeenNode(name, address, fault=watch.known.fault or message("it has not answered yet"))
+        return SeenNode(name, address, fault=watch.fault or message("it has not answered yet"))
     memory = state.memory
     return SeenNode(
         name=name,
@@ -16756,7 +16749,7 @@ def _node_to_plan(router: Router, name: str) -> SeenNode:
             model.name: PlannedVariant(
                 model.name, model.quantization, model.installed.bits, model.installed.shape
             )
-            for model in watch.known.models
+            for model in watch.models
             if model.installed.shape is not None and not model.installed.remote
         },
     )
@@ -16859,22 +16852,21 @@ async def answer_events(
     yield LAST_EVENT
 
 
-def refusal_of(error: Exception, *, for_admin: bool, language: str = ENGLISH) -> Refusal:
+def refusal_of(error: Exception, *, for_admin: bool) -> Refusal:
     """The status, the code and the sentence for an error. What is not the pack's own goes to the log.
 
     Args:
         error: one of the pack's, or any other.
         for_admin: the sentence says which node did what, and how to put it right.
-        language: of whoever reads it.
     """
     if not isinstance(error, PackError):
         log.error("A chat was not answered", exc_info=error)
-        return Refusal(HTTPStatus.INTERNAL_SERVER_ERROR, in_language(_UNFORESEEN, language), "internal_error")
+        return Refusal(HTTPStatus.INTERNAL_SERVER_ERROR, _UNFORESEEN, "internal_error")
     status, code, sentence = _meaning(error)
     waiting_helps = status in {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE}
     return Refusal(
         status=status,
-        message=in_language(error if for_admin else sentence, language),
+        message=said_by(error) if for_admin else sentence,
         code=code,
         param=_param(error),
         retry_after=RETRY_AFTER_SECONDS if waiting_helps else None,
@@ -16976,11 +16968,22 @@ BUDGET_STATE = "ollama_pack_budget"  # the filter's key in `__metadata__`, where
 Grants = frozenset[tuple[str, str, str]]  # principal type, principal id, permission
 
 
+def grants_in(forms: Any) -> Grants:
+    """Grants from the form that Open WebUI has them in."""
+    return frozenset(
+        (str(one["principal_type"]), str(one["principal_id"]), str(one["permission"]))
+        for one in (forms if isinstance(forms, list) else ())
+        if isinstance(one, dict)
+    )
+
+
 # --- ollama_pack.webui.model_rows ---
 # Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
 
 MARK = "ollama_pack"  # the key in a row's meta, the uploader's too
 MAKER = "ollama_pack_events"
+# A row's capabilities, as upload.py sets them: Open WebUI keeps its own tools from the model.
+WITHOUT_TOOLS = {"builtin_tools": False}
 
 
 @dataclass(frozen=True, slots=True)
@@ -17037,12 +17040,17 @@ class ExistingRow:
 
     @property
     def given(self) -> Grants:
-        """The grants that the events function gave last."""
+        """The grants that the pack gave last."""
         return grants_in(self.mark.get("grants"))
 
     @property
+    def has_given_grants(self) -> bool:
+        """Whether its grants are those that the pack gave. Version 0.1 did not note them."""
+        return "grants" not in self.mark or self.grants == self.given
+
+    @property
     def has_given_switch(self) -> bool:
-        """Whether it is on or off as the events function set it."""
+        """Whether it is on or off as the pack set it."""
         return self.active == bool(self.mark.get("active", True))
 
     @property
@@ -17058,14 +17066,21 @@ class ExistingRow:
 
     @property
     def has_additions(self) -> bool:
-        """Whether an admin has put something of their own into the row."""
+        """Whether an admin has put something into the row, has switched it or has changed who may use it."""
+        return self.has_settings or not self.has_given_switch or not self.has_given_grants
+
+    @property
+    def has_settings(self) -> bool:
+        """Whether an admin has put something of their own into the row: a name, a prompt or tags."""
         ours = {MARK, "description", "hidden", "profile_image_url"}
         if tag_names(self.meta.get("tags")) == tuple(self.mark.get("tags") or ()):
             ours.add("tags")
+        if self.meta.get("capabilities") == WITHOUT_TOOLS:
+            ours.add("capabilities")
         added = any(value for key, value in self.meta.items() if key not in ours)
-        renamed = self.name != self.mark.get("name")
-        is_changed = not self.has_given_switch or self.grants != self.given
-        return added or renamed or self.has_params or is_changed
+        # upload.py notes no name: it takes over rows that have the router's
+        names = {self.mark.get("name")} if "name" in self.mark else {self.id, self.id.removeprefix(ROUTER)}
+        return added or self.name not in names or self.has_params
 
 
 def existing_row(row: Mapping[str, Any]) -> ExistingRow:
@@ -17080,13 +17095,6 @@ def existing_row(row: Mapping[str, Any]) -> ExistingRow:
         meta={key: value for key, value in meta.items() if value is not None},
         has_params=any(value is not None for value in params.values()),
         owner=str(row.get("user_id") or ""),
-    )
-
-
-def grants_in(forms: Any) -> Grants:
-    """Grants from the form that Open WebUI has them in."""
-    return frozenset(
-        (str(one["principal_type"]), str(one["principal_id"]), str(one["permission"])) for one in forms or ()
     )
 
 
@@ -17725,120 +17733,6 @@ def _is_ip(host: str) -> bool:
     return True
 
 
-# --- ollama_pack.base.process ---
-# One object for all plugins of a process, which are files that share no code.
-#
-# Only objects of the standard library and of faster_whisper may be kept, because a plugin that is updated while
-# the server runs leaves objects of its older classes behind.
-
-_PLACE = "_ollama_pack_speech_state"  # never a module that can be imported
-
-
-def process_wide(name: str, make: Callable[[], T]) -> T:
-    """The one object of that name in this process, made at the first call.
-
-    Args:
-        name: of the object.
-        make: makes it; may be called once too often, when two threads are the first together.
-    """
-    state = sys.modules.setdefault(_PLACE, ModuleType(_PLACE))
-    kept: T = vars(state).setdefault(name, make())
-    return kept
-
-
-# --- ollama_pack.services.refused_valves ---
-# Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#
-# What a process has refused is kept in it for an hour, as plain values: each plugin has a copy of this code.
-
-_refused_valves__KEEP_SECONDS = 3600.0
-_MODULE = re.compile(r"(?:function|tool)_(\w+)_[0-9a-f]{32}")  # as Open WebUI calls a plugin's module
-
-
-def note_refused(valves: type[BaseModel], error: ValidationError) -> None:
-    """An admin has saved valves that the plugin refuses, or such valves are stored."""
-    if plugin := _plugin_of(valves):
-        said = joined(
-            (_refused_valves__said(one) for one in error.errors(include_url=False, include_input=False)), message("; ")
-        )
-        words = {language: in_language(said, language) for language in (ENGLISH, *TRANSLATIONS)}
-        _refused()[plugin] = {"at": time.time(), "said": words, "told": False}
-
-
-def note_accepted(valves: BaseModel) -> None:
-    """Valves were accepted: where they are others than before, a save has put right what was refused."""
-    if plugin := _plugin_of(type(valves)):
-        accepted = process_wide("accepted valves", dict[str, int])
-        digest = hash(valves.model_dump_json())
-        if accepted.get(plugin, digest) != digest:
-            _refused().pop(plugin, None)
-        accepted[plugin] = digest
-
-
-def refused_valves(language: str) -> list[dict[str, Any]]:
-    """What was refused within the last hour and not put right since: `plugin`, `at` and `reason` of each."""
-    now = time.time()
-    return [
-        {"plugin": plugin, "at": note["at"], "reason": _in(note["said"], language)}
-        for plugin, note in _refused().items()
-        if now - note["at"] < _refused_valves__KEEP_SECONDS
-    ]
-
-
-async def tell_refused(
-    emitter: Callable[[dict[str, Any]], Awaitable[None]] | None, user: Mapping[str, Any], language: str
-) -> None:
-    """Show an admin, once and above an answer, what was refused."""
-    if emitter is None or user.get("role") != "admin":
-        return
-    for one in refused_valves(language):
-        note = _refused().get(one["plugin"])
-        if note and not note["told"]:
-            note["told"] = True
-            line = message("Settings of {plugin} were refused: {reason}", **one)
-            text = in_language(line, language)
-            await emitter({"type": "status", "data": {"description": text, "done": True}})
-
-
-def _refused() -> dict[str, dict[str, Any]]:
-    return process_wide("refused valves", dict[str, dict[str, Any]])
-
-
-def _in(words: Mapping[str, str], language: str) -> str:
-    return str(words.get(known_language(language)) or words[ENGLISH])
-
-
-def _plugin_of(valves: type[BaseModel]) -> str:
-    """Id of the plugin that Open WebUI has loaded these valves with; empty elsewhere, and for a user's."""
-    found = _MODULE.fullmatch(valves.__module__)
-    return found[1] if found and valves.__name__ == "Valves" else ""
-
-
-def _refused_valves__said(problem: Any) -> Message:
-    """One of pydantic's errors as `valve: reason`."""
-    valve = ".".join(map(str, problem["loc"]))
-    return joined([valve, refusal(problem)], message(": "))
-
-
-def refusal(problem: Any) -> Message:  # noqa: PLR0911 - a line for each kind
-    """What one of pydantic's errors says, in words for people."""
-    context = problem.get("ctx") or {}
-    match problem["type"]:
-        case "value_error" if isinstance(context.get("error"), Exception):
-            return said_by(context["error"])
-        case "greater_than_equal":
-            return message("must be at least {limit}", limit=context["ge"])
-        case "less_than_equal":
-            return message("must be at most {limit}", limit=context["le"])
-        case "int_parsing" | "int_type" | "int_from_float":
-            return message("must be a whole number")
-        case "float_parsing" | "float_type":
-            return message("must be a number")
-        case "literal_error":
-            return message("must be one of {choices}", choices=context["expected"])
-    return Message(str(problem["msg"]))
-
-
 # --- ollama_pack.services.routed ---
 # Aliases over a fleet: which names a router offers, and which models may answer for one.
 
@@ -18032,9 +17926,10 @@ class RouterHost:
         """
         preload_nvml()
         self.current: Router | None = None
+        self.is_left = False
         self._connect, self._secret, self._trusted = connect, secret, trusted
         self._made_of: tuple[tuple[NodeRow, ...], RouterSettings, str] | None = None
-        self._closing: set[asyncio.Task[None]] = set()
+        self.closing: set[asyncio.Task[None]] = set()
 
     async def router(
         self, rows: tuple[NodeRow, ...], settings: RouterSettings, shared_over: str = ""
@@ -18042,7 +17937,8 @@ class RouterHost:
         """The router for these nodes and settings, ready.
 
         It goes on, and keeps what it has learned, where nodes have come or gone. Another one is made when
-        the row of a node, or a setting, has changed.
+        the row of a node, or a setting, has changed: hold the router before you wait for anything else
+        (`with router.held():`), or it may close meanwhile.
 
         Args:
             rows: the nodes.
@@ -18055,8 +17951,7 @@ class RouterHost:
         elif self.current is None or self._made_of != wanted:
             self.retire()
             connector = aiohttp.TCPConnector(limit=0, ssl=self._trusted())
-            # As Open WebUI's own: with proxies from HTTP_PROXY, HTTPS_PROXY and NO_PROXY.
-            session = aiohttp.ClientSession(connector=connector, trust_env=True)
+            session = aiohttp.ClientSession(connector=connector, trust_env=_environment_counts())
             self.current = Router(
                 rows,
                 session,
@@ -18067,9 +17962,12 @@ class RouterHost:
             )
         self._made_of = wanted
         router = self.current
-        await router.ready()
-        while _pulls_left():
+        with router.held():
+            await router.ready()
+        while _pulls_left() and router is self.current:
             router.upkeep.go_on(*_pulls_left().pop(0))
+        if self.is_left:  # a late chat of code that was replaced: nobody else would close it
+            self.retire()
         return router
 
     def _is_followed_by(self, wanted: tuple[tuple[NodeRow, ...], RouterSettings, str]) -> bool:
@@ -18079,10 +17977,15 @@ class RouterHost:
         known = {name: watch.row for name, watch in self.current.nodes.items()}
         return all(known.get(row.name, row) == row for row in wanted[0])
 
+    def leave(self) -> None:
+        """Other code has taken over: what is asked from now on is asked by a router of its own, and late."""
+        self.is_left = True
+        self.retire()
+
     async def close(self) -> None:
         """Wait for what is under way, then leave all nodes alone. `router` may be asked again afterwards."""
         self.retire()
-        await asyncio.gather(*self._closing)
+        await asyncio.gather(*self.closing)
 
     def retire(self) -> None:
         """Let the router finish what it has begun, and give its connections back.
@@ -18094,14 +17997,28 @@ class RouterHost:
             task = asyncio.get_running_loop().create_task(self.current.close())
             if pulls:
                 _pulls_left().append((pulls, task))
-            self._closing.add(task)
-            task.add_done_callback(self._closing.discard)
+            self.closing.add(task)
+            task.add_done_callback(self.closing.discard)
             self.current = None
 
 
 def _pulls_left() -> list[tuple[list[dict[str, Any]], asyncio.Task[None]]]:
     """The pulls of routers of this process that were replaced, by whatever code, and when each has ended."""
     return process_wide("pulls left", list[tuple[list[dict[str, Any]], asyncio.Task[None]]])
+
+
+def _environment_counts() -> bool:
+    """Whether the environment says how to reach nodes, as for Open WebUI's own connections.
+
+    That is a proxy (HTTP_PROXY, HTTPS_PROXY, NO_PROXY) or a file of logins (.netrc). Without them aiohttp
+    need not look for both before every request, which takes two threads and half a millisecond.
+    """
+    if getproxies().keys() & {"http", "https"}:
+        return True
+    try:
+        return Path(os.environ.get("NETRC") or "~/.netrc").expanduser().is_file()
+    except RuntimeError:  # nobody's home
+        return False
 
 
 # --- ollama_pack.services.metrics_text ---
@@ -18259,8 +18176,33 @@ def _buckets(times: SecondsHistogram) -> Buckets:
     return Buckets(SECONDS_BOUNDS, tuple(times.counts), times.total)
 
 
-# --- ollama_pack.services.pack_valves ---
-# What all valves of the pack have in common.
+# --- ollama_pack.services.valves ---
+# What all valves of the pack have in common: what is refused is told to admins, without what was written.
+#
+# Open WebUI's page only shows that there was an error. What a process has refused is kept in it for an hour, as
+# plain values: each plugin has a copy of this code.
+
+_valves__KEEP_SECONDS = 3600.0
+_WHOLE, _NUMBER, _SWITCH = (
+    message("must be a whole number"),
+    message("must be a number"),
+    message("must be true or false"),
+)
+# By pydantic's name for the error.
+_REFUSALS = {
+    "bool_parsing": _SWITCH,
+    "bool_type": _SWITCH,
+    "extra_forbidden": message("is not known"),
+    "float_parsing": _NUMBER,
+    "float_type": _NUMBER,
+    "int_from_float": _WHOLE,
+    "int_parsing": _WHOLE,
+    "int_type": _WHOLE,
+    "list_type": message("must be a list"),
+    "missing": message("is missing"),
+    "string_type": message("must be text"),
+}
+_MODULE = re.compile(r"(?:function|tool)_(\w+)_[0-9a-f]{32}")  # as Open WebUI calls a plugin's module
 
 
 class PackValves(BaseModel):
@@ -18280,6 +18222,86 @@ class PackValves(BaseModel):
             note_refused(type(self), error)
             raise
         note_accepted(self)
+
+
+def note_refused(valves: type[BaseModel], error: ValidationError) -> None:
+    """An admin has saved valves that the plugin refuses, or such valves are stored."""
+    if plugin := _plugin_of(valves):
+        said = joined(
+            (_valves__said(one) for one in error.errors(include_url=False, include_input=False)), message("; ")
+        )
+        words = {language: in_language(said, language) for language in (ENGLISH, *TRANSLATIONS)}
+        _refused()[plugin] = {"at": time.time(), "said": words, "told": False}
+
+
+def note_accepted(valves: BaseModel) -> None:
+    """Valves were accepted: where they are others than before, a save has put right what was refused."""
+    if plugin := _plugin_of(type(valves)):
+        accepted = process_wide("accepted valves", dict[str, int])
+        digest = hash(valves.model_dump_json())
+        if accepted.get(plugin, digest) != digest:
+            _refused().pop(plugin, None)
+        accepted[plugin] = digest
+
+
+def refused_valves(language: str) -> list[dict[str, Any]]:
+    """What was refused within the last hour and not put right since: `plugin`, `at` and `reason` of each."""
+    now = time.time()
+    return [
+        {"plugin": plugin, "at": note["at"], "reason": _in(note["said"], language)}
+        for plugin, note in _refused().items()
+        if now - note["at"] < _valves__KEEP_SECONDS
+    ]
+
+
+async def tell_refused(
+    emitter: Callable[[dict[str, Any]], Awaitable[None]] | None, user: Mapping[str, Any], language: str
+) -> None:
+    """Show an admin, once and above an answer, what was refused."""
+    if emitter is None or user.get("role") != "admin":
+        return
+    for one in refused_valves(language):
+        note = _refused().get(one["plugin"])
+        if note and not note["told"]:
+            note["told"] = True
+            line = message("Settings of {plugin} were refused: {reason}", **one)
+            text = in_language(line, language)
+            await emitter({"type": "status", "data": {"description": text, "done": True}})
+
+
+def _refused() -> dict[str, dict[str, Any]]:
+    return process_wide("refused valves", dict[str, dict[str, Any]])
+
+
+def _in(words: Mapping[str, str], language: str) -> str:
+    return str(words.get(known_language(language)) or words[ENGLISH])
+
+
+def _plugin_of(valves: type[BaseModel]) -> str:
+    """Id of the plugin that Open WebUI has loaded these valves with; empty elsewhere, and for a user's."""
+    found = _MODULE.fullmatch(valves.__module__)
+    return found[1] if found and valves.__name__ == "Valves" else ""
+
+
+def _valves__said(problem: Any) -> Message:
+    """One of pydantic's errors as `valve: reason`."""
+    valve = ".".join(map(str, problem["loc"]))
+    return joined([valve, refusal(problem)], message(": "))
+
+
+def refusal(problem: Any) -> Message:
+    """What one of pydantic's errors says, in words for people."""
+    context = problem.get("ctx") or {}
+    match problem["type"]:
+        case "value_error" if isinstance(context.get("error"), Exception):
+            return said_by(context["error"])
+        case "greater_than_equal":
+            return message("must be at least {limit}", limit=context["ge"])
+        case "less_than_equal":
+            return message("must be at most {limit}", limit=context["le"])
+        case "literal_error":
+            return message("must be one of {choices}", choices=context["expected"])
+    return _REFUSALS.get(problem["type"]) or Message(str(problem["msg"]))
 
 
 # --- ollama_pack.services.router_valves ---
@@ -18928,7 +18950,7 @@ async def live_function(app: Any, function_id: str) -> Any:
 # Imports `open_webui` when called, not before.
 
 BUDGETS_ID = "usage_budgets"
-_LOOK_SECONDS = 5.0  # between two looks at whether it is installed and on
+_LOOK_SECONDS = 2.0  # after which it is looked up again: its valves may have changed
 _USERS_AT_ONCE = 500
 _MOST_SHOWN = 50  # on the dashboard; the table has all
 NO_BUDGET: dict[str, Any] = {"ticket": "", "own": False, "last": False, "refusal": None}
@@ -18940,7 +18962,7 @@ class BudgetContact:
     def __init__(self) -> None:
         """Ask nothing yet."""
         self._app: Any = None
-        self._live = SingleFlight(self._look, _LOOK_SECONDS)
+        self._live = SingleFlight(self._look, _LOOK_SECONDS, ahead=True)
 
     async def live(self, app: Any) -> Any:
         """The function as it runs in this process; None: it is not installed, off, or has no table."""
@@ -18964,6 +18986,32 @@ class BudgetContact:
         except Exception:
             log.exception("An answer is not counted, and no budgets hold for it")
             return None, NO_BUDGET
+
+    @asynccontextmanager
+    async def counting(
+        self, app: Any, user: dict[str, Any], model: str
+    ) -> AsyncGenerator[Callable[[float, float], None]]:
+        """Count something that is no chat. Call what is given with its seconds of GPU time and its tokens.
+
+        Where that is not called, nothing was made, and nothing counts.
+
+        Raises:
+            ModelRefusedError: the budget is used up.
+        """
+        budgets, begun = await self.begin(app, user, {}, model, always=False)
+        if begun["refusal"]:
+            raise ModelRefusedError(Refusal(**begun["refusal"]))
+        if budgets is None:
+            yield lambda _seconds, _tokens: None
+            return
+        try:
+            yield lambda seconds, tokens: budgets.budget_note(begun["ticket"], seconds, tokens)
+        finally:
+            budgets.budget_end(begun["ticket"])
+
+    def forget(self) -> None:
+        """It may have been switched, or have other valves."""
+        self._live.forget()
 
     async def usage(self, app: Any, user: dict[str, Any]) -> dict[str, Any]:
         """The budgets of a user, as `budget_usage` says; users are named by their e-mail addresses."""
@@ -19266,21 +19314,6 @@ async def default_params() -> dict[str, Any]:
     return dict(await Config.get("models.default_params", {}) or {})
 
 
-# --- ollama_pack.webui.reader ---
-# Who reads what the pack says, and in which language.
-
-
-def reader_language(metadata: Mapping[str, Any], request: Any) -> str:
-    """What the user has chosen in Open WebUI's settings; of a client of the API, what its request accepts."""
-    chosen = (metadata.get("variables") or {}).get("{{USER_LANGUAGE}}")
-    return str(chosen or accepted_language(request))
-
-
-def accepted_language(request: Any) -> str:
-    """A request's `Accept-Language`."""
-    return str(request.headers.get("accept-language") or ENGLISH) if request else ENGLISH
-
-
 # --- ollama_pack.webui.server ---
 # What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
 #
@@ -19423,6 +19456,21 @@ class ChatSpan:
                 self._span.set_attribute(f"gen_ai.usage.{name}", usage[key])
 
 
+# --- ollama_pack.webui.users ---
+# Users of the running Open WebUI, and the language that they read. Imports `open_webui` when called.
+
+
+def reader_language(metadata: Mapping[str, Any], request: Any) -> str:
+    """What the user has chosen in Open WebUI's settings; of a client of the API, what its request accepts."""
+    chosen = (metadata.get("variables") or {}).get("{{USER_LANGUAGE}}")
+    return str(chosen or accepted_language(request))
+
+
+def accepted_language(request: Any) -> str:
+    """A request's `Accept-Language`."""
+    return str(request.headers.get("accept-language") or ENGLISH) if request else ENGLISH
+
+
 # --- ollama_pack.plugins.functions.gpu_router ---
 
 ACCESS_SECONDS = 5.0  # that the gateway remembers what a user may use, unless an event says otherwise
@@ -19520,7 +19568,7 @@ class Pipe:
         __event_emitter__: Emitter | None = None,
     ) -> Any:
         """Answer a chat. An error here becomes the answer's error, in one sentence."""
-        take_over(__request__.app, ROUTER.rstrip("."), self)
+        self._take_over(__request__.app)
         headers = partial(node_headers, request=__request__, user=__user__, metadata=__metadata__)
         language = reader_language(__metadata__, __request__)
         chat, emitter = str(__chat_id__ or ""), __event_emitter__
@@ -19533,7 +19581,8 @@ class Pipe:
             if isinstance(error, ModelRefusedError):
                 refusal = error.refusal
             else:
-                refusal = refusal_of(error, for_admin=__user__.get("role") == "admin", language=language)
+                refusal = refusal_of(error, for_admin=__user__.get("role") == "admin")
+            refusal = refusal.translated(language)
             note_refusal(__request__, refusal, __metadata__)
             if self._host.current is not None:
                 self._host.current.counts.refuse(error_code(error))
@@ -19583,27 +19632,29 @@ class Pipe:
         """The answer, which begins when it is gone through."""
         name = str(body["model"]).removeprefix(ROUTER)
         router = await self._ready()
-        await tell_refused(emitter if task is None else None, user, language)
-        models, why_model = await self._models_and_why(router, body, name, user)
-        background = is_background_task(task)
-        span = ChatSpan(name, background=background)
-        chunks = router.answer(
-            await _gpu_router__asked(body, models[0], router, metadata, user),
-            models,
-            ReplyHead(f"chatcmpl-{uuid4().hex}", int(time.time()), _asked_name(body, metadata)),
-            user=str(user.get("id") or ""),
-            chat=chat,
-            background=background,
-            figures=self.valves.show_figures and user.get("role") == "admin",
-            tell=_teller(emitter if self.valves.show_status and task is None else None, language, span),
-            headers=headers,
-            last=last,
-            served=served,
-            why_model=why_model,
-        )
-        async with aclosing(span.around(chunks)) as traced:
-            async for chunk in traced:
-                yield chunk
+        with router.held():
+            await tell_refused(emitter if task is None else None, user, language)
+            models, why_model = await self._models_and_why(router, body, name, user)
+            background = is_background_task(task)
+            span = ChatSpan(name, background=background)
+            chunks = router.answer(
+                await _gpu_router__asked(body, models[0], router, metadata, user),
+                models,
+                ReplyHead(f"chatcmpl-{uuid4().hex}", int(time.time()), _asked_name(body, metadata)),
+                user=str(user.get("id") or ""),
+                chat=chat,
+                background=background,
+                figures=self.valves.show_figures and user.get("role") == "admin",
+                tell=_teller(emitter if self.valves.show_status and task is None else None, language, span),
+                language=language,
+                headers=headers,
+                last=last,
+                served=served,
+                why_model=why_model,
+            )
+            async with aclosing(span.around(chunks)) as traced:
+                async for chunk in traced:
+                    yield chunk
 
     async def direct_chat(self, body: Body, user: Body, request: Any, metadata: Body) -> DirectChat:
         """A chat for the gateway, without Open WebUI's filters: what answers, and the answer.
@@ -19617,7 +19668,7 @@ class Pipe:
         Raises:
             ModelRefusedError: nothing answers; the same goes for the answer's chunks.
         """
-        take_over(request.app, ROUTER.rstrip("."), self)
+        self._take_over(request.app)
         admin = user.get("role") == "admin"
         name = str(body["model"]).removeprefix(ROUTER)
         with self._refusing(for_admin=admin):
@@ -19631,12 +19682,13 @@ class Pipe:
             last = begun["last"]
         model = router.answering(models)
         chunks = partial(
-            router.answer,
-            asked,
-            models,
+            Router.answer,
+            body=asked,
+            models=models,
             user=str(user.get("id") or ""),
             chat=str(body.get(CACHE_KEY) or "")[:MOST_KEY],
             figures=admin,
+            language=accepted_language(request),
             headers=partial(node_headers, request=request, user=user, metadata=metadata),
             last=last,
             served=served,
@@ -19645,14 +19697,21 @@ class Pipe:
 
         async def answered(head: ReplyHead) -> AsyncGenerator[Body, None]:
             with self._refusing(for_admin=admin):
-                async with aclosing(ChatSpan(name, background=False).around(chunks(head))) as traced:
-                    async for chunk in traced:
-                        yield chunk
+                now = router if router is self._host.current else await self._ready()
+                span = ChatSpan(name, background=False)
+                with now.held():
+                    async with aclosing(span.around(chunks(now, head=head))) as traced:
+                        async for chunk in traced:
+                            yield chunk
 
         return DirectChat(model, weights_behind(model, router.catalogue()), asked, answered)
 
     async def embed(self, body: Body, user: Body) -> Body:
-        """Vectors for the gateway: `model`, `node`, `tokens` and the `vectors` of the texts in `input`.
+        """Vectors for the gateway: `model`, `node`, `tokens`, `seconds` of GPU time and `vectors`.
+
+        Args:
+            body: `model`, `dimensions` and the texts in `input`.
+            user: who asks.
 
         Raises:
             ModelRefusedError: there are none.
@@ -19660,12 +19719,14 @@ class Pipe:
         name = str(body["model"]).removeprefix(ROUTER)
         with self._refusing(for_admin=user.get("role") == "admin"):
             router = await self._ready()
-            there = self._embedding.catalogue(router)
-            model = auto_parts((await self._models(router, body, name, user, there=there))[0])[0][0]
-            made, node = await self._embedding.embed(
-                router, model, body["input"], int(body.get("dimensions") or 0)
-            )
-        return {"model": model, "node": node, "tokens": made.tokens, "vectors": made.vectors}
+            with router.held():
+                there = self._embedding.catalogue(router)
+                model = auto_parts((await self._models(router, body, name, user, there=there))[0])[0][0]
+                made, node = await self._embedding.embed(
+                    router, model, body["input"], int(body.get("dimensions") or 0)
+                )
+        about = {"model": model, "node": node, "tokens": made.tokens, "seconds": made.seconds}
+        return {**about, "vectors": made.vectors}
 
     async def shown(self, name: str, user: Body) -> Body:
         """What a node knows of the model that answers for a name, as `/api/show` has it.
@@ -19675,12 +19736,13 @@ class Pipe:
         """
         with self._refusing(for_admin=user.get("role") == "admin"):
             router = await self._ready()
-            there = self._embedding.catalogue(router)
-            model = auto_parts((await self._models(router, {}, name, user, there=there))[0])[0][0]
-            found = there.find(model)
-            if found is None:
-                raise router.no_node([model])
-            told = await router.nodes[found.nodes[0]].client.show(found.name)
+            with router.held():
+                there = self._embedding.catalogue(router)
+                model = auto_parts((await self._models(router, {}, name, user, there=there))[0])[0][0]
+                found = there.find(model)
+                if found is None:
+                    raise router.no_node([model])
+                told = await router.nodes[found.nodes[0]].client.show(found.name)
         return told.model_dump(mode="json", exclude={"modelfile", "projector_info", "tensors"})
 
     def forget_access(self) -> None:
@@ -19701,7 +19763,11 @@ class Pipe:
 
     def retire(self) -> None:
         """Other code takes over: leave the nodes alone once the chats that are under way have ended."""
-        self._host.retire()
+        self._host.leave()
+
+    def _take_over(self, app: Any) -> None:
+        take_over(app, ROUTER.rstrip("."), self)
+        self._host.is_left = False
 
     async def system_load(self) -> dict[str, Any]:
         """The load of all nodes, addresses included: whoever shows it hides them from plain users."""

@@ -9,121 +9,119 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/pipelines/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipeline`, line 16625, which the server calls.
+# Begin here: `class Pipeline`, line 16651, which the server calls.
 # The modules that it uses come first:
-#    201  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    469  base.messages                  Sentences for people, in English and in the languages of the catalogue.
-#    597  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    623  aliases.errors                 What goes wrong with aliases.
-#    680  engines.errors                 What goes wrong with a node.
-#    850  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    980  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#   1055  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
-#   1116  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   1240  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
-#   1312  fit.memory                     How much memory a model takes while it runs: a pure function of its shape and of what it is loaded with.
-#   1480  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
-#   1528  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
-#   1855  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
-#   1944  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
-#   1992  routing.decide.cost            What sending a request to a node costs, term by term.
-#   2104  routing.errors                 What goes wrong with routing.
-#   2310  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   2457  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
-#   2495  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
-#   2860  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
-#   3280  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
-#   3404  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   3506  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
-#   3635  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
-#   3754  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
-#   3878  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
-#   3989  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
-#   4139  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   4273  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
-#   4597  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
-#   4819  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
-#   4936  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
-#   4994  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
-#   5059  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
-#   5208  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
-#   5339  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
-#   5514  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
-#   5864  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
-#   5949  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   5992  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   6097  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#   6389  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
-#   6593  engines.vectors                Vectors for texts, as an engine gives them.
-#   6622  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
-#   6902  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
-#   6960  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
-#   7057  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
-#   7260  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
-#   7431  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
-#   7784  routing.nodes                  The `nodes` valve: a row a line, read once.
-#   8137  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
-#   8223  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
-#   8397  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
-#   8593  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
-#   8690  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
-#   8771  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
-#   8837  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
-#   8886  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#   8962  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
-#   9049  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
-#   9157  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
-#   9646  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
-#   9827  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
-#  10012  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
-#  10250  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
-#  10353  engines.routed_names           How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-#  10359  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
-#  10461  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-#  10578  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
-#  10831  routing.state.demand           How often each set of weights is asked for, over the last minutes.
-#  10864  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-#  11048  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#  11083  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#  11756  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#  11832  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#  11978  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#  12178  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
-#  12318  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  12378  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
-#  12883  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
-#  13058  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
-#  13398  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  13707  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  13822  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  14423  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, the admin's dashboard, and a plan.
-#  14490  cache.errors                   What goes wrong with the cache.
-#  14510  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  14526  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  14676  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
-#  14805  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
-#  14974  base.single_flight             Many who ask the same at the same time ask once.
-#  15060  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
-#  15299  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#  15751  base.process                   One object for all plugins of a process, which are files that share no code.
-#  15772  services.activity              What chats did in this process, until somebody writes it into the history.
-#  15839  services.history               The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
-#  16193  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  16294  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  16329  services.pipeline_requests     What a pipeline can know of a request, how it tells the next one, and the others of its server.
-#  16405  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
-#  16523  services.refused_valves        Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
-#  16586  services.pack_valves           What all valves of the pack have in common.
-#  16609  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
-#  16681  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#  17045  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#  17103  aliases.published              Which names of a table can be published as models, and what answers for them.
-#  17139  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  17257  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  17351  services.router_valves         The valves of the router, wherever it runs.
-#  17505  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  17619  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  17880  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#    200  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#    501  base.messages                  Sentences for people, in English and in the languages of the catalogue.
+#    629  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    655  base.tables                    Tables that admins write as text: a row a line, `#` starts a comment, empty lines are skipped.
+#    686  aliases.errors                 What goes wrong with aliases.
+#    729  engines.errors                 What goes wrong with a node.
+#    899  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#   1029  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#   1104  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
+#   1165  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   1294  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
+#   1371  fit.memory                     How much memory a model takes while it runs: a pure function of its shape and of what it is loaded with.
+#   1539  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
+#   1587  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
+#   1914  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
+#   2003  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
+#   2051  routing.decide.cost            What sending a request to a node costs, term by term.
+#   2163  routing.errors                 What goes wrong with routing.
+#   2345  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   2492  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
+#   2530  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
+#   2895  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
+#   3315  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
+#   3439  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   3541  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
+#   3670  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
+#   3789  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
+#   3913  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
+#   4024  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
+#   4174  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   4308  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
+#   4632  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
+#   4854  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
+#   4971  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
+#   5029  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
+#   5094  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
+#   5243  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
+#   5376  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
+#   5551  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
+#   5901  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
+#   5986  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   6032  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   6137  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   6429  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
+#   6633  engines.vectors                Vectors for texts, as an engine gives them.
+#   6664  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
+#   6934  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
+#   6992  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
+#   7089  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
+#   7292  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
+#   7463  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
+#   7798  routing.nodes                  The `nodes` valve: a row a line, read once.
+#   8149  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
+#   8235  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
+#   8409  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
+#   8605  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
+#   8698  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
+#   8779  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
+#   8845  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
+#   8894  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   8970  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
+#   9057  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
+#   9165  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
+#   9654  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
+#   9835  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
+#  10007  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
+#  10245  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
+#  10348  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
+#  10456  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+#  10573  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
+#  10826  routing.state.demand           How often each set of weights is asked for, over the last minutes.
+#  10859  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+#  11043  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#  11078  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#  11751  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#  11827  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#  11973  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#  12173  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
+#  12313  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  12373  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
+#  12878  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
+#  13051  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
+#  13391  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  13700  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  13815  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  14435  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, the admin's dashboard, and a plan.
+#  14502  cache.errors                   What goes wrong with the cache.
+#  14522  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  14538  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  14687  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
+#  14816  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
+#  14985  base.single_flight             What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
+#  15088  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
+#  15327  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#  15779  services.activity              What chats did in this process, until somebody writes it into the history.
+#  15846  services.history               The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
+#  16200  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  16301  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  16336  services.pipeline_requests     What a pipeline can know of a request, how it tells the next one, and the others of its server.
+#  16419  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
+#  16537  services.valves                What all valves of the pack have in common: what is refused is told to admins, without what was written.
+#  16635  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
+#  16724  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#  17083  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#  17141  aliases.published              Which names of a table can be published as models, and what answers for them.
+#  17177  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  17295  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  17412  services.router_valves         The valves of the router, wherever it runs.
+#  17566  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  17680  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  17941  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
 
 import asyncio
 import base64
@@ -158,7 +156,7 @@ from collections.abc import (
 )
 from collections.abc import Set as AbstractSet
 from concurrent.futures import Future
-from contextlib import aclosing, asynccontextmanager, closing, suppress
+from contextlib import aclosing, asynccontextmanager, closing, contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -182,6 +180,7 @@ from string import punctuation
 from types import ModuleType
 from typing import Annotated, Any, ClassVar, Generic, Literal, NamedTuple, Protocol, Self, TypeVar, get_args
 from urllib.parse import quote, unquote, urljoin, urlsplit
+from urllib.request import getproxies
 from uuid import uuid4
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -209,15 +208,39 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         ": ": "：",
         "; ": "；",
         "A pull is under way. Wait until it is done, or stop it.": "正在拉取模型。请等它完成，或先停止它。",
+        "Address of a Redis or Valkey server, such as `redis://:password@host:6379/0`. With it, Pipelines servers and routers of Open WebUI share what they know about the nodes, and no slot is used twice. If it does not answer, chats go on without it. Needs the package redis, which the server's minimal image lacks. Default: empty, which means the variable `GPU_ROUTER_REDIS_URL`.": "Redis 或 Valkey 服务器的地址，例如 `redis://:password@host:6379/0`。配置后，Pipelines 服务器和 Open WebUI 的路由器共享节点信息，同一个槽位不会被重复占用。如果它没有响应，对话照常进行。需要 redis 包，服务器的精简镜像中没有。默认：空，即使用环境变量 `GPU_ROUTER_REDIS_URL`。",
+        "Aliases": "别名",
+        "Code digest": "代码摘要",
+        "Drained nodes": "停用的节点",
+        "First token timeout, seconds": "首个 token 超时（秒）",
+        "How a node is chosen. `predicted_ttft` chooses the node that will answer first; `least_busy` and `random` are there for comparison. Default: `predicted_ttft`.": "如何选择节点。`predicted_ttft` 选择预计最先开始回答的节点；`least_busy` 和 `random` 仅用于对比。默认：`predicted_ttft`。",
+        "How long a chat waits for a free node, and then again for the first token once the model is loaded, in seconds. A node that hangs is given up earlier if another one can answer. Default: 120.": "对话等待空闲节点的最长时间，以及模型加载完成后等待首个 token 的最长时间，单位为秒。如果其他节点可以回答，卡住的节点会更早被放弃。默认：120。",
+        "How long a model stays in memory after its last answer, such as `30m`; `-1` means forever. Default: empty, which means the node's own setting.": "模型在最后一次回答后留在显存中的时间，例如 `30m`；`-1` 表示一直保留。默认：空，即使用节点自己的设置。",
+        "How many chats may wait at the same time. Further chats get an error. Default: 64.": "最多允许多少个对话同时排队，超出的对话会收到错误。默认：64。",
+        "How often each node is checked, in seconds. Default: 5.": "每隔多少秒检查一次各节点。默认：5。",
         "It is not a node any more.": "它已不再是节点。",
+        "Keep models in memory": "模型保留时间",
+        "Keep warm": "常驻模型",
+        "Load timeout, seconds": "加载超时（秒）",
+        "Models that are kept in memory, one per line. Example: `llama3:8b = Mon-Fri 07:30-17:00`. Separate several spans with commas. `copies=2` keeps it on two nodes. `zone=Europe/Berlin` sets the time zone, which is the server's otherwise. `#` starts a comment. Default: empty.": "常驻显存的模型，每行一个。例如：`llama3:8b = Mon-Fri 07:30-17:00`。多个时段用逗号分隔。`copies=2` 表示在两个节点上常驻。`zone=Asia/Shanghai` 指定时区，否则使用服务器的时区。`#` 之后是注释。默认：空。",
+        "Names of nodes that finish their requests and get no new ones, separated by spaces. The dashboard sets this. Default: empty.": "只处理完已有请求、不再接收新请求的节点名称，用空格分隔。由仪表盘设置。默认：空。",
         "No computer was free for this model within {seconds:g} seconds. Try again in a minute, or choose another model.": "{seconds:g} 秒内没有空闲的机器可以运行该模型。请稍后再试，或选择其他模型。",
         "No model behind the alias {alias!r} can answer: {reasons}. An admin can install one (ollama pull {first}), grant access to it, or change the alias.": "别名 {alias!r} 背后没有可用的模型：{reasons}。管理员可以安装一个（ollama pull {first}）、授予使用权限，或修改别名。",
         "No model behind this name can be used. Choose another model, or ask an admin.": "该名称对应的模型均不可用。请选择其他模型，或联系管理员。",
         "No pull is under way.": "没有正在进行的拉取。",
+        "Nodes": "节点",
+        "One alias per line: `alias = model, model [condition, …]`, as in the alias filter. Each alias appears as a model. The first of its models that a node has answers; the next ones are the fallback. Default: empty.": "每行一个别名：`别名 = 模型, 模型 [条件, …]`，写法与别名过滤器相同。每个别名显示为一个模型，由其中第一个有节点可用的模型回答，后面的模型作为备选。默认：空。",
+        "One node per line: name, address, settings. Example: `gpu0 http://gpu0:11434 slots=2`. Settings: `kind=openai` (vLLM and similar engines), `key=…`, `header=\"Name: value\"`, `slots=…`, `memory=24GB`, `weight=…`, `tier=…`, `models=a,b`, `placement=own` (a gateway that chooses the engine itself), `agent=http://gpu0:9400`. With `dns+srv://_ollama._tcp.example.org` as the address, every server that DNS names is a node; with `k8s://NAMESPACE/app=ollama:11434`, every ready pod with that label. `#` starts a comment. All may be on one line with `;` between them. Default: empty.": "每行一个节点：名称、地址、设置。例如：`gpu0 http://gpu0:11434 slots=2`。设置：`kind=openai`（vLLM 等引擎）、`key=…`、`header=\"Name: value\"`、`slots=…`、`memory=24GB`、`weight=…`、`tier=…`、`models=a,b`、`placement=own`（由网关自己选择引擎）、`agent=http://gpu0:9400`。地址为 `dns+srv://_ollama._tcp.example.org` 时，DNS 返回的每台服务器都是一个节点；地址为 `k8s://NAMESPACE/app=ollama:11434` 时，带有该标签的每个就绪 Pod 都是一个节点。`#` 之后是注释。也可以写在一行中，用 `;` 分隔。默认：空。",
+        "One node per line: name, address, settings. Example: `gpu0 http://gpu0:11434 slots=2`. Settings: `kind=openai` (vLLM and similar engines), `key=…`, `header=\"Name: value\"`, `slots=…`, `memory=24GB`, `weight=…`, `tier=…`, `models=a,b`, `placement=own` (a gateway that chooses the engine itself), `agent=http://gpu0:9400`. With `dns+srv://_ollama._tcp.example.org` as the address, every server that DNS names is a node; with `k8s://NAMESPACE/app=ollama:11434`, every ready pod with that label. `#` starts a comment. Default: empty, which means Open WebUI's own Ollama connections.": "每行一个节点：名称、地址、设置。例如：`gpu0 http://gpu0:11434 slots=2`。设置：`kind=openai`（vLLM 等引擎）、`key=…`、`header=\"Name: value\"`、`slots=…`、`memory=24GB`、`weight=…`、`tier=…`、`models=a,b`、`placement=own`（由网关自己选择引擎）、`agent=http://gpu0:9400`。地址为 `dns+srv://_ollama._tcp.example.org` 时，DNS 返回的每台服务器都是一个节点；地址为 `k8s://NAMESPACE/app=ollama:11434` 时，带有该标签的每个就绪 Pod 都是一个节点。`#` 之后是注释。默认：空，即使用 Open WebUI 自己的 Ollama 连接。",
         "Only an Ollama can pull models.": "只有 Ollama 能拉取模型。",
+        "Probe interval, seconds": "探测间隔（秒）",
+        "Queue limit": "排队上限",
+        "Redis address": "Redis 地址",
+        "Strategy": "选择策略",
         "The answer broke off and is incomplete. Generate it again.": "回答中断，内容不完整。请重新生成。",
         "The answer failed unexpectedly. Try again. Admins find the cause in the server's log.": "生成回答时发生意外错误。请重试；管理员可在服务器日志中查看原因。",
         "The computers that run this model do not answer at the moment. Try again in a minute, or choose another model.": "运行该模型的机器目前没有响应。请稍后再试，或选择其他模型。",
+        "The longest time that a model may take to load, in seconds. Small models get less: ten minutes, or the time it takes to read them at 5 MB/s. Default: 7200.": "加载一个模型的最长时间，单位为秒。小模型的上限更短：十分钟，或按 5 MB/s 读取所需的时间。默认：7200。",
         "The model cannot answer this request. Change it, or choose another model.": "该模型无法回答此请求。请修改请求，或选择其他模型。",
         "The model cannot answer this request: {reason}": "该模型无法回答此请求：{reason}",
         "The model fails at this request every time. Change it, or choose another model.": "该模型每次处理此请求都会失败。请修改请求，或选择其他模型。",
@@ -229,6 +252,7 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "This model is not installed on any computer here. Choose another model, or ask an admin.": "所有机器上都没有安装该模型。请选择其他模型，或联系管理员。",
         "Too many questions are waiting, {own} of them yours. Try again in a minute.": "排队的请求过多，其中 {own} 个来自您。请稍后再试。",
         "Too many questions are waiting. Try again in a minute.": "排队的请求过多。请稍后再试。",
+        "Written by the server, so that `upload.py` sees which code runs here. Do not edit.": "由服务器写入，供 `upload.py` 识别正在运行的代码。请勿修改。",
         "`data` is not a list": "`data` 不是列表",
         "`models` is not a list": "`models` 不是列表",
         "a URL that begins with rediss has TLS": "以 rediss 开头的 URL 使用 TLS",
@@ -246,6 +270,8 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "all nodes are busy and {waiting} requests wait (the limit is {limit}): try again in a minute": "所有节点都忙，已有 {waiting} 个请求在排队（上限 {limit}）：请稍后再试",
         "all nodes are busy and {waiting} requests wait, {own} of them yours (the limit is {limit}): try again in a minute": "所有节点都忙，已有 {waiting} 个请求在排队，其中 {own} 个来自您（上限 {limit}）：请稍后再试",
         "all nodes were busy for {seconds:g} s and {waiting} requests wait: try again later, or let an admin add a node or raise first_token_timeout_seconds": "所有节点已忙了 {seconds:g} 秒，有 {waiting} 个请求在排队：请稍后再试，或请管理员增加节点、调大 first_token_timeout_seconds",
+        "an Ollama": "Ollama",
+        "an OpenAI-compatible engine": "OpenAI 兼容的引擎",
         "an object": "对象",
         "another machine: start gpu_agent.py there and add agent=…": "另一台机器：请在那里启动 gpu_agent.py，并添加 agent=…",
         "answers in a form that is not Ollama's": "返回的格式不是 Ollama 的",
@@ -292,9 +318,11 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "is a link: Ollama fetches none, so send the image itself as a data URL": "是链接：Ollama 不会下载图片，请以 data URL 发送图片本身",
         "is busy (status {status})": "正忙（状态码 {status}）",
         "is empty": "为空",
+        "is missing": "缺失",
         "is neither json nor a JSON schema": "既不是 json 也不是 JSON schema",
         "is not JSON: an earlier answer was cut off or made up": "不是 JSON：之前的回答被截断或是编造的",
         "is not base64: send the image as a data URL": "不是 base64：请以 data URL 发送图片",
+        "is not known": "未知",
         "is of the type {kind!r}: Ollama takes text and images only": "类型为 {kind!r}：Ollama 只接受文本和图片",
         "is too large a JSON schema: at most {limits} are possible": "JSON schema 过大：最多 {limits}",
         "it belongs before the ?": "应写在 `?` 之前",
@@ -323,6 +351,7 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "must be \"auto\", \"none\", \"required\" or the name of one of the tools": "必须是 \"auto\"、\"none\"、\"required\" 或其中一个工具的名称",
         "must be \"json\" or a JSON schema": "必须是 \"json\" 或 JSON schema",
         "must be a JSON schema: an object, true or false": "必须是 JSON schema：对象、true 或 false",
+        "must be a list": "必须是列表",
         "must be a list of JSON schemas": "必须是 JSON schema 的列表",
         "must be a list of images in base64": "必须是 base64 图片的列表",
         "must be a number": "必须是数字",
@@ -337,8 +366,10 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "must be one of {choices}": "必须是以下之一：{choices}",
         "must be one of {types}": "必须是 {types} 之一",
         "must be seconds or a duration such as \"5m\"": "必须是秒数，或 \"5m\" 这样的时长",
+        "must be text": "必须是文本",
         "must be text or a list of texts": "必须是文本或文本列表",
         "must be text, json_object or json_schema": "必须是 text、json_object 或 json_schema",
+        "must be true or false": "必须是 true 或 false",
         "must be {wanted}, not {value}": "必须是{wanted}，而不是{value}",
         "must begin with ^ and end with $: Ollama takes no other pattern": "必须以 ^ 开头、以 $ 结尾：Ollama 不接受其他模式",
         "must lead to a part of this schema, such as #/$defs/name": "必须指向此 schema 的一部分，例如 #/$defs/name",
@@ -377,6 +408,7 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "sends what is no JSON, or its address cannot be used": "返回的不是 JSON，或其地址无法使用",
         "sends {count} bytes that are no JSON object: is it {engine}?": "返回了 {count} 字节，但不是 JSON 对象：它是 {engine} 吗？",
         "sentinel_username and sentinel_password belong to redis+sentinel://": "sentinel_username 和 sentinel_password 属于 redis+sentinel://",
+        "start the engine there with it, or name a model that it serves": "请在那里用该模型启动引擎，或指定它提供的模型",
         "strategy {strategy!r} is unknown: the known ones are {known}": "未知策略 {strategy!r}：可用 {known}",
         "the Kubernetes API answered with HTTP {status}": "Kubernetes API 返回 HTTP {status}",
         "the Kubernetes API did not answer with a list of pods": "Kubernetes API 返回的不是 pod 列表",
@@ -620,6 +652,37 @@ def error_code(error: Exception) -> str:
     return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
 
 
+# --- ollama_pack.base.tables ---
+# Tables that admins write as text: a row a line, `#` starts a comment, empty lines are skipped.
+
+_COMMENT = re.compile(r"(?:^|\s)#.*")
+
+
+class TableError(PackError, ValueError):
+    """A row of a table cannot be used.
+
+    A `ValueError` too, so that a pydantic validator reports it when an admin saves the valve.
+
+    Attributes:
+        line: number of the row in the text, from 1.
+        row: the row as it was written, without secrets.
+        reason: what is wrong with it and what to do.
+    """
+
+    def __init__(self, line: int, row: str, reason: str) -> None:
+        super().__init__(message("row {line} ({row!r}): {reason}", line=line, row=row, reason=reason))
+        self.line = line
+        self.row = row
+        self.reason = reason
+
+
+def table_rows(text: str) -> Iterator[tuple[int, str]]:
+    """The rows of a table as they are written, each with its line's number from 1."""
+    for line, raw in enumerate(text.splitlines(), start=1):
+        if written := _COMMENT.sub("", raw).strip():
+            yield line, written
+
+
 # --- ollama_pack.aliases.errors ---
 # What goes wrong with aliases.
 
@@ -637,22 +700,8 @@ def why_not(model: str, reason: str) -> Message:
     return message("no node can answer with {model} now", model=model)
 
 
-class AliasTableError(PackError, ValueError):
-    """A row of an alias table cannot be used.
-
-    A `ValueError` too, so that a pydantic validator reports it when an admin saves the valve.
-
-    Attributes:
-        line: number of the row in the text, from 1.
-        row: the row as it was written.
-        reason: what is wrong with it and what to do.
-    """
-
-    def __init__(self, line: int, row: str, reason: str) -> None:
-        super().__init__(message("row {line} ({row!r}): {reason}", line=line, row=row, reason=reason))
-        self.line = line
-        self.row = row
-        self.reason = reason
+class AliasTableError(TableError):
+    """A row of an alias table cannot be used."""
 
 
 class AliasUnavailableError(PackError):
@@ -1223,6 +1272,11 @@ def openai_usage(line: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def working_seconds(line: Mapping[str, Any]) -> float:
+    """How long a node worked on an answer, without loading the model; 0 where it does not tell."""
+    return max(0, _figure(line, "total_duration") - _figure(line, "load_duration")) / NANOSECONDS
+
+
 def _text_or_none(value: object) -> str | None:
     return value if isinstance(value, str) and value else None
 
@@ -1272,6 +1326,11 @@ class Refusal:
     code: str | None = None
     param: str | None = None
     retry_after: int | None = None
+
+    def translated(self, language: str) -> "Refusal":
+        """The same in a reader's language. Another plugin's sentence translates itself: it has the words."""
+        by_itself = getattr(self.message, "translated", None)
+        return replace(self, message=by_itself(language)) if by_itself else self
 
     @property
     def kind(self) -> str:
@@ -2105,36 +2164,12 @@ def overwrite_prefix(
 # What goes wrong with routing.
 
 
-class NodeTableError(PackError, ValueError):
-    """A row of the `nodes` valve cannot be used. A `ValueError` too, as `AliasTableError` is.
-
-    Attributes:
-        line: number of the row in the text, from 1.
-        row: the row as it was written, but for its key.
-        reason: what is wrong with it and what to do.
-    """
-
-    def __init__(self, line: int, row: str, reason: str) -> None:
-        super().__init__(message("row {line} ({row!r}): {reason}", line=line, row=row, reason=reason))
-        self.line = line
-        self.row = row
-        self.reason = reason
+class NodeTableError(TableError):
+    """A row of the `nodes` valve cannot be used."""
 
 
-class WarmTableError(PackError, ValueError):
-    """A row of the `warm` valve cannot be used. A `ValueError` too, as `AliasTableError` is.
-
-    Attributes:
-        line: number of the row in the text, from 1.
-        row: the row as it was written.
-        reason: what is wrong with it and what to do.
-    """
-
-    def __init__(self, line: int, row: str, reason: str) -> None:
-        super().__init__(message("row {line} ({row!r}): {reason}", line=line, row=row, reason=reason))
-        self.line = line
-        self.row = row
-        self.reason = reason
+class WarmTableError(TableError):
+    """A row of the `warm` valve cannot be used."""
 
 
 class RoutingError(PackError):
@@ -4329,7 +4364,7 @@ class Dialect:
     refusal: Callable[[str, int, bytes, str], NodeError]
 
 
-OLLAMA_DIALECT = Dialect("an Ollama", status_error)
+OLLAMA_DIALECT = Dialect(message("an Ollama"), status_error)
 
 
 class NodeTransport:
@@ -5276,6 +5311,7 @@ class PendingChat:
         tell: shows status lines.
         bound: set when it has a node.
         figures: its user may see figures about what others do: see `reason`.
+        language: of the reason that its answer carries.
         waits_since: when it began to wait for one, on the loop's clock; None: it is at one.
         tried: nodes that have failed it → what was wrong.
         unexplained: those of these failures that may have been its own fault.
@@ -5298,6 +5334,7 @@ class PendingChat:
     tell: Tell
     bound: asyncio.Future[Assignment]
     figures: bool = True
+    language: str = ENGLISH
     waits_since: float | None = None
     tried: dict[str, NodeError] = field(default_factory=dict)
     unexplained: list[UnexplainedFailure] = field(default_factory=list)
@@ -5948,7 +5985,10 @@ def _hashed(name: str, key: bytes = b"") -> str:
 
 # --- ollama_pack.engines.model_ids ---
 # Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#
+# Those that `gpu_router` answers begin with its name, on Open WebUI and on the Pipelines server.
 
+ROUTER = "gpu_router."
 MAX_ID = 200  # Open WebUI takes 256 characters, the router's own prefix included
 
 _UNFIT = re.compile(r"[^\w./:@+~-]+")
@@ -6601,13 +6641,15 @@ class Vectors:
     Attributes:
         vectors: one for each text, in their order.
         tokens: of all texts; 0 where the engine does not count them.
+        seconds: of GPU time, without a load; 0 where the engine does not tell.
     """
 
     vectors: tuple[list[float], ...]
     tokens: int = 0
+    seconds: float = 0.0
 
 
-def vectors_in(node: str, found: object, tokens: object, wanted: int) -> Vectors:
+def vectors_in(node: str, found: object, tokens: object, wanted: int, seconds: float = 0.0) -> Vectors:
     """The vectors in an answer.
 
     Raises:
@@ -6616,7 +6658,7 @@ def vectors_in(node: str, found: object, tokens: object, wanted: int) -> Vectors
     vectors = found if isinstance(found, list) else []
     if len(vectors) != wanted or not all(isinstance(vector, list) and vector for vector in vectors):
         raise NodeFaultError(node, message("gives no vector for some of the texts"))
-    return Vectors(tuple(vectors), tokens if isinstance(tokens, int) else 0)
+    return Vectors(tuple(vectors), tokens if isinstance(tokens, int) else 0, seconds)
 
 
 # --- ollama_pack.engines.ollama.client ---
@@ -6634,9 +6676,6 @@ class NodeClient(Protocol):
     @property
     def name(self) -> str:
         """The node's address, as it may be shown."""
-
-    async def version(self) -> str:
-        """The version of the engine."""
 
     async def tags(self) -> tuple[ListedModel, ...]:
         """The models that the node has."""
@@ -6704,14 +6743,6 @@ class OllamaClient:
     def name(self) -> str:
         """The node's address, as it may be shown: without user name, password and query."""
         return self._node.name
-
-    async def version(self) -> str:
-        """The version of the Ollama, such as 0.17.4; empty where it is not told.
-
-        Raises:
-            NodeError: the node does not answer as it should.
-        """
-        return str((await self._node.ask("/api/version")).get("version") or "")
 
     async def tags(self) -> tuple[ListedModel, ...]:
         """The models that the node has. Entries that cannot be read are passed over, which is logged once.
@@ -6870,7 +6901,8 @@ class OllamaClient:
         wanted = {"dimensions": dimensions} if dimensions else {}
         body = {"model": self._ids.real(model), "input": list(texts), **wanted}
         answer = await self._node.ask("/api/embed", body, seconds)
-        return vectors_in(self.name, answer.get("embeddings"), answer.get("prompt_eval_count"), len(texts))
+        tokens = answer.get("prompt_eval_count")
+        return vectors_in(self.name, answer.get("embeddings"), tokens, len(texts), working_seconds(answer))
 
     async def pull(self, model: str) -> AsyncGenerator[tuple[int, int], None]:
         """Have the node pull a model: bytes that are there of the current layer, and its bytes (0: unknown).
@@ -6902,7 +6934,7 @@ class OllamaClient:
 # --- ollama_pack.engines.openai.failures ---
 # Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
 
-SERVE_IT = "start the engine there with it, or name a model that it serves"
+SERVE_IT = message("start the engine there with it, or name a model that it serves")
 
 # vLLM and OpenAI say that "The model `x` does not exist", llama.cpp "model 'x' not found" or "model is not
 # loaded", LiteLLM "Invalid model name passed in". Only a sentence that begins so is about the model.
@@ -7432,19 +7464,13 @@ def _string_or_empty(value: object) -> str:
 # A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
 
 METRICS_RETRY_SECONDS = 600.0  # until an engine without metrics is asked again: it may have been restarted
-OPENAI_DIALECT = Dialect("an OpenAI-compatible engine", engine_status_error)
+OPENAI_DIALECT = Dialect(message("an OpenAI-compatible engine"), engine_status_error)
 LLAMACPP = "llamacpp"  # what it calls itself in `owned_by`
 
 _V1 = "/v1"
 # A path with a version in it, or with OpenAI's name at its end, is all of the base address: nothing is added.
 _WHOLE_BASE = re.compile(r"https?://[^/]+(?:/.*)?/(?:v\d+\w*(?:/.*)?|openai)", re.IGNORECASE)
 # Where an engine tells its version, and under which name: vLLM, llama.cpp, SGLang, and SGLang before 0.5.
-_VERSIONS = (
-    ("/version", "version"),
-    ("/props", "build_info"),
-    ("/server_info", "version"),
-    ("/get_server_info", "version"),
-)
 # By which the routers of vLLM (`consistent_hash`, and its production stack with this `--session-key`) and of
 # SGLang keep a session at one engine.
 SESSION_HEADERS = ("X-Session-Id", "X-SMG-Routing-Key")
@@ -7492,18 +7518,6 @@ class OpenAIClient:
     def name(self) -> str:
         """The node's address, as it may be shown: without `/v1`, user name, password and query."""
         return self._node.name
-
-    async def version(self) -> str:
-        """The version of the engine; empty where it is not told.
-
-        Raises:
-            NodeError: the node does not answer as it should.
-        """
-        for path, key in _VERSIONS:
-            version = (await self._told(path)).get(key)
-            if isinstance(version, str) and version:
-                return version
-        return ""
 
     async def tags(self) -> tuple[ListedModel, ...]:
         """The models that the engine serves, or can load.
@@ -7807,7 +7821,6 @@ DISCOVERED = (SRV, PODS)  # addresses that stand for several servers
 MAX_WEIGHT = 100.0
 MAX_DECLARED_SLOTS = 1024
 
-_NODE_COMMENT = re.compile(r"(?:^|\s)#.*")
 _NODE_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,63}")
 _NODE_PODS = re.compile(r"k8s://[a-z0-9-]{1,63}/[A-Za-z0-9_./=!,-]{1,500}:[1-9][0-9]{0,4}")
 _NODE_SRV = re.compile(r"dns\+srv://(?:[0-9.]+(?::[0-9]{1,5})?/)?(?:[\w-]{1,63}\.)+[\w-]{1,63}\.?")
@@ -7898,13 +7911,12 @@ def parse_nodes(text: str) -> tuple[NodeRow, ...]:
         NodeTableError: naming the row and what is wrong with it.
     """
     rows: list[NodeRow] = []
-    for line, raw in enumerate(text.splitlines(), start=1):
-        if written := _NODE_COMMENT.sub("", raw).strip():
-            try:
-                rows.append(_parse_node(line, written))
-                _refuse_repeated(rows)
-            except ValueError as fault:
-                raise NodeTableError(line, *_without_secrets(written, said_by(fault))) from None
+    for line, written in table_rows(text):
+        try:
+            rows.append(_parse_node(line, written))
+            _refuse_repeated(rows)
+        except ValueError as fault:
+            raise NodeTableError(line, *_without_secrets(written, said_by(fault))) from None
     return tuple(rows)
 
 
@@ -8612,10 +8624,6 @@ class ListedClient:
     def name(self) -> str:
         """The node's address, as it may be shown."""
         return self._client.name
-
-    async def version(self) -> str:
-        """The version of the engine."""
-        return await self._client.version()
 
     async def tags(self) -> tuple[ListedModel, ...]:
         """The models that are offered."""
@@ -9834,23 +9842,6 @@ _NOT_SIGNED_IN = frozenset({401, 403, 407})
 MISSES = 2  # looks in a row that run out of time before a node counts as gone: it may just be busy
 
 
-@dataclass(frozen=True, slots=True)
-class WatchedNode:
-    """What is known of a node, at one moment.
-
-    Attributes:
-        models: what it has, or had when it last answered.
-        seen_at: when it last answered, on the caller's clock; None: never.
-        fault: what was wrong the last time; empty: nothing.
-        others: models that do not chat, such as embedders.
-    """
-
-    models: tuple[NodeModel, ...] = ()
-    seen_at: float | None = None
-    fault: str = ""
-    others: tuple[NodeModel, ...] = ()
-
-
 def node_client(row: NodeRow, session: aiohttp.ClientSession) -> NodeClient:
     """The client for a node of its kind."""
     headers = row.way_in.fixed_headers
@@ -9869,7 +9860,10 @@ class NodeWatch:
         """Take what is needed later; nothing is asked yet."""
         self.row = row
         self.client = client
-        self.known = WatchedNode()
+        self.models: tuple[NodeModel, ...] = ()  # what it has, or had when it last answered
+        self.others: tuple[NodeModel, ...] = ()  # models that do not chat, such as embedders
+        self.answered_at: float | None = None  # the last time; None: never
+        self.fault = ""  # what was wrong the last time; empty: nothing
         self.gpus = GpuReport(reason=message("not looked at yet"))
         self.looked = asyncio.Event()  # at least once, with or without an answer
         self.hurry = asyncio.Event()  # look again now
@@ -9888,7 +9882,7 @@ class NodeWatch:
             look = await self._probe.look()
         except NodeError as error:
             self._missed = MISSES if isinstance(error, NodeUnreachableError) else self._missed + 1
-            self.known = replace(self.known, fault=self._fault(error))
+            self.fault = self._fault(error)
             return None
         finally:
             self.looked.set()
@@ -9896,7 +9890,8 @@ class NodeWatch:
         self.is_whole = self.is_whole or look.is_whole
         if not self.is_whole:
             self.hurry.set()
-        self.known = WatchedNode(look.models, self._clock(), others=look.others)
+        self.models, self.others = look.models, look.others
+        self.answered_at, self.fault = self._clock(), ""
         self.seen_at = asked_at
         blobs = {fold_name(model.name): model.installed.blob for model in look.models}
         residents = look.residents
@@ -9911,7 +9906,7 @@ class NodeWatch:
 
         A look from before `since`, when it was asked for, shows nothing.
         """
-        model = next((model for model in self.known.models if model.name == name), None)
+        model = next((model for model in self.models if model.name == name), None)
         if model is None or model.installed.fixed or self._loaded is None or self.seen_at < since:
             return False
         return model.installed.blob not in self._loaded
@@ -9971,28 +9966,28 @@ class NodeWatch:
     @property
     def is_gone(self) -> bool:
         """Nothing is to be expected from it: no connection, or no answer several times."""
-        return self._missed >= MISSES or self.known.seen_at is None
+        return self._missed >= MISSES or self.answered_at is None
 
     @property
     def is_listed(self) -> bool:
         """Whether its models are offered: it answers, or did a short while ago."""
-        seen = self.known.seen_at
-        return not self.leaving and seen is not None and self._clock() - seen < GRACE_SECONDS
+        at = self.answered_at
+        return not self.leaving and at is not None and self._clock() - at < GRACE_SECONDS
 
     def has_any(self, models: Iterable[str]) -> bool:
         """Whether it has one of these, by whatever name it lists it, or had when it last answered."""
         names = {fold_name(name) for model in models for name in auto_parts(model)[0]}
-        return any(fold_name(model.name) in names for model in self.known.models)
+        return any(fold_name(model.name) in names for model in self.models)
 
     def holds(self, model: str) -> bool:
         """Whether a model is in its memory, by the name that the node lists."""
-        everything = (*self.known.models, *self.known.others)
+        everything = (*self.models, *self.others)
         blobs = {known.installed.blob for known in everything if known.name == model}
         return bool(self._loaded and self._loaded & {*blobs, fold_name(model)})
 
     def names_of(self, model: str) -> frozenset[str]:
         """The names by which the node lists these weights, such as those that `ollama cp` has made."""
-        blobs = {known.name: known.installed.blob for known in self.known.models}
+        blobs = {known.name: known.installed.blob for known in self.models}
         return frozenset(name for name, blob in blobs.items() if blob == blobs.get(model))
 
     def stop(self) -> None:
@@ -10128,8 +10123,8 @@ class Attempt:
 
     def _noted(self, chunk: dict[str, Any]) -> dict[str, Any]:
         if "usage" in chunk:
-            why = self._pending_chat.reason(self.binding)
-            chunk[TAG] = {"model": self.binding.model, "node": self.binding.node, "reason": str(why)}
+            why = in_language(self._pending_chat.reason(self.binding), self._pending_chat.language)
+            chunk[TAG] = {"model": self.binding.model, "node": self.binding.node, "reason": why}
             self._figures = chunk
         return chunk
 
@@ -10244,7 +10239,7 @@ def is_about_request(error: RetryableNodeError) -> bool:
 
 
 def _known_thinking(watch: NodeWatch, name: str) -> Thinking | None:
-    return next((model.thinking for model in watch.known.models if model.name == name), None)
+    return next((model.thinking for model in watch.models if model.name == name), None)
 
 
 # --- ollama_pack.routing.dispatch.counts ---
@@ -10350,12 +10345,6 @@ class RouterCounts:
         return self.models.setdefault(pair, ModelCounts())
 
 
-# --- ollama_pack.engines.routed_names ---
-# How models are called that `gpu_router` answers, on Open WebUI and on the Pipelines server.
-
-ROUTER = "gpu_router."  # begins their ids
-
-
 # --- ollama_pack.routing.dispatch.record ---
 # What is written down of a chat when it has ended: figures and names, and nothing of what was said.
 
@@ -10385,6 +10374,7 @@ def chat_record(pending: PendingChat, error: BaseException | None, now: float) -
     | `prompt`, `held`, `written` | tokens: of the prompt, of these those that the node held, of the answer |
     | `loads`, `background` | the model had to be loaded; nobody looked at the answer |
     | `tried` | nodes that failed it, each with what was wrong |
+    | `tried_texts` | the same in other languages |
     | `considered` | the cheapest nodes, the chosen one first: node, model, terms in seconds |
 
     Args:
@@ -10420,7 +10410,12 @@ def chat_record(pending: PendingChat, error: BaseException | None, now: float) -
         others = {language: in_language(error, language)[:MAX_ERROR] for language in TRANSLATIONS}
         record["error_texts"] = {name: text for name, text in others.items() if text != record["error_text"]}
     if pending.tried:
-        record["tried"] = {node: fault.plain[:MAX_ERROR] for node, fault in pending.tried.items()}
+        faults = {node: fault.plain for node, fault in pending.tried.items()}
+        record["tried"] = {node: fault[:MAX_ERROR] for node, fault in faults.items()}
+        record["tried_texts"] = {
+            language: {node: in_language(fault, language)[:MAX_ERROR] for node, fault in faults.items()}
+            for language in TRANSLATIONS
+        }
     return record
 
 
@@ -12892,7 +12887,6 @@ def _free(node: NodeView) -> int:
 MAX_WARM_ROWS = 200
 MAX_COPIES = 64
 _DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
-_WARM_COMMENT = re.compile(r"(?:^|\s)#.*")
 _SPAN = re.compile(
     r"(?:(?P<days>[a-z]{3}(?:-[a-z]{3})?)\s+)?(?P<begins>[0-9]{1,2}:[0-9]{2})-(?P<ends>[0-9]{1,2}:[0-9]{2})"
 )
@@ -12961,13 +12955,12 @@ def parse_warm(text: str) -> tuple[WarmRow, ...]:
         WarmTableError: naming the row and what is wrong with it.
     """
     rows: list[WarmRow] = []
-    for line, raw in enumerate(text.splitlines(), start=1):
-        if written := _WARM_COMMENT.sub("", raw).strip():
-            try:
-                rows.append(_warm_row(line, written))
-                _refuse_more(rows)
-            except ValueError as fault:
-                raise WarmTableError(line, written, said_by(fault)) from None
+    for line, written in table_rows(text):
+        try:
+            rows.append(_warm_row(line, written))
+            _refuse_more(rows)
+        except ValueError as fault:
+            raise WarmTableError(line, written, said_by(fault)) from None
     return tuple(rows)
 
 
@@ -13313,7 +13306,7 @@ class Upkeep:
     async def _without_chats(self, state: PullState) -> AsyncIterator[None]:
         """Give the node nothing new, where the others have all its models, and wait until it is idle."""
         node = state.node
-        models = frozenset(fold_name(model.name) for model in self._fleet.nodes[node].known.models)
+        models = frozenset(fold_name(model.name) for model in self._fleet.nodes[node].models)
         if not self._can_spare(node, models):
             yield
             return
@@ -13350,7 +13343,7 @@ class Upkeep:
         others: set[str] = set()
         for name, watch in self._fleet.nodes.items():
             if name != node and name not in self.drained and self._fleet.is_healthy(name):
-                others |= {fold_name(model.name) for model in watch.known.models}
+                others |= {fold_name(model.name) for model in watch.models}
         return others.issuperset(models)
 
     # --- what other workers pull ---
@@ -13757,7 +13750,7 @@ class NodePoller:
     def is_complete(self) -> bool:
         """Whether every node has been looked at once, and those that answer have told of all their models."""
         watches = self._nodes.values()
-        return all(watch.looked.is_set() and (watch.is_whole or watch.known.fault) for watch in watches)
+        return all(watch.looked.is_set() and (watch.is_whole or watch.fault) for watch in watches)
 
     async def ready(self, seconds: float = FIRST_LOOK_SECONDS) -> None:
         """Wait until every node has been looked at once, but no longer than this."""
@@ -13805,7 +13798,7 @@ class NodePoller:
 
     def catalogue(self) -> Catalogue:
         """The models of all nodes that answer, or did a short while ago."""
-        listed = tuple((name, watch.known.models) for name, watch in self._nodes.items() if watch.is_listed)
+        listed = tuple((name, watch.models) for name, watch in self._nodes.items() if watch.is_listed)
         if listed != self._made[0]:
             self._made = listed, build_catalogue(dict(listed))
         return self._made[1]
@@ -13897,6 +13890,7 @@ class Router:
             self._sharing = connect(self._share, self._decide)
         self._idle = asyncio.Event()
         self._idle.set()
+        self._holders = 0
         self._wake: asyncio.TimerHandle | None = None
         self._loads: set[asyncio.Task[None]] = set()  # that nobody waits for
         self.upkeep = Upkeep(self)
@@ -14014,9 +14008,25 @@ class Router:
         """How many other workers are heard."""
         return self._share.peers if self._share else 0
 
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """For whoever is about to ask something of it: `close` waits until nobody holds it."""
+        self._holders += 1
+        self._idle.clear()
+        try:
+            yield
+        finally:
+            self._holders -= 1
+            self._rest()
+
+    def _rest(self) -> None:
+        if not self._chats and not self._holders:
+            self._idle.set()
+
     async def close(self) -> None:
         """Let the requests that are under way end, then leave the nodes alone."""
-        await self._idle.wait()
+        while not self._idle.is_set():  # somebody may come before this goes on
+            await self._idle.wait()
         self.upkeep.close()
         for load in self._loads:
             load.cancel()
@@ -14041,6 +14051,7 @@ class Router:
         background: bool = False,
         tell: Tell = _tell_nobody,
         figures: bool = True,
+        language: str = ENGLISH,
         headers: NodeHeaders | None = None,
         last: bool = False,
         served: Served | None = None,
@@ -14060,6 +14071,7 @@ class Router:
             background: nobody looks at the answer as it is written.
             tell: shows status lines.
             figures: whether the user may see what the nodes hold of others: see `explain.reason`.
+            language: of whoever reads the reason.
             headers: for its request to a node; None: only those that every request has.
             last: it comes behind all others.
             served: is told what the answer took, also where its user leaves before the end.
@@ -14090,6 +14102,7 @@ class Router:
             tell,
             bound,
             figures,
+            language=language,
             headers=headers,
             served=served,
             user=user,
@@ -14148,8 +14161,7 @@ class Router:
             self._decided.pop(identity, None)
             self._drop_idle()
             self._decide()
-            if not self._chats:
-                self._idle.set()
+            self._rest()
             if pending.shown is not None:  # also when its user has left: the line is kept with the chat
                 line = waited_line(pending.asked, pending.shown_for())
                 last = self._loop.create_task(pending.say(line, done=True))
@@ -14164,7 +14176,7 @@ class Router:
 
     def no_node(self, models: Sequence[str]) -> NoNodeError:
         """The error that says why no node can have these models."""
-        silent = {name: watch.known.fault for name, watch in self.nodes.items() if watch.known.fault}
+        silent = {name: watch.fault for name, watch in self.nodes.items() if watch.fault}
         return NoNodeError(tuple(models), tuple(self.nodes), silent)
 
     def _decide(self) -> None:
@@ -14284,7 +14296,7 @@ class Router:
         if self.scheduler.cluster.can_answer(models):
             return {}
         return {
-            name: watch.known.fault or self._failure(name, models)
+            name: watch.fault or self._failure(name, models)
             for name, watch in self.nodes.items()
             if watch.has_any(models)
         }
@@ -14459,7 +14471,7 @@ def _node_details(router: Router, view: NodeView) -> dict[str, Any]:
     return {
         "own": router.own_in_flight(view.name),
         "gpu_reason": router.nodes[view.name].gpus.reason,
-        "fault": router.nodes[view.name].known.fault,
+        "fault": router.nodes[view.name].fault,
         "breaker": router.scheduler.cluster.nodes[view.name].breaker.state(now),
         "runners": [_runner_details(runner) for runner in view.runners],
         "rates": {blob[:12]: _rate_details(view, blob) for blob in view.rates},
@@ -14568,22 +14580,21 @@ async def answer_events(
     yield LAST_EVENT
 
 
-def refusal_of(error: Exception, *, for_admin: bool, language: str = ENGLISH) -> Refusal:
+def refusal_of(error: Exception, *, for_admin: bool) -> Refusal:
     """The status, the code and the sentence for an error. What is not the pack's own goes to the log.
 
     Args:
         error: one of the pack's, or any other.
         for_admin: the sentence says which node did what, and how to put it right.
-        language: of whoever reads it.
     """
     if not isinstance(error, PackError):
         log.error("A chat was not answered", exc_info=error)
-        return Refusal(HTTPStatus.INTERNAL_SERVER_ERROR, in_language(_UNFORESEEN, language), "internal_error")
+        return Refusal(HTTPStatus.INTERNAL_SERVER_ERROR, _UNFORESEEN, "internal_error")
     status, code, sentence = _meaning(error)
     waiting_helps = status in {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE}
     return Refusal(
         status=status,
-        message=in_language(error if for_admin else sentence, language),
+        message=said_by(error) if for_admin else sentence,
         code=code,
         param=_param(error),
         retry_after=RETRY_AFTER_SECONDS if waiting_helps else None,
@@ -14972,9 +14983,11 @@ class _LoopThread:
 
 
 # --- ollama_pack.base.single_flight ---
-# Many who ask the same at the same time ask once.
+# What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
 
 _Shared = TypeVar("_Shared")
+
+_PLACE = "_ollama_pack_speech_state"  # never a module that can be imported
 
 
 class SingleFlight(Generic[_Shared]):
@@ -15055,6 +15068,21 @@ def _retrieve(task: asyncio.Task[Any]) -> None:
     """Look at the error even when all who waited have left, or asyncio complains of it."""
     if not task.cancelled():
         task.exception()
+
+
+def process_wide(name: str, make: Callable[[], _Shared]) -> _Shared:
+    """The one object of that name in this process, for all plugins, which are files that share no code.
+
+    Only objects of the standard library and of faster_whisper may be kept, because a plugin that is updated
+    while the server runs leaves objects of its older classes behind.
+
+    Args:
+        name: of the object.
+        make: makes it; may be called once too often, when two threads are the first together.
+    """
+    state = sys.modules.setdefault(_PLACE, ModuleType(_PLACE))
+    kept: _Shared = vars(state).setdefault(name, make())
+    return kept
 
 
 # --- ollama_pack.services.discovery ---
@@ -15748,27 +15776,6 @@ _REDIS_CLIENTS: Mapping[str, Callable[[_RedisUrl], RedisClient]] = {
 }
 
 
-# --- ollama_pack.base.process ---
-# One object for all plugins of a process, which are files that share no code.
-#
-# Only objects of the standard library and of faster_whisper may be kept, because a plugin that is updated while
-# the server runs leaves objects of its older classes behind.
-
-_PLACE = "_ollama_pack_speech_state"  # never a module that can be imported
-
-
-def process_wide(name: str, make: Callable[[], T]) -> T:
-    """The one object of that name in this process, made at the first call.
-
-    Args:
-        name: of the object.
-        make: makes it; may be called once too often, when two threads are the first together.
-    """
-    state = sys.modules.setdefault(_PLACE, ModuleType(_PLACE))
-    kept: T = vars(state).setdefault(name, make())
-    return kept
-
-
 # --- ollama_pack.services.activity ---
 # What chats did in this process, until somebody writes it into the history.
 #
@@ -16332,10 +16339,12 @@ def is_background_prompt(body: Mapping[str, Any]) -> bool:
 # Open WebUI sends a pipeline the user and no more. What else it knows stands in the `metadata` that an inlet
 # is shown; OpenAI has fields for two things of it, so they travel on under those names, and any other client
 # may set them as well: `prompt_cache_key` for the conversation, `service_tier: flex` for what nobody waits for.
-# What the response cache has to know travels in a field of ours.
+# What the response cache has to know travels in a field of ours, and so does the user's language.
 
 CHAT_FIELD, URGENCY_FIELD, BACKGROUND = "prompt_cache_key", "service_tier", "flex"
-NOTE_FIELD = "ollama_pack"
+NOTE_FIELD, LANGUAGE_FIELD = "ollama_pack", "ollama_pack_language"
+
+MOST_LANGUAGE = 200  # characters
 
 
 @dataclass(frozen=True, slots=True)
@@ -16349,6 +16358,7 @@ class Asking:
         from_webui: Open WebUI sent it, and put its own tools into it.
         note: as `noted` has made it; None where no filter has seen the request.
         is_admin: Open WebUI says so of the user.
+        language: that the user reads.
     """
 
     user: str = ""
@@ -16357,6 +16367,7 @@ class Asking:
     from_webui: bool = False
     note: Mapping[str, Any] | None = None
     is_admin: bool = False
+    language: str = ENGLISH
 
 
 def asking(body: Mapping[str, Any]) -> Asking:
@@ -16371,12 +16382,13 @@ def asking(body: Mapping[str, Any]) -> Asking:
         from_webui,
         note if isinstance(note, Mapping) else None,
         isinstance(user, Mapping) and user.get("role") == "admin",
+        str(body.get(LANGUAGE_FIELD) or ENGLISH)[:MOST_LANGUAGE],
     )
 
 
 def without_asking(body: Mapping[str, Any]) -> dict[str, Any]:
     """The body without what is nobody's business further on."""
-    ours = {"user", CHAT_FIELD, URGENCY_FIELD, NOTE_FIELD}
+    ours = {"user", CHAT_FIELD, URGENCY_FIELD, NOTE_FIELD, LANGUAGE_FIELD}
     return {name: value for name, value in body.items() if name not in ours}
 
 
@@ -16390,6 +16402,8 @@ def with_hints(body: dict[str, Any]) -> dict[str, Any]:
         hints[CHAT_FIELD] = chat
     if is_background_task(metadata.get("task")):
         hints[URGENCY_FIELD] = BACKGROUND
+    if language := object_at(metadata, "variables").get("{{USER_LANGUAGE}}"):
+        hints[LANGUAGE_FIELD] = str(language)
     return {**body, **hints}
 
 
@@ -16520,19 +16534,58 @@ def early_refusal(beginning: bytes) -> Refusal | None:
     return Refusal(**{name: error[name] for name in _REFUSAL_KEYS})
 
 
-# --- ollama_pack.services.refused_valves ---
-# Valves that were refused, for admins: Open WebUI's page only shows that there was an error.
+# --- ollama_pack.services.valves ---
+# What all valves of the pack have in common: what is refused is told to admins, without what was written.
 #
-# What a process has refused is kept in it for an hour, as plain values: each plugin has a copy of this code.
+# Open WebUI's page only shows that there was an error. What a process has refused is kept in it for an hour, as
+# plain values: each plugin has a copy of this code.
 
+_WHOLE, _NUMBER, _SWITCH = (
+    message("must be a whole number"),
+    message("must be a number"),
+    message("must be true or false"),
+)
+# By pydantic's name for the error.
+_REFUSALS = {
+    "bool_parsing": _SWITCH,
+    "bool_type": _SWITCH,
+    "extra_forbidden": message("is not known"),
+    "float_parsing": _NUMBER,
+    "float_type": _NUMBER,
+    "int_from_float": _WHOLE,
+    "int_parsing": _WHOLE,
+    "int_type": _WHOLE,
+    "list_type": message("must be a list"),
+    "missing": message("is missing"),
+    "string_type": message("must be text"),
+}
 _MODULE = re.compile(r"(?:function|tool)_(\w+)_[0-9a-f]{32}")  # as Open WebUI calls a plugin's module
+
+
+class PackValves(BaseModel):
+    """Valves whose errors reach admins, and do not repeat what was written into them.
+
+    Open WebUI logs the error of a save that failed. Pydantic would put the value into it: a password,
+    a key, or a whole table of nodes with theirs.
+    """
+
+    model_config = ConfigDict(hide_input_in_errors=True)
+
+    def __init__(self, **values: Any) -> None:
+        """Validate the values, as Open WebUI does at each save and each request."""
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            note_refused(type(self), error)
+            raise
+        note_accepted(self)
 
 
 def note_refused(valves: type[BaseModel], error: ValidationError) -> None:
     """An admin has saved valves that the plugin refuses, or such valves are stored."""
     if plugin := _plugin_of(valves):
         said = joined(
-            (_refused_valves__said(one) for one in error.errors(include_url=False, include_input=False)), message("; ")
+            (_valves__said(one) for one in error.errors(include_url=False, include_input=False)), message("; ")
         )
         words = {language: in_language(said, language) for language in (ENGLISH, *TRANSLATIONS)}
         _refused()[plugin] = {"at": time.time(), "said": words, "told": False}
@@ -16558,13 +16611,13 @@ def _plugin_of(valves: type[BaseModel]) -> str:
     return found[1] if found and valves.__name__ == "Valves" else ""
 
 
-def _refused_valves__said(problem: Any) -> Message:
+def _valves__said(problem: Any) -> Message:
     """One of pydantic's errors as `valve: reason`."""
     valve = ".".join(map(str, problem["loc"]))
     return joined([valve, refusal(problem)], message(": "))
 
 
-def refusal(problem: Any) -> Message:  # noqa: PLR0911 - a line for each kind
+def refusal(problem: Any) -> Message:
     """What one of pydantic's errors says, in words for people."""
     context = problem.get("ctx") or {}
     match problem["type"]:
@@ -16574,36 +16627,9 @@ def refusal(problem: Any) -> Message:  # noqa: PLR0911 - a line for each kind
             return message("must be at least {limit}", limit=context["ge"])
         case "less_than_equal":
             return message("must be at most {limit}", limit=context["le"])
-        case "int_parsing" | "int_type" | "int_from_float":
-            return message("must be a whole number")
-        case "float_parsing" | "float_type":
-            return message("must be a number")
         case "literal_error":
             return message("must be one of {choices}", choices=context["expected"])
-    return Message(str(problem["msg"]))
-
-
-# --- ollama_pack.services.pack_valves ---
-# What all valves of the pack have in common.
-
-
-class PackValves(BaseModel):
-    """Valves whose errors reach admins, and do not repeat what was written into them.
-
-    Open WebUI logs the error of a save that failed. Pydantic would put the value into it: a password,
-    a key, or a whole table of nodes with theirs.
-    """
-
-    model_config = ConfigDict(hide_input_in_errors=True)
-
-    def __init__(self, **values: Any) -> None:
-        """Validate the values, as Open WebUI does at each save and each request."""
-        try:
-            super().__init__(**values)
-        except ValidationError as error:
-            note_refused(type(self), error)
-            raise
-        note_accepted(self)
+    return _REFUSALS.get(problem["type"]) or Message(str(problem["msg"]))
 
 
 # --- ollama_pack.services.pipeline_valves ---
@@ -16628,6 +16654,18 @@ class PipelineValves(PackValves):
     A subclass has a field `code_digest` with the default `CODE_DIGEST`.
     """
 
+    @classmethod
+    def model_json_schema(cls, *form: Any, **more: Any) -> dict[str, Any]:
+        """What Open WebUI's page shows: titles and texts in the language of the server's environment."""
+        schema = super().model_json_schema(*form, **more)
+        for field in schema.get("properties", {}).values():
+            field |= {
+                name: in_language(field[name], server_language())
+                for name in ("title", "description")
+                if name in field
+            }
+        return schema
+
     @field_validator("*", mode="before")
     @classmethod
     def _default_for_none(cls, value: Any, info: ValidationInfo) -> Any:
@@ -16639,6 +16677,11 @@ class PipelineValves(PackValves):
     def _of_this_code(cls, _: str) -> str:
         """What valves.json says is about the code that ran when it was saved."""
         return CODE_DIGEST
+
+
+def server_language() -> str:
+    """What `LC_ALL`, `LC_MESSAGES` or `LANG` names: Open WebUI does not say who looks at a page."""
+    return next(filter(None, map(os.getenv, ("LC_ALL", "LC_MESSAGES", "LANG"))), "")
 
 
 _V = TypeVar("_V", bound=BaseModel)
@@ -16696,7 +16739,6 @@ MAX_CHAIN = 10
 MAX_NAME_LENGTH = 256  # Open WebUI's own limit on a model id
 
 _ROW = re.compile(r"(?P<alias>[^=\[\]]*)=(?P<candidates>[^\[\]]*)(?:\[(?P<conditions>[^\[\]]*)\])?")
-_COMMENT = re.compile(r"(?:^|\s)#.*")
 _CONDITION = re.compile(r"(?P<key>[^<>=]*)(?P<relation>>?=|)(?P<value>.*)")
 _TOKENS = re.compile(r"(?P<count>[0-9]{1,9})\s*(?P<kilo>[kK]?)")
 _LEVEL = re.compile(r"[\w.-]+")
@@ -16820,18 +16862,14 @@ def parse_table(text: str) -> AliasTable:
         AliasTableError: naming the row and what is wrong with it.
     """
     rows: list[AliasRow] = []
-    for line, raw in enumerate(text.splitlines(), start=1):
-        if written := _COMMENT.sub("", raw).strip():
-            try:
-                rows.append(_parse_row(line, written))
-            except ValueError as fault:
-                raise AliasTableError(line, written, said_by(fault)) from None
-            if len(rows) > MAX_ROWS:
-                raise AliasTableError(
-                    line,
-                    written,
-                    message("a table has at most {limit} rows: use wildcards", limit=MAX_ROWS),
-                )
+    for line, written in table_rows(text):
+        try:
+            rows.append(_parse_row(line, written))
+        except ValueError as fault:
+            raise AliasTableError(line, written, said_by(fault)) from None
+        if len(rows) > MAX_ROWS:
+            reason = message("a table has at most {limit} rows: use wildcards", limit=MAX_ROWS)
+            raise AliasTableError(line, written, reason)
     return AliasTable(tuple(rows))
 
 
@@ -17276,9 +17314,10 @@ class RouterHost:
         """
         preload_nvml()
         self.current: Router | None = None
+        self.is_left = False
         self._connect, self._secret, self._trusted = connect, secret, trusted
         self._made_of: tuple[tuple[NodeRow, ...], RouterSettings, str] | None = None
-        self._closing: set[asyncio.Task[None]] = set()
+        self.closing: set[asyncio.Task[None]] = set()
 
     async def router(
         self, rows: tuple[NodeRow, ...], settings: RouterSettings, shared_over: str = ""
@@ -17286,7 +17325,8 @@ class RouterHost:
         """The router for these nodes and settings, ready.
 
         It goes on, and keeps what it has learned, where nodes have come or gone. Another one is made when
-        the row of a node, or a setting, has changed.
+        the row of a node, or a setting, has changed: hold the router before you wait for anything else
+        (`with router.held():`), or it may close meanwhile.
 
         Args:
             rows: the nodes.
@@ -17299,8 +17339,7 @@ class RouterHost:
         elif self.current is None or self._made_of != wanted:
             self.retire()
             connector = aiohttp.TCPConnector(limit=0, ssl=self._trusted())
-            # As Open WebUI's own: with proxies from HTTP_PROXY, HTTPS_PROXY and NO_PROXY.
-            session = aiohttp.ClientSession(connector=connector, trust_env=True)
+            session = aiohttp.ClientSession(connector=connector, trust_env=_environment_counts())
             self.current = Router(
                 rows,
                 session,
@@ -17311,9 +17350,12 @@ class RouterHost:
             )
         self._made_of = wanted
         router = self.current
-        await router.ready()
-        while _pulls_left():
+        with router.held():
+            await router.ready()
+        while _pulls_left() and router is self.current:
             router.upkeep.go_on(*_pulls_left().pop(0))
+        if self.is_left:  # a late chat of code that was replaced: nobody else would close it
+            self.retire()
         return router
 
     def _is_followed_by(self, wanted: tuple[tuple[NodeRow, ...], RouterSettings, str]) -> bool:
@@ -17323,10 +17365,15 @@ class RouterHost:
         known = {name: watch.row for name, watch in self.current.nodes.items()}
         return all(known.get(row.name, row) == row for row in wanted[0])
 
+    def leave(self) -> None:
+        """Other code has taken over: what is asked from now on is asked by a router of its own, and late."""
+        self.is_left = True
+        self.retire()
+
     async def close(self) -> None:
         """Wait for what is under way, then leave all nodes alone. `router` may be asked again afterwards."""
         self.retire()
-        await asyncio.gather(*self._closing)
+        await asyncio.gather(*self.closing)
 
     def retire(self) -> None:
         """Let the router finish what it has begun, and give its connections back.
@@ -17338,14 +17385,28 @@ class RouterHost:
             task = asyncio.get_running_loop().create_task(self.current.close())
             if pulls:
                 _pulls_left().append((pulls, task))
-            self._closing.add(task)
-            task.add_done_callback(self._closing.discard)
+            self.closing.add(task)
+            task.add_done_callback(self.closing.discard)
             self.current = None
 
 
 def _pulls_left() -> list[tuple[list[dict[str, Any]], asyncio.Task[None]]]:
     """The pulls of routers of this process that were replaced, by whatever code, and when each has ended."""
     return process_wide("pulls left", list[tuple[list[dict[str, Any]], asyncio.Task[None]]])
+
+
+def _environment_counts() -> bool:
+    """Whether the environment says how to reach nodes, as for Open WebUI's own connections.
+
+    That is a proxy (HTTP_PROXY, HTTPS_PROXY, NO_PROXY) or a file of logins (.netrc). Without them aiohttp
+    need not look for both before every request, which takes two threads and half a millisecond.
+    """
+    if getproxies().keys() & {"http", "https"}:
+        return True
+    try:
+        return Path(os.environ.get("NETRC") or "~/.netrc").expanduser().is_file()
+    except RuntimeError:  # nobody's home
+        return False
 
 
 # --- ollama_pack.services.router_valves ---
@@ -18052,11 +18113,12 @@ class Pipeline:
         """Answer a chat. An error becomes the answer's error, in one sentence."""
         name = self._names.get(model_id, model_id)
         if body.get("stream"):
-            return self._bridge.stream(lambda: answer_events(self._chunks(name, body), _gpu_router__refused))
+            refused = partial(_gpu_router__refused, asking(body).language)
+            return self._bridge.stream(lambda: answer_events(self._chunks(name, body), refused))
         try:
             return self._bridge.call(lambda: self._completion(name, body))
         except Exception as error:
-            refusal = _gpu_router__refused(error)
+            refusal = _gpu_router__refused(asking(body).language, error)
             if gives_status():
                 return refusal.body()
             raise _http_error(refusal) from error
@@ -18067,8 +18129,14 @@ class Pipeline:
 
     async def _chunks(self, name: str, body: Body) -> AsyncGenerator[Body, None]:
         """The answer: of the response cache, where that is on this server and has it, else of a node."""
-        who = asking(body)
-        router, table = await self._router(), self.valves.table
+        router = await self._router()
+        with router.held():
+            async with aclosing(self._answer(router, name, body)) as chunks:
+                async for chunk in chunks:
+                    yield chunk
+
+    async def _answer(self, router: Router, name: str, body: Body) -> AsyncGenerator[Body, None]:
+        who, table = asking(body), self.valves.table
         catalogue = await catalogue_for(router, table, name)
         facts = request_facts(body, name)
         try:
@@ -18094,6 +18162,7 @@ class Pipeline:
                 chat=who.chat,
                 background=who.background,
                 figures=who.is_admin,
+                language=who.language,
                 why_model=partial(passed_over, table, facts, catalogue, frozenset()),
             )
 
@@ -18155,9 +18224,9 @@ class UnloggedAnswer(dict[str, Any]):
         return "<an answer>"
 
 
-def _gpu_router__refused(error: Exception) -> Refusal:
+def _gpu_router__refused(language: str, error: Exception) -> Refusal:
     """The server does not say whether an admin asks."""
-    return refusal_of(error, for_admin=False)
+    return refusal_of(error, for_admin=False).translated(language)
 
 
 def _http_error(refusal: Refusal) -> Exception:
