@@ -1,5 +1,6 @@
 """A real browser on the real Open WebUI: Debian's Chromium, driven by Playwright."""
 
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -74,7 +75,7 @@ def pages_of(browser: Browser, url: str) -> Iterator[Open]:
 
 def close_news(page: Page) -> None:
     """Close the list of novelties that greets an admin, whenever it comes."""
-    button = page.get_by_role("button", name="Okay, Let's Go!")
+    button = page.get_by_role("button", name=re.compile("^(Okay, Let's Go!|确认，开始使用！)$"))
     page.add_locator_handler(button, button.click)
 
 

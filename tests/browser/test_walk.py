@@ -15,7 +15,7 @@ from playwright.sync_api import Browser, Locator, Page, expect
 from browser.conftest import close_news
 from deploy.errors import ServerError
 from harness.fixtures_cache import CachedWebUI, emptied
-from harness.languages import latin_in
+from harness.languages import english_in, latin_in
 from local.webui import Account
 
 SLOW = 20_000  # milliseconds; the page itself may take long on a busy machine
@@ -151,3 +151,24 @@ def test_who_may_not_look(site: CachedWebUI, screen: Screen) -> None:
         expect(page.get_by_role("link")).to_be_visible(timeout=SLOW)
         screen.check_own(page)
         page.context.close()
+
+
+def test_the_valves(site: CachedWebUI, screen: Screen) -> None:
+    """Would catch English in a function's settings, or a dialog that does not open or sticks out."""
+    page = screen.opened(site, site.webui.admin, "/admin/functions")
+    buttons = page.get_by_role("button", name=re.compile("^(Valves|配置项)$"))
+    expect(buttons.first).to_be_visible(timeout=SLOW)
+    expect(buttons).to_have_count(len(site.admin.get("/api/v1/functions/")), timeout=SLOW)
+    loaded = re.compile("Default|Custom|No valves|默认|自定义|没有配置项")
+    for button in buttons.all():
+        button.click()
+        dialog = page.get_by_role("dialog")
+        form = dialog.locator("form")
+        expect(form).to_contain_text(loaded, timeout=SLOW)
+        assert screen.language == "en" or english_in(dialog.inner_text()) == []
+        box = form.bounding_box()
+        assert box is not None
+        assert 0 <= box["x"] <= box["x"] + box["width"] <= screen.width
+        page.keyboard.press("Escape")
+        expect(dialog).to_have_count(0, timeout=SLOW)
+    page.context.close()
