@@ -10,90 +10,90 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/ollama_pack_events.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Event`, line 12297, which the server calls.
+# Begin here: `class Event`, line 12305, which the server calls.
 # The modules that it uses come first:
 #    160  base.translations            The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    639  base.messages                Sentences for people, in English and in the languages of the catalogue.
-#    784  base.single_flight           What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
-#    952  errors                       The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    978  engines.body                 Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    989  services.activity            What chats did in this process, until somebody writes it into the history.
-#   1050  base.redis                   A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#   1450  services.history             The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
-#   1830  services.dashboard           What the dashboard shows, in parts that change by themselves, and the stream that sends those that did.
-#   2096  webui.functions              Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   2164  webui.cache_contact          The way from the events function to the running `response_cache_filter`, which may not be there.
-#   2225  webui.routes                 Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
-#   2379  webui.dashboard              The dashboard's page, and what those see who may not look at it. Nothing in it comes from elsewhere.
-#   3638  services.calibration_routes  What sites that learn together read here and hand over: see docs/federation.md.
-#   3674  engines.ollama.names         Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   3811  fit.shapes                   Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#   3848  fit.choose                   Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#   3869  base.tables                  Tables that admins write as text: a row a line, `#` starts a comment, empty lines are skipped.
-#   3900  engines.model_ids            Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   3908  routing.plan.report          What fits where, what to pull, and what one more GPU would bring: all of a plan, as people read it.
-#   3915  engines.refusals             What a client gets instead of an answer, in the form of each API that clients speak.
-#   3992  webui.errors                 What goes wrong between the pack and Open WebUI.
-#   4065  webui.contact                The way from the events function to the running `gpu_router`: another plugin, which may not be there.
-#   4197  services.fleet_plan          The dashboard's plan of what to have where: this plugin has the record of chats, the router the nodes.
-#   4271  cache.counters               What the cache did, in figures without any text: of this process, and to be added up over all of them.
-#   4278  services.metrics_text        What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
-#   4423  services.node_upkeep         What admins do to nodes while chats go on: drain one, or pull a model at one after another.
-#   4497  engines.ollama.from_openai   An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
-#   4603  engines.sse                  Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   4712  webui.calling                Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#   4860  webui.models                 What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   4947  webui.ollama_models          Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
-#   5037  webui.server                 What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#   5069  services.ollama_api          Open WebUI's Ollama API for names that `gpu_router` answers.
-#   5193  aliases.errors               What goes wrong with aliases.
-#   5201  aliases.facts                What an alias table may ask about a request, read off an OpenAI chat body.
-#   5224  aliases.table                An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#   5583  aliases.resolve              Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   5641  aliases.published            Which names of a table can be published as models, and what answers for them.
-#   5710  webui.audience               Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#   5776  webui.model_rows             Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#   5906  webui.access                 Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#   6072  webui.publication            Which rows of Open WebUI's models table to write, so that users see what is offered to them. Decides only.
-#   6400  services.offer               Which rows a deployment should have.
-#   6673  webui.rows                   Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
-#   6823  services.publishing          Publishing: what the router and the alias tables offer becomes models that users see and may use.
-#   6976  services.valves              What all valves of the pack have in common: what is refused is told to admins, without what was written.
-#   7096  speech.errors                What goes wrong with transcription.
-#   7553  speech.languages             The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
-#   7630  speech.language              Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
-#   7723  engines.failures             Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   7759  speech.values                What recordings turn into, and what an engine is.
-#   8016  speech.http_answer           What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
-#   8166  speech.pcm                   Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
-#   8254  speech.openai_http           Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
-#   8442  speech.recognizer            The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
-#   8581  speech.sentences             Segments of about a sentence, made from words with times.
-#   8635  speech.whisper_model         Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
-#   8821  speech.whisper               Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
-#   9049  services.voice_settings      The valves of voice transcription, for the tool and the routes, and the engine they ask for.
-#   9205  speech.source                Where a recording comes from: bytes, a path or an open file; and how large it may be.
-#   9289  speech.kept                  Transcripts of a while ago: the same recording with the same options is not listened to twice.
-#   9378  speech.containers            What the bytes of a file tell that the decoder does not: whether the file ends before it should.
-#   9542  speech.decode                Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
-#  10153  speech.joining               Putting pieces of text together: with spaces where the script has them between words, else without.
-#  10241  speech.script                Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
-#  10317  speech.turns                 One recording at a time on this machine's own processors, in turns between users, each with its place.
-#  10592  speech.vad                   Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
-#  10642  speech.windows               Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
-#  10789  speech.transcribe            From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
-#  11059  webui.tracing                Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
-#  11097  webui.voice_files            Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
-#  11127  services.transcribing        Transcribing on behalf of somebody: by the admin's settings, and not twice.
-#  11252  speech.subtitles             Subtitles: lines that fit on a screen, each shown while it is spoken.
-#  11390  speech.formats               A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
-#  11552  webui.uploads                A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
-#  11758  webui.users                  Users of the running Open WebUI, and the language that they read. Imports `open_webui` when called.
-#  11775  services.voice_routes        The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
-#  12033  webui.budget_contact         The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
-#  12150  webui.chats                  Chats of the running Open WebUI, and their ratings. Imports `open_webui` when called, not before.
-#  12179  webui.load                   What `GET /api/system/load` shows of what the router tells: keys by name, so that nothing slips out.
-#  12265  webui.service                What an event function keeps up in a process: its routes, and a task that looks again from time to time.
+#    641  base.messages                Sentences for people, in English and in the languages of the catalogue.
+#    786  base.single_flight           What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
+#    954  errors                       The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    980  engines.body                 Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    991  services.activity            What chats did in this process, until somebody writes it into the history.
+#   1052  base.redis                   A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#   1452  services.history             The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
+#   1832  services.dashboard           What the dashboard shows, in parts that change by themselves, and the stream that sends those that did.
+#   2098  webui.functions              Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   2166  webui.cache_contact          The way from the events function to the running `response_cache_filter`, which may not be there.
+#   2227  webui.routes                 Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
+#   2381  webui.dashboard              The dashboard's page, and what those see who may not look at it. Nothing in it comes from elsewhere.
+#   3646  services.calibration_routes  What sites that learn together read here and hand over: see docs/federation.md.
+#   3682  engines.ollama.names         Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   3819  fit.shapes                   Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   3856  fit.choose                   Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   3877  base.tables                  Tables that admins write as text: a row a line, `#` starts a comment, empty lines are skipped.
+#   3908  engines.model_ids            Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   3916  routing.plan.report          What fits where, what to pull, and what one more GPU would bring: all of a plan, as people read it.
+#   3923  engines.refusals             What a client gets instead of an answer, in the form of each API that clients speak.
+#   4000  webui.errors                 What goes wrong between the pack and Open WebUI.
+#   4073  webui.contact                The way from the events function to the running `gpu_router`: another plugin, which may not be there.
+#   4205  services.fleet_plan          The dashboard's plan of what to have where: this plugin has the record of chats, the router the nodes.
+#   4279  cache.counters               What the cache did, in figures without any text: of this process, and to be added up over all of them.
+#   4286  services.metrics_text        What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#   4431  services.node_upkeep         What admins do to nodes while chats go on: drain one, or pull a model at one after another.
+#   4505  engines.ollama.from_openai   An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
+#   4611  engines.sse                  Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   4720  webui.calling                Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#   4868  webui.models                 What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   4955  webui.ollama_models          Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
+#   5045  webui.server                 What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   5077  services.ollama_api          Open WebUI's Ollama API for names that `gpu_router` answers.
+#   5201  aliases.errors               What goes wrong with aliases.
+#   5209  aliases.facts                What an alias table may ask about a request, read off an OpenAI chat body.
+#   5232  aliases.table                An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#   5591  aliases.resolve              Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   5649  aliases.published            Which names of a table can be published as models, and what answers for them.
+#   5718  webui.audience               Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#   5784  webui.model_rows             Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#   5914  webui.access                 Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#   6080  webui.publication            Which rows of Open WebUI's models table to write, so that users see what is offered to them. Decides only.
+#   6408  services.offer               Which rows a deployment should have.
+#   6681  webui.rows                   Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
+#   6831  services.publishing          Publishing: what the router and the alias tables offer becomes models that users see and may use.
+#   6984  services.valves              What all valves of the pack have in common: what is refused is told to admins, without what was written.
+#   7104  speech.errors                What goes wrong with transcription.
+#   7561  speech.languages             The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
+#   7638  speech.language              Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
+#   7731  engines.failures             Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   7767  speech.values                What recordings turn into, and what an engine is.
+#   8024  speech.http_answer           What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
+#   8174  speech.pcm                   Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
+#   8262  speech.openai_http           Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
+#   8450  speech.recognizer            The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
+#   8589  speech.sentences             Segments of about a sentence, made from words with times.
+#   8643  speech.whisper_model         Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
+#   8829  speech.whisper               Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
+#   9057  services.voice_settings      The valves of voice transcription, for the tool and the routes, and the engine they ask for.
+#   9213  speech.source                Where a recording comes from: bytes, a path or an open file; and how large it may be.
+#   9297  speech.kept                  Transcripts of a while ago: the same recording with the same options is not listened to twice.
+#   9386  speech.containers            What the bytes of a file tell that the decoder does not: whether the file ends before it should.
+#   9550  speech.decode                Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
+#  10161  speech.joining               Putting pieces of text together: with spaces where the script has them between words, else without.
+#  10249  speech.script                Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
+#  10325  speech.turns                 One recording at a time on this machine's own processors, in turns between users, each with its place.
+#  10600  speech.vad                   Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
+#  10650  speech.windows               Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
+#  10797  speech.transcribe            From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
+#  11067  webui.tracing                Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#  11105  webui.voice_files            Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
+#  11135  services.transcribing        Transcribing on behalf of somebody: by the admin's settings, and not twice.
+#  11260  speech.subtitles             Subtitles: lines that fit on a screen, each shown while it is spoken.
+#  11398  speech.formats               A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
+#  11560  webui.uploads                A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
+#  11766  webui.users                  Users of the running Open WebUI, and the language that they read. Imports `open_webui` when called.
+#  11783  services.voice_routes        The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
+#  12041  webui.budget_contact         The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
+#  12158  webui.chats                  Chats of the running Open WebUI, and their ratings. Imports `open_webui` when called, not before.
+#  12187  webui.load                   What `GET /api/system/load` shows of what the router tells: keys by name, so that nothing slips out.
+#  12273  webui.service                What an event function keeps up in a process: its routes, and a task that looks again from time to time.
 
 import asyncio
 import csv
@@ -377,6 +377,7 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "gpu_router failed at {method} ({kind}: {error}): see its valves": "gpu_router 执行 {method} 失败（{kind}：{error}）：请检查其配置项",
         "gpu_router is not installed: install it (upload.py, or Admin Panel → Functions), and its nodes show here": "没有安装 gpu_router：安装后（upload.py，或 管理员面板 → 函数）这里会显示其节点",
         "gpu_router is switched off: switch it on under Admin Panel → Functions": "gpu_router 已关闭：请在 管理员面板 → 函数 中启用",
+        "group {name}": "用户组 {name}",
         "group= needs names of groups, such as group=staff or group=staff|teachers, not {value!r}": "group= 需要分组名称，例如 group=staff 或 group=staff|teachers，而不是 {value!r}",
         "half of all chats": "半数请求（中位数）",
         "has not answered within {seconds:g} s: is it overloaded?": "在 {seconds:g} 秒内没有响应：是否过载？",
@@ -563,6 +564,7 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "up to {bound} ms": "不超过 {bound} 毫秒",
         "upload.py published it, and keeps it": "由 upload.py 发布，予以保留",
         "used": "已用",
+        "user {name}": "用户 {name}",
         "wait": "等待",
         "waited": "等待",
         "waiting": "等待中",
@@ -3250,6 +3252,12 @@ function drawTop() {
       tile(seconds(day.saved || 0), t("generation saved, last day"))) : null);
 }
 
+function audience(who) {
+  const [kind, name] = [text(who).split(" ", 1)[0], text(who).split(" ").slice(1).join(" ")];
+  if (kind === "group") return t("group {name}", {name});
+  return kind === "user" ? t("user {name}", {name}) : who === "everybody" ? t("everybody") : text(who);
+}
+
 function drawPublished() {
   const told = part("publishing"), rows = list(told.rows).map(object), uploaded = new Set(rows.filter(row => row.made_by === "upload").map(row => row.id));
   const left = list(told.left).map(object).filter(row => !uploaded.has(row.id));
@@ -3260,7 +3268,7 @@ function drawPublished() {
     if (!rows.length) return make("p", {class: "soft"}, t("Nothing to publish: no node has a model, and no alias an answer."));
     return table(t("Published models"), [[t("Model")], [t("answered by")], [t("for")], [t("made by"), "medium"], [""]],
       rows.map(row => make("tr", {"data-key": text(row.id)}, cell(code(row.id), "text"), cell(answerers(row), "text"),
-        cell([list(row.audience).map(who => who === "everybody" ? t("everybody") : who).join(", ") || t("admins"), list(row.opens).length
+        cell([list(row.audience).map(audience).join(", ") || t("admins"), list(row.opens).length
           ? make("div", {class: "soft small"}, t("opens to them: {models}", {models: row.opens.join(", ")})) : ""]),
         cell(row.made_by === "upload" ? "upload.py" : t("this function"), "medium"),
         cell([row.active === false ? badge(t("switched off"), "warn") : "", isNumber(row.missing_seconds)

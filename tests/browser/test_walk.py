@@ -141,6 +141,8 @@ def test_the_dashboard(site: CachedWebUI, screen: Screen) -> None:
     for section in page.locator("main > section").all():
         assert section.get_attribute("id") == "processes" or section.inner_text()
     assert "gpu9" in said
+    group = {"en": "group readers", "zh": "用户组 readers"}
+    assert page.evaluate("audience('group readers')") == group[screen.language]
     page.context.close()
 
 

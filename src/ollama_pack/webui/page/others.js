@@ -58,6 +58,12 @@ function drawTop() {
       tile(seconds(day.saved || 0), t("generation saved, last day"))) : null);
 }
 
+function audience(who) {
+  const [kind, name] = [text(who).split(" ", 1)[0], text(who).split(" ").slice(1).join(" ")];
+  if (kind === "group") return t("group {name}", {name});
+  return kind === "user" ? t("user {name}", {name}) : who === "everybody" ? t("everybody") : text(who);
+}
+
 function drawPublished() {
   const told = part("publishing"), rows = list(told.rows).map(object), uploaded = new Set(rows.filter(row => row.made_by === "upload").map(row => row.id));
   const left = list(told.left).map(object).filter(row => !uploaded.has(row.id));
@@ -68,7 +74,7 @@ function drawPublished() {
     if (!rows.length) return make("p", {class: "soft"}, t("Nothing to publish: no node has a model, and no alias an answer."));
     return table(t("Published models"), [[t("Model")], [t("answered by")], [t("for")], [t("made by"), "medium"], [""]],
       rows.map(row => make("tr", {"data-key": text(row.id)}, cell(code(row.id), "text"), cell(answerers(row), "text"),
-        cell([list(row.audience).map(who => who === "everybody" ? t("everybody") : who).join(", ") || t("admins"), list(row.opens).length
+        cell([list(row.audience).map(audience).join(", ") || t("admins"), list(row.opens).length
           ? make("div", {class: "soft small"}, t("opens to them: {models}", {models: row.opens.join(", ")})) : ""]),
         cell(row.made_by === "upload" ? "upload.py" : t("this function"), "medium"),
         cell([row.active === false ? badge(t("switched off"), "warn") : "", isNumber(row.missing_seconds)
