@@ -10,7 +10,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipe`, line 19485, which the server calls.
+# Begin here: `class Pipe`, line 19493, which the server calls.
 # The modules that it uses come first:
 #    216  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
 #    502  base.messages                  Sentences for people, in English and in the languages of the catalogue.
@@ -123,23 +123,23 @@ version: 0.1.0
 #  17736  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
 #  17881  services.activity              What chats did in this process, until somebody writes it into the history.
 #  17907  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  18024  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
-#  18132  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
-#  18179  services.valves                What all valves of the pack have in common: what is refused is told to admins, without what was written.
-#  18307  services.router_valves         The valves of the router, wherever it runs.
-#  18461  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  18575  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  18836  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
-#  18868  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  18890  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#  18896  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#  18947  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
-#  19050  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  19145  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#  19306  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
-#  19317  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#  19376  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
-#  19459  webui.users                    Users of the running Open WebUI, and the language that they read. Imports `open_webui` when called.
+#  18032  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#  18140  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
+#  18187  services.valves                What all valves of the pack have in common: what is refused is told to admins, without what was written.
+#  18315  services.router_valves         The valves of the router, wherever it runs.
+#  18469  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  18583  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  18844  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#  18876  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  18898  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#  18904  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#  18955  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
+#  19058  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  19153  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#  19314  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
+#  19325  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#  19384  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#  19467  webui.users                    Users of the running Open WebUI, and the language that they read. Imports `open_webui` when called.
 
 import asyncio
 import base64
@@ -17938,7 +17938,7 @@ class RouterHost:
 
         It goes on, and keeps what it has learned, where nodes have come or gone. Another one is made when
         the row of a node, or a setting, has changed: hold the router before you wait for anything else
-        (`with router.held():`), or it may close meanwhile.
+        (`holding`), or it may close meanwhile.
 
         Args:
             rows: the nodes.
@@ -17966,9 +17966,17 @@ class RouterHost:
             await router.ready()
         while _pulls_left() and router is self.current:
             router.upkeep.go_on(*_pulls_left().pop(0))
-        if self.is_left:  # a late chat of code that was replaced: nobody else would close it
-            self.retire()
         return router
+
+    @contextmanager
+    def holding(self, router: Router) -> Iterator[None]:
+        """A router that stays open meanwhile. Code that was replaced leaves none behind afterwards."""
+        try:
+            with router.held():
+                yield
+        finally:
+            if self.is_left:
+                self.retire()
 
     def _is_followed_by(self, wanted: tuple[tuple[NodeRow, ...], RouterSettings, str]) -> bool:
         """Whether only nodes have come or gone."""
@@ -17978,7 +17986,7 @@ class RouterHost:
         return all(known.get(row.name, row) == row for row in wanted[0])
 
     def leave(self) -> None:
-        """Other code has taken over: what is asked from now on is asked by a router of its own, and late."""
+        """Other code has taken over: what is still asked here comes late, and gets a router of its own."""
         self.is_left = True
         self.retire()
 
@@ -19632,7 +19640,7 @@ class Pipe:
         """The answer, which begins when it is gone through."""
         name = str(body["model"]).removeprefix(ROUTER)
         router = await self._ready()
-        with router.held():
+        with self._host.holding(router):
             await tell_refused(emitter if task is None else None, user, language)
             models, why_model = await self._models_and_why(router, body, name, user)
             background = is_background_task(task)
@@ -19699,7 +19707,7 @@ class Pipe:
             with self._refusing(for_admin=admin):
                 now = router if router is self._host.current else await self._ready()
                 span = ChatSpan(name, background=False)
-                with now.held():
+                with self._host.holding(now):
                     async with aclosing(span.around(chunks(now, head=head))) as traced:
                         async for chunk in traced:
                             yield chunk
@@ -19719,7 +19727,7 @@ class Pipe:
         name = str(body["model"]).removeprefix(ROUTER)
         with self._refusing(for_admin=user.get("role") == "admin"):
             router = await self._ready()
-            with router.held():
+            with self._host.holding(router):
                 there = self._embedding.catalogue(router)
                 model = auto_parts((await self._models(router, body, name, user, there=there))[0])[0][0]
                 made, node = await self._embedding.embed(
@@ -19736,7 +19744,7 @@ class Pipe:
         """
         with self._refusing(for_admin=user.get("role") == "admin"):
             router = await self._ready()
-            with router.held():
+            with self._host.holding(router):
                 there = self._embedding.catalogue(router)
                 model = auto_parts((await self._models(router, {}, name, user, there=there))[0])[0][0]
                 found = there.find(model)

@@ -118,10 +118,10 @@ version: 0.1.0
 #  17141  aliases.published              Which names of a table can be published as models, and what answers for them.
 #  17177  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
 #  17295  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  17412  services.router_valves         The valves of the router, wherever it runs.
-#  17566  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  17680  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  17941  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#  17420  services.router_valves         The valves of the router, wherever it runs.
+#  17574  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  17688  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  17949  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
 
 import asyncio
 import base64
@@ -17326,7 +17326,7 @@ class RouterHost:
 
         It goes on, and keeps what it has learned, where nodes have come or gone. Another one is made when
         the row of a node, or a setting, has changed: hold the router before you wait for anything else
-        (`with router.held():`), or it may close meanwhile.
+        (`holding`), or it may close meanwhile.
 
         Args:
             rows: the nodes.
@@ -17354,9 +17354,17 @@ class RouterHost:
             await router.ready()
         while _pulls_left() and router is self.current:
             router.upkeep.go_on(*_pulls_left().pop(0))
-        if self.is_left:  # a late chat of code that was replaced: nobody else would close it
-            self.retire()
         return router
+
+    @contextmanager
+    def holding(self, router: Router) -> Iterator[None]:
+        """A router that stays open meanwhile. Code that was replaced leaves none behind afterwards."""
+        try:
+            with router.held():
+                yield
+        finally:
+            if self.is_left:
+                self.retire()
 
     def _is_followed_by(self, wanted: tuple[tuple[NodeRow, ...], RouterSettings, str]) -> bool:
         """Whether only nodes have come or gone."""
@@ -17366,7 +17374,7 @@ class RouterHost:
         return all(known.get(row.name, row) == row for row in wanted[0])
 
     def leave(self) -> None:
-        """Other code has taken over: what is asked from now on is asked by a router of its own, and late."""
+        """Other code has taken over: what is still asked here comes late, and gets a router of its own."""
         self.is_left = True
         self.retire()
 
@@ -18130,7 +18138,7 @@ class Pipeline:
     async def _chunks(self, name: str, body: Body) -> AsyncGenerator[Body, None]:
         """The answer: of the response cache, where that is on this server and has it, else of a node."""
         router = await self._router()
-        with router.held():
+        with self._host.holding(router):
             async with aclosing(self._answer(router, name, body)) as chunks:
                 async for chunk in chunks:
                     yield chunk

@@ -132,7 +132,7 @@ def test_a_chat_that_comes_while_its_router_is_replaced_is_answered(nodes: list[
     async def scenario() -> None:
         host, rows = RouterHost(), parse_nodes(f"gpu0 {nodes[0].url}")
         before = await host.router(rows, QUICK)
-        with before.held():
+        with host.holding(before):
             assert await host.router(rows, replace(QUICK, max_queue=7)) is not before
             _, closing = await asyncio.wait(host.closing, timeout=0.2)
             assert len(closing) == 1
@@ -151,9 +151,9 @@ def test_a_late_chat_of_replaced_code_leaves_no_router(nodes: list[OllamaNode]) 
         await host.router(rows, QUICK)
         host.leave()
         late = await host.router(rows, QUICK)
-        with late.held():
-            assert host.current is None
+        with host.holding(late):
             assert (await Chat(late).run()).said
+        assert host.current is None
         await asyncio.gather(*host.closing)
         with pytest.raises(RuntimeError, match="closed"):
             await Chat(late).run()

@@ -2,7 +2,8 @@
 
 import asyncio
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from ssl import SSLContext
 from typing import Any
@@ -49,7 +50,7 @@ class RouterHost:
 
         It goes on, and keeps what it has learned, where nodes have come or gone. Another one is made when
         the row of a node, or a setting, has changed: hold the router before you wait for anything else
-        (`with router.held():`), or it may close meanwhile.
+        (`holding`), or it may close meanwhile.
 
         Args:
             rows: the nodes.
@@ -77,9 +78,17 @@ class RouterHost:
             await router.ready()
         while _pulls_left() and router is self.current:
             router.upkeep.go_on(*_pulls_left().pop(0))
-        if self.is_left:  # a late chat of code that was replaced: nobody else would close it
-            self.retire()
         return router
+
+    @contextmanager
+    def holding(self, router: Router) -> Iterator[None]:
+        """A router that stays open meanwhile. Code that was replaced leaves none behind afterwards."""
+        try:
+            with router.held():
+                yield
+        finally:
+            if self.is_left:
+                self.retire()
 
     def _is_followed_by(self, wanted: tuple[tuple[NodeRow, ...], RouterSettings, str]) -> bool:
         """Whether only nodes have come or gone."""
@@ -89,7 +98,7 @@ class RouterHost:
         return all(known.get(row.name, row) == row for row in wanted[0])
 
     def leave(self) -> None:
-        """Other code has taken over: what is asked from now on is asked by a router of its own, and late."""
+        """Other code has taken over: what is still asked here comes late, and gets a router of its own."""
         self.is_left = True
         self.retire()
 

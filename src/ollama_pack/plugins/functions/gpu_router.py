@@ -242,7 +242,7 @@ class Pipe:
         """The answer, which begins when it is gone through."""
         name = str(body["model"]).removeprefix(ROUTER)
         router = await self._ready()
-        with router.held():
+        with self._host.holding(router):
             await tell_refused(emitter if task is None else None, user, language)
             models, why_model = await self._models_and_why(router, body, name, user)
             background = is_background_task(task)
@@ -309,7 +309,7 @@ class Pipe:
             with self._refusing(for_admin=admin):
                 now = router if router is self._host.current else await self._ready()
                 span = ChatSpan(name, background=False)
-                with now.held():
+                with self._host.holding(now):
                     async with aclosing(span.around(chunks(now, head=head))) as traced:
                         async for chunk in traced:
                             yield chunk
@@ -329,7 +329,7 @@ class Pipe:
         name = str(body["model"]).removeprefix(ROUTER)
         with self._refusing(for_admin=user.get("role") == "admin"):
             router = await self._ready()
-            with router.held():
+            with self._host.holding(router):
                 there = self._embedding.catalogue(router)
                 model = auto_parts((await self._models(router, body, name, user, there=there))[0])[0][0]
                 made, node = await self._embedding.embed(
@@ -346,7 +346,7 @@ class Pipe:
         """
         with self._refusing(for_admin=user.get("role") == "admin"):
             router = await self._ready()
-            with router.held():
+            with self._host.holding(router):
                 there = self._embedding.catalogue(router)
                 model = auto_parts((await self._models(router, {}, name, user, there=there))[0])[0][0]
                 found = there.find(model)

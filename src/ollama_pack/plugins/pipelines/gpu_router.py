@@ -206,7 +206,7 @@ class Pipeline:
     async def _chunks(self, name: str, body: Body) -> AsyncGenerator[Body, None]:
         """The answer: of the response cache, where that is on this server and has it, else of a node."""
         router = await self._router()
-        with router.held():
+        with self._host.holding(router):
             async with aclosing(self._answer(router, name, body)) as chunks:
                 async for chunk in chunks:
                     yield chunk
