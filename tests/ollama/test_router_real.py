@@ -45,11 +45,17 @@ async def turn(router: Router, model: str, messages: list[JSON]) -> tuple[str, f
 
 
 def test_two_chats_that_alternate_keep_their_prefixes(real_server: RealServer, second_server: str) -> None:
-    """Would catch chats that are sent to and fro: each would evaluate its whole prompt at every turn."""
+    """Would catch chats that are sent to and fro: each would evaluate its whole prompt at every turn.
+
+    Both nodes have the model in memory: whether a load pays depends on how fast the machine is.
+    """
     rows = parse_nodes(f"gpu0 {real_server.url}\ngpu1 {second_server}")
 
     async def scenario() -> tuple[list[list[str]], list[list[float]]]:
         router = Router(rows, aiohttp.ClientSession(), RouterSettings(probe_seconds=0.5), Random(1))  # noqa: S311 - breaks ties
+        await router.ready()
+        for watch in router.nodes.values():
+            await watch.client.load(real_server.model, seconds=60)
         chats = [[{"role": "user", "content": story(subject)}] for subject in ("heron", "tortoise")]
         nodes: list[list[str]] = [[], []]
         seconds: list[list[float]] = [[], []]
