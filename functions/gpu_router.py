@@ -10,7 +10,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipe`, line 19493, which the server calls.
+# Begin here: `class Pipe`, line 19497, which the server calls.
 # The modules that it uses come first:
 #    216  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
 #    502  base.messages                  Sentences for people, in English and in the languages of the catalogue.
@@ -134,12 +134,12 @@ version: 0.1.0
 #  18898  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
 #  18904  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
 #  18955  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
-#  19058  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  19153  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#  19314  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
-#  19325  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#  19384  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
-#  19467  webui.users                    Users of the running Open WebUI, and the language that they read. Imports `open_webui` when called.
+#  19062  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  19157  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#  19318  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
+#  19329  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#  19388  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#  19471  webui.users                    Users of the running Open WebUI, and the language that they read. Imports `open_webui` when called.
 
 import asyncio
 import base64
@@ -18025,7 +18025,7 @@ def _environment_counts() -> bool:
         return True
     try:
         return Path(os.environ.get("NETRC") or "~/.netrc").expanduser().is_file()
-    except RuntimeError:  # nobody's home
+    except RuntimeError:  # there is no home folder
         return False
 
 
@@ -18997,25 +18997,29 @@ class BudgetContact:
 
     @asynccontextmanager
     async def counting(
-        self, app: Any, user: dict[str, Any], model: str
-    ) -> AsyncGenerator[Callable[[float, float], None]]:
-        """Count something that is no chat. Call what is given with its seconds of GPU time and its tokens.
+        self,
+        app: Any,
+        user: dict[str, Any],
+        metadata: dict[str, Any],
+        model: str,
+        *,
+        always: bool = False,
+    ) -> AsyncGenerator[tuple[Callable[[float, float], None] | None, bool]]:
+        """Count an answer: what to tell its seconds of GPU time and its tokens, and whether it comes last.
 
-        Where that is not called, nothing was made, and nothing counts.
+        Where no budget holds there is nobody to tell. Without figures nothing was made, and nothing counts.
 
         Raises:
             ModelRefusedError: the budget is used up.
         """
-        budgets, begun = await self.begin(app, user, {}, model, always=False)
+        budgets, begun = await self.begin(app, user, metadata, model, always=always)
         if begun["refusal"]:
             raise ModelRefusedError(Refusal(**begun["refusal"]))
-        if budgets is None:
-            yield lambda _seconds, _tokens: None
-            return
         try:
-            yield lambda seconds, tokens: budgets.budget_note(begun["ticket"], seconds, tokens)
+            yield partial(budgets.budget_note, begun["ticket"]) if begun["ticket"] else None, begun["last"]
         finally:
-            budgets.budget_end(begun["ticket"])
+            if begun["own"]:
+                budgets.budget_end(begun["ticket"])
 
     def forget(self) -> None:
         """It may have been switched, or have other valves."""
@@ -19610,18 +19614,12 @@ class Pipe:
         """The answer, as far as the budgets of its user allow it: see `usage_budgets`."""
         name, task = str(body["model"]).removeprefix(ROUTER), metadata.get("task")
         belongs = bool(task) and not is_asked_for(task)  # to a chat that has begun
-        budgets, begun = await self._budgets.begin(app, user, metadata, name, always=belongs)
-        if begun["refusal"]:
-            raise ModelRefusedError(Refusal(**begun["refusal"]))
-        served = partial(budgets.budget_note, begun["ticket"]) if begun["ticket"] else None
-        try:
-            chunks = self._chunks(body, user, metadata, *about, last=begun["last"], served=served)
+        counting = self._budgets.counting(app, user, metadata, name, always=belongs)
+        async with counting as (served, last):
+            chunks = self._chunks(body, user, metadata, *about, last=last, served=served)
             async with aclosing(chunks):
                 async for chunk in chunks:
                     yield chunk
-        finally:
-            if begun["own"]:
-                budgets.budget_end(begun["ticket"])
 
     async def _chunks(
         self,

@@ -10,7 +10,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/ollama_pack_events.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Event`, line 12305, which the server calls.
+# Begin here: `class Event`, line 12309, which the server calls.
 # The modules that it uses come first:
 #    160  base.translations            The translations of all sentences. GENERATED from locale/ by scripts/package.py.
 #    641  base.messages                Sentences for people, in English and in the languages of the catalogue.
@@ -91,9 +91,9 @@ version: 0.1.0
 #  11766  webui.users                  Users of the running Open WebUI, and the language that they read. Imports `open_webui` when called.
 #  11783  services.voice_routes        The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
 #  12041  webui.budget_contact         The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
-#  12158  webui.chats                  Chats of the running Open WebUI, and their ratings. Imports `open_webui` when called, not before.
-#  12187  webui.load                   What `GET /api/system/load` shows of what the router tells: keys by name, so that nothing slips out.
-#  12273  webui.service                What an event function keeps up in a process: its routes, and a task that looks again from time to time.
+#  12162  webui.chats                  Chats of the running Open WebUI, and their ratings. Imports `open_webui` when called, not before.
+#  12191  webui.load                   What `GET /api/system/load` shows of what the router tells: keys by name, so that nothing slips out.
+#  12277  webui.service                What an event function keeps up in a process: its routes, and a task that looks again from time to time.
 
 import asyncio
 import csv
@@ -12083,25 +12083,29 @@ class BudgetContact:
 
     @asynccontextmanager
     async def counting(
-        self, app: Any, user: dict[str, Any], model: str
-    ) -> AsyncGenerator[Callable[[float, float], None]]:
-        """Count something that is no chat. Call what is given with its seconds of GPU time and its tokens.
+        self,
+        app: Any,
+        user: dict[str, Any],
+        metadata: dict[str, Any],
+        model: str,
+        *,
+        always: bool = False,
+    ) -> AsyncGenerator[tuple[Callable[[float, float], None] | None, bool]]:
+        """Count an answer: what to tell its seconds of GPU time and its tokens, and whether it comes last.
 
-        Where that is not called, nothing was made, and nothing counts.
+        Where no budget holds there is nobody to tell. Without figures nothing was made, and nothing counts.
 
         Raises:
             ModelRefusedError: the budget is used up.
         """
-        budgets, begun = await self.begin(app, user, {}, model, always=False)
+        budgets, begun = await self.begin(app, user, metadata, model, always=always)
         if begun["refusal"]:
             raise ModelRefusedError(Refusal(**begun["refusal"]))
-        if budgets is None:
-            yield lambda _seconds, _tokens: None
-            return
         try:
-            yield lambda seconds, tokens: budgets.budget_note(begun["ticket"], seconds, tokens)
+            yield partial(budgets.budget_note, begun["ticket"]) if begun["ticket"] else None, begun["last"]
         finally:
-            budgets.budget_end(begun["ticket"])
+            if begun["own"]:
+                budgets.budget_end(begun["ticket"])
 
     def forget(self) -> None:
         """It may have been switched, or have other valves."""

@@ -10,7 +10,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/ollama_pack_gateway.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Event`, line 4580, which the server calls.
+# Begin here: `class Event`, line 4586, which the server calls.
 # The modules that it uses come first:
 #    106  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
 #    226  base.messages                  Sentences for people, in English and in the languages of the catalogue.
@@ -52,17 +52,17 @@ version: 0.1.0
 #   3145  webui.embedding                Vectors and model facts over Open WebUI's own connections. Imports `open_webui` when called, not before.
 #   3192  services.gateway_names         Every name that a client of the gateway may ask for, and the model of Open WebUI that each stands for.
 #   3375  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
-#   3478  services.gateway_direct        The gateway's own chain: budgets, access, aliases, cache and router, without other filters and tools.
-#   3680  services.gateway_limits        Budgets as the rate-limit headers that OpenAI's and Anthropic's clients read.
-#   3719  services.gateway_vectors       Embeddings at the gateway, in OpenAI's and Ollama's forms, for every name of the alias tables.
-#   3860  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#   3880  webui.routes                   Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
-#   3992  webui.users                    Users of the running Open WebUI, and the language that they read. Imports `open_webui` when called.
-#   4001  webui.gateway_request          A client's request at the gateway: its body, its id, and whether its client is still there.
-#   4091  webui.ollama_models            Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
-#   4130  services.gateway               The gateway: OpenAI's, Anthropic's and Ollama's APIs for every name of the alias tables.
-#   4457  services.valves                What all valves of the pack have in common: what is refused is told to admins, without what was written.
-#   4555  webui.service                  What an event function keeps up in a process: its routes, and a task that looks again from time to time.
+#   3482  services.gateway_direct        The gateway's own chain: budgets, access, aliases, cache and router, without other filters and tools.
+#   3684  services.gateway_limits        Budgets as the rate-limit headers that OpenAI's and Anthropic's clients read.
+#   3723  services.gateway_vectors       Embeddings at the gateway, in OpenAI's and Ollama's forms, for every name of the alias tables.
+#   3864  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#   3884  webui.routes                   Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
+#   3996  webui.users                    Users of the running Open WebUI, and the language that they read. Imports `open_webui` when called.
+#   4005  webui.gateway_request          A client's request at the gateway: its body, its id, and whether its client is still there.
+#   4095  webui.ollama_models            Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
+#   4134  services.gateway               The gateway: OpenAI's, Anthropic's and Ollama's APIs for every name of the alias tables.
+#   4463  services.valves                What all valves of the pack have in common: what is refused is told to admins, without what was written.
+#   4561  webui.service                  What an event function keeps up in a process: its routes, and a task that looks again from time to time.
 
 import asyncio
 import base64
@@ -3417,25 +3417,29 @@ class BudgetContact:
 
     @asynccontextmanager
     async def counting(
-        self, app: Any, user: dict[str, Any], model: str
-    ) -> AsyncGenerator[Callable[[float, float], None]]:
-        """Count something that is no chat. Call what is given with its seconds of GPU time and its tokens.
+        self,
+        app: Any,
+        user: dict[str, Any],
+        metadata: dict[str, Any],
+        model: str,
+        *,
+        always: bool = False,
+    ) -> AsyncGenerator[tuple[Callable[[float, float], None] | None, bool]]:
+        """Count an answer: what to tell its seconds of GPU time and its tokens, and whether it comes last.
 
-        Where that is not called, nothing was made, and nothing counts.
+        Where no budget holds there is nobody to tell. Without figures nothing was made, and nothing counts.
 
         Raises:
             ModelRefusedError: the budget is used up.
         """
-        budgets, begun = await self.begin(app, user, {}, model, always=False)
+        budgets, begun = await self.begin(app, user, metadata, model, always=always)
         if begun["refusal"]:
             raise ModelRefusedError(Refusal(**begun["refusal"]))
-        if budgets is None:
-            yield lambda _seconds, _tokens: None
-            return
         try:
-            yield lambda seconds, tokens: budgets.budget_note(begun["ticket"], seconds, tokens)
+            yield partial(budgets.budget_note, begun["ticket"]) if begun["ticket"] else None, begun["last"]
         finally:
-            budgets.budget_end(begun["ticket"])
+            if begun["own"]:
+                budgets.budget_end(begun["ticket"])
 
     def forget(self) -> None:
         """It may have been switched, or have other valves."""
@@ -4285,17 +4289,19 @@ class Gateway:
         async def answer() -> Any:
             asked = texts_asked(await body_of(request))
             tables, router = await self._tables.get(), await self._chain.router()
-            began = time.monotonic()
-            async with self._chain.budgets.counting(request.app, user.model_dump(), asked.name) as count:
+            began, who = time.monotonic(), user.model_dump()
+            async with self._chain.budgets.counting(request.app, who, {}, asked.name) as (served, _last):
                 headers = answer_headers(request, api)
                 headers |= limit_headers(await self._chain.budgets_of(user), api, datetime.now(UTC))
                 try:
                     async with while_connected(request):
                         made = await vectors_for(request, user, asked, tables, router)
                 except ClientLeftError:
-                    count(time.monotonic() - began, 0)
+                    if served:
+                        served(time.monotonic() - began, 0)
                     raise
-                count(made.seconds or time.monotonic() - began, made.tokens)
+                if served:
+                    served(made.seconds or time.monotonic() - began, made.tokens)
             return json_answer(form(asked, made), headers=headers)
 
         return await _answered(request, user, api, answer)

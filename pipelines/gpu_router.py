@@ -17413,7 +17413,7 @@ def _environment_counts() -> bool:
         return True
     try:
         return Path(os.environ.get("NETRC") or "~/.netrc").expanduser().is_file()
-    except RuntimeError:  # nobody's home
+    except RuntimeError:  # there is no home folder
         return False
 
 

@@ -208,17 +208,19 @@ class Gateway:
         async def answer() -> Any:
             asked = texts_asked(await body_of(request))
             tables, router = await self._tables.get(), await self._chain.router()
-            began = time.monotonic()
-            async with self._chain.budgets.counting(request.app, user.model_dump(), asked.name) as count:
+            began, who = time.monotonic(), user.model_dump()
+            async with self._chain.budgets.counting(request.app, who, {}, asked.name) as (served, _last):
                 headers = answer_headers(request, api)
                 headers |= limit_headers(await self._chain.budgets_of(user), api, datetime.now(UTC))
                 try:
                     async with while_connected(request):
                         made = await vectors_for(request, user, asked, tables, router)
                 except ClientLeftError:
-                    count(time.monotonic() - began, 0)
+                    if served:
+                        served(time.monotonic() - began, 0)
                     raise
-                count(made.seconds or time.monotonic() - began, made.tokens)
+                if served:
+                    served(made.seconds or time.monotonic() - began, made.tokens)
             return json_answer(form(asked, made), headers=headers)
 
         return await _answered(request, user, api, answer)

@@ -8,6 +8,7 @@ import io
 import logging
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 from ollama_pack.base.single_flight import SingleFlight
@@ -58,25 +59,29 @@ class BudgetContact:
 
     @asynccontextmanager
     async def counting(
-        self, app: Any, user: dict[str, Any], model: str
-    ) -> AsyncGenerator[Callable[[float, float], None]]:
-        """Count something that is no chat. Call what is given with its seconds of GPU time and its tokens.
+        self,
+        app: Any,
+        user: dict[str, Any],
+        metadata: dict[str, Any],
+        model: str,
+        *,
+        always: bool = False,
+    ) -> AsyncGenerator[tuple[Callable[[float, float], None] | None, bool]]:
+        """Count an answer: what to tell its seconds of GPU time and its tokens, and whether it comes last.
 
-        Where that is not called, nothing was made, and nothing counts.
+        Where no budget holds there is nobody to tell. Without figures nothing was made, and nothing counts.
 
         Raises:
             ModelRefusedError: the budget is used up.
         """
-        budgets, begun = await self.begin(app, user, {}, model, always=False)
+        budgets, begun = await self.begin(app, user, metadata, model, always=always)
         if begun["refusal"]:
             raise ModelRefusedError(Refusal(**begun["refusal"]))
-        if budgets is None:
-            yield lambda _seconds, _tokens: None
-            return
         try:
-            yield lambda seconds, tokens: budgets.budget_note(begun["ticket"], seconds, tokens)
+            yield partial(budgets.budget_note, begun["ticket"]) if begun["ticket"] else None, begun["last"]
         finally:
-            budgets.budget_end(begun["ticket"])
+            if begun["own"]:
+                budgets.budget_end(begun["ticket"])
 
     def forget(self) -> None:
         """It may have been switched, or have other valves."""

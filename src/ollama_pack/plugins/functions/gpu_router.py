@@ -212,18 +212,12 @@ class Pipe:
         """The answer, as far as the budgets of its user allow it: see `usage_budgets`."""
         name, task = str(body["model"]).removeprefix(ROUTER), metadata.get("task")
         belongs = bool(task) and not is_asked_for(task)  # to a chat that has begun
-        budgets, begun = await self._budgets.begin(app, user, metadata, name, always=belongs)
-        if begun["refusal"]:
-            raise ModelRefusedError(Refusal(**begun["refusal"]))
-        served = partial(budgets.budget_note, begun["ticket"]) if begun["ticket"] else None
-        try:
-            chunks = self._chunks(body, user, metadata, *about, last=begun["last"], served=served)
+        counting = self._budgets.counting(app, user, metadata, name, always=belongs)
+        async with counting as (served, last):
+            chunks = self._chunks(body, user, metadata, *about, last=last, served=served)
             async with aclosing(chunks):
                 async for chunk in chunks:
                     yield chunk
-        finally:
-            if begun["own"]:
-                budgets.budget_end(begun["ticket"])
 
     async def _chunks(
         self,
