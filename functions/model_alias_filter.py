@@ -10,31 +10,32 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/model_alias_filter.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Filter`, line 1728, which the server calls.
+# Begin here: `class Filter`, line 1752, which the server calls.
 # The modules that it uses come first:
-#     58  base.translations      The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    108  base.messages          Sentences for people, in English and in the languages of the catalogue.
-#    236  errors                 The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    244  base.tables            Tables that admins write as text: a row a line, `#` starts a comment, empty lines are skipped.
-#    275  aliases.errors         What goes wrong with aliases.
-#    317  engines.content        The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#    326  aliases.facts          What an alias table may ask about a request, read off an OpenAI chat body.
-#    387  aliases.table          An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#    746  engines.ollama.names   Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#    883  fit.shapes             Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#    920  fit.choose             Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#    941  aliases.resolve        Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   1059  engines.model_ids      Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   1067  webui.models           What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   1192  services.alias_choice  The model that answers for an alias: the first that is there and that Open WebUI lets this user use.
-#   1217  engines.refusals       What a client gets instead of an answer, in the form of each API that clients speak.
-#   1294  services.answers       An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#   1310  base.single_flight     What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
-#   1333  services.valves        What all valves of the pack have in common: what is refused is told to admins, without what was written.
-#   1461  engines.front_route    A route in front of a server's own, which sees each answer of a chat before its client does.
-#   1556  webui.early_errors     The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#   1703  webui.users            Users of the running Open WebUI, and the language that they read. Imports `open_webui` when called.
+#     59  base.translations      The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#    109  base.messages          Sentences for people, in English and in the languages of the catalogue.
+#    237  errors                 The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    245  base.tables            Tables that admins write as text: a row a line, `#` starts a comment, empty lines are skipped.
+#    276  aliases.errors         What goes wrong with aliases.
+#    318  engines.content        The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#    327  aliases.facts          What an alias table may ask about a request, read off an OpenAI chat body.
+#    388  aliases.table          An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#    747  engines.ollama.names   Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#    884  fit.shapes             Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#    921  fit.choose             Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#    942  aliases.resolve        Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   1060  engines.model_ids      Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   1068  webui.models           What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   1193  services.alias_choice  The model that answers for an alias: the first that is there and that Open WebUI lets this user use.
+#   1218  engines.refusals       What a client gets instead of an answer, in the form of each API that clients speak.
+#   1295  services.answers       An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#   1311  base.single_flight     What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
+#   1334  services.valves        What all valves of the pack have in common: what is refused is told to admins, without what was written.
+#   1462  engines.front_route    A route in front of a server's own, which sees each answer of a chat before its client does.
+#   1557  webui.early_errors     The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#   1727  webui.users            Users of the running Open WebUI, and the language that they read. Imports `open_webui` when called.
 
+import asyncio
 import logging
 import math
 import re
@@ -1562,6 +1563,10 @@ async def send_start(send: AsgiSend, start: AsgiMessage) -> None:
 # place where a plugin has noted one on the request. Open WebUI does the same with its own connections: it waits
 # for the engine's status before it sends one.
 #
+# The route also lets Open WebUI end what it has begun. Many clients leave at `[DONE]`; Open WebUI 0.11.2 is then
+# reading from its database which filters to call, is cancelled there, and the connection that it read with answers
+# nobody ever again. So a client that leaves after the last word is told of when the answer has ended.
+#
 # Notes are plain values, as each plugin has a copy of this code. Imports Open WebUI when called, not before.
 
 ROUTE_NAME = "ollama_pack:early errors"
@@ -1578,6 +1583,9 @@ _FIRST_ERROR = 400
 _EMPTY_ENDS = frozenset({"message_delta", "message_stop"})
 
 _WHOLE_END = re.compile(rb'"type": ?"message_(?:delta|stop)"')
+_LAST_WORD = re.compile(rb'^data: ?\[DONE\]|"type": ?"message_stop"', re.MULTILINE)
+# For the filters that Open WebUI calls after an answer. One that takes longer is cancelled, as it was before.
+END_SECONDS = 60.0
 
 
 def note_refusal(request: Any, refusal: Refusal, metadata: Mapping[str, Any]) -> None:
@@ -1605,7 +1613,7 @@ def show_early_errors() -> None:
 
 async def _held_back(scope: AsgiScope, receive: AsgiReceive, send: AsgiSend, behind: Any) -> None:
     held = HeldBack(scope, send)
-    await behind(receive, held.send)
+    await behind(partial(held.receive, receive), held.send)
     await held.end()
 
 
@@ -1621,9 +1629,24 @@ class HeldBack:
         self._send = send
         self._held: list[AsgiMessage] = []
         self._way: Literal["held", "open", "refused"] = "held"
+        self._last_word = False
+        self._ended = asyncio.Event()
+
+    async def receive(self, receive: AsgiReceive) -> AsgiMessage:
+        """What the client sends. That it has left after the last word is told when the answer has ended."""
+        message = await receive()
+        if message["type"] == "http.disconnect" and self._last_word:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(END_SECONDS):
+                    await self._ended.wait()
+        return message
 
     async def send(self, message: AsgiMessage) -> None:
         """Take a message of the server's."""
+        if message["type"] == "http.response.body":
+            self._last_word = self._last_word or _LAST_WORD.search(bytes(message.get("body") or b"")) is not None
+            if not message.get("more_body"):
+                self._ended.set()
         if self._way == "refused":
             return
         if self._way == "held":
@@ -1643,6 +1666,7 @@ class HeldBack:
 
     async def end(self) -> None:
         """The server sends no more. It waits for a start even where its client has left before an answer."""
+        self._ended.set()
         if self._held and self._way == "held":
             await self._let_pass()
 

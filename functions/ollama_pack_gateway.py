@@ -10,7 +10,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/ollama_pack_gateway.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Event`, line 4586, which the server calls.
+# Begin here: `class Event`, line 4590, which the server calls.
 # The modules that it uses come first:
 #    106  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
 #    226  base.messages                  Sentences for people, in English and in the languages of the catalogue.
@@ -56,13 +56,13 @@ version: 0.1.0
 #   3684  services.gateway_limits        Budgets as the rate-limit headers that OpenAI's and Anthropic's clients read.
 #   3723  services.gateway_vectors       Embeddings at the gateway, in OpenAI's and Ollama's forms, for every name of the alias tables.
 #   3864  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#   3884  webui.routes                   Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
-#   3996  webui.users                    Users of the running Open WebUI, and the language that they read. Imports `open_webui` when called.
-#   4005  webui.gateway_request          A client's request at the gateway: its body, its id, and whether its client is still there.
-#   4095  webui.ollama_models            Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
-#   4134  services.gateway               The gateway: OpenAI's, Anthropic's and Ollama's APIs for every name of the alias tables.
-#   4463  services.valves                What all valves of the pack have in common: what is refused is told to admins, without what was written.
-#   4561  webui.service                  What an event function keeps up in a process: its routes, and a task that looks again from time to time.
+#   3888  webui.routes                   Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
+#   4000  webui.users                    Users of the running Open WebUI, and the language that they read. Imports `open_webui` when called.
+#   4009  webui.gateway_request          A client's request at the gateway: its body, its id, and whether its client is still there.
+#   4099  webui.ollama_models            Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
+#   4138  services.gateway               The gateway: OpenAI's, Anthropic's and Ollama's APIs for every name of the alias tables.
+#   4467  services.valves                What all valves of the pack have in common: what is refused is told to admins, without what was written.
+#   4565  webui.service                  What an event function keeps up in a process: its routes, and a task that looks again from time to time.
 
 import asyncio
 import base64
@@ -3869,6 +3869,10 @@ def _packed(vector: list[float]) -> str:
 # own: it holds the first bytes of an answer back until they are the answer's, and sends the error in their
 # place where a plugin has noted one on the request. Open WebUI does the same with its own connections: it waits
 # for the engine's status before it sends one.
+#
+# The route also lets Open WebUI end what it has begun. Many clients leave at `[DONE]`; Open WebUI 0.11.2 is then
+# reading from its database which filters to call, is cancelled there, and the connection that it read with answers
+# nobody ever again. So a client that leaves after the last word is told of when the answer has ended.
 #
 # Notes are plain values, as each plugin has a copy of this code. Imports Open WebUI when called, not before.
 

@@ -10,29 +10,30 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/response_cache_replay.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipe`, line 1527, which the server calls.
+# Begin here: `class Pipe`, line 1551, which the server calls.
 # The modules that it uses come first:
-#     50  base.translations         The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    117  base.messages             Sentences for people, in English and in the languages of the catalogue.
-#    245  errors                    The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    253  engines.errors            What goes wrong with a node.
-#    386  engines.body              Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    440  engines.ollama.to_openai  What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#    465  engines.ollama.stream     A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#    482  engines.refusals          What a client gets instead of an answer, in the form of each API that clients speak.
-#    559  aliases.errors            What goes wrong with aliases.
-#    597  cache.errors              What goes wrong with the cache.
-#    617  engines.sse               Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#    726  routing.errors            What goes wrong with routing.
-#    878  webui.errors              What goes wrong between the pack and Open WebUI.
-#    910  services.answers          An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#   1063  services.cacheable        Which requests the cache is for, whose answers they share, and what it is asked.
-#   1075  webui.calling             Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#   1222  engines.front_route       A route in front of a server's own, which sees each answer of a chat before its client does.
-#   1317  webui.early_errors        The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#   1478  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#   1498  webui.users               Users of the running Open WebUI, and the language that they read. Imports `open_webui` when called.
+#     51  base.translations         The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#    118  base.messages             Sentences for people, in English and in the languages of the catalogue.
+#    246  errors                    The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    254  engines.errors            What goes wrong with a node.
+#    387  engines.body              Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    441  engines.ollama.to_openai  What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#    466  engines.ollama.stream     A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#    483  engines.refusals          What a client gets instead of an answer, in the form of each API that clients speak.
+#    560  aliases.errors            What goes wrong with aliases.
+#    598  cache.errors              What goes wrong with the cache.
+#    618  engines.sse               Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#    727  routing.errors            What goes wrong with routing.
+#    879  webui.errors              What goes wrong between the pack and Open WebUI.
+#    911  services.answers          An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#   1064  services.cacheable        Which requests the cache is for, whose answers they share, and what it is asked.
+#   1076  webui.calling             Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#   1223  engines.front_route       A route in front of a server's own, which sees each answer of a chat before its client does.
+#   1318  webui.early_errors        The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#   1502  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   1522  webui.users               Users of the running Open WebUI, and the language that they read. Imports `open_webui` when called.
 
+import asyncio
 import logging
 import re
 import sys
@@ -1323,6 +1324,10 @@ async def send_start(send: AsgiSend, start: AsgiMessage) -> None:
 # place where a plugin has noted one on the request. Open WebUI does the same with its own connections: it waits
 # for the engine's status before it sends one.
 #
+# The route also lets Open WebUI end what it has begun. Many clients leave at `[DONE]`; Open WebUI 0.11.2 is then
+# reading from its database which filters to call, is cancelled there, and the connection that it read with answers
+# nobody ever again. So a client that leaves after the last word is told of when the answer has ended.
+#
 # Notes are plain values, as each plugin has a copy of this code. Imports Open WebUI when called, not before.
 
 ROUTE_NAME = "ollama_pack:early errors"
@@ -1339,6 +1344,9 @@ _FIRST_ERROR = 400
 _EMPTY_ENDS = frozenset({"message_delta", "message_stop"})
 
 _WHOLE_END = re.compile(rb'"type": ?"message_(?:delta|stop)"')
+_LAST_WORD = re.compile(rb'^data: ?\[DONE\]|"type": ?"message_stop"', re.MULTILINE)
+# For the filters that Open WebUI calls after an answer. One that takes longer is cancelled, as it was before.
+END_SECONDS = 60.0
 
 
 def note_refusal(request: Any, refusal: Refusal, metadata: Mapping[str, Any]) -> None:
@@ -1380,7 +1388,7 @@ def show_early_errors() -> None:
 
 async def _held_back(scope: AsgiScope, receive: AsgiReceive, send: AsgiSend, behind: Any) -> None:
     held = HeldBack(scope, send)
-    await behind(receive, held.send)
+    await behind(partial(held.receive, receive), held.send)
     await held.end()
 
 
@@ -1396,9 +1404,24 @@ class HeldBack:
         self._send = send
         self._held: list[AsgiMessage] = []
         self._way: Literal["held", "open", "refused"] = "held"
+        self._last_word = False
+        self._ended = asyncio.Event()
+
+    async def receive(self, receive: AsgiReceive) -> AsgiMessage:
+        """What the client sends. That it has left after the last word is told when the answer has ended."""
+        message = await receive()
+        if message["type"] == "http.disconnect" and self._last_word:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(END_SECONDS):
+                    await self._ended.wait()
+        return message
 
     async def send(self, message: AsgiMessage) -> None:
         """Take a message of the server's."""
+        if message["type"] == "http.response.body":
+            self._last_word = self._last_word or _LAST_WORD.search(bytes(message.get("body") or b"")) is not None
+            if not message.get("more_body"):
+                self._ended.set()
         if self._way == "refused":
             return
         if self._way == "held":
@@ -1418,6 +1441,7 @@ class HeldBack:
 
     async def end(self) -> None:
         """The server sends no more. It waits for a start even where its client has left before an answer."""
+        self._ended.set()
         if self._held and self._way == "held":
             await self._let_pass()
 

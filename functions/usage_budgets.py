@@ -10,7 +10,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/usage_budgets.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Filter`, line 2775, which the server calls.
+# Begin here: `class Filter`, line 2798, which the server calls.
 # The modules that it uses come first:
 #     67  base.translations      The translations of all sentences. GENERATED from locale/ by scripts/package.py.
 #    162  base.messages          Sentences for people, in English and in the languages of the catalogue.
@@ -31,10 +31,10 @@ version: 0.1.0
 #   2274  services.valves        What all valves of the pack have in common: what is refused is told to admins, without what was written.
 #   2372  engines.front_route    A route in front of a server's own, which sees each answer of a chat before its client does.
 #   2467  webui.early_errors     The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#   2614  engines.model_ids      Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   2622  webui.models           What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   2709  webui.server           What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#   2750  webui.users            Users of the running Open WebUI, and the language that they read. Imports `open_webui` when called.
+#   2637  engines.model_ids      Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   2645  webui.models           What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   2732  webui.server           What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   2773  webui.users            Users of the running Open WebUI, and the language that they read. Imports `open_webui` when called.
 
 import asyncio
 import hashlib
@@ -2473,6 +2473,10 @@ async def send_start(send: AsgiSend, start: AsgiMessage) -> None:
 # place where a plugin has noted one on the request. Open WebUI does the same with its own connections: it waits
 # for the engine's status before it sends one.
 #
+# The route also lets Open WebUI end what it has begun. Many clients leave at `[DONE]`; Open WebUI 0.11.2 is then
+# reading from its database which filters to call, is cancelled there, and the connection that it read with answers
+# nobody ever again. So a client that leaves after the last word is told of when the answer has ended.
+#
 # Notes are plain values, as each plugin has a copy of this code. Imports Open WebUI when called, not before.
 
 ROUTE_NAME = "ollama_pack:early errors"
@@ -2489,6 +2493,9 @@ _FIRST_ERROR = 400
 _EMPTY_ENDS = frozenset({"message_delta", "message_stop"})
 
 _WHOLE_END = re.compile(rb'"type": ?"message_(?:delta|stop)"')
+_LAST_WORD = re.compile(rb'^data: ?\[DONE\]|"type": ?"message_stop"', re.MULTILINE)
+# For the filters that Open WebUI calls after an answer. One that takes longer is cancelled, as it was before.
+END_SECONDS = 60.0
 
 
 def note_refusal(request: Any, refusal: Refusal, metadata: Mapping[str, Any]) -> None:
@@ -2516,7 +2523,7 @@ def show_early_errors() -> None:
 
 async def _held_back(scope: AsgiScope, receive: AsgiReceive, send: AsgiSend, behind: Any) -> None:
     held = HeldBack(scope, send)
-    await behind(receive, held.send)
+    await behind(partial(held.receive, receive), held.send)
     await held.end()
 
 
@@ -2532,9 +2539,24 @@ class HeldBack:
         self._send = send
         self._held: list[AsgiMessage] = []
         self._way: Literal["held", "open", "refused"] = "held"
+        self._last_word = False
+        self._ended = asyncio.Event()
+
+    async def receive(self, receive: AsgiReceive) -> AsgiMessage:
+        """What the client sends. That it has left after the last word is told when the answer has ended."""
+        message = await receive()
+        if message["type"] == "http.disconnect" and self._last_word:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(END_SECONDS):
+                    await self._ended.wait()
+        return message
 
     async def send(self, message: AsgiMessage) -> None:
         """Take a message of the server's."""
+        if message["type"] == "http.response.body":
+            self._last_word = self._last_word or _LAST_WORD.search(bytes(message.get("body") or b"")) is not None
+            if not message.get("more_body"):
+                self._ended.set()
         if self._way == "refused":
             return
         if self._way == "held":
@@ -2554,6 +2576,7 @@ class HeldBack:
 
     async def end(self) -> None:
         """The server sends no more. It waits for a start even where its client has left before an answer."""
+        self._ended.set()
         if self._held and self._way == "held":
             await self._let_pass()
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import openai
 import pytest
+import requests
 
 from deploy.client import OpenWebUI
 from deploy.errors import ServerError
@@ -69,6 +70,25 @@ def test_openai_client(client: openai.OpenAI, node: OllamaNode) -> None:
     pieces = [chunk.choices[0].delta.content or "" for chunk in stream if chunk.choices]
     assert "".join(pieces) == "You said: hello"
     assert asked_for(node) == "llama3:8b"
+
+
+def test_a_client_that_leaves_at_the_last_word(webui: RunningWebUI, user: OpenWebUI) -> None:
+    """Would catch Open WebUI's cancelled read after an answer: its connection to the database answers nobody again."""
+    before = webui.log.stat().st_size
+    body = {"model": "gpt-4", "messages": HELLO, "stream": True}
+    for _ in range(10):
+        with requests.post(
+            f"{webui.url}/api/chat/completions",
+            json=body,
+            headers={"Authorization": f"Bearer {user.key}"},
+            stream=True,
+            timeout=30,
+        ) as answer:
+            assert b"data: [DONE]" in answer.iter_lines()
+    ask(user, "gpt-4")
+    with webui.log.open("rb") as log:
+        log.seek(before)
+        assert b"Exception terminating connection" not in log.read()
 
 
 def test_unlisted_name_keeps_open_webuis_error(user: OpenWebUI) -> None:
