@@ -16,6 +16,7 @@ Without `--pairs` it is our own pairs, `bench/data/pairs-*.jsonl`. One line of J
 Besides pairs, `--isolation 100000` tries as often to get the answer of another history, user, system
 prompt or model, and `--sites 1000` simulates sites that use the bound: how many were ever above it, of all
 kinds (`above`), and of those whose share of wrong answers is just above it (`above_where_just`).
+`--federated` prints how many labels each of three sites needs that learn together, and a site alone.
 
 Our pairs were written before the rules. The rules were tuned on the half whose digests are even
 (`--half tune`), and not on the other one (`--half held`).
@@ -45,7 +46,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "src"), str(ROOT / "tests")]
 from bench.caching.beside import beside, table  # noqa: E402 - the path is set above
 from bench.caching.isolation import tried  # noqa: E402 - see above
 from bench.caching.minilm import embedder  # noqa: E402 - see above
-from bench.caching.sites import sites_above  # noqa: E402 - see above
+from bench.caching.sites import fewest_labels_of_users, sites_above  # noqa: E402 - see above
 from ollama_pack.cache.bound import THRESHOLDS, Judged, class_of, usable_threshold  # noqa: E402 - see above
 from ollama_pack.cache.guards import may_be_same  # noqa: E402 - see above
 from ollama_pack.cache.normal_form import normal_form  # noqa: E402 - see above
@@ -54,6 +55,8 @@ from ollama_pack.cache.semantic import as_bytes, language_of, similarities  # no
 DATA = ROOT / "bench/data"
 WORDINGS = DATA / "wordings-en.jsonl"
 LANGUAGES = ("en", "zh")
+EPSILONS = (1.0, 2.0, 3.0, 5.0, 10.0)
+USERS = (5, 10, 15, 25, 100)
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +193,12 @@ def simulated(args: argparse.Namespace) -> object:
     if args.sites:
         above = [sites_above(args.sites, args.error, just=just) for just in (False, True)]
         return {"sites": args.sites, "above": above[0], "above_where_just": above[1], "error": args.error}
+    if args.federated:
+        return [
+            {"users": users, "alone": fewest_labels_of_users(users, args.error)}
+            | {f"epsilon {each:g}": fewest_labels_of_users(users, args.error, each) for each in EPSILONS}
+            for users in USERS
+        ]
     return in_halves(args.halves, args.error, args.labels)
 
 
@@ -205,11 +214,12 @@ def main() -> int:
     parser.add_argument("--show", action="store_true", help="the pairs that were not as they should be")
     parser.add_argument("--isolation", type=int, metavar="TRIES", help="try to cross users and histories")
     parser.add_argument("--sites", type=int, help="simulate sites that use the bound")
+    parser.add_argument("--federated", action="store_true", help="labels that each of three sites needs")
     parser.add_argument("--labels", type=int, default=3000, help="that a site has for a threshold")
     parser.add_argument("--halves", type=int, metavar="TIMES", help="learn from one half, measure the other")
     parser.add_argument("--peers", metavar="PYTHON", help="an interpreter that has them: prints tables")
     args = parser.parse_args()
-    if args.isolation or args.sites or args.halves:
+    if args.isolation or args.sites or args.halves or args.federated:
         print(json.dumps(simulated(args)))
         return 0
     every = read_pairs(args.pairs or sorted(DATA.glob("pairs-*.jsonl")))

@@ -1,9 +1,12 @@
-"""Simulated sites that use the bound of the semantic tier: how many are ever above it."""
+"""Simulated sites that use the bound of the semantic tier: how many are ever above it, and what it takes."""
 
+import math
 from collections.abc import Callable
 from random import Random
 
-from ollama_pack.cache.bound import THRESHOLDS, Judged, log_evidence, usable_threshold
+from ollama_pack.cache.bound import THRESHOLDS, Judged, log_evidence, usable_threshold, usable_thresholds
+from ollama_pack.cache.pool import PooledRound, pooled_thresholds
+from ollama_pack.cache.semantic import Evidence
 
 CLASSES = len(THRESHOLDS)
 LABELS = 1200
@@ -14,11 +17,45 @@ Usable = Callable[[Judged, float], int | None]
 
 def fewest_labels(wrong: int, error: float) -> int:
     """With which a threshold is used, when so many of them are wrong; all are of the highest similarity."""
-    low, high = wrong + 1, 20_000
+    return _fewest(
+        lambda labels: usable_threshold(_similar(labels - wrong, wrong), error) is not None, wrong + 1
+    )
+
+
+def fewest_labels_of_users(users: int, error: float, epsilon: float | None = None, sites: int = 3) -> int:
+    """With which a threshold is used at a site, when all are right and each user has as many.
+
+    Args:
+        users: how many people the labels are of; what is proven must hold without any one of them.
+        error: that is allowed.
+        epsilon: of the noise in the labels of the other sites, which have as many each. In the wrong ones its
+            draw is 0. None: the site is alone.
+        sites: that learn together.
+    """
+
+    def is_enough(labels: int) -> bool:
+        base, more = divmod(labels, users)
+        pairs = {str(user): _similar(base + (user < more)) for user in range(users)}
+        looks = Evidence(pairs, {}).looks()
+        if epsilon is None:
+            return all(usable_thresholds(look, error) for look in looks)
+        noise = (sites - 1) / math.ceil(sites / 2)  # as the sites' own part of the pack adds it
+        others = (PooledRound(_similar(labels * (sites - 1)), epsilon, noise),)
+        return all(pooled_thresholds(look, others, error) for look in looks)
+
+    return _fewest(is_enough)
+
+
+def _similar(right: int, wrong: int = 0) -> Judged:
+    rest = [0] * (CLASSES - 1)
+    return Judged((right, *rest), (wrong, *rest))
+
+
+def _fewest(is_enough: Callable[[int], bool], low: int = 1) -> int:
+    high = 20_000
     while low < high:
         middle = (low + high) // 2
-        judged = Judged((middle - wrong, *[0] * (CLASSES - 1)), (wrong, *[0] * (CLASSES - 1)))
-        low, high = (middle + 1, high) if usable_threshold(judged, error) is None else (low, middle)
+        low, high = (low, middle) if is_enough(middle) else (middle + 1, high)
     return low
 
 

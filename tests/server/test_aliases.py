@@ -73,7 +73,7 @@ def test_openai_client(client: openai.OpenAI, node: OllamaNode) -> None:
 
 
 def test_a_client_that_leaves_at_the_last_word(webui: RunningWebUI, user: OpenWebUI) -> None:
-    """Would catch Open WebUI's cancelled read after an answer: its connection to the database answers nobody again."""
+    """Would catch a read that is cancelled after an answer: its database connection answers nobody again."""
     before = webui.log.stat().st_size
     body = {"model": "gpt-4", "messages": HELLO, "stream": True}
     for _ in range(10):

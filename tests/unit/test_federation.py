@@ -11,7 +11,7 @@ from random import Random
 import pytest
 
 import federate
-from bench.caching.sites import fewest_labels
+from bench.caching.sites import fewest_labels, fewest_labels_of_users
 from federation.counts import (
     CLASSES,
     EPSILONS,
@@ -83,6 +83,19 @@ def test_three_sites_reach_the_bound_with_about_a_third_each() -> None:
         reached += pooled_threshold(counted(each), (found,), ERROR) is not None
     assert usable_threshold(counted(each), ERROR) is None
     assert reached > 0.85 * 200
+
+
+@pytest.mark.parametrize("users", [5, 10])
+def test_three_small_sites_reach_the_bound_with_a_third_each(users: int) -> None:
+    """Would catch labels of others that do not help a site whose threshold must hold without any one user."""
+    each = fewest_labels_of_users(users, ERROR) // 3
+    looks = [counted(each), counted(each - math.ceil(each / users))]
+    reached = 0
+    for seed in range(200):
+        agreed = Agreement("schools", 3, 5.0, (KEY,))
+        found = handed(agreed, [table(each)] * 3, dice(seed))
+        reached += all(pooled_threshold(look, (found,), ERROR) is not None for look in looks)
+    assert reached > 0.8 * 200
 
 
 def test_bound_holds_for_sites_that_are_alike() -> None:

@@ -6,9 +6,9 @@ own: it holds the first bytes of an answer back until they are the answer's, and
 place where a plugin has noted one on the request. Open WebUI does the same with its own connections: it waits
 for the engine's status before it sends one.
 
-The route also lets Open WebUI end what it has begun. Many clients leave at `[DONE]`; Open WebUI 0.11.2 is then
-reading from its database which filters to call, is cancelled there, and the connection that it read with answers
-nobody ever again. So a client that leaves after the last word is told of when the answer has ended.
+The route also lets Open WebUI end what it has begun. Many clients leave at `[DONE]`. Open WebUI 0.11.2 then
+reads from its database which filters to call, and is cancelled there: that connection to the database answers
+nobody ever again. So a client's leaving after the last word is told only when the answer has ended.
 
 Notes are plain values, as each plugin has a copy of this code. Imports Open WebUI when called, not before.
 """
@@ -124,7 +124,9 @@ class HeldBack:
     async def send(self, message: AsgiMessage) -> None:
         """Take a message of the server's."""
         if message["type"] == "http.response.body":
-            self._last_word = self._last_word or _LAST_WORD.search(bytes(message.get("body") or b"")) is not None
+            self._last_word = (
+                self._last_word or _LAST_WORD.search(bytes(message.get("body") or b"")) is not None
+            )
             if not message.get("more_body"):
                 self._ended.set()
         if self._way == "refused":
