@@ -10,7 +10,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipe`, line 19520, which the server calls.
+# Begin here: `class Pipe`, line 19522, which the server calls.
 # The modules that it uses come first:
 #    216  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
 #    502  base.messages                  Sentences for people, in English and in the languages of the catalogue.
@@ -136,10 +136,10 @@ version: 0.1.0
 #  18955  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
 #  19062  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
 #  19157  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#  19341  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
-#  19352  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#  19411  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
-#  19494  webui.users                    Users of the running Open WebUI, and the language that they read. Imports `open_webui` when called.
+#  19343  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
+#  19354  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#  19413  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#  19496  webui.users                    Users of the running Open WebUI, and the language that they read. Imports `open_webui` when called.
 
 import asyncio
 import base64
@@ -19163,9 +19163,9 @@ async def send_start(send: AsgiSend, start: AsgiMessage) -> None:
 # place where a plugin has noted one on the request. Open WebUI does the same with its own connections: it waits
 # for the engine's status before it sends one.
 #
-# The route also lets Open WebUI end what it has begun. Many clients leave at `[DONE]`; Open WebUI 0.11.2 is then
-# reading from its database which filters to call, is cancelled there, and the connection that it read with answers
-# nobody ever again. So a client that leaves after the last word is told of when the answer has ended.
+# The route also lets Open WebUI end what it has begun. Many clients leave at `[DONE]`. Open WebUI 0.11.2 then
+# reads from its database which filters to call, and is cancelled there: that connection to the database answers
+# nobody ever again. So a client's leaving after the last word is told only when the answer has ended.
 #
 # Notes are plain values, as each plugin has a copy of this code. Imports Open WebUI when called, not before.
 
@@ -19258,7 +19258,9 @@ class HeldBack:
     async def send(self, message: AsgiMessage) -> None:
         """Take a message of the server's."""
         if message["type"] == "http.response.body":
-            self._last_word = self._last_word or _LAST_WORD.search(bytes(message.get("body") or b"")) is not None
+            self._last_word = (
+                self._last_word or _LAST_WORD.search(bytes(message.get("body") or b"")) is not None
+            )
             if not message.get("more_body"):
                 self._ended.set()
         if self._way == "refused":

@@ -10,7 +10,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/model_alias_filter.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Filter`, line 1752, which the server calls.
+# Begin here: `class Filter`, line 1754, which the server calls.
 # The modules that it uses come first:
 #     59  base.translations      The translations of all sentences. GENERATED from locale/ by scripts/package.py.
 #    109  base.messages          Sentences for people, in English and in the languages of the catalogue.
@@ -33,7 +33,7 @@ version: 0.1.0
 #   1334  services.valves        What all valves of the pack have in common: what is refused is told to admins, without what was written.
 #   1462  engines.front_route    A route in front of a server's own, which sees each answer of a chat before its client does.
 #   1557  webui.early_errors     The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#   1727  webui.users            Users of the running Open WebUI, and the language that they read. Imports `open_webui` when called.
+#   1729  webui.users            Users of the running Open WebUI, and the language that they read. Imports `open_webui` when called.
 
 import asyncio
 import logging
@@ -1563,9 +1563,9 @@ async def send_start(send: AsgiSend, start: AsgiMessage) -> None:
 # place where a plugin has noted one on the request. Open WebUI does the same with its own connections: it waits
 # for the engine's status before it sends one.
 #
-# The route also lets Open WebUI end what it has begun. Many clients leave at `[DONE]`; Open WebUI 0.11.2 is then
-# reading from its database which filters to call, is cancelled there, and the connection that it read with answers
-# nobody ever again. So a client that leaves after the last word is told of when the answer has ended.
+# The route also lets Open WebUI end what it has begun. Many clients leave at `[DONE]`. Open WebUI 0.11.2 then
+# reads from its database which filters to call, and is cancelled there: that connection to the database answers
+# nobody ever again. So a client's leaving after the last word is told only when the answer has ended.
 #
 # Notes are plain values, as each plugin has a copy of this code. Imports Open WebUI when called, not before.
 
@@ -1644,7 +1644,9 @@ class HeldBack:
     async def send(self, message: AsgiMessage) -> None:
         """Take a message of the server's."""
         if message["type"] == "http.response.body":
-            self._last_word = self._last_word or _LAST_WORD.search(bytes(message.get("body") or b"")) is not None
+            self._last_word = (
+                self._last_word or _LAST_WORD.search(bytes(message.get("body") or b"")) is not None
+            )
             if not message.get("more_body"):
                 self._ended.set()
         if self._way == "refused":

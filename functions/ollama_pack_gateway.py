@@ -3870,9 +3870,9 @@ def _packed(vector: list[float]) -> str:
 # place where a plugin has noted one on the request. Open WebUI does the same with its own connections: it waits
 # for the engine's status before it sends one.
 #
-# The route also lets Open WebUI end what it has begun. Many clients leave at `[DONE]`; Open WebUI 0.11.2 is then
-# reading from its database which filters to call, is cancelled there, and the connection that it read with answers
-# nobody ever again. So a client that leaves after the last word is told of when the answer has ended.
+# The route also lets Open WebUI end what it has begun. Many clients leave at `[DONE]`. Open WebUI 0.11.2 then
+# reads from its database which filters to call, and is cancelled there: that connection to the database answers
+# nobody ever again. So a client's leaving after the last word is told only when the answer has ended.
 #
 # Notes are plain values, as each plugin has a copy of this code. Imports Open WebUI when called, not before.
 
