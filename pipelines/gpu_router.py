@@ -9904,11 +9904,11 @@ class NodeWatch:
             context=loaded.context_length,
             expires_at=expires.timestamp() if expires else 0.0,
             busy=expires is not None and expires < now and loaded.name in self._seen_ahead,
-            loading=expires is not None and self._is_loading(loaded.name, expires.timestamp()),
+            loading=expires is not None and self._seems_loading(loaded.name, expires.timestamp()),
             vram=min(loaded.size_vram, loaded.size),
         )
 
-    def _is_loading(self, name: str, expires: float) -> bool:
+    def _seems_loading(self, name: str, expires: float) -> bool:
         """Whether a listed model is not loaded yet: until then Ollama moves `expires_at` along with time.
 
         Afterwards that stands still, or moves when a request ends. One look shows nothing: it may be loading.
