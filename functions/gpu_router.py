@@ -115,30 +115,30 @@ version: 0.1.0
 #  16927  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
 #  16942  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
 #  17068  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#  17115  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#  17206  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-#  17369  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
-#  17459  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
-#  17698  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  17843  services.activity              What chats did in this process, until somebody writes it into the history.
-#  17869  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  17994  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
-#  18102  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
-#  18149  services.valves                What all valves of the pack have in common: what is refused is told to admins, without what was written.
-#  18277  services.router_valves         The valves of the router, wherever it runs.
-#  18431  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  18545  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  18806  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
-#  18838  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  18860  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#  18866  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#  18917  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
-#  19024  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  19119  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#  19305  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
-#  19316  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#  19375  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
-#  19458  webui.users                    Users of the running Open WebUI, and the language that they read. Imports `open_webui` when called.
+#  17097  webui.users                    Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
+#  17130  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#  17221  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#  17384  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
+#  17474  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
+#  17713  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  17858  services.activity              What chats did in this process, until somebody writes it into the history.
+#  17884  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  18009  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#  18117  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
+#  18164  services.valves                What all valves of the pack have in common: what is refused is told to admins, without what was written.
+#  18292  services.router_valves         The valves of the router, wherever it runs.
+#  18446  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  18560  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  18821  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#  18853  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  18875  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#  18881  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#  18932  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
+#  19039  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  19134  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#  19320  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
+#  19331  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#  19390  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
 
 import asyncio
 import base64
@@ -17094,6 +17094,10 @@ def reads_all(user: Mapping[str, Any]) -> bool:
     return user.get("role") == "admin" and bool(getattr(config, "BYPASS_ADMIN_ACCESS_CONTROL", True))
 
 
+# --- ollama_pack.webui.users ---
+# Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
+
+
 async def group_names(user: Mapping[str, Any]) -> frozenset[str]:
     """Names of the groups that a user is a member of, inherited ones included."""
     return frozenset(group.name for group in await _groups_of(user))
@@ -17105,11 +17109,22 @@ async def group_ids_of(user: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 async def _groups_of(user: Mapping[str, Any]) -> Any:
-    from open_webui.models.groups import Groups  # noqa: PLC0415
+    from open_webui.models.groups import Groups  # noqa: PLC0415 - see the top of this module
 
     look_up = Groups.get_groups_by_member_id
     inherits = "include_inherited" in signature(look_up).parameters  # groups within groups came after 0.11.2
     return await (look_up(user["id"], include_inherited=True) if inherits else look_up(user["id"]))
+
+
+def reader_language(metadata: Mapping[str, Any], request: Any) -> str:
+    """What the user has chosen in Open WebUI's settings; of a client of the API, what its request accepts."""
+    chosen = (metadata.get("variables") or {}).get("{{USER_LANGUAGE}}")
+    return str(chosen or accepted_language(request))
+
+
+def accepted_language(request: Any) -> str:
+    """A request's `Accept-Language`."""
+    return str(request.headers.get("accept-language") or ENGLISH) if request else ENGLISH
 
 
 # --- ollama_pack.webui.access ---
@@ -19453,21 +19468,6 @@ class ChatSpan:
         for key, name in (("prompt_tokens", "input_tokens"), ("completion_tokens", "output_tokens")):
             if isinstance(usage, Mapping) and isinstance(usage.get(key), int):
                 self._span.set_attribute(f"gen_ai.usage.{name}", usage[key])
-
-
-# --- ollama_pack.webui.users ---
-# Users of the running Open WebUI, and the language that they read. Imports `open_webui` when called.
-
-
-def reader_language(metadata: Mapping[str, Any], request: Any) -> str:
-    """What the user has chosen in Open WebUI's settings; of a client of the API, what its request accepts."""
-    chosen = (metadata.get("variables") or {}).get("{{USER_LANGUAGE}}")
-    return str(chosen or accepted_language(request))
-
-
-def accepted_language(request: Any) -> str:
-    """A request's `Accept-Language`."""
-    return str(request.headers.get("accept-language") or ENGLISH) if request else ENGLISH
 
 
 # --- ollama_pack.plugins.functions.gpu_router ---

@@ -73,13 +73,13 @@ version: 0.1.0
 #   8859  webui.audience            Whom published models are for: the words that an admin writes, and the grants that they stand for.
 #   8873  webui.model_rows          Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
 #   8882  webui.models              What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   8938  webui.presets             What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
-#   8997  webui.rows                Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
-#   9049  webui.replay_model        Whether chats can be sent through `response_cache_replay`. Imports `open_webui` when called, not before.
-#   9129  webui.router_digest       What the running `gpu_router` says of the weights behind a name. Imports `open_webui` when called.
-#   9155  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#   9207  webui.tracing             Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
-#   9245  webui.users               Users of the running Open WebUI, and the language that they read. Imports `open_webui` when called.
+#   8925  webui.presets             What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
+#   8984  webui.users               Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
+#   9012  webui.rows                Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
+#   9064  webui.replay_model        Whether chats can be sent through `response_cache_replay`. Imports `open_webui` when called, not before.
+#   9144  webui.router_digest       What the running `gpu_router` says of the weights behind a name. Imports `open_webui` when called.
+#   9170  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   9222  webui.tracing             Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
 
 import asyncio
 import base64
@@ -8912,19 +8912,6 @@ async def may_use(user: Mapping[str, Any], model_id: str, request: Any) -> bool:
     return True
 
 
-async def group_ids_of(user: Mapping[str, Any]) -> tuple[str, ...]:
-    """Ids of the same groups."""
-    return tuple(str(group.id) for group in await _groups_of(user))
-
-
-async def _groups_of(user: Mapping[str, Any]) -> Any:
-    from open_webui.models.groups import Groups  # noqa: PLC0415
-
-    look_up = Groups.get_groups_by_member_id
-    inherits = "include_inherited" in signature(look_up).parameters  # groups within groups came after 0.11.2
-    return await (look_up(user["id"], include_inherited=True) if inherits else look_up(user["id"]))
-
-
 async def add_system_prompt(
     body: dict[str, Any], prompt: str, metadata: dict[str, Any], user: Mapping[str, Any]
 ) -> None:
@@ -8992,6 +8979,34 @@ async def _filled_in(system: str, metadata: Mapping[str, Any], user: Mapping[str
     body: dict[str, Any] = {"messages": []}
     await add_system_prompt(body, system, dict(metadata), user)
     return "\n".join(str(message["content"]) for message in body["messages"])
+
+
+# --- ollama_pack.webui.users ---
+# Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
+
+
+async def group_ids_of(user: Mapping[str, Any]) -> tuple[str, ...]:
+    """Ids of the same groups."""
+    return tuple(str(group.id) for group in await _groups_of(user))
+
+
+async def _groups_of(user: Mapping[str, Any]) -> Any:
+    from open_webui.models.groups import Groups  # noqa: PLC0415 - see the top of this module
+
+    look_up = Groups.get_groups_by_member_id
+    inherits = "include_inherited" in signature(look_up).parameters  # groups within groups came after 0.11.2
+    return await (look_up(user["id"], include_inherited=True) if inherits else look_up(user["id"]))
+
+
+def reader_language(metadata: Mapping[str, Any], request: Any) -> str:
+    """What the user has chosen in Open WebUI's settings; of a client of the API, what its request accepts."""
+    chosen = (metadata.get("variables") or {}).get("{{USER_LANGUAGE}}")
+    return str(chosen or accepted_language(request))
+
+
+def accepted_language(request: Any) -> str:
+    """A request's `Accept-Language`."""
+    return str(request.headers.get("accept-language") or ENGLISH) if request else ENGLISH
 
 
 # --- ollama_pack.webui.rows ---
@@ -9240,21 +9255,6 @@ def current_span(name: str) -> Iterator[Span]:
         return
     with trace.get_tracer(TRACER).start_as_current_span(name, record_exception=False) as span:
         yield span
-
-
-# --- ollama_pack.webui.users ---
-# Users of the running Open WebUI, and the language that they read. Imports `open_webui` when called.
-
-
-def reader_language(metadata: Mapping[str, Any], request: Any) -> str:
-    """What the user has chosen in Open WebUI's settings; of a client of the API, what its request accepts."""
-    chosen = (metadata.get("variables") or {}).get("{{USER_LANGUAGE}}")
-    return str(chosen or accepted_language(request))
-
-
-def accepted_language(request: Any) -> str:
-    """A request's `Accept-Language`."""
-    return str(request.headers.get("accept-language") or ENGLISH) if request else ENGLISH
 
 
 # --- ollama_pack.plugins.functions.response_cache_filter ---

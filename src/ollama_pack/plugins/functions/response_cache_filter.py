@@ -44,13 +44,13 @@ from ollama_pack.webui.connections import prefixed_connections, trusted_certific
 from ollama_pack.webui.functions import user_valves
 from ollama_pack.webui.meaning import NodeEmbeddings, embedder_of, embedding, judging, somebody_chats
 from ollama_pack.webui.model_rows import REPLAY
-from ollama_pack.webui.models import group_ids_of, may_use
+from ollama_pack.webui.models import may_use
 from ollama_pack.webui.presets import AnsweringModel, answering_model
 from ollama_pack.webui.replay_model import ReplayModel, drawn_instead
 from ollama_pack.webui.router_digest import routed_weights
 from ollama_pack.webui.server import data_folder, server_secret, take_over
 from ollama_pack.webui.tracing import current_span
-from ollama_pack.webui.users import reader_language
+from ollama_pack.webui.users import group_ids_of, reader_language
 
 log = logging.getLogger(__name__)
 
