@@ -43,52 +43,52 @@ version: 0.1.0
 #   4611  engines.sse                  Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
 #   4720  webui.calling                Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
 #   4868  webui.models                 What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   4955  webui.ollama_models          Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
-#   5045  webui.server                 What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#   5077  services.ollama_api          Open WebUI's Ollama API for names that `gpu_router` answers.
-#   5201  aliases.errors               What goes wrong with aliases.
-#   5209  aliases.facts                What an alias table may ask about a request, read off an OpenAI chat body.
-#   5232  aliases.table                An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#   5591  aliases.resolve              Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   5649  aliases.published            Which names of a table can be published as models, and what answers for them.
-#   5718  webui.audience               Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#   5784  webui.model_rows             Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#   5914  webui.access                 Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#   6080  webui.publication            Which rows of Open WebUI's models table to write, so that users see what is offered to them. Decides only.
-#   6408  services.offer               Which rows a deployment should have.
-#   6681  webui.rows                   Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
-#   6831  services.publishing          Publishing: what the router and the alias tables offer becomes models that users see and may use.
-#   6984  services.valves              What all valves of the pack have in common: what is refused is told to admins, without what was written.
-#   7104  speech.errors                What goes wrong with transcription.
-#   7561  speech.languages             The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
-#   7638  speech.language              Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
-#   7731  engines.failures             Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   7767  speech.values                What recordings turn into, and what an engine is.
-#   8024  speech.http_answer           What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
-#   8174  speech.pcm                   Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
-#   8262  speech.openai_http           Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
-#   8450  speech.recognizer            The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
-#   8589  speech.sentences             Segments of about a sentence, made from words with times.
-#   8643  speech.whisper_model         Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
-#   8829  speech.whisper               Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
-#   9057  services.voice_settings      The valves of voice transcription, for the tool and the routes, and the engine they ask for.
-#   9213  speech.source                Where a recording comes from: bytes, a path or an open file; and how large it may be.
-#   9297  speech.kept                  Transcripts of a while ago: the same recording with the same options is not listened to twice.
-#   9386  speech.containers            What the bytes of a file tell that the decoder does not: whether the file ends before it should.
-#   9550  speech.decode                Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
-#  10161  speech.joining               Putting pieces of text together: with spaces where the script has them between words, else without.
-#  10249  speech.script                Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
-#  10325  speech.turns                 One recording at a time on this machine's own processors, in turns between users, each with its place.
-#  10600  speech.vad                   Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
-#  10650  speech.windows               Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
-#  10797  speech.transcribe            From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
-#  11067  webui.tracing                Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
-#  11105  webui.voice_files            Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
-#  11135  services.transcribing        Transcribing on behalf of somebody: by the admin's settings, and not twice.
-#  11260  speech.subtitles             Subtitles: lines that fit on a screen, each shown while it is spoken.
-#  11398  speech.formats               A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
-#  11560  webui.uploads                A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
-#  11766  webui.users                  Users of the running Open WebUI, and the language that they read. Imports `open_webui` when called.
+#   4942  webui.ollama_models          Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
+#   5032  webui.server                 What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   5064  services.ollama_api          Open WebUI's Ollama API for names that `gpu_router` answers.
+#   5188  aliases.errors               What goes wrong with aliases.
+#   5196  aliases.facts                What an alias table may ask about a request, read off an OpenAI chat body.
+#   5219  aliases.table                An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#   5578  aliases.resolve              Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   5636  aliases.published            Which names of a table can be published as models, and what answers for them.
+#   5705  webui.audience               Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#   5771  webui.model_rows             Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#   5901  webui.users                  Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
+#   5931  webui.access                 Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#   6097  webui.publication            Which rows of Open WebUI's models table to write, so that users see what is offered to them. Decides only.
+#   6425  services.offer               Which rows a deployment should have.
+#   6698  webui.rows                   Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
+#   6848  services.publishing          Publishing: what the router and the alias tables offer becomes models that users see and may use.
+#   7001  services.valves              What all valves of the pack have in common: what is refused is told to admins, without what was written.
+#   7121  speech.errors                What goes wrong with transcription.
+#   7578  speech.languages             The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
+#   7655  speech.language              Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
+#   7748  engines.failures             Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   7784  speech.values                What recordings turn into, and what an engine is.
+#   8041  speech.http_answer           What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
+#   8191  speech.pcm                   Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
+#   8279  speech.openai_http           Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
+#   8467  speech.recognizer            The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
+#   8606  speech.sentences             Segments of about a sentence, made from words with times.
+#   8660  speech.whisper_model         Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
+#   8846  speech.whisper               Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
+#   9074  services.voice_settings      The valves of voice transcription, for the tool and the routes, and the engine they ask for.
+#   9230  speech.source                Where a recording comes from: bytes, a path or an open file; and how large it may be.
+#   9314  speech.kept                  Transcripts of a while ago: the same recording with the same options is not listened to twice.
+#   9403  speech.containers            What the bytes of a file tell that the decoder does not: whether the file ends before it should.
+#   9567  speech.decode                Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
+#  10178  speech.joining               Putting pieces of text together: with spaces where the script has them between words, else without.
+#  10266  speech.script                Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
+#  10342  speech.turns                 One recording at a time on this machine's own processors, in turns between users, each with its place.
+#  10617  speech.vad                   Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
+#  10667  speech.windows               Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
+#  10814  speech.transcribe            From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
+#  11084  webui.tracing                Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#  11122  webui.voice_files            Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
+#  11152  services.transcribing        Transcribing on behalf of somebody: by the admin's settings, and not twice.
+#  11277  speech.subtitles             Subtitles: lines that fit on a screen, each shown while it is spoken.
+#  11415  speech.formats               A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
+#  11577  webui.uploads                A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
 #  11783  services.voice_routes        The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
 #  12041  webui.budget_contact         The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
 #  12162  webui.chats                  Chats of the running Open WebUI, and their ratings. Imports `open_webui` when called, not before.
@@ -4939,19 +4939,6 @@ def _is_hidden(model: Mapping[str, Any]) -> bool:
     return bool(((model.get("info") or {}).get("meta") or {}).get("hidden"))
 
 
-async def group_ids_of(user: Mapping[str, Any]) -> tuple[str, ...]:
-    """Ids of the same groups."""
-    return tuple(str(group.id) for group in await _groups_of(user))
-
-
-async def _groups_of(user: Mapping[str, Any]) -> Any:
-    from open_webui.models.groups import Groups  # noqa: PLC0415
-
-    look_up = Groups.get_groups_by_member_id
-    inherits = "include_inherited" in signature(look_up).parameters  # groups within groups came after 0.11.2
-    return await (look_up(user["id"], include_inherited=True) if inherits else look_up(user["id"]))
-
-
 # --- ollama_pack.webui.ollama_models ---
 # Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
 
@@ -5909,6 +5896,36 @@ def existing_row(row: Mapping[str, Any]) -> ExistingRow:
 def tag_names(tags: Any) -> tuple[str, ...]:
     """The names of a row's tags."""
     return tuple(str(tag.get("name")) for tag in tags or () if isinstance(tag, dict))
+
+
+# --- ollama_pack.webui.users ---
+# Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
+
+
+async def user_names(ids: Sequence[str]) -> dict[str, str]:
+    """The names of users by their ids; those that are gone are left out."""
+    from open_webui.models.users import Users  # noqa: PLC0415 - see the top of this module
+
+    found = await Users.get_users_by_user_ids(list(ids))
+    return {str(user.id): str(user.name) for user in found}
+
+
+async def group_ids_of(user: Mapping[str, Any]) -> tuple[str, ...]:
+    """Ids of the same groups."""
+    return tuple(str(group.id) for group in await _groups_of(user))
+
+
+async def _groups_of(user: Mapping[str, Any]) -> Any:
+    from open_webui.models.groups import Groups  # noqa: PLC0415 - see the top of this module
+
+    look_up = Groups.get_groups_by_member_id
+    inherits = "include_inherited" in signature(look_up).parameters  # groups within groups came after 0.11.2
+    return await (look_up(user["id"], include_inherited=True) if inherits else look_up(user["id"]))
+
+
+def accepted_language(request: Any) -> str:
+    """A request's `Accept-Language`."""
+    return str(request.headers.get("accept-language") or ENGLISH) if request else ENGLISH
 
 
 # --- ollama_pack.webui.access ---
@@ -11761,23 +11778,6 @@ def _recording_in(form: Any) -> BinaryIO:
 
 def _texts(form: Any, name: str) -> list[str]:
     return [value for value in form.getlist(name) if isinstance(value, str)]
-
-
-# --- ollama_pack.webui.users ---
-# Users of the running Open WebUI, and the language that they read. Imports `open_webui` when called.
-
-
-async def user_names(ids: Sequence[str]) -> dict[str, str]:
-    """The names of users by their ids; those that are gone are left out."""
-    from open_webui.models.users import Users  # noqa: PLC0415 - see the top of this module
-
-    found = await Users.get_users_by_user_ids(list(ids))
-    return {str(user.id): str(user.name) for user in found}
-
-
-def accepted_language(request: Any) -> str:
-    """A request's `Accept-Language`."""
-    return str(request.headers.get("accept-language") or ENGLISH) if request else ENGLISH
 
 
 # --- ollama_pack.services.voice_routes ---

@@ -10,59 +10,58 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/ollama_pack_gateway.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Event`, line 4590, which the server calls.
+# Begin here: `class Event`, line 4585, which the server calls.
 # The modules that it uses come first:
-#    106  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    226  base.messages                  Sentences for people, in English and in the languages of the catalogue.
-#    354  base.single_flight             What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
-#    522  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    530  cache.errors                   What goes wrong with the cache.
-#    550  engines.errors                 What goes wrong with a node.
-#    683  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    795  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#    820  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#    863  cache.replay                   A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
-#    889  engines.ollama.client_request  Requests of clients that speak Ollama's API, as OpenAI chat bodies: `from_openai` says their answers.
-#   1019  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
-#   1096  base.tables                    Tables that admins write as text: a row a line, `#` starts a comment, empty lines are skipped.
-#   1127  aliases.errors                 What goes wrong with aliases.
-#   1169  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   1278  routing.errors                 What goes wrong with routing.
-#   1430  webui.errors                   What goes wrong between the pack and Open WebUI.
-#   1466  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#   1608  engines.ollama.from_openai     An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
-#   1714  webui.anthropic                Anthropic's Messages API, by Open WebUI's own code for it. Imports `open_webui` when called, not before.
-#   1782  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#   1802  services.client_forms          The APIs that clients of the gateway speak: each request becomes an OpenAI chat body, each answer its form.
-#   1955  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#   1964  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
-#   2025  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#   2384  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   2521  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#   2558  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#   2579  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   2697  aliases.published              Which names of a table can be published as models, and what answers for them.
-#   2733  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   2741  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   2858  services.alias_choice          The model that answers for an alias: the first that is there and that Open WebUI lets this user use.
-#   2883  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   2942  webui.contact                  The way from the events function to the running `gpu_router`: another plugin, which may not be there.
-#   2948  services.offer                 Which rows a deployment should have.
-#   2997  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#   3145  webui.embedding                Vectors and model facts over Open WebUI's own connections. Imports `open_webui` when called, not before.
-#   3192  services.gateway_names         Every name that a client of the gateway may ask for, and the model of Open WebUI that each stands for.
-#   3375  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
-#   3482  services.gateway_direct        The gateway's own chain: budgets, access, aliases, cache and router, without other filters and tools.
-#   3684  services.gateway_limits        Budgets as the rate-limit headers that OpenAI's and Anthropic's clients read.
-#   3723  services.gateway_vectors       Embeddings at the gateway, in OpenAI's and Ollama's forms, for every name of the alias tables.
-#   3864  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#   3888  webui.routes                   Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
-#   4000  webui.users                    Users of the running Open WebUI, and the language that they read. Imports `open_webui` when called.
-#   4009  webui.gateway_request          A client's request at the gateway: its body, its id, and whether its client is still there.
-#   4099  webui.ollama_models            Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
-#   4138  services.gateway               The gateway: OpenAI's, Anthropic's and Ollama's APIs for every name of the alias tables.
-#   4467  services.valves                What all valves of the pack have in common: what is refused is told to admins, without what was written.
-#   4565  webui.service                  What an event function keeps up in a process: its routes, and a task that looks again from time to time.
+#    105  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#    225  base.messages                  Sentences for people, in English and in the languages of the catalogue.
+#    353  base.single_flight             What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
+#    521  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    529  cache.errors                   What goes wrong with the cache.
+#    549  engines.errors                 What goes wrong with a node.
+#    682  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    794  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#    819  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#    862  cache.replay                   A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
+#    888  engines.ollama.client_request  Requests of clients that speak Ollama's API, as OpenAI chat bodies: `from_openai` says their answers.
+#   1018  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
+#   1095  base.tables                    Tables that admins write as text: a row a line, `#` starts a comment, empty lines are skipped.
+#   1126  aliases.errors                 What goes wrong with aliases.
+#   1168  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   1277  routing.errors                 What goes wrong with routing.
+#   1429  webui.errors                   What goes wrong between the pack and Open WebUI.
+#   1465  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#   1607  engines.ollama.from_openai     An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
+#   1713  webui.anthropic                Anthropic's Messages API, by Open WebUI's own code for it. Imports `open_webui` when called, not before.
+#   1781  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   1801  services.client_forms          The APIs that clients of the gateway speak: each request becomes an OpenAI chat body, each answer its form.
+#   1954  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#   1963  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
+#   2024  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#   2383  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   2520  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   2557  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   2578  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   2696  aliases.published              Which names of a table can be published as models, and what answers for them.
+#   2732  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   2740  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   2844  webui.users                    Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
+#   2866  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   2925  webui.contact                  The way from the events function to the running `gpu_router`: another plugin, which may not be there.
+#   2931  services.offer                 Which rows a deployment should have.
+#   2980  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#   3128  webui.embedding                Vectors and model facts over Open WebUI's own connections. Imports `open_webui` when called, not before.
+#   3175  services.gateway_names         The names that people and clients of the gateway may ask for, and the model that each stands for.
+#   3379  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
+#   3486  services.gateway_direct        The gateway's own chain: budgets, access, aliases, cache and router, without other filters and tools.
+#   3688  services.gateway_limits        Budgets as the rate-limit headers that OpenAI's and Anthropic's clients read.
+#   3727  services.gateway_vectors       Embeddings at the gateway, in OpenAI's and Ollama's forms, for every name of the alias tables.
+#   3868  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#   3892  webui.routes                   Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
+#   4004  webui.gateway_request          A client's request at the gateway: its body, its id, and whether its client is still there.
+#   4094  webui.ollama_models            Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
+#   4133  services.gateway               The gateway: OpenAI's, Anthropic's and Ollama's APIs for every name of the alias tables.
+#   4462  services.valves                What all valves of the pack have in common: what is refused is told to admins, without what was written.
+#   4560  webui.service                  What an event function keeps up in a process: its routes, and a task that looks again from time to time.
 
 import asyncio
 import base64
@@ -2842,42 +2841,26 @@ async def model_row(model_id: str) -> dict[str, Any] | None:
     return None if row is None else dict(row.model_dump(exclude_none=True))
 
 
+# --- ollama_pack.webui.users ---
+# Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
+
+
 async def group_names(user: Mapping[str, Any]) -> frozenset[str]:
     """Names of the groups that a user is a member of, inherited ones included."""
     return frozenset(group.name for group in await _groups_of(user))
 
 
 async def _groups_of(user: Mapping[str, Any]) -> Any:
-    from open_webui.models.groups import Groups  # noqa: PLC0415
+    from open_webui.models.groups import Groups  # noqa: PLC0415 - see the top of this module
 
     look_up = Groups.get_groups_by_member_id
     inherits = "include_inherited" in signature(look_up).parameters  # groups within groups came after 0.11.2
     return await (look_up(user["id"], include_inherited=True) if inherits else look_up(user["id"]))
 
 
-# --- ollama_pack.services.alias_choice ---
-# The model that answers for an alias: the first that is there and that Open WebUI lets this user use.
-
-
-async def choose_model(
-    table: AliasTable, body: Mapping[str, Any], alias: str, user: Mapping[str, Any], request: Any
-) -> tuple[Resolution, str] | None:
-    """Resolve, and ask again without each model that Open WebUI would refuse to this user.
-
-    Returns:
-        The resolution and the id of its model: where `gpu_router` offers it, too, it answers over all nodes.
-    """
-    if next(table.matching(alias), None) is None:
-        return None  # most requests: no alias, so nothing to find out
-    facts = request_facts(body, alias, await group_names(user) if table.uses_groups else ())
-    models = catalogue(request)
-    denied: set[str] = set()
-    while chosen := resolve(table, facts, models, denied):
-        for model_id in models.ids_of(chosen.model):
-            if await may_use(user, model_id, request):
-                return chosen, model_id
-        denied.add(chosen.model)
-    return None
+def accepted_language(request: Any) -> str:
+    """A request's `Accept-Language`."""
+    return str(request.headers.get("accept-language") or ENGLISH) if request else ENGLISH
 
 
 # --- ollama_pack.webui.functions ---
@@ -3190,7 +3173,7 @@ async def shown_by_connection(request: Any, model: str, user: Any) -> dict[str, 
 
 
 # --- ollama_pack.services.gateway_names ---
-# Every name that a client of the gateway may ask for, and the model of Open WebUI that each stands for.
+# The names that people and clients of the gateway may ask for, and the model that each stands for.
 #
 # A name with a row of its own, or that a connection offers, is Open WebUI's: its grants hold. Every other name
 # of the alias tables, wildcards among them, is for those who may use a model that answers for it.
@@ -3230,6 +3213,27 @@ class OfferedName:
 async def stored_tables() -> AliasTables:
     """The alias tables that admins have stored."""
     return alias_tables(await function_state(ROUTER_ID), await function_state(ALIAS_FILTER))
+
+
+async def choose_model(
+    table: AliasTable, body: Mapping[str, Any], alias: str, user: Mapping[str, Any], request: Any
+) -> tuple[Resolution, str] | None:
+    """The model that answers for an alias: the first that is there and that Open WebUI lets this user use.
+
+    Returns:
+        The resolution and the id of its model: where `gpu_router` offers it, too, it answers over all nodes.
+    """
+    if next(table.matching(alias), None) is None:
+        return None  # most requests: no alias, so nothing to find out
+    facts = request_facts(body, alias, await group_names(user) if table.uses_groups else ())
+    models = catalogue(request)
+    denied: set[str] = set()
+    while chosen := resolve(table, facts, models, denied):
+        for model_id in models.ids_of(chosen.model):
+            if await may_use(user, model_id, request):
+                return chosen, model_id
+        denied.add(chosen.model)
+    return None
 
 
 async def model_for(
@@ -3995,15 +3999,6 @@ def json_answer(value: Any, status: int = 200, headers: dict[str, str] | None = 
     from starlette.responses import JSONResponse  # noqa: PLC0415
 
     return JSONResponse(value, status, headers)
-
-
-# --- ollama_pack.webui.users ---
-# Users of the running Open WebUI, and the language that they read. Imports `open_webui` when called.
-
-
-def accepted_language(request: Any) -> str:
-    """A request's `Accept-Language`."""
-    return str(request.headers.get("accept-language") or ENGLISH) if request else ENGLISH
 
 
 # --- ollama_pack.webui.gateway_request ---

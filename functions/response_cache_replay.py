@@ -31,7 +31,7 @@ version: 0.1.0
 #   1223  engines.front_route       A route in front of a server's own, which sees each answer of a chat before its client does.
 #   1318  webui.early_errors        The status of an error that comes before an answer, which Open WebUI leaves no room for.
 #   1504  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#   1524  webui.users               Users of the running Open WebUI, and the language that they read. Imports `open_webui` when called.
+#   1524  webui.users               Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
 
 import asyncio
 import logging
@@ -1522,7 +1522,7 @@ def event_stream(
 
 
 # --- ollama_pack.webui.users ---
-# Users of the running Open WebUI, and the language that they read. Imports `open_webui` when called.
+# Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
 
 
 def reader_language(metadata: Mapping[str, Any], request: Any) -> str:

@@ -48,7 +48,7 @@ version: 0.1.0
 #   4868  speech.formats           A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
 #   5030  webui.routes             Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
 #   5177  webui.uploads            A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
-#   5385  webui.users              Users of the running Open WebUI, and the language that they read. Imports `open_webui` when called.
+#   5385  webui.users              Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
 #   5394  services.voice_routes    The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
 #   5652  webui.functions          Functions of the running Open WebUI. Imports `open_webui` when called, not before.
 #   5703  webui.service            What an event function keeps up in a process: its routes, and a task that looks again from time to time.
@@ -5383,7 +5383,7 @@ def _texts(form: Any, name: str) -> list[str]:
 
 
 # --- ollama_pack.webui.users ---
-# Users of the running Open WebUI, and the language that they read. Imports `open_webui` when called.
+# Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
 
 
 def accepted_language(request: Any) -> str:
