@@ -10,135 +10,135 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipe`, line 19484, which the server calls.
+# Begin here: `class Pipe`, line 19543, which the server calls.
 # The modules that it uses come first:
-#    215  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    501  base.messages                  Sentences for people, in English and in the languages of the catalogue.
-#    629  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    655  base.tables                    Tables that admins write as text: a row a line, `#` starts a comment, empty lines are skipped.
-#    686  aliases.errors                 What goes wrong with aliases.
-#    729  engines.errors                 What goes wrong with a node.
-#    899  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#   1029  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#   1104  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
-#   1165  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#   1524  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   1671  fit.memory                     How much memory a model takes while it runs: a pure function of its shape and of what it is loaded with.
-#   1839  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#   2178  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#   2254  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   2312  aliases.published              Which names of a table can be published as models, and what answers for them.
-#   2348  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#   2800  base.single_flight             What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
-#   2968  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   3014  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
-#   3164  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   3293  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
-#   3404  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
-#   3579  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
-#   3656  engines.vectors                Vectors for texts, as an engine gives them.
-#   3687  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
-#   3776  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
-#   3824  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
-#   3872  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
-#   4199  routing.decide.cost            What sending a request to a node costs, term by term.
-#   4311  routing.errors                 What goes wrong with routing.
-#   4493  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
-#   4531  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
-#   4896  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
-#   5316  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
-#   5440  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   5542  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
-#   5671  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
-#   5795  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
-#   5945  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   6079  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
-#   6403  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
-#   6625  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
-#   6742  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
-#   6800  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
-#   6865  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
-#   7014  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
-#   7147  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
-#   7497  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
-#   7582  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
-#   7679  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   7784  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
-#   7988  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
-#   8258  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
-#   8316  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
-#   8519  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
-#   8690  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
-#   9025  routing.nodes                  The `nodes` valve: a row a line, read once.
-#   9376  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
-#   9462  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
-#   9636  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
-#   9832  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
-#   9925  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
-#  10006  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
-#  10072  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
-#  10121  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
-#  10208  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
-#  10316  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
-#  10805  routing.probe.node_watch       One node as the router holds it: its client, what the last looks have shown, and when it counts as gone.
-#  11120  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
-#  11358  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
-#  11461  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
-#  11569  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-#  11686  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
-#  11939  routing.state.demand           How often each set of weights is asked for, over the last minutes.
-#  11972  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-#  12156  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#  12191  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#  12864  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#  12940  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#  13086  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#  13286  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
-#  13426  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  13486  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
-#  13991  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
-#  14164  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
-#  14504  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  14813  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  14928  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  15549  routing.dispatch.embedding     Vectors from the fleet: the node that has the model in memory and the least to do, then the others.
-#  15609  fit.planning                   Which models a fleet should have where, so that its demand needs the fewest loads: pure functions.
-#  15794  routing.plan.demand            What people ask for: chats from the router's record, or from a file like it.
-#  15889  routing.plan.virtual_fleet     A node as Ollama is, in virtual time: no sockets, no sleeping, thousands of requests in a second.
-#  16145  routing.plan.replay            A recorded day again, in virtual time: the router's own scheduler over simulated nodes.
-#  16332  routing.plan.report            What fits where, what to pull, and what one more GPU would bring: all of a plan, as people read it.
-#  16617  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, the admin's dashboard, and a plan.
-#  16720  cache.errors                   What goes wrong with the cache.
-#  16740  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  16772  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  16921  services.budget_chats          Chats that are under way and their budgets: what each has used so far, by whoever knows it best.
-#  16927  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#  16942  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#  17068  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#  17097  webui.users                    Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
-#  17130  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#  17221  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-#  17384  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
-#  17474  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
-#  17713  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  17858  services.activity              What chats did in this process, until somebody writes it into the history.
-#  17884  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  18009  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
-#  18117  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
-#  18164  services.valves                What all valves of the pack have in common: what is refused is told to admins, without what was written.
-#  18292  services.router_valves         The valves of the router, wherever it runs.
-#  18446  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  18560  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  18821  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
-#  18853  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  18875  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#  18881  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#  18932  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
-#  19039  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  19134  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#  19320  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
-#  19331  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#  19390  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#    216  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#    502  base.messages                  Sentences for people, in English and in the languages of the catalogue.
+#    630  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    656  base.tables                    Tables that admins write as text: a row a line, `#` starts a comment, empty lines are skipped.
+#    687  aliases.errors                 What goes wrong with aliases.
+#    730  engines.errors                 What goes wrong with a node.
+#    900  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#   1030  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#   1105  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
+#   1166  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#   1525  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   1672  fit.memory                     How much memory a model takes while it runs: a pure function of its shape and of what it is loaded with.
+#   1840  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   2179  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   2255  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   2313  aliases.published              Which names of a table can be published as models, and what answers for them.
+#   2349  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#   2801  base.single_flight             What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
+#   2969  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   3015  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
+#   3165  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   3294  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
+#   3405  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
+#   3580  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
+#   3657  engines.vectors                Vectors for texts, as an engine gives them.
+#   3688  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
+#   3777  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
+#   3825  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
+#   3873  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
+#   4200  routing.decide.cost            What sending a request to a node costs, term by term.
+#   4312  routing.errors                 What goes wrong with routing.
+#   4494  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
+#   4532  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
+#   4897  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
+#   5317  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
+#   5441  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   5543  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
+#   5672  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
+#   5796  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
+#   5946  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   6080  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
+#   6404  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
+#   6644  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
+#   6761  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
+#   6819  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
+#   6884  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
+#   7033  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
+#   7166  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
+#   7516  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
+#   7601  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
+#   7698  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   7803  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
+#   8007  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
+#   8277  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
+#   8335  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
+#   8538  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
+#   8709  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
+#   9044  routing.nodes                  The `nodes` valve: a row a line, read once.
+#   9395  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
+#   9481  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
+#   9655  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
+#   9851  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
+#   9944  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
+#  10025  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
+#  10091  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
+#  10140  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
+#  10227  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
+#  10335  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
+#  10835  routing.probe.node_watch       One node as the router holds it: its client, what the last looks have shown, and when it counts as gone.
+#  11150  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
+#  11388  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
+#  11491  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
+#  11599  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+#  11716  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
+#  11969  routing.state.demand           How often each set of weights is asked for, over the last minutes.
+#  12002  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+#  12188  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#  12223  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#  12903  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#  12979  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#  13125  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#  13346  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
+#  13486  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  13546  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
+#  14050  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
+#  14223  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
+#  14563  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  14872  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  14987  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  15608  routing.dispatch.embedding     Vectors from the fleet: the node that has the model in memory and the least to do, then the others.
+#  15668  fit.planning                   Which models a fleet should have where, so that its demand needs the fewest loads: pure functions.
+#  15853  routing.plan.demand            What people ask for: chats from the router's record, or from a file like it.
+#  15948  routing.plan.virtual_fleet     A node as Ollama is, in virtual time: no sockets, no sleeping, thousands of requests in a second.
+#  16204  routing.plan.replay            A recorded day again, in virtual time: the router's own scheduler over simulated nodes.
+#  16391  routing.plan.report            What fits where, what to pull, and what one more GPU would bring: all of a plan, as people read it.
+#  16676  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, the admin's dashboard, and a plan.
+#  16779  cache.errors                   What goes wrong with the cache.
+#  16799  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  16831  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  16980  services.budget_chats          Chats that are under way and their budgets: what each has used so far, by whoever knows it best.
+#  16986  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#  17001  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#  17127  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#  17156  webui.users                    Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
+#  17189  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#  17280  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#  17443  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
+#  17533  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
+#  17772  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  17917  services.activity              What chats did in this process, until somebody writes it into the history.
+#  17943  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  18068  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#  18176  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
+#  18223  services.valves                What all valves of the pack have in common: what is refused is told to admins, without what was written.
+#  18351  services.router_valves         The valves of the router, wherever it runs.
+#  18505  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  18619  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  18880  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#  18912  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  18934  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#  18940  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#  18991  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
+#  19098  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  19193  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#  19379  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
+#  19390  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#  19449  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
 
 import asyncio
 import base64
@@ -191,6 +191,7 @@ from operator import attrgetter
 from pathlib import Path
 from random import Random
 from ssl import SSLContext
+from statistics import fmean
 from string import punctuation
 from types import ModuleType, SimpleNamespace
 from typing import Annotated, Any, ClassVar, Generic, Literal, NamedTuple, Protocol, Self, TypeVar, get_args
@@ -6528,6 +6529,24 @@ class RatesLearner:
         )
 
 
+def usual_rates(nodes: Sequence[RatesLearner], priors: ModelRates) -> ModelRates:
+    """What nodes have measured, on average; as in `priors` what none of them has."""
+
+    def mean(of: Callable[[RatesLearner], Average], prior: float) -> float:
+        measured = [average.value for node in nodes if (average := of(node)).count]
+        return fmean(measured) if measured else prior
+
+    return replace(
+        priors,
+        load=mean(lambda node: node.load, priors.load),
+        prompt=mean(lambda node: node.prompt, priors.prompt),
+        token=mean(lambda node: node.token, priors.token),
+        output=mean(lambda node: node.output, priors.output),
+        background_output=mean(lambda node: node.background_output, priors.background_output),
+        service=mean(lambda node: node.service, priors.service),
+    )
+
+
 class SlotLearner:
     """How many requests a runner answers at once: what its row says, else measured, from one upwards.
 
@@ -10402,7 +10421,14 @@ class RunnerState:
 class NodeState:
     """One node. Its memory is bounded by the models that it has."""
 
-    def __init__(self, row: NodeRow, policy: RoutingPolicy, priors: ModelRates) -> None:
+    def __init__(self, row: NodeRow, policy: RoutingPolicy, expected: Callable[[str], ModelRates]) -> None:
+        """Begin with nothing known of it.
+
+        Args:
+            row: of the node.
+            policy: weights and bounds.
+            expected: what is believed of weights before anything is measured here, by their blob.
+        """
         self.row = row
         self.models: dict[str, InstalledModel] = {}  # by the names that it lists
         self.listed: Mapping[str, InstalledModel] = {}  # by those, and by what `fold_name` makes of them
@@ -10420,7 +10446,7 @@ class NodeState:
         self._loads_ahead = row.kind == "ollama" and not row.way_in.needs_user
         self._loads_again_at = -math.inf
         self._policy = policy
-        self._priors = priors
+        self._expected = expected
         self._stats: dict[str, ModelStats] = {}
         self._rates: Mapping[str, ModelRates] = {}  # replaced, never changed: views hold it
         self._breakers: dict[str, Breaker] = {}
@@ -10435,14 +10461,18 @@ class NodeState:
             self._stats[blob] = ModelStats(self.row.slots, self._policy)
         return self._stats[blob]
 
+    def has_weights(self, blob: str) -> bool:
+        """Whether it has a model of these weights."""
+        return blob in self._rates
+
     def known(self, blob: str) -> ModelRates:
         """The rates of one set of weights."""
-        return self._rates.get(blob) or self.stats(blob).known(self._priors)
+        return self._rates.get(blob) or self.stats(blob).known(self._expected(blob))
 
     def learned(self, blob: str) -> None:
         """Something was learned of these weights."""
         stats = self.stats(blob)
-        self._rates = {**self._rates, blob: stats.known(self._priors)}
+        self._rates = {**self._rates, blob: stats.known(self._expected(blob))}
         if runner := self.runners.get(blob):
             runner.mirror.retain(stats.retention.retention)
         self.changed()
@@ -10780,7 +10810,7 @@ class NodeState:
         return 0 if asked == default else asked
 
     def _runner_view(self, runner: RunnerState, known: ModelRates | None, now: float) -> RunnerView:
-        rates = known or replace(self._priors, slots=self.row.slots or 1)
+        rates = known or replace(self._expected(runner.blob), slots=self.row.slots or 1)
         if runner.remote:
             busy = tuple(runner.ends.values())
             slots = len(busy) + REMOTE_SLOTS
@@ -12011,6 +12041,7 @@ class RemoteRequests:
         clock: Callable[[], float],
         demand: DemandMeter,
         prompt_sent: Callable[[str, str, tuple[PromptBlock, ...]], tuple[int, int]],
+        learn: Callable[[NodeState, str, Lesson], None],
     ) -> None:
         """Begin without any.
 
@@ -12018,8 +12049,10 @@ class RemoteRequests:
             clock: the scheduler's own.
             demand: counts what is asked for.
             prompt_sent: hears of each prompt that goes to a node, and says how it is kept.
+            learn: hears what answers teach.
         """
         self._prompt_sent = prompt_sent
+        self._learn = learn
         self.nodes: dict[str, NodeState] = {}
         self._clock = clock
         self._demand = demand
@@ -12100,8 +12133,7 @@ class RemoteRequests:
             remote.runner.mirror.finished(remote.blocks, event.lesson.spent.decode_count, now)
         node = self.nodes.get(event.node)
         if node and any(model.blob == event.blob for model in node.models.values()):
-            node.stats(event.blob).learn(event.lesson)
-            node.learned(event.blob)
+            self._learn(node, event.blob, event.lesson)
 
     def _leave(self, request_id: str) -> RemoteRequest | None:
         remote = self._there.pop(request_id, None)
@@ -12568,7 +12600,8 @@ class Planner:
         left = len(roomy)
         for name in kind.having.nodes:
             node = nodes[name]
-            if busy <= max(1.0, self.policy.prewarm_share * slots):
+            fills_up = busy > max(1.0, self.policy.prewarm_share * slots)
+            if not fills_up and not self._pays(node, assignment, kind.model):
                 return
             if name not in roomy or node.view.tier > nearest or node.has(kind.model):
                 continue
@@ -12579,6 +12612,12 @@ class Planner:
                 slots += quote.rates.slots
                 left -= 1
                 yield self._load(node, quote, assignment)
+
+    def _pays(self, node: VirtualNode, assignment: Assignment, model: str) -> bool:
+        """Whether chats that overwrite each other lose more within the horizon than a load takes."""
+        demand = self._timelines.moment.demand.get(node.view.models[model].blob, 0.0)
+        lost = assignment.chosen.harm * max(1.0, demand * self.policy.demand_horizon)
+        return lost > node.load_seconds(model)
 
     def _leaves_models_out(self, node: VirtualNode, model: str) -> bool:
         """Whether a node has other models that no node has in memory."""
@@ -13108,6 +13147,7 @@ class Cluster:
     ) -> None:
         self.nodes: dict[str, NodeState] = {}
         self._policy, self._priors = policy, priors
+        self._usual: dict[str, ModelRates] = {}  # by blob, what nodes that have measured it have on average
         self._clock = clock
         self._autos: dict[str, None] = {}  # automatic names that were asked for lately
         self.demand = DemandMeter()
@@ -13118,13 +13158,13 @@ class Cluster:
         self._others = False  # other nodes than at the last decision
         self._stale: dict[str, None] = {}  # in the order of the rows, as they are shown
         self.stale_at = -math.inf
-        self.remote = RemoteRequests(clock, self.demand, self._prompt_sent_elsewhere)
+        self.remote = RemoteRequests(clock, self.demand, self._prompt_sent_elsewhere, self.learn)
         for row in rows:
             self.add(row)
 
     def add(self, row: NodeRow) -> None:
         """A node is there from now on; nothing is known of it before `probed`."""
-        node = self.nodes[row.name] = NodeState(row, self._policy, self._priors)
+        node = self.nodes[row.name] = NodeState(row, self._policy, self._expected)
         self.remote.nodes[node_key(row)] = node
         self._others = True
         self._stale[row.name] = None
@@ -13154,6 +13194,26 @@ class Cluster:
                 node.set_auto(auto, offer[0])
         if node.breaker.state(now) == "half-open":
             node.breaker.succeeded()
+
+    def learn(self, node: NodeState, blob: str, lesson: Lesson) -> None:
+        """Take in what an answered request teaches of a node, and of those that have measured less."""
+        was_learned = node.known(blob).learned
+        node.stats(blob).learn(lesson)
+        if was_learned and not lesson.loaded:
+            node.learned(blob)
+            return
+        having = [one for one in self.nodes.values() if one.has_weights(blob)]
+        if blob not in self._usual and len(self._usual) >= MAX_FOLLOWED_BLOBS:
+            del self._usual[next(iter(self._usual))]
+        self._usual[blob] = usual_rates([one.stats(blob).rates for one in having], self._priors)
+        for one in having:
+            known = one.known(blob)
+            if one is node or not (known.learned and known.load_measured):
+                one.learned(blob)
+
+    def _expected(self, blob: str) -> ModelRates:
+        """What is believed of a node that has not measured some weights. A slow one is never tried."""
+        return self._usual.get(blob, self._priors)
 
     def sized(self, name: str, room: int) -> None:
         """Somebody knows how many bytes of models a node has had in memory together."""
@@ -13725,8 +13785,7 @@ class Scheduler:
         running.runner.mirror.finished(running.assignment.request.blocks, spent.decode_count, self._clock())
         lesson = running.lesson(spent)
         blob = running.runner.blob
-        running.node.stats(blob).learn(lesson)
-        running.node.learned(blob)
+        self.cluster.learn(running.node, blob, lesson)
         self.listener(FinishedEvent(request_id, node_key(running.node.row), blob, lesson))
 
     def failed(

@@ -9,118 +9,118 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/pipelines/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipeline`, line 16613, which the server calls.
+# Begin here: `class Pipeline`, line 16672, which the server calls.
 # The modules that it uses come first:
-#    199  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    500  base.messages                  Sentences for people, in English and in the languages of the catalogue.
-#    628  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    654  base.tables                    Tables that admins write as text: a row a line, `#` starts a comment, empty lines are skipped.
-#    685  aliases.errors                 What goes wrong with aliases.
-#    728  engines.errors                 What goes wrong with a node.
-#    898  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#   1028  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#   1103  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
-#   1164  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   1293  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
-#   1370  fit.memory                     How much memory a model takes while it runs: a pure function of its shape and of what it is loaded with.
-#   1538  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
-#   1586  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
-#   1913  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
-#   2002  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
-#   2050  routing.decide.cost            What sending a request to a node costs, term by term.
-#   2162  routing.errors                 What goes wrong with routing.
-#   2344  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   2491  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
-#   2529  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
-#   2894  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
-#   3314  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
-#   3438  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   3540  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
-#   3669  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
-#   3788  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
-#   3912  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
-#   4023  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
-#   4173  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   4307  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
-#   4631  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
-#   4853  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
-#   4970  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
-#   5028  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
-#   5093  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
-#   5242  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
-#   5375  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
-#   5550  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
-#   5900  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
-#   5985  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
-#   6082  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   6128  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   6233  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#   6525  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
-#   6729  engines.vectors                Vectors for texts, as an engine gives them.
-#   6760  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
-#   7030  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
-#   7088  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
-#   7291  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
-#   7462  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
-#   7797  routing.nodes                  The `nodes` valve: a row a line, read once.
-#   8148  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
-#   8234  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
-#   8408  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
-#   8604  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
-#   8697  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
-#   8778  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
-#   8844  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
-#   8893  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#   8969  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
-#   9056  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
-#   9164  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
-#   9653  routing.probe.node_watch       One node as the router holds it: its client, what the last looks have shown, and when it counts as gone.
-#   9968  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
-#  10206  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
-#  10309  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
-#  10417  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-#  10534  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
-#  10787  routing.state.demand           How often each set of weights is asked for, over the last minutes.
-#  10820  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-#  11004  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#  11039  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#  11712  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#  11788  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#  11934  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#  12134  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
-#  12274  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  12334  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
-#  12839  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
-#  13012  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
-#  13352  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  13661  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  13776  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  14397  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, the admin's dashboard, and a plan.
-#  14464  cache.errors                   What goes wrong with the cache.
-#  14484  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  14500  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  14649  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
-#  14778  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
-#  14947  base.single_flight             What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
-#  15050  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
-#  15289  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#  15741  services.activity              What chats did in this process, until somebody writes it into the history.
-#  15808  services.history               The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
-#  16162  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  16263  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  16298  services.pipeline_requests     What a pipeline can know of a request, how it tells the next one, and the others of its server.
-#  16381  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
-#  16499  services.valves                What all valves of the pack have in common: what is refused is told to admins, without what was written.
-#  16597  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
-#  16686  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#  17045  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#  17103  aliases.published              Which names of a table can be published as models, and what answers for them.
-#  17139  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  17257  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  17382  services.router_valves         The valves of the router, wherever it runs.
-#  17536  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  17650  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  17911  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#    200  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#    501  base.messages                  Sentences for people, in English and in the languages of the catalogue.
+#    629  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    655  base.tables                    Tables that admins write as text: a row a line, `#` starts a comment, empty lines are skipped.
+#    686  aliases.errors                 What goes wrong with aliases.
+#    729  engines.errors                 What goes wrong with a node.
+#    899  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#   1029  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#   1104  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
+#   1165  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   1294  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
+#   1371  fit.memory                     How much memory a model takes while it runs: a pure function of its shape and of what it is loaded with.
+#   1539  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
+#   1587  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
+#   1914  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
+#   2003  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
+#   2051  routing.decide.cost            What sending a request to a node costs, term by term.
+#   2163  routing.errors                 What goes wrong with routing.
+#   2345  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   2492  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
+#   2530  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
+#   2895  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
+#   3315  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
+#   3439  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   3541  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
+#   3670  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
+#   3789  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
+#   3913  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
+#   4024  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
+#   4174  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   4308  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
+#   4632  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
+#   4872  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
+#   4989  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
+#   5047  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
+#   5112  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
+#   5261  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
+#   5394  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
+#   5569  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
+#   5919  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
+#   6004  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
+#   6101  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   6147  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   6252  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   6544  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
+#   6748  engines.vectors                Vectors for texts, as an engine gives them.
+#   6779  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
+#   7049  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
+#   7107  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
+#   7310  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
+#   7481  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
+#   7816  routing.nodes                  The `nodes` valve: a row a line, read once.
+#   8167  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
+#   8253  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
+#   8427  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
+#   8623  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
+#   8716  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
+#   8797  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
+#   8863  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
+#   8912  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   8988  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
+#   9075  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
+#   9183  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
+#   9683  routing.probe.node_watch       One node as the router holds it: its client, what the last looks have shown, and when it counts as gone.
+#   9998  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
+#  10236  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
+#  10339  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
+#  10447  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+#  10564  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
+#  10817  routing.state.demand           How often each set of weights is asked for, over the last minutes.
+#  10850  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+#  11036  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#  11071  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#  11751  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#  11827  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#  11973  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#  12194  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
+#  12334  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  12394  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
+#  12898  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
+#  13071  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
+#  13411  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  13720  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  13835  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  14456  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, the admin's dashboard, and a plan.
+#  14523  cache.errors                   What goes wrong with the cache.
+#  14543  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  14559  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  14708  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
+#  14837  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
+#  15006  base.single_flight             What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
+#  15109  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
+#  15348  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#  15800  services.activity              What chats did in this process, until somebody writes it into the history.
+#  15867  services.history               The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
+#  16221  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  16322  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  16357  services.pipeline_requests     What a pipeline can know of a request, how it tells the next one, and the others of its server.
+#  16440  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
+#  16558  services.valves                What all valves of the pack have in common: what is refused is told to admins, without what was written.
+#  16656  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
+#  16745  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#  17104  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#  17162  aliases.published              Which names of a table can be published as models, and what answers for them.
+#  17198  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  17316  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  17441  services.router_valves         The valves of the router, wherever it runs.
+#  17595  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  17709  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  17970  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
 
 import asyncio
 import base64
@@ -175,6 +175,7 @@ from queue import Empty, SimpleQueue
 from random import Random
 from secrets import token_urlsafe
 from ssl import SSLContext
+from statistics import fmean
 from string import punctuation
 from types import ModuleType
 from typing import Annotated, Any, ClassVar, Generic, Literal, NamedTuple, Protocol, Self, TypeVar, get_args
@@ -4756,6 +4757,24 @@ class RatesLearner:
         )
 
 
+def usual_rates(nodes: Sequence[RatesLearner], priors: ModelRates) -> ModelRates:
+    """What nodes have measured, on average; as in `priors` what none of them has."""
+
+    def mean(of: Callable[[RatesLearner], Average], prior: float) -> float:
+        measured = [average.value for node in nodes if (average := of(node)).count]
+        return fmean(measured) if measured else prior
+
+    return replace(
+        priors,
+        load=mean(lambda node: node.load, priors.load),
+        prompt=mean(lambda node: node.prompt, priors.prompt),
+        token=mean(lambda node: node.token, priors.token),
+        output=mean(lambda node: node.output, priors.output),
+        background_output=mean(lambda node: node.background_output, priors.background_output),
+        service=mean(lambda node: node.service, priors.service),
+    )
+
+
 class SlotLearner:
     """How many requests a runner answers at once: what its row says, else measured, from one upwards.
 
@@ -9250,7 +9269,14 @@ class RunnerState:
 class NodeState:
     """One node. Its memory is bounded by the models that it has."""
 
-    def __init__(self, row: NodeRow, policy: RoutingPolicy, priors: ModelRates) -> None:
+    def __init__(self, row: NodeRow, policy: RoutingPolicy, expected: Callable[[str], ModelRates]) -> None:
+        """Begin with nothing known of it.
+
+        Args:
+            row: of the node.
+            policy: weights and bounds.
+            expected: what is believed of weights before anything is measured here, by their blob.
+        """
         self.row = row
         self.models: dict[str, InstalledModel] = {}  # by the names that it lists
         self.listed: Mapping[str, InstalledModel] = {}  # by those, and by what `fold_name` makes of them
@@ -9268,7 +9294,7 @@ class NodeState:
         self._loads_ahead = row.kind == "ollama" and not row.way_in.needs_user
         self._loads_again_at = -math.inf
         self._policy = policy
-        self._priors = priors
+        self._expected = expected
         self._stats: dict[str, ModelStats] = {}
         self._rates: Mapping[str, ModelRates] = {}  # replaced, never changed: views hold it
         self._breakers: dict[str, Breaker] = {}
@@ -9283,14 +9309,18 @@ class NodeState:
             self._stats[blob] = ModelStats(self.row.slots, self._policy)
         return self._stats[blob]
 
+    def has_weights(self, blob: str) -> bool:
+        """Whether it has a model of these weights."""
+        return blob in self._rates
+
     def known(self, blob: str) -> ModelRates:
         """The rates of one set of weights."""
-        return self._rates.get(blob) or self.stats(blob).known(self._priors)
+        return self._rates.get(blob) or self.stats(blob).known(self._expected(blob))
 
     def learned(self, blob: str) -> None:
         """Something was learned of these weights."""
         stats = self.stats(blob)
-        self._rates = {**self._rates, blob: stats.known(self._priors)}
+        self._rates = {**self._rates, blob: stats.known(self._expected(blob))}
         if runner := self.runners.get(blob):
             runner.mirror.retain(stats.retention.retention)
         self.changed()
@@ -9628,7 +9658,7 @@ class NodeState:
         return 0 if asked == default else asked
 
     def _runner_view(self, runner: RunnerState, known: ModelRates | None, now: float) -> RunnerView:
-        rates = known or replace(self._priors, slots=self.row.slots or 1)
+        rates = known or replace(self._expected(runner.blob), slots=self.row.slots or 1)
         if runner.remote:
             busy = tuple(runner.ends.values())
             slots = len(busy) + REMOTE_SLOTS
@@ -10859,6 +10889,7 @@ class RemoteRequests:
         clock: Callable[[], float],
         demand: DemandMeter,
         prompt_sent: Callable[[str, str, tuple[PromptBlock, ...]], tuple[int, int]],
+        learn: Callable[[NodeState, str, Lesson], None],
     ) -> None:
         """Begin without any.
 
@@ -10866,8 +10897,10 @@ class RemoteRequests:
             clock: the scheduler's own.
             demand: counts what is asked for.
             prompt_sent: hears of each prompt that goes to a node, and says how it is kept.
+            learn: hears what answers teach.
         """
         self._prompt_sent = prompt_sent
+        self._learn = learn
         self.nodes: dict[str, NodeState] = {}
         self._clock = clock
         self._demand = demand
@@ -10948,8 +10981,7 @@ class RemoteRequests:
             remote.runner.mirror.finished(remote.blocks, event.lesson.spent.decode_count, now)
         node = self.nodes.get(event.node)
         if node and any(model.blob == event.blob for model in node.models.values()):
-            node.stats(event.blob).learn(event.lesson)
-            node.learned(event.blob)
+            self._learn(node, event.blob, event.lesson)
 
     def _leave(self, request_id: str) -> RemoteRequest | None:
         remote = self._there.pop(request_id, None)
@@ -11416,7 +11448,8 @@ class Planner:
         left = len(roomy)
         for name in kind.having.nodes:
             node = nodes[name]
-            if busy <= max(1.0, self.policy.prewarm_share * slots):
+            fills_up = busy > max(1.0, self.policy.prewarm_share * slots)
+            if not fills_up and not self._pays(node, assignment, kind.model):
                 return
             if name not in roomy or node.view.tier > nearest or node.has(kind.model):
                 continue
@@ -11427,6 +11460,12 @@ class Planner:
                 slots += quote.rates.slots
                 left -= 1
                 yield self._load(node, quote, assignment)
+
+    def _pays(self, node: VirtualNode, assignment: Assignment, model: str) -> bool:
+        """Whether chats that overwrite each other lose more within the horizon than a load takes."""
+        demand = self._timelines.moment.demand.get(node.view.models[model].blob, 0.0)
+        lost = assignment.chosen.harm * max(1.0, demand * self.policy.demand_horizon)
+        return lost > node.load_seconds(model)
 
     def _leaves_models_out(self, node: VirtualNode, model: str) -> bool:
         """Whether a node has other models that no node has in memory."""
@@ -11956,6 +11995,7 @@ class Cluster:
     ) -> None:
         self.nodes: dict[str, NodeState] = {}
         self._policy, self._priors = policy, priors
+        self._usual: dict[str, ModelRates] = {}  # by blob, what nodes that have measured it have on average
         self._clock = clock
         self._autos: dict[str, None] = {}  # automatic names that were asked for lately
         self.demand = DemandMeter()
@@ -11966,13 +12006,13 @@ class Cluster:
         self._others = False  # other nodes than at the last decision
         self._stale: dict[str, None] = {}  # in the order of the rows, as they are shown
         self.stale_at = -math.inf
-        self.remote = RemoteRequests(clock, self.demand, self._prompt_sent_elsewhere)
+        self.remote = RemoteRequests(clock, self.demand, self._prompt_sent_elsewhere, self.learn)
         for row in rows:
             self.add(row)
 
     def add(self, row: NodeRow) -> None:
         """A node is there from now on; nothing is known of it before `probed`."""
-        node = self.nodes[row.name] = NodeState(row, self._policy, self._priors)
+        node = self.nodes[row.name] = NodeState(row, self._policy, self._expected)
         self.remote.nodes[node_key(row)] = node
         self._others = True
         self._stale[row.name] = None
@@ -12002,6 +12042,26 @@ class Cluster:
                 node.set_auto(auto, offer[0])
         if node.breaker.state(now) == "half-open":
             node.breaker.succeeded()
+
+    def learn(self, node: NodeState, blob: str, lesson: Lesson) -> None:
+        """Take in what an answered request teaches of a node, and of those that have measured less."""
+        was_learned = node.known(blob).learned
+        node.stats(blob).learn(lesson)
+        if was_learned and not lesson.loaded:
+            node.learned(blob)
+            return
+        having = [one for one in self.nodes.values() if one.has_weights(blob)]
+        if blob not in self._usual and len(self._usual) >= MAX_FOLLOWED_BLOBS:
+            del self._usual[next(iter(self._usual))]
+        self._usual[blob] = usual_rates([one.stats(blob).rates for one in having], self._priors)
+        for one in having:
+            known = one.known(blob)
+            if one is node or not (known.learned and known.load_measured):
+                one.learned(blob)
+
+    def _expected(self, blob: str) -> ModelRates:
+        """What is believed of a node that has not measured some weights. A slow one is never tried."""
+        return self._usual.get(blob, self._priors)
 
     def sized(self, name: str, room: int) -> None:
         """Somebody knows how many bytes of models a node has had in memory together."""
@@ -12573,8 +12633,7 @@ class Scheduler:
         running.runner.mirror.finished(running.assignment.request.blocks, spent.decode_count, self._clock())
         lesson = running.lesson(spent)
         blob = running.runner.blob
-        running.node.stats(blob).learn(lesson)
-        running.node.learned(blob)
+        self.cluster.learn(running.node, blob, lesson)
         self.listener(FinishedEvent(request_id, node_key(running.node.row), blob, lesson))
 
     def failed(
