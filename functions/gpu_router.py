@@ -10,7 +10,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipe`, line 19484, which the server calls.
+# Begin here: `class Pipe`, line 19464, which the server calls.
 # The modules that it uses come first:
 #    215  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
 #    501  base.messages                  Sentences for people, in English and in the languages of the catalogue.
@@ -38,107 +38,107 @@ version: 0.1.0
 #   3579  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
 #   3656  engines.vectors                Vectors for texts, as an engine gives them.
 #   3687  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
-#   3776  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
-#   3824  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
-#   3872  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
-#   4199  routing.decide.cost            What sending a request to a node costs, term by term.
-#   4311  routing.errors                 What goes wrong with routing.
-#   4493  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
-#   4531  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
-#   4896  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
-#   5316  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
-#   5440  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   5542  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
-#   5671  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
-#   5795  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
-#   5945  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   6079  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
-#   6403  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
-#   6625  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
-#   6742  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
-#   6800  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
-#   6865  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
-#   7014  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
-#   7147  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
-#   7497  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
-#   7582  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
-#   7679  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   7784  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
-#   7988  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
-#   8258  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
-#   8316  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
-#   8519  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
-#   8690  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
-#   9025  routing.nodes                  The `nodes` valve: a row a line, read once.
-#   9376  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
-#   9462  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
-#   9636  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
-#   9832  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
-#   9925  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
-#  10006  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
-#  10072  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
-#  10121  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
-#  10208  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
-#  10316  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
-#  10805  routing.probe.node_watch       One node as the router holds it: its client, what the last looks have shown, and when it counts as gone.
-#  11120  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
-#  11358  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
-#  11461  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
-#  11569  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-#  11686  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
-#  11939  routing.state.demand           How often each set of weights is asked for, over the last minutes.
-#  11972  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-#  12156  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#  12191  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#  12864  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#  12940  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#  13086  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#  13286  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
-#  13426  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  13486  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
-#  13991  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
-#  14164  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
-#  14504  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  14813  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  14928  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  15549  routing.dispatch.embedding     Vectors from the fleet: the node that has the model in memory and the least to do, then the others.
-#  15609  fit.planning                   Which models a fleet should have where, so that its demand needs the fewest loads: pure functions.
-#  15794  routing.plan.demand            What people ask for: chats from the router's record, or from a file like it.
-#  15889  routing.plan.virtual_fleet     A node as Ollama is, in virtual time: no sockets, no sleeping, thousands of requests in a second.
-#  16145  routing.plan.replay            A recorded day again, in virtual time: the router's own scheduler over simulated nodes.
-#  16332  routing.plan.report            What fits where, what to pull, and what one more GPU would bring: all of a plan, as people read it.
-#  16617  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, the admin's dashboard, and a plan.
-#  16720  cache.errors                   What goes wrong with the cache.
-#  16740  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  16772  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  16921  services.budget_chats          Chats that are under way and their budgets: what each has used so far, by whoever knows it best.
-#  16927  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#  16942  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#  17068  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#  17097  webui.users                    Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
-#  17130  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#  17221  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-#  17384  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
-#  17474  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
-#  17713  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  17858  services.activity              What chats did in this process, until somebody writes it into the history.
-#  17884  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  18009  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
-#  18117  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
-#  18164  services.valves                What all valves of the pack have in common: what is refused is told to admins, without what was written.
-#  18292  services.router_valves         The valves of the router, wherever it runs.
-#  18446  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  18560  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  18821  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
-#  18853  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  18875  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#  18881  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#  18932  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
-#  19039  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  19134  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#  19320  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
-#  19331  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#  19390  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#   3765  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
+#   3813  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
+#   3861  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
+#   4188  routing.decide.cost            What sending a request to a node costs, term by term.
+#   4300  routing.errors                 What goes wrong with routing.
+#   4482  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
+#   4520  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
+#   4885  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
+#   5305  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
+#   5429  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   5531  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
+#   5660  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
+#   5784  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
+#   5934  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   6068  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
+#   6392  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
+#   6614  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
+#   6731  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
+#   6789  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
+#   6854  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
+#   7003  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
+#   7136  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
+#   7486  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
+#   7571  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
+#   7668  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   7773  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
+#   7977  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
+#   8238  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
+#   8296  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
+#   8499  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
+#   8670  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
+#   9005  routing.nodes                  The `nodes` valve: a row a line, read once.
+#   9356  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
+#   9442  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
+#   9616  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
+#   9812  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
+#   9905  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
+#   9986  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
+#  10052  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
+#  10101  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
+#  10188  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
+#  10296  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
+#  10785  routing.probe.node_watch       One node as the router holds it: its client, what the last looks have shown, and when it counts as gone.
+#  11100  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
+#  11338  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
+#  11441  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
+#  11549  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+#  11666  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
+#  11919  routing.state.demand           How often each set of weights is asked for, over the last minutes.
+#  11952  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+#  12136  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#  12171  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#  12844  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#  12920  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#  13066  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#  13266  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
+#  13406  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  13466  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
+#  13971  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
+#  14144  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
+#  14484  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  14793  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  14908  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  15529  routing.dispatch.embedding     Vectors from the fleet: the node that has the model in memory and the least to do, then the others.
+#  15589  fit.planning                   Which models a fleet should have where, so that its demand needs the fewest loads: pure functions.
+#  15774  routing.plan.demand            What people ask for: chats from the router's record, or from a file like it.
+#  15869  routing.plan.virtual_fleet     A node as Ollama is, in virtual time: no sockets, no sleeping, thousands of requests in a second.
+#  16125  routing.plan.replay            A recorded day again, in virtual time: the router's own scheduler over simulated nodes.
+#  16312  routing.plan.report            What fits where, what to pull, and what one more GPU would bring: all of a plan, as people read it.
+#  16597  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, the admin's dashboard, and a plan.
+#  16700  cache.errors                   What goes wrong with the cache.
+#  16720  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  16752  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  16901  services.budget_chats          Chats that are under way and their budgets: what each has used so far, by whoever knows it best.
+#  16907  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#  16922  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#  17048  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#  17077  webui.users                    Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
+#  17110  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#  17201  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#  17364  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
+#  17454  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
+#  17693  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  17838  services.activity              What chats did in this process, until somebody writes it into the history.
+#  17864  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  17989  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#  18097  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
+#  18144  services.valves                What all valves of the pack have in common: what is refused is told to admins, without what was written.
+#  18272  services.router_valves         The valves of the router, wherever it runs.
+#  18426  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  18540  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  18801  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#  18833  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  18855  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#  18861  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#  18912  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
+#  19019  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  19114  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#  19300  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
+#  19311  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#  19370  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
 
 import asyncio
 import base64
@@ -3696,16 +3696,10 @@ _LABEL = re.compile(r'(\w+)\s*=\s*"((?:\\.|[^"\\])*)"', re.ASCII)
 # Processes that share one request; each may report it.
 _RANKS = frozenset({"tp_rank", "pp_rank", "moe_ep_rank", "pid"})
 
-# By engine: what runs, what waits, how full the cache is. Where one has two names the newer is first.
+# By engine: what runs, what waits.
 _RUNNING = ("vllm:num_requests_running", "sglang:num_running_reqs", "llamacpp:requests_processing")
 _WAITING = ("vllm:num_requests_waiting", "sglang:num_queue_reqs", "llamacpp:requests_deferred")
-_CACHE_USE = (
-    "vllm:kv_cache_usage_perc",
-    "vllm:gpu_cache_usage_perc",
-    "sglang:token_usage",
-    "llamacpp:kv_cache_usage_ratio",
-)
-_KNOWN = frozenset((*_RUNNING, *_WAITING, *_CACHE_USE))
+_KNOWN = frozenset((*_RUNNING, *_WAITING))
 
 # Labels but for ranks → value.
 _Series = dict[tuple[tuple[str, str], ...], float]
@@ -3718,19 +3712,17 @@ class EngineActivity:
     Attributes:
         running: requests that it generates for.
         waiting: requests in its own queue.
-        cache_use: how full its cache of keys and values is, from 0 to 1; None: not told.
     """
 
     running: int
     waiting: int
-    cache_use: float | None
 
 
 def engine_activity(text: str) -> EngineActivity | None:
     """Read an exposition; None where none of the engines that are known speaks.
 
     Numbers of requests are added up over all series, as several engines behind one address are told apart by
-    a label; the use of the cache is the mean. What several ranks of one engine report of the same requests
+    a label. What several ranks of one engine report of the same requests
     counts once, and so does what SGLang also reports by priority.
 
     Args:
@@ -3744,10 +3736,7 @@ def engine_activity(text: str) -> EngineActivity | None:
     running = _first_of(_RUNNING, found)
     if running is None:
         return None
-    waiting, cache = _first_of(_WAITING, found) or [], _first_of(_CACHE_USE, found)
-    return EngineActivity(
-        round(sum(running)), round(sum(waiting)), min(1.0, sum(cache) / len(cache)) if cache else None
-    )
+    return EngineActivity(round(sum(running)), round(sum(_first_of(_WAITING, found) or [])))
 
 
 def _samples(text: str) -> Iterable[tuple[str, Mapping[str, str], float]]:
@@ -8244,15 +8233,6 @@ class OllamaClient:
                     return
                 done, total = line.get("completed"), line.get("total")
                 yield done if isinstance(done, int) else 0, total if isinstance(total, int) else 0
-
-    async def unload(self, model: str) -> None:
-        """Take a model out of memory, once it has finished what it does.
-
-        Raises:
-            ModelNotFoundError: the node does not have it.
-            NodeError: the node does not answer as it should.
-        """
-        await self._node.ask("/api/generate", {"model": model, "stream": False, "keep_alive": 0})
 
 
 # --- ollama_pack.engines.openai.failures ---

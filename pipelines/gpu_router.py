@@ -9,7 +9,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/pipelines/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipeline`, line 16613, which the server calls.
+# Begin here: `class Pipeline`, line 16593, which the server calls.
 # The modules that it uses come first:
 #    199  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
 #    500  base.messages                  Sentences for people, in English and in the languages of the catalogue.
@@ -26,101 +26,101 @@ version: 0.1.0
 #   1538  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
 #   1586  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
 #   1913  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
-#   2002  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
-#   2050  routing.decide.cost            What sending a request to a node costs, term by term.
-#   2162  routing.errors                 What goes wrong with routing.
-#   2344  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   2491  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
-#   2529  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
-#   2894  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
-#   3314  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
-#   3438  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   3540  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
-#   3669  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
-#   3788  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
-#   3912  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
-#   4023  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
-#   4173  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   4307  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
-#   4631  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
-#   4853  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
-#   4970  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
-#   5028  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
-#   5093  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
-#   5242  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
-#   5375  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
-#   5550  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
-#   5900  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
-#   5985  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
-#   6082  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   6128  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   6233  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#   6525  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
-#   6729  engines.vectors                Vectors for texts, as an engine gives them.
-#   6760  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
-#   7030  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
-#   7088  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
-#   7291  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
-#   7462  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
-#   7797  routing.nodes                  The `nodes` valve: a row a line, read once.
-#   8148  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
-#   8234  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
-#   8408  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
-#   8604  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
-#   8697  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
-#   8778  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
-#   8844  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
-#   8893  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#   8969  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
-#   9056  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
-#   9164  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
-#   9653  routing.probe.node_watch       One node as the router holds it: its client, what the last looks have shown, and when it counts as gone.
-#   9968  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
-#  10206  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
-#  10309  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
-#  10417  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-#  10534  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
-#  10787  routing.state.demand           How often each set of weights is asked for, over the last minutes.
-#  10820  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-#  11004  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#  11039  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#  11712  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#  11788  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#  11934  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#  12134  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
-#  12274  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  12334  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
-#  12839  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
-#  13012  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
-#  13352  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  13661  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  13776  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  14397  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, the admin's dashboard, and a plan.
-#  14464  cache.errors                   What goes wrong with the cache.
-#  14484  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  14500  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  14649  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
-#  14778  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
-#  14947  base.single_flight             What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
-#  15050  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
-#  15289  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#  15741  services.activity              What chats did in this process, until somebody writes it into the history.
-#  15808  services.history               The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
-#  16162  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  16263  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  16298  services.pipeline_requests     What a pipeline can know of a request, how it tells the next one, and the others of its server.
-#  16381  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
-#  16499  services.valves                What all valves of the pack have in common: what is refused is told to admins, without what was written.
-#  16597  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
-#  16686  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#  17045  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#  17103  aliases.published              Which names of a table can be published as models, and what answers for them.
-#  17139  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  17257  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  17382  services.router_valves         The valves of the router, wherever it runs.
-#  17536  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  17650  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  17911  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#   1991  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
+#   2039  routing.decide.cost            What sending a request to a node costs, term by term.
+#   2151  routing.errors                 What goes wrong with routing.
+#   2333  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   2480  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
+#   2518  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
+#   2883  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
+#   3303  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
+#   3427  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   3529  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
+#   3658  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
+#   3777  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
+#   3901  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
+#   4012  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
+#   4162  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   4296  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
+#   4620  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
+#   4842  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
+#   4959  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
+#   5017  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
+#   5082  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
+#   5231  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
+#   5364  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
+#   5539  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
+#   5889  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
+#   5974  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
+#   6071  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   6117  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   6222  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   6514  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
+#   6718  engines.vectors                Vectors for texts, as an engine gives them.
+#   6749  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
+#   7010  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
+#   7068  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
+#   7271  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
+#   7442  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
+#   7777  routing.nodes                  The `nodes` valve: a row a line, read once.
+#   8128  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
+#   8214  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
+#   8388  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
+#   8584  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
+#   8677  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
+#   8758  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
+#   8824  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
+#   8873  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   8949  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
+#   9036  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
+#   9144  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
+#   9633  routing.probe.node_watch       One node as the router holds it: its client, what the last looks have shown, and when it counts as gone.
+#   9948  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
+#  10186  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
+#  10289  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
+#  10397  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+#  10514  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
+#  10767  routing.state.demand           How often each set of weights is asked for, over the last minutes.
+#  10800  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+#  10984  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#  11019  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#  11692  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#  11768  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#  11914  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#  12114  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
+#  12254  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  12314  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
+#  12819  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
+#  12992  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
+#  13332  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  13641  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  13756  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  14377  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, the admin's dashboard, and a plan.
+#  14444  cache.errors                   What goes wrong with the cache.
+#  14464  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  14480  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  14629  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
+#  14758  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
+#  14927  base.single_flight             What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
+#  15030  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
+#  15269  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#  15721  services.activity              What chats did in this process, until somebody writes it into the history.
+#  15788  services.history               The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
+#  16142  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  16243  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  16278  services.pipeline_requests     What a pipeline can know of a request, how it tells the next one, and the others of its server.
+#  16361  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
+#  16479  services.valves                What all valves of the pack have in common: what is refused is told to admins, without what was written.
+#  16577  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
+#  16666  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#  17025  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#  17083  aliases.published              Which names of a table can be published as models, and what answers for them.
+#  17119  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  17237  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  17362  services.router_valves         The valves of the router, wherever it runs.
+#  17516  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  17630  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  17891  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
 
 import asyncio
 import base64
@@ -1922,16 +1922,10 @@ _LABEL = re.compile(r'(\w+)\s*=\s*"((?:\\.|[^"\\])*)"', re.ASCII)
 # Processes that share one request; each may report it.
 _RANKS = frozenset({"tp_rank", "pp_rank", "moe_ep_rank", "pid"})
 
-# By engine: what runs, what waits, how full the cache is. Where one has two names the newer is first.
+# By engine: what runs, what waits.
 _RUNNING = ("vllm:num_requests_running", "sglang:num_running_reqs", "llamacpp:requests_processing")
 _WAITING = ("vllm:num_requests_waiting", "sglang:num_queue_reqs", "llamacpp:requests_deferred")
-_CACHE_USE = (
-    "vllm:kv_cache_usage_perc",
-    "vllm:gpu_cache_usage_perc",
-    "sglang:token_usage",
-    "llamacpp:kv_cache_usage_ratio",
-)
-_KNOWN = frozenset((*_RUNNING, *_WAITING, *_CACHE_USE))
+_KNOWN = frozenset((*_RUNNING, *_WAITING))
 
 # Labels but for ranks → value.
 _Series = dict[tuple[tuple[str, str], ...], float]
@@ -1944,19 +1938,17 @@ class EngineActivity:
     Attributes:
         running: requests that it generates for.
         waiting: requests in its own queue.
-        cache_use: how full its cache of keys and values is, from 0 to 1; None: not told.
     """
 
     running: int
     waiting: int
-    cache_use: float | None
 
 
 def engine_activity(text: str) -> EngineActivity | None:
     """Read an exposition; None where none of the engines that are known speaks.
 
     Numbers of requests are added up over all series, as several engines behind one address are told apart by
-    a label; the use of the cache is the mean. What several ranks of one engine report of the same requests
+    a label. What several ranks of one engine report of the same requests
     counts once, and so does what SGLang also reports by priority.
 
     Args:
@@ -1970,10 +1962,7 @@ def engine_activity(text: str) -> EngineActivity | None:
     running = _first_of(_RUNNING, found)
     if running is None:
         return None
-    waiting, cache = _first_of(_WAITING, found) or [], _first_of(_CACHE_USE, found)
-    return EngineActivity(
-        round(sum(running)), round(sum(waiting)), min(1.0, sum(cache) / len(cache)) if cache else None
-    )
+    return EngineActivity(round(sum(running)), round(sum(_first_of(_WAITING, found) or [])))
 
 
 def _samples(text: str) -> Iterable[tuple[str, Mapping[str, str], float]]:
@@ -7016,15 +7005,6 @@ class OllamaClient:
                     return
                 done, total = line.get("completed"), line.get("total")
                 yield done if isinstance(done, int) else 0, total if isinstance(total, int) else 0
-
-    async def unload(self, model: str) -> None:
-        """Take a model out of memory, once it has finished what it does.
-
-        Raises:
-            ModelNotFoundError: the node does not have it.
-            NodeError: the node does not answer as it should.
-        """
-        await self._node.ask("/api/generate", {"model": model, "stream": False, "keep_alive": 0})
 
 
 # --- ollama_pack.engines.openai.failures ---
