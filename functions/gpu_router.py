@@ -10,135 +10,135 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipe`, line 19464, which the server calls.
+# Begin here: `class Pipe`, line 19523, which the server calls.
 # The modules that it uses come first:
-#    215  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    501  base.messages                  Sentences for people, in English and in the languages of the catalogue.
-#    629  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    655  base.tables                    Tables that admins write as text: a row a line, `#` starts a comment, empty lines are skipped.
-#    686  aliases.errors                 What goes wrong with aliases.
-#    729  engines.errors                 What goes wrong with a node.
-#    899  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#   1029  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#   1104  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
-#   1165  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#   1524  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   1671  fit.memory                     How much memory a model takes while it runs: a pure function of its shape and of what it is loaded with.
-#   1839  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#   2178  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#   2254  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   2312  aliases.published              Which names of a table can be published as models, and what answers for them.
-#   2348  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#   2800  base.single_flight             What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
-#   2968  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   3014  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
-#   3164  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   3293  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
-#   3404  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
-#   3579  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
-#   3656  engines.vectors                Vectors for texts, as an engine gives them.
-#   3687  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
-#   3765  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
-#   3813  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
-#   3861  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
-#   4188  routing.decide.cost            What sending a request to a node costs, term by term.
-#   4300  routing.errors                 What goes wrong with routing.
-#   4482  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
-#   4520  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
-#   4885  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
-#   5305  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
-#   5429  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   5531  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
-#   5660  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
-#   5784  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
-#   5934  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   6068  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
-#   6392  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
-#   6614  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
-#   6731  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
-#   6789  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
-#   6854  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
-#   7003  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
-#   7136  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
-#   7486  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
-#   7571  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
-#   7668  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   7773  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
-#   7977  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
-#   8238  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
-#   8296  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
-#   8499  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
-#   8670  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
-#   9005  routing.nodes                  The `nodes` valve: a row a line, read once.
-#   9356  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
-#   9442  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
-#   9616  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
-#   9812  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
-#   9905  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
-#   9986  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
-#  10052  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
-#  10101  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
-#  10188  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
-#  10296  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
-#  10785  routing.probe.node_watch       One node as the router holds it: its client, what the last looks have shown, and when it counts as gone.
-#  11100  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
-#  11338  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
-#  11441  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
-#  11549  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-#  11666  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
-#  11919  routing.state.demand           How often each set of weights is asked for, over the last minutes.
-#  11952  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-#  12136  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#  12171  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#  12844  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#  12920  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#  13066  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#  13266  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
-#  13406  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  13466  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
-#  13971  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
-#  14144  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
-#  14484  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  14793  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  14908  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  15529  routing.dispatch.embedding     Vectors from the fleet: the node that has the model in memory and the least to do, then the others.
-#  15589  fit.planning                   Which models a fleet should have where, so that its demand needs the fewest loads: pure functions.
-#  15774  routing.plan.demand            What people ask for: chats from the router's record, or from a file like it.
-#  15869  routing.plan.virtual_fleet     A node as Ollama is, in virtual time: no sockets, no sleeping, thousands of requests in a second.
-#  16125  routing.plan.replay            A recorded day again, in virtual time: the router's own scheduler over simulated nodes.
-#  16312  routing.plan.report            What fits where, what to pull, and what one more GPU would bring: all of a plan, as people read it.
-#  16597  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, the admin's dashboard, and a plan.
-#  16700  cache.errors                   What goes wrong with the cache.
-#  16720  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  16752  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  16901  services.budget_chats          Chats that are under way and their budgets: what each has used so far, by whoever knows it best.
-#  16907  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#  16922  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#  17048  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#  17077  webui.users                    Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
-#  17110  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#  17201  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-#  17364  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
-#  17454  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
-#  17693  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  17838  services.activity              What chats did in this process, until somebody writes it into the history.
-#  17864  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  17989  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
-#  18097  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
-#  18144  services.valves                What all valves of the pack have in common: what is refused is told to admins, without what was written.
-#  18272  services.router_valves         The valves of the router, wherever it runs.
-#  18426  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  18540  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  18801  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
-#  18833  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  18855  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#  18861  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#  18912  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
-#  19019  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  19114  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#  19300  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
-#  19311  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#  19370  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#    216  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#    502  base.messages                  Sentences for people, in English and in the languages of the catalogue.
+#    630  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    656  base.tables                    Tables that admins write as text: a row a line, `#` starts a comment, empty lines are skipped.
+#    687  aliases.errors                 What goes wrong with aliases.
+#    730  engines.errors                 What goes wrong with a node.
+#    900  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#   1030  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#   1105  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
+#   1166  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#   1525  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   1672  fit.memory                     How much memory a model takes while it runs: a pure function of its shape and of what it is loaded with.
+#   1840  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   2179  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   2255  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   2313  aliases.published              Which names of a table can be published as models, and what answers for them.
+#   2349  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#   2801  base.single_flight             What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
+#   2969  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   3015  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
+#   3165  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   3294  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
+#   3405  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
+#   3580  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
+#   3657  engines.vectors                Vectors for texts, as an engine gives them.
+#   3688  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
+#   3766  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
+#   3814  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
+#   3862  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
+#   4189  routing.decide.cost            What sending a request to a node costs, term by term.
+#   4301  routing.errors                 What goes wrong with routing.
+#   4483  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
+#   4521  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
+#   4886  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
+#   5306  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
+#   5430  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   5532  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
+#   5661  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
+#   5785  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
+#   5935  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   6069  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
+#   6393  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
+#   6633  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
+#   6750  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
+#   6808  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
+#   6873  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
+#   7022  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
+#   7155  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
+#   7505  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
+#   7590  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
+#   7687  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   7792  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
+#   7996  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
+#   8257  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
+#   8315  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
+#   8518  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
+#   8689  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
+#   9024  routing.nodes                  The `nodes` valve: a row a line, read once.
+#   9375  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
+#   9461  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
+#   9635  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
+#   9831  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
+#   9924  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
+#  10005  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
+#  10071  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
+#  10120  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
+#  10207  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
+#  10315  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
+#  10815  routing.probe.node_watch       One node as the router holds it: its client, what the last looks have shown, and when it counts as gone.
+#  11130  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
+#  11368  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
+#  11471  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
+#  11579  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+#  11696  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
+#  11949  routing.state.demand           How often each set of weights is asked for, over the last minutes.
+#  11982  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+#  12168  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#  12203  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#  12883  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#  12959  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#  13105  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#  13326  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
+#  13466  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  13526  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
+#  14030  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
+#  14203  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
+#  14543  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  14852  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  14967  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  15588  routing.dispatch.embedding     Vectors from the fleet: the node that has the model in memory and the least to do, then the others.
+#  15648  fit.planning                   Which models a fleet should have where, so that its demand needs the fewest loads: pure functions.
+#  15833  routing.plan.demand            What people ask for: chats from the router's record, or from a file like it.
+#  15928  routing.plan.virtual_fleet     A node as Ollama is, in virtual time: no sockets, no sleeping, thousands of requests in a second.
+#  16184  routing.plan.replay            A recorded day again, in virtual time: the router's own scheduler over simulated nodes.
+#  16371  routing.plan.report            What fits where, what to pull, and what one more GPU would bring: all of a plan, as people read it.
+#  16656  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, the admin's dashboard, and a plan.
+#  16759  cache.errors                   What goes wrong with the cache.
+#  16779  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  16811  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  16960  services.budget_chats          Chats that are under way and their budgets: what each has used so far, by whoever knows it best.
+#  16966  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#  16981  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#  17107  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#  17136  webui.users                    Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
+#  17169  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#  17260  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#  17423  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
+#  17513  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
+#  17752  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  17897  services.activity              What chats did in this process, until somebody writes it into the history.
+#  17923  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  18048  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#  18156  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
+#  18203  services.valves                What all valves of the pack have in common: what is refused is told to admins, without what was written.
+#  18331  services.router_valves         The valves of the router, wherever it runs.
+#  18485  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  18599  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  18860  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#  18892  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  18914  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#  18920  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#  18971  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
+#  19078  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  19173  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#  19359  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
+#  19370  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#  19429  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
 
 import asyncio
 import base64
@@ -191,6 +191,7 @@ from operator import attrgetter
 from pathlib import Path
 from random import Random
 from ssl import SSLContext
+from statistics import fmean
 from string import punctuation
 from types import ModuleType, SimpleNamespace
 from typing import Annotated, Any, ClassVar, Generic, Literal, NamedTuple, Protocol, Self, TypeVar, get_args
@@ -6517,6 +6518,24 @@ class RatesLearner:
         )
 
 
+def usual_rates(nodes: Sequence[RatesLearner], priors: ModelRates) -> ModelRates:
+    """What nodes have measured, on average; as in `priors` what none of them has."""
+
+    def mean(of: Callable[[RatesLearner], Average], prior: float) -> float:
+        measured = [average.value for node in nodes if (average := of(node)).count]
+        return fmean(measured) if measured else prior
+
+    return replace(
+        priors,
+        load=mean(lambda node: node.load, priors.load),
+        prompt=mean(lambda node: node.prompt, priors.prompt),
+        token=mean(lambda node: node.token, priors.token),
+        output=mean(lambda node: node.output, priors.output),
+        background_output=mean(lambda node: node.background_output, priors.background_output),
+        service=mean(lambda node: node.service, priors.service),
+    )
+
+
 class SlotLearner:
     """How many requests a runner answers at once: what its row says, else measured, from one upwards.
 
@@ -10382,7 +10401,14 @@ class RunnerState:
 class NodeState:
     """One node. Its memory is bounded by the models that it has."""
 
-    def __init__(self, row: NodeRow, policy: RoutingPolicy, priors: ModelRates) -> None:
+    def __init__(self, row: NodeRow, policy: RoutingPolicy, expected: Callable[[str], ModelRates]) -> None:
+        """Begin with nothing known of it.
+
+        Args:
+            row: of the node.
+            policy: weights and bounds.
+            expected: what is believed of weights before anything is measured here, by their blob.
+        """
         self.row = row
         self.models: dict[str, InstalledModel] = {}  # by the names that it lists
         self.listed: Mapping[str, InstalledModel] = {}  # by those, and by what `fold_name` makes of them
@@ -10400,7 +10426,7 @@ class NodeState:
         self._loads_ahead = row.kind == "ollama" and not row.way_in.needs_user
         self._loads_again_at = -math.inf
         self._policy = policy
-        self._priors = priors
+        self._expected = expected
         self._stats: dict[str, ModelStats] = {}
         self._rates: Mapping[str, ModelRates] = {}  # replaced, never changed: views hold it
         self._breakers: dict[str, Breaker] = {}
@@ -10415,14 +10441,18 @@ class NodeState:
             self._stats[blob] = ModelStats(self.row.slots, self._policy)
         return self._stats[blob]
 
+    def has_weights(self, blob: str) -> bool:
+        """Whether it has a model of these weights."""
+        return blob in self._rates
+
     def known(self, blob: str) -> ModelRates:
         """The rates of one set of weights."""
-        return self._rates.get(blob) or self.stats(blob).known(self._priors)
+        return self._rates.get(blob) or self.stats(blob).known(self._expected(blob))
 
     def learned(self, blob: str) -> None:
         """Something was learned of these weights."""
         stats = self.stats(blob)
-        self._rates = {**self._rates, blob: stats.known(self._priors)}
+        self._rates = {**self._rates, blob: stats.known(self._expected(blob))}
         if runner := self.runners.get(blob):
             runner.mirror.retain(stats.retention.retention)
         self.changed()
@@ -10760,7 +10790,7 @@ class NodeState:
         return 0 if asked == default else asked
 
     def _runner_view(self, runner: RunnerState, known: ModelRates | None, now: float) -> RunnerView:
-        rates = known or replace(self._priors, slots=self.row.slots or 1)
+        rates = known or replace(self._expected(runner.blob), slots=self.row.slots or 1)
         if runner.remote:
             busy = tuple(runner.ends.values())
             slots = len(busy) + REMOTE_SLOTS
@@ -11991,6 +12021,7 @@ class RemoteRequests:
         clock: Callable[[], float],
         demand: DemandMeter,
         prompt_sent: Callable[[str, str, tuple[PromptBlock, ...]], tuple[int, int]],
+        learn: Callable[[NodeState, str, Lesson], None],
     ) -> None:
         """Begin without any.
 
@@ -11998,8 +12029,10 @@ class RemoteRequests:
             clock: the scheduler's own.
             demand: counts what is asked for.
             prompt_sent: hears of each prompt that goes to a node, and says how it is kept.
+            learn: hears what answers teach.
         """
         self._prompt_sent = prompt_sent
+        self._learn = learn
         self.nodes: dict[str, NodeState] = {}
         self._clock = clock
         self._demand = demand
@@ -12080,8 +12113,7 @@ class RemoteRequests:
             remote.runner.mirror.finished(remote.blocks, event.lesson.spent.decode_count, now)
         node = self.nodes.get(event.node)
         if node and any(model.blob == event.blob for model in node.models.values()):
-            node.stats(event.blob).learn(event.lesson)
-            node.learned(event.blob)
+            self._learn(node, event.blob, event.lesson)
 
     def _leave(self, request_id: str) -> RemoteRequest | None:
         remote = self._there.pop(request_id, None)
@@ -12548,7 +12580,8 @@ class Planner:
         left = len(roomy)
         for name in kind.having.nodes:
             node = nodes[name]
-            if busy <= max(1.0, self.policy.prewarm_share * slots):
+            fills_up = busy > max(1.0, self.policy.prewarm_share * slots)
+            if not fills_up and not self._pays(node, assignment, kind.model):
                 return
             if name not in roomy or node.view.tier > nearest or node.has(kind.model):
                 continue
@@ -12559,6 +12592,12 @@ class Planner:
                 slots += quote.rates.slots
                 left -= 1
                 yield self._load(node, quote, assignment)
+
+    def _pays(self, node: VirtualNode, assignment: Assignment, model: str) -> bool:
+        """Whether chats that overwrite each other lose more within the horizon than a load takes."""
+        demand = self._timelines.moment.demand.get(node.view.models[model].blob, 0.0)
+        lost = assignment.chosen.harm * max(1.0, demand * self.policy.demand_horizon)
+        return lost > node.load_seconds(model)
 
     def _leaves_models_out(self, node: VirtualNode, model: str) -> bool:
         """Whether a node has other models that no node has in memory."""
@@ -13088,6 +13127,7 @@ class Cluster:
     ) -> None:
         self.nodes: dict[str, NodeState] = {}
         self._policy, self._priors = policy, priors
+        self._usual: dict[str, ModelRates] = {}  # by blob, what nodes that have measured it have on average
         self._clock = clock
         self._autos: dict[str, None] = {}  # automatic names that were asked for lately
         self.demand = DemandMeter()
@@ -13098,13 +13138,13 @@ class Cluster:
         self._others = False  # other nodes than at the last decision
         self._stale: dict[str, None] = {}  # in the order of the rows, as they are shown
         self.stale_at = -math.inf
-        self.remote = RemoteRequests(clock, self.demand, self._prompt_sent_elsewhere)
+        self.remote = RemoteRequests(clock, self.demand, self._prompt_sent_elsewhere, self.learn)
         for row in rows:
             self.add(row)
 
     def add(self, row: NodeRow) -> None:
         """A node is there from now on; nothing is known of it before `probed`."""
-        node = self.nodes[row.name] = NodeState(row, self._policy, self._priors)
+        node = self.nodes[row.name] = NodeState(row, self._policy, self._expected)
         self.remote.nodes[node_key(row)] = node
         self._others = True
         self._stale[row.name] = None
@@ -13134,6 +13174,26 @@ class Cluster:
                 node.set_auto(auto, offer[0])
         if node.breaker.state(now) == "half-open":
             node.breaker.succeeded()
+
+    def learn(self, node: NodeState, blob: str, lesson: Lesson) -> None:
+        """Take in what an answered request teaches of a node, and of those that have measured less."""
+        was_learned = node.known(blob).learned
+        node.stats(blob).learn(lesson)
+        if was_learned and not lesson.loaded:
+            node.learned(blob)
+            return
+        having = [one for one in self.nodes.values() if one.has_weights(blob)]
+        if blob not in self._usual and len(self._usual) >= MAX_FOLLOWED_BLOBS:
+            del self._usual[next(iter(self._usual))]
+        self._usual[blob] = usual_rates([one.stats(blob).rates for one in having], self._priors)
+        for one in having:
+            known = one.known(blob)
+            if one is node or not (known.learned and known.load_measured):
+                one.learned(blob)
+
+    def _expected(self, blob: str) -> ModelRates:
+        """What is believed of a node that has not measured some weights. A slow one is never tried."""
+        return self._usual.get(blob, self._priors)
 
     def sized(self, name: str, room: int) -> None:
         """Somebody knows how many bytes of models a node has had in memory together."""
@@ -13705,8 +13765,7 @@ class Scheduler:
         running.runner.mirror.finished(running.assignment.request.blocks, spent.decode_count, self._clock())
         lesson = running.lesson(spent)
         blob = running.runner.blob
-        running.node.stats(blob).learn(lesson)
-        running.node.learned(blob)
+        self.cluster.learn(running.node, blob, lesson)
         self.listener(FinishedEvent(request_id, node_key(running.node.row), blob, lesson))
 
     def failed(

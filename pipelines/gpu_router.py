@@ -9,118 +9,118 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/pipelines/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipeline`, line 16593, which the server calls.
+# Begin here: `class Pipeline`, line 16652, which the server calls.
 # The modules that it uses come first:
-#    199  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    500  base.messages                  Sentences for people, in English and in the languages of the catalogue.
-#    628  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    654  base.tables                    Tables that admins write as text: a row a line, `#` starts a comment, empty lines are skipped.
-#    685  aliases.errors                 What goes wrong with aliases.
-#    728  engines.errors                 What goes wrong with a node.
-#    898  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#   1028  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#   1103  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
-#   1164  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   1293  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
-#   1370  fit.memory                     How much memory a model takes while it runs: a pure function of its shape and of what it is loaded with.
-#   1538  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
-#   1586  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
-#   1913  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
-#   1991  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
-#   2039  routing.decide.cost            What sending a request to a node costs, term by term.
-#   2151  routing.errors                 What goes wrong with routing.
-#   2333  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   2480  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
-#   2518  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
-#   2883  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
-#   3303  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
-#   3427  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   3529  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
-#   3658  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
-#   3777  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
-#   3901  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
-#   4012  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
-#   4162  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   4296  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
-#   4620  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
-#   4842  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
-#   4959  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
-#   5017  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
-#   5082  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
-#   5231  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
-#   5364  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
-#   5539  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
-#   5889  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
-#   5974  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
-#   6071  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   6117  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   6222  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#   6514  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
-#   6718  engines.vectors                Vectors for texts, as an engine gives them.
-#   6749  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
-#   7010  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
-#   7068  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
-#   7271  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
-#   7442  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
-#   7777  routing.nodes                  The `nodes` valve: a row a line, read once.
-#   8128  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
-#   8214  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
-#   8388  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
-#   8584  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
-#   8677  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
-#   8758  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
-#   8824  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
-#   8873  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#   8949  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
-#   9036  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
-#   9144  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
-#   9633  routing.probe.node_watch       One node as the router holds it: its client, what the last looks have shown, and when it counts as gone.
-#   9948  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
-#  10186  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
-#  10289  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
-#  10397  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-#  10514  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
-#  10767  routing.state.demand           How often each set of weights is asked for, over the last minutes.
-#  10800  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-#  10984  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#  11019  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#  11692  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#  11768  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#  11914  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#  12114  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
-#  12254  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  12314  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
-#  12819  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
-#  12992  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
-#  13332  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  13641  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  13756  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  14377  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, the admin's dashboard, and a plan.
-#  14444  cache.errors                   What goes wrong with the cache.
-#  14464  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  14480  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  14629  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
-#  14758  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
-#  14927  base.single_flight             What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
-#  15030  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
-#  15269  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#  15721  services.activity              What chats did in this process, until somebody writes it into the history.
-#  15788  services.history               The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
-#  16142  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  16243  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  16278  services.pipeline_requests     What a pipeline can know of a request, how it tells the next one, and the others of its server.
-#  16361  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
-#  16479  services.valves                What all valves of the pack have in common: what is refused is told to admins, without what was written.
-#  16577  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
-#  16666  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#  17025  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#  17083  aliases.published              Which names of a table can be published as models, and what answers for them.
-#  17119  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  17237  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  17362  services.router_valves         The valves of the router, wherever it runs.
-#  17516  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  17630  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  17891  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#    200  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#    501  base.messages                  Sentences for people, in English and in the languages of the catalogue.
+#    629  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    655  base.tables                    Tables that admins write as text: a row a line, `#` starts a comment, empty lines are skipped.
+#    686  aliases.errors                 What goes wrong with aliases.
+#    729  engines.errors                 What goes wrong with a node.
+#    899  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#   1029  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#   1104  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
+#   1165  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   1294  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
+#   1371  fit.memory                     How much memory a model takes while it runs: a pure function of its shape and of what it is loaded with.
+#   1539  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
+#   1587  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
+#   1914  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
+#   1992  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
+#   2040  routing.decide.cost            What sending a request to a node costs, term by term.
+#   2152  routing.errors                 What goes wrong with routing.
+#   2334  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   2481  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
+#   2519  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
+#   2884  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
+#   3304  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
+#   3428  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   3530  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
+#   3659  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
+#   3778  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
+#   3902  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
+#   4013  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
+#   4163  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   4297  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
+#   4621  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
+#   4861  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
+#   4978  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
+#   5036  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
+#   5101  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
+#   5250  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
+#   5383  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
+#   5558  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
+#   5908  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
+#   5993  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
+#   6090  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   6136  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   6241  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   6533  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
+#   6737  engines.vectors                Vectors for texts, as an engine gives them.
+#   6768  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
+#   7029  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
+#   7087  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
+#   7290  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
+#   7461  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
+#   7796  routing.nodes                  The `nodes` valve: a row a line, read once.
+#   8147  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
+#   8233  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
+#   8407  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
+#   8603  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
+#   8696  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
+#   8777  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
+#   8843  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
+#   8892  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   8968  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
+#   9055  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
+#   9163  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
+#   9663  routing.probe.node_watch       One node as the router holds it: its client, what the last looks have shown, and when it counts as gone.
+#   9978  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
+#  10216  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
+#  10319  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
+#  10427  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+#  10544  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
+#  10797  routing.state.demand           How often each set of weights is asked for, over the last minutes.
+#  10830  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+#  11016  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#  11051  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#  11731  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#  11807  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#  11953  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#  12174  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
+#  12314  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  12374  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
+#  12878  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
+#  13051  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
+#  13391  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  13700  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  13815  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  14436  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, the admin's dashboard, and a plan.
+#  14503  cache.errors                   What goes wrong with the cache.
+#  14523  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  14539  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  14688  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
+#  14817  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
+#  14986  base.single_flight             What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
+#  15089  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
+#  15328  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#  15780  services.activity              What chats did in this process, until somebody writes it into the history.
+#  15847  services.history               The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
+#  16201  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  16302  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  16337  services.pipeline_requests     What a pipeline can know of a request, how it tells the next one, and the others of its server.
+#  16420  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
+#  16538  services.valves                What all valves of the pack have in common: what is refused is told to admins, without what was written.
+#  16636  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
+#  16725  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#  17084  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#  17142  aliases.published              Which names of a table can be published as models, and what answers for them.
+#  17178  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  17296  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  17421  services.router_valves         The valves of the router, wherever it runs.
+#  17575  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  17689  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  17950  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
 
 import asyncio
 import base64
@@ -175,6 +175,7 @@ from queue import Empty, SimpleQueue
 from random import Random
 from secrets import token_urlsafe
 from ssl import SSLContext
+from statistics import fmean
 from string import punctuation
 from types import ModuleType
 from typing import Annotated, Any, ClassVar, Generic, Literal, NamedTuple, Protocol, Self, TypeVar, get_args
@@ -4745,6 +4746,24 @@ class RatesLearner:
         )
 
 
+def usual_rates(nodes: Sequence[RatesLearner], priors: ModelRates) -> ModelRates:
+    """What nodes have measured, on average; as in `priors` what none of them has."""
+
+    def mean(of: Callable[[RatesLearner], Average], prior: float) -> float:
+        measured = [average.value for node in nodes if (average := of(node)).count]
+        return fmean(measured) if measured else prior
+
+    return replace(
+        priors,
+        load=mean(lambda node: node.load, priors.load),
+        prompt=mean(lambda node: node.prompt, priors.prompt),
+        token=mean(lambda node: node.token, priors.token),
+        output=mean(lambda node: node.output, priors.output),
+        background_output=mean(lambda node: node.background_output, priors.background_output),
+        service=mean(lambda node: node.service, priors.service),
+    )
+
+
 class SlotLearner:
     """How many requests a runner answers at once: what its row says, else measured, from one upwards.
 
@@ -9230,7 +9249,14 @@ class RunnerState:
 class NodeState:
     """One node. Its memory is bounded by the models that it has."""
 
-    def __init__(self, row: NodeRow, policy: RoutingPolicy, priors: ModelRates) -> None:
+    def __init__(self, row: NodeRow, policy: RoutingPolicy, expected: Callable[[str], ModelRates]) -> None:
+        """Begin with nothing known of it.
+
+        Args:
+            row: of the node.
+            policy: weights and bounds.
+            expected: what is believed of weights before anything is measured here, by their blob.
+        """
         self.row = row
         self.models: dict[str, InstalledModel] = {}  # by the names that it lists
         self.listed: Mapping[str, InstalledModel] = {}  # by those, and by what `fold_name` makes of them
@@ -9248,7 +9274,7 @@ class NodeState:
         self._loads_ahead = row.kind == "ollama" and not row.way_in.needs_user
         self._loads_again_at = -math.inf
         self._policy = policy
-        self._priors = priors
+        self._expected = expected
         self._stats: dict[str, ModelStats] = {}
         self._rates: Mapping[str, ModelRates] = {}  # replaced, never changed: views hold it
         self._breakers: dict[str, Breaker] = {}
@@ -9263,14 +9289,18 @@ class NodeState:
             self._stats[blob] = ModelStats(self.row.slots, self._policy)
         return self._stats[blob]
 
+    def has_weights(self, blob: str) -> bool:
+        """Whether it has a model of these weights."""
+        return blob in self._rates
+
     def known(self, blob: str) -> ModelRates:
         """The rates of one set of weights."""
-        return self._rates.get(blob) or self.stats(blob).known(self._priors)
+        return self._rates.get(blob) or self.stats(blob).known(self._expected(blob))
 
     def learned(self, blob: str) -> None:
         """Something was learned of these weights."""
         stats = self.stats(blob)
-        self._rates = {**self._rates, blob: stats.known(self._priors)}
+        self._rates = {**self._rates, blob: stats.known(self._expected(blob))}
         if runner := self.runners.get(blob):
             runner.mirror.retain(stats.retention.retention)
         self.changed()
@@ -9608,7 +9638,7 @@ class NodeState:
         return 0 if asked == default else asked
 
     def _runner_view(self, runner: RunnerState, known: ModelRates | None, now: float) -> RunnerView:
-        rates = known or replace(self._priors, slots=self.row.slots or 1)
+        rates = known or replace(self._expected(runner.blob), slots=self.row.slots or 1)
         if runner.remote:
             busy = tuple(runner.ends.values())
             slots = len(busy) + REMOTE_SLOTS
@@ -10839,6 +10869,7 @@ class RemoteRequests:
         clock: Callable[[], float],
         demand: DemandMeter,
         prompt_sent: Callable[[str, str, tuple[PromptBlock, ...]], tuple[int, int]],
+        learn: Callable[[NodeState, str, Lesson], None],
     ) -> None:
         """Begin without any.
 
@@ -10846,8 +10877,10 @@ class RemoteRequests:
             clock: the scheduler's own.
             demand: counts what is asked for.
             prompt_sent: hears of each prompt that goes to a node, and says how it is kept.
+            learn: hears what answers teach.
         """
         self._prompt_sent = prompt_sent
+        self._learn = learn
         self.nodes: dict[str, NodeState] = {}
         self._clock = clock
         self._demand = demand
@@ -10928,8 +10961,7 @@ class RemoteRequests:
             remote.runner.mirror.finished(remote.blocks, event.lesson.spent.decode_count, now)
         node = self.nodes.get(event.node)
         if node and any(model.blob == event.blob for model in node.models.values()):
-            node.stats(event.blob).learn(event.lesson)
-            node.learned(event.blob)
+            self._learn(node, event.blob, event.lesson)
 
     def _leave(self, request_id: str) -> RemoteRequest | None:
         remote = self._there.pop(request_id, None)
@@ -11396,7 +11428,8 @@ class Planner:
         left = len(roomy)
         for name in kind.having.nodes:
             node = nodes[name]
-            if busy <= max(1.0, self.policy.prewarm_share * slots):
+            fills_up = busy > max(1.0, self.policy.prewarm_share * slots)
+            if not fills_up and not self._pays(node, assignment, kind.model):
                 return
             if name not in roomy or node.view.tier > nearest or node.has(kind.model):
                 continue
@@ -11407,6 +11440,12 @@ class Planner:
                 slots += quote.rates.slots
                 left -= 1
                 yield self._load(node, quote, assignment)
+
+    def _pays(self, node: VirtualNode, assignment: Assignment, model: str) -> bool:
+        """Whether chats that overwrite each other lose more within the horizon than a load takes."""
+        demand = self._timelines.moment.demand.get(node.view.models[model].blob, 0.0)
+        lost = assignment.chosen.harm * max(1.0, demand * self.policy.demand_horizon)
+        return lost > node.load_seconds(model)
 
     def _leaves_models_out(self, node: VirtualNode, model: str) -> bool:
         """Whether a node has other models that no node has in memory."""
@@ -11936,6 +11975,7 @@ class Cluster:
     ) -> None:
         self.nodes: dict[str, NodeState] = {}
         self._policy, self._priors = policy, priors
+        self._usual: dict[str, ModelRates] = {}  # by blob, what nodes that have measured it have on average
         self._clock = clock
         self._autos: dict[str, None] = {}  # automatic names that were asked for lately
         self.demand = DemandMeter()
@@ -11946,13 +11986,13 @@ class Cluster:
         self._others = False  # other nodes than at the last decision
         self._stale: dict[str, None] = {}  # in the order of the rows, as they are shown
         self.stale_at = -math.inf
-        self.remote = RemoteRequests(clock, self.demand, self._prompt_sent_elsewhere)
+        self.remote = RemoteRequests(clock, self.demand, self._prompt_sent_elsewhere, self.learn)
         for row in rows:
             self.add(row)
 
     def add(self, row: NodeRow) -> None:
         """A node is there from now on; nothing is known of it before `probed`."""
-        node = self.nodes[row.name] = NodeState(row, self._policy, self._priors)
+        node = self.nodes[row.name] = NodeState(row, self._policy, self._expected)
         self.remote.nodes[node_key(row)] = node
         self._others = True
         self._stale[row.name] = None
@@ -11982,6 +12022,26 @@ class Cluster:
                 node.set_auto(auto, offer[0])
         if node.breaker.state(now) == "half-open":
             node.breaker.succeeded()
+
+    def learn(self, node: NodeState, blob: str, lesson: Lesson) -> None:
+        """Take in what an answered request teaches of a node, and of those that have measured less."""
+        was_learned = node.known(blob).learned
+        node.stats(blob).learn(lesson)
+        if was_learned and not lesson.loaded:
+            node.learned(blob)
+            return
+        having = [one for one in self.nodes.values() if one.has_weights(blob)]
+        if blob not in self._usual and len(self._usual) >= MAX_FOLLOWED_BLOBS:
+            del self._usual[next(iter(self._usual))]
+        self._usual[blob] = usual_rates([one.stats(blob).rates for one in having], self._priors)
+        for one in having:
+            known = one.known(blob)
+            if one is node or not (known.learned and known.load_measured):
+                one.learned(blob)
+
+    def _expected(self, blob: str) -> ModelRates:
+        """What is believed of a node that has not measured some weights. A slow one is never tried."""
+        return self._usual.get(blob, self._priors)
 
     def sized(self, name: str, room: int) -> None:
         """Somebody knows how many bytes of models a node has had in memory together."""
@@ -12553,8 +12613,7 @@ class Scheduler:
         running.runner.mirror.finished(running.assignment.request.blocks, spent.decode_count, self._clock())
         lesson = running.lesson(spent)
         blob = running.runner.blob
-        running.node.stats(blob).learn(lesson)
-        running.node.learned(blob)
+        self.cluster.learn(running.node, blob, lesson)
         self.listener(FinishedEvent(request_id, node_key(running.node.row), blob, lesson))
 
     def failed(
