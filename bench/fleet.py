@@ -15,7 +15,7 @@ import math
 import os
 import statistics
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -86,6 +86,9 @@ def settings() -> Iterator[Setting]:
     yield Setting(
         "0.2, twice as slow as believed", 0.2, shape=slow, priors=ModelRates(prompt=700.0, token=0.02)
     )
+    fast = NodeShape(load=1.0, prompt_rate=3500.0, decode_rate=120.0)
+    yield Setting("0.35, five times as fast as believed", 0.35, shape=fast)
+    yield Setting("0.1, one model, one slot, fast", 0.1, (1.0,), shape=replace(fast, slots=1), declared=1)
     yield Setting("0.35, all models fit", 0.35, shape=NodeShape(room=3), sized=True)
     yield Setting("0.35, slots not declared", 0.35, declared=None)
     yield Setting("0.35, four prefixes kept", 0.35, shape=NodeShape(prefixes=4))

@@ -32,11 +32,11 @@ from typing import Any
 import requests
 
 ROOT = Path(__file__).parents[1]
-sys.path[:0] = [str(ROOT / "scripts")]
+sys.path[:0] = [str(ROOT / "scripts"), str(ROOT / "tests")]
 
-from local.engine import EngineMissingError, weights  # noqa: E402 - the path is set above
+from harness.gguf import read_header  # noqa: E402 - the path is set above
+from local.engine import EngineMissingError, weights  # noqa: E402 - see above
 from local.processes import free_port, running, wait_until_http  # noqa: E402 - see above
-from ollama_pack.fit.gguf import read_header  # noqa: E402 - see above
 from ollama_pack.fit.memory import RunOptions, memory_needed  # noqa: E402 - see above
 from ollama_pack.fit.shapes import shape_of  # noqa: E402 - see above
 

@@ -10,76 +10,76 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/response_cache_filter.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Filter`, line 9271, which the server calls.
+# Begin here: `class Filter`, line 9258, which the server calls.
 # The modules that it uses come first:
 #    142  base.translations         The translations of all sentences. GENERATED from locale/ by scripts/package.py.
 #    232  base.messages             Sentences for people, in English and in the languages of the catalogue.
 #    360  base.single_flight        What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
-#    587  base.breaker              A breaker: after failures nothing is sent for a while, then one request tries.
-#    668  errors                    The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    688  cache.errors              What goes wrong with the cache.
-#    724  cache.canonical           JSON values as bytes: the same value gives the same bytes, and no two values share them.
-#    840  cache.keyring             Everything that is derived from the admin's secret: names in the store, and ciphers.
-#   1013  cache.key                 What makes two requests the same: the key of a cached answer.
-#   1250  cache.store               What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
-#   1450  cache.guard               A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
-#   1604  cache.entry               An answer as it is kept.
-#   1673  cache.bound               How often answers to similar questions are wrong, at most: the bound that a threshold must pass.
-#   1828  cache.contrast_words      English words that embeddings confuse: of one kind, but not the same.
-#   1937  cache.normal_words        The words of the normal form, in English: which say the same, which say nothing, and whose case matters.
-#   2124  cache.guards              What two questions must have in common before the similarity of their meanings counts at all.
-#   2346  cache.judge               The judge of similar answers: what it is asked, and when its word counts as a yes.
-#   2453  cache.pool                Evidence of other sites: counts that were added up over several deployments, with noise.
-#   2668  cache.semantic            The semantic tier: answers to questions that mean the same, once it is known how often that is wrong.
-#   3188  cache.normal_zh           The normal form of a question in Chinese: see `normal_form`.
-#   3326  cache.normal_form         The normal form of a question: two texts with the same form are one question in other words.
-#   3849  cache.similar             The normalised tier: a second key, by the normal form of the last message, that leads to an answer.
-#   3974  cache.outcome             What a request asks of the cache, and what the cache makes of it.
-#   4066  engines.body              Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#   4077  engines.model_ids         Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   4085  engines.ollama.installed  Which models some Ollama nodes have, and which weights, by `GET /api/tags`. One event loop at a time.
-#   4210  base.redis                A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#   4662  services.valves           What all valves of the pack have in common: what is refused is told to admins, without what was written.
-#   4760  services.cache_valves     The valves of the response cache, wherever it runs.
-#   4862  cache.scope               Who may share an answer. The scope is part of an entry's key and of its encryption.
-#   4937  services.cacheable        Which requests the cache is for, whose answers they share, and what it is asked.
-#   5061  cache.collect             From the chunks of a generation to what may be kept of it.
-#   5216  cache.counters            What the cache did, in figures without any text: of this process, and to be added up over all of them.
-#   5271  cache.live                An answer while it is being generated: any number of listeners get it from the start.
-#   5375  cache.generation          One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
-#   5703  cache.follow              One generation for many: the followers' side, in every process but the leader's.
-#   5806  engines.ollama.to_openai  What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   5831  engines.ollama.stream     A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   5864  cache.replay              A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
-#   6010  cache.cache               The response cache: look an answer up, follow one that is being generated, or lead.
-#   6702  cache.redis_scripts       What happens in one step inside of Redis: the scripts, and the names of the keys.
-#   7045  cache.store_redis         The cache in Redis or Valkey, for any number of processes and hosts.
-#   7289  cache.sqlite_cache        The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
-#   7616  cache.store_sqlite        The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
-#   7826  services.activity         What chats did in this process, until somebody writes it into the history.
-#   7852  engines.refusals          What a client gets instead of an answer, in the form of each API that clients speak.
-#   7929  engines.sse               Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   8023  webui.errors              What goes wrong between the pack and Open WebUI.
-#   8043  services.answers          An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#   8054  services.caching          The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
-#   8314  webui.chats               Chats of the running Open WebUI, and their ratings. Imports `open_webui` when called, not before.
-#   8353  engines.way_in            What a node is asked with besides the request: its login, its key, its headers.
-#   8418  webui.connections         Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-#   8475  webui.functions           Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   8533  webui.calling             Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#   8681  webui.contact             The way from the events function to the running `gpu_router`: another plugin, which may not be there.
-#   8687  webui.embedding           Vectors and model facts over Open WebUI's own connections. Imports `open_webui` when called, not before.
-#   8720  webui.meaning             What the running Open WebUI lends the cache to compare meanings. Imports `open_webui` when called.
-#   8859  webui.audience            Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#   8873  webui.model_rows          Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#   8882  webui.models              What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   8938  webui.presets             What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
-#   8997  webui.rows                Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
-#   9049  webui.replay_model        Whether chats can be sent through `response_cache_replay`. Imports `open_webui` when called, not before.
-#   9129  webui.router_digest       What the running `gpu_router` says of the weights behind a name. Imports `open_webui` when called.
-#   9155  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#   9207  webui.tracing             Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
-#   9245  webui.users               Users of the running Open WebUI, and the language that they read. Imports `open_webui` when called.
+#    587  cache.bound               How often answers to similar questions are wrong, at most: the bound that a threshold must pass.
+#    742  errors                    The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    762  cache.errors              What goes wrong with the cache.
+#    798  cache.canonical           JSON values as bytes: the same value gives the same bytes, and no two values share them.
+#    914  cache.keyring             Everything that is derived from the admin's secret: names in the store, and ciphers.
+#   1087  cache.key                 What makes two requests the same: the key of a cached answer.
+#   1324  cache.entry               An answer as it is kept.
+#   1393  cache.collect             From the chunks of a generation to what may be kept of it.
+#   1548  cache.counters            What the cache did, in figures without any text: of this process, and to be added up over all of them.
+#   1603  base.breaker              A breaker: after failures nothing is sent for a while, then one request tries.
+#   1684  cache.store               What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
+#   1884  cache.guard               A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
+#   2056  cache.live                An answer while it is being generated: any number of listeners get it from the start.
+#   2160  cache.contrast_words      English words that embeddings confuse: of one kind, but not the same.
+#   2269  cache.normal_words        The words of the normal form, in English: which say the same, which say nothing, and whose case matters.
+#   2456  cache.guards              What two questions must have in common before the similarity of their meanings counts at all.
+#   2678  cache.judge               The judge of similar answers: what it is asked, and when its word counts as a yes.
+#   2785  cache.pool                Evidence of other sites: counts that were added up over several deployments, with noise.
+#   3000  cache.semantic            The semantic tier: answers to questions that mean the same, once it is known how often that is wrong.
+#   3520  cache.normal_zh           The normal form of a question in Chinese: see `normal_form`.
+#   3658  cache.normal_form         The normal form of a question: two texts with the same form are one question in other words.
+#   4181  cache.similar             The normalised tier: a second key, by the normal form of the last message, that leads to an answer.
+#   4306  cache.outcome             What a request asks of the cache, and what the cache makes of it.
+#   4398  cache.generation          One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
+#   4726  cache.follow              One generation for many: the followers' side, in every process but the leader's.
+#   4829  engines.body              Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#   4840  engines.ollama.to_openai  What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   4865  engines.ollama.stream     A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   4898  cache.replay              A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
+#   5044  cache.cache               The response cache: look an answer up, follow one that is being generated, or lead.
+#   5764  engines.model_ids         Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   5772  engines.ollama.installed  Which models some Ollama nodes have, and which weights, by `GET /api/tags`. One event loop at a time.
+#   5897  base.redis                A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#   6349  services.valves           What all valves of the pack have in common: what is refused is told to admins, without what was written.
+#   6447  services.cache_valves     The valves of the response cache, wherever it runs.
+#   6549  cache.scope               Who may share an answer. The scope is part of an entry's key and of its encryption.
+#   6624  services.cacheable        Which requests the cache is for, whose answers they share, and what it is asked.
+#   6748  cache.redis_scripts       What happens in one step inside of Redis: the scripts, and the names of the keys.
+#   7091  cache.store_redis         The cache in Redis or Valkey, for any number of processes and hosts.
+#   7335  cache.sqlite_cache        The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
+#   7662  cache.store_sqlite        The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
+#   7872  services.activity         What chats did in this process, until somebody writes it into the history.
+#   7898  engines.refusals          What a client gets instead of an answer, in the form of each API that clients speak.
+#   7975  engines.sse               Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   8069  webui.errors              What goes wrong between the pack and Open WebUI.
+#   8089  services.answers          An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#   8100  services.caching          The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
+#   8301  webui.chats               Chats of the running Open WebUI, and their ratings. Imports `open_webui` when called, not before.
+#   8340  engines.way_in            What a node is asked with besides the request: its login, its key, its headers.
+#   8405  webui.connections         Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#   8462  webui.functions           Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   8520  webui.calling             Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#   8668  webui.contact             The way from the events function to the running `gpu_router`: another plugin, which may not be there.
+#   8674  webui.embedding           Vectors and model facts over Open WebUI's own connections. Imports `open_webui` when called, not before.
+#   8707  webui.meaning             What the running Open WebUI lends the cache to compare meanings. Imports `open_webui` when called.
+#   8846  webui.audience            Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#   8860  webui.model_rows          Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#   8869  webui.models              What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   8912  webui.presets             What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
+#   8971  webui.users               Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
+#   8999  webui.rows                Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
+#   9051  webui.replay_model        Whether chats can be sent through `response_cache_replay`. Imports `open_webui` when called, not before.
+#   9131  webui.router_digest       What the running `gpu_router` says of the weights behind a name. Imports `open_webui` when called.
+#   9157  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   9209  webui.tracing             Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
 
 import asyncio
 import base64
@@ -584,85 +584,159 @@ def process_wide(name: str, make: Callable[[], _Shared]) -> _Shared:
     return kept
 
 
-# --- ollama_pack.base.breaker ---
-# A breaker: after failures nothing is sent for a while, then one request tries.
+# --- ollama_pack.cache.bound ---
+# How often answers to similar questions are wrong, at most: the bound that a threshold must pass.
+#
+# Labels are counted by similarity. A threshold's answers are all those at or above it. Its evidence against a
+# rate p is a likelihood ratio: that of what was seen under a mixture of lower rates, over that under p. If p,
+# or any higher rate, is the true one, each label multiplies it by something whose mean is at most 1. So the
+# chance that it ever exceeds 1/a, at whichever of all looks, is at most a (Ville's inequality). Whenever it
+# does, Clopper and Pearson's bound for one look is below p as well.
+#
+# Six thresholds are looked at, and their answers overlap. They share the chance a by a closed test: a
+# threshold is proven when, in each group of thresholds that it is in, the mean evidence of the group exceeds
+# 1/a. Of the group of all thresholds that are truly above the rate, the mean is such a ratio again, so the
+# chance that any of these is ever proven is at most a. Where their labels are the same, six cost no more than
+# one; where the others have only wrong ones, it is as if each had a sixth of the chance.
+#
+# The chance a is 5 %. So the chance that any threshold is ever used whose true rate is above the allowed
+# error is at most 5 %, as long as the rate does not change. A change is what `has_drifted` looks for.
 
-BreakerState = Literal["closed", "open", "half-open"]
+THRESHOLDS = (0.98, 0.96, 0.94, 0.92, 0.89, 0.85)
+CONFIDENCE = 0.95
+ALPHA = 1 - CONFIDENCE
+# Rates that the mixture has, as shares of the allowed error, and their weights: most of it is far below the
+# error, as that is what is hoped for.
+MIXTURE = ((0.02, 0.6), (0.15, 0.2), (0.3, 0.12), (0.5, 0.08))
+_STEPS = 20  # of halving an interval
+_MOST = 600.0  # of the logarithm of evidence that is told apart
 
 
 @dataclass(frozen=True, slots=True)
-class BreakerRule:
-    """When a breaker opens, and for how long.
+class Judged:
+    """Labels by the class of their similarity: from each threshold up to the one before.
 
     Attributes:
-        threshold: failures in a row that open it.
-        shortest: seconds that it stays open the first time; each time after, twice as long,
-        longest: but not longer than this.
+        right: how many were right, for each of `THRESHOLDS`.
+        wrong: how many were wrong.
     """
 
-    threshold: int = 1
-    shortest: float = 5.0
-    longest: float = 120.0
+    right: tuple[int, ...] = (0,) * len(THRESHOLDS)
+    wrong: tuple[int, ...] = (0,) * len(THRESHOLDS)
+
+    def above(self, place: int) -> tuple[int, int]:
+        """Wrong ones and all at or above a threshold."""
+        wrong = sum(self.wrong[: place + 1])
+        return wrong, wrong + sum(self.right[: place + 1])
+
+    def plus(self, *others: "Judged", times: int = 1) -> "Judged":
+        """With other labels, or with `times=-1` without them."""
+        rows = [(self.right, self.wrong), *((each.right, each.wrong) for each in others)]
+        right, wrong = (
+            tuple(first + times * sum(more) for first, *more in zip(*row, strict=True))
+            for row in zip(*rows, strict=True)
+        )
+        return Judged(right, wrong)
 
 
-class Breaker:
-    """Closed: all may pass. Open: none. Half-open: one, whose end decides. Times on the caller's clock.
+def class_of(similarity: float) -> int | None:
+    """The place of the first threshold that a similarity reaches; None: it is below all of them."""
+    return next((place for place, least in enumerate(THRESHOLDS) if similarity >= least), None)
 
-    Only what tells of the node's health is to be reported: a 4xx answer or the user's own cancel is neither
-    a failure nor a success.
+
+@lru_cache(maxsize=4096)
+def usable_thresholds(judged: Judged, error: float) -> frozenset[int]:
+    """The places of all whose bound is below the error."""
+    return proven(_evidence_of(judged, error)(error))
+
+
+def upper_bound(judged: Judged, place: int, error: float) -> float:
+    """The rate of wrong ones at or above a threshold is below it, at whichever look."""
+    return bound_by(_evidence_of(judged, error), place)
+
+
+def proven(evidence: Sequence[float], alpha: float = ALPHA) -> frozenset[int]:
+    """The places of the thresholds that are proven, by the logarithm of each one's evidence."""
+    ratios = [math.exp(min(each, _MOST)) for each in evidence]
+    return frozenset(place for place in range(len(ratios)) if _least_mean(ratios, place) >= 1 / alpha)
+
+
+def bound_by(evidence: Callable[[float], Sequence[float]], place: int, alpha: float = ALPHA) -> float:
+    """The lowest rate against which a threshold is proven.
+
+    Args:
+        evidence: against a rate, the logarithm for each threshold.
+        place: of the threshold.
+        alpha: the chance of an error.
     """
+    low, high = 0.0, 1.0
+    for _ in range(_STEPS):
+        middle = (low + high) / 2
+        low, high = (low, middle) if place in proven(evidence(middle), alpha) else (middle, high)
+    return high
 
-    def __init__(self, rule: BreakerRule) -> None:
-        self._rule = rule
-        self._failures = 0
-        self._backoff = rule.shortest
-        self._retry_at: float | None = None
-        self._trying = False
 
-    def state(self, now: float) -> BreakerState:
-        if self._retry_at is None:
-            return "closed"
-        return "half-open" if now >= self._retry_at else "open"
+def mixed_log(parts: Sequence[tuple[float, float]]) -> float:
+    """The logarithm of a sum of weights, each times the exponential of something."""
+    most = max(log for _weight, log in parts)
+    if most == -math.inf:
+        return most
+    return most + math.log(sum(weight * math.exp(log - most) for weight, log in parts))
 
-    def allows(self, now: float) -> bool:
-        """Whether a request may pass now. One that does is to be reported with `passed`."""
-        state = self.state(now)
-        return state == "closed" or (state == "half-open" and not self._trying)
 
-    @property
-    def retry_at(self) -> float | None:
-        """When it lets one try; None while it is closed or one is trying."""
-        return None if self._trying else self._retry_at
+def log_likelihood(wrong: int, judged: int, rate: float) -> float:
+    right = judged - wrong
+    if rate >= 1:
+        return -math.inf if right else 0.0
+    return wrong * math.log(rate) + right * math.log1p(-rate)
 
-    def passed(self) -> None:
-        """A request was let through."""
-        self._trying = self._retry_at is not None
 
-    def succeeded(self) -> None:
-        """A request was answered: all is well."""
-        self._failures, self._backoff, self._retry_at, self._trying = 0, self._rule.shortest, None, False
+def has_drifted(wrong: int, judged: int, error: float) -> bool:
+    """Whether the newest labels are more often wrong than is allowed: the chance of so many is below 5 %.
 
-    def gave_up(self) -> None:
-        """A request ended and tells nothing, being cancelled or refused with 4xx: let another one try."""
-        self._trying = False
+    One wrong label is no change, whatever its place.
+    """
+    return wrong > 1 and 1 - _binomial(wrong - 1, judged, error) < 1 - CONFIDENCE
 
-    def failed(self, now: float, *, at_once: bool = False, grows: bool = True) -> None:
-        """A request failed. Those that were on their way when it opened tell nothing new.
 
-        Args:
-            now: the moment.
-            at_once: open now, whatever the threshold: such failures cost too much to wait for another.
-            grows: the next time is twice as long. Not where it is only busy: it may be free any moment.
-        """
-        if self.state(now) == "open" and not self._trying:
-            return
-        was_open = self._retry_at is not None
-        self._trying = False
-        self._failures += 1
-        if was_open and grows:
-            self._backoff = min(2 * self._backoff, self._rule.longest)
-        if was_open or at_once or self._failures >= self._rule.threshold:
-            self._retry_at = now + self._backoff
+def _evidence_of(judged: Judged, error: float) -> Callable[[float], list[float]]:
+    seen = [judged.above(place) for place in range(len(THRESHOLDS))]
+    return lambda rate: [log_evidence(*each, error, rate) for each in seen]
+
+
+@lru_cache(maxsize=65536)
+def log_evidence(wrong: int, judged: int, error: float, against: float) -> float:
+    """The logarithm of the likelihood ratio of labels against a rate."""
+    mixed = mixed_log([(weight, log_likelihood(wrong, judged, share * error)) for share, weight in MIXTURE])
+    likeliest = max(against, wrong / judged if judged else 0.0)  # of all rates from this one on
+    return mixed - log_likelihood(wrong, judged, likeliest)
+
+
+def _least_mean(ratios: Sequence[float], place: int) -> float:
+    """The lowest mean of all groups with this place: of it and the lowest others, however many."""
+    total = least = ratios[place]
+    for count, other in enumerate(sorted([*ratios[:place], *ratios[place + 1 :]]), 2):
+        total += other
+        least = min(least, total / count)
+    return least
+
+
+def _binomial(most: int, tries: int, rate: float) -> float:
+    """The chance of at most so many."""
+    if not 0 < rate < 1:
+        return 1.0 if rate <= 0 or most >= tries else 0.0
+    ways = math.lgamma(tries + 1)
+    terms: Sequence[float] = [
+        math.exp(
+            ways
+            - math.lgamma(count + 1)
+            - math.lgamma(tries - count + 1)
+            + count * math.log(rate)
+            + (tries - count) * math.log1p(-rate)
+        )
+        for count in range(most + 1)
+    ]
+    return min(1.0, sum(terms))
 
 
 # --- ollama_pack.errors ---
@@ -1247,6 +1321,366 @@ def _referred(reference: object, contents: Mapping[str, str]) -> StandIn:
     return StandIn(contents[reference])
 
 
+# --- ollama_pack.cache.entry ---
+# An answer as it is kept.
+
+ENTRY_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A complete answer: its finish reason is `stop`, and it is not empty. Tool calls are never kept.
+
+    Attributes:
+        content: the text.
+        reasoning: what the model thought before it; may be empty.
+        model: the name that the engine gave itself.
+        usage: tokens, rates and durations as the engine told them; None where it told nothing.
+        sources: citations, in Open WebUI's form.
+        created: Unix time in seconds, on the clock of who generated it.
+        seconds: how long the generation took.
+    """
+
+    content: str
+    reasoning: str = ""
+    model: str = ""
+    usage: dict[str, Any] | None = None
+    sources: list[Any] = field(default_factory=list)
+    created: float = 0.0
+    seconds: float = 0.0
+
+    @property
+    def completion_tokens(self) -> int:
+        """How many tokens the model need not generate again."""
+        tokens = (self.usage or {}).get("completion_tokens")
+        return tokens if isinstance(tokens, int) and tokens > 0 else 0
+
+
+_TYPES: dict[str, type | tuple[type, ...]] = {
+    "content": str,
+    "reasoning": str,
+    "model": str,
+    "usage": (dict, type(None)),
+    "sources": list,
+    "created": (float, int),
+    "seconds": (float, int),
+}
+
+
+def seal_entry(entry: Entry, scope: str, slot: Slot, keyring: Keyring) -> bytes:
+    """The entry encrypted, for this scope and slot alone."""
+    plain = orjson.dumps({"version": ENTRY_VERSION, **asdict(entry)})
+    return keyring.seal_entry(scope, slot.name, plain)
+
+
+def open_entry(sealed: bytes, scope: str, slot: Slot, keyring: Keyring) -> Entry:
+    """The entry again.
+
+    Raises:
+        EntryUnreadableError: it was changed, belongs elsewhere, or is of another version.
+    """
+    try:
+        fields = orjson.loads(keyring.open_entry(scope, slot.name, sealed))
+    except orjson.JSONDecodeError as error:
+        raise EntryUnreadableError("the entry is not JSON") from error
+    if not isinstance(fields, dict) or fields.pop("version", None) != ENTRY_VERSION:
+        raise EntryUnreadableError("the entry is of another version")
+    if fields.keys() != _TYPES.keys() or not all(map(isinstance, map(fields.get, _TYPES), _TYPES.values())):
+        raise EntryUnreadableError("the entry has other fields than it should")
+    return Entry(**fields)
+
+
+# --- ollama_pack.cache.collect ---
+# From the chunks of a generation to what may be kept of it.
+
+# Of a chunk and its delta, what is understood. An answer with anything else cannot be told again faithfully,
+# and so it is not kept.
+_CHUNK_FIELDS = {
+    *("error", "id", "object", "created", "model", "choices", "usage", "sources", "event", "ollama_pack"),
+    *("system_fingerprint", "service_tier", "timings", "selected_model_id", "provider", "obfuscation"),
+}
+_FINISHES = ("length", "tool_calls", "function_call", "content_filter", "load", "unload", "error")
+_REASONING = ("reasoning_content", "reasoning", "thinking")  # three names for one thing
+_DELTA_FIELDS = {"role", "content", "tool_calls", "refusal", *_REASONING}
+
+
+class AnswerCollector:
+    """Takes the chunks of one generation as they pass, and says in the end what they were.
+
+    Attributes:
+        usage: the last figures that came; None before.
+        finish_reason: why the model stopped; empty while it has not.
+    """
+
+    def __init__(self, *, needs_usage: bool = False, answerer: str = "") -> None:
+        """Know of nothing yet; `needs_usage` and `answerer`: see `Question`."""
+        self._needs_usage = needs_usage
+        self._answerer = answerer
+        self._answered = ""  # the model that the router says has answered
+        self.usage: dict[str, Any] | None = None
+        self.finish_reason = ""
+        self._content: list[str] = []
+        self._reasoning: list[str] = []
+        self._sources: list[Any] = []
+        self._calls: list[Any] = []
+        self._model = ""
+        self._against = ""  # the first thing that speaks against keeping it
+
+    @property
+    def content(self) -> str:
+        return "".join(self._content)
+
+    @property
+    def reasoning(self) -> str:
+        return "".join(self._reasoning)
+
+    @property
+    def sources(self) -> list[Any]:
+        return list(self._sources)
+
+    @property
+    def tool_calls(self) -> list[Any]:
+        """The calls as they came: of a streamed answer, pieces."""
+        return list(self._calls)
+
+    def add(self, chunk: Mapping[str, Any]) -> None:
+        """Take a chunk, OpenAI's `chat.completion.chunk` or a line that Open WebUI puts in between."""
+        if chunk.get("error"):
+            self._refuse("error")
+        if not chunk.keys() <= _CHUNK_FIELDS:
+            self._refuse("unknown field")
+        if isinstance(usage := chunk.get("usage"), dict):
+            self.usage = usage
+        if isinstance(model := chunk.get("model"), str) and model:
+            self._model = model
+        if isinstance(routed := chunk.get("ollama_pack"), dict) and isinstance(routed.get("model"), str):
+            self._answered = routed["model"]
+        if isinstance(sources := chunk.get("sources"), list):
+            self._sources += sources
+        self._add_choices(chunk.get("choices"))
+
+    def verdict(self, *, created: float, seconds: float) -> Entry | str:
+        """What may be kept, or the reason why it may not.
+
+        Args:
+            created: Unix time in seconds.
+            seconds: how long the generation took.
+        """
+        if self._against or self._calls:
+            return self._against or "tool calls"
+        if self.finish_reason != "stop":
+            reason = self.finish_reason if self.finish_reason in _FINISHES else "other"
+            return f"finish reason {reason}" if self.finish_reason else "no finish reason"
+        if self._needs_usage and not self.usage:
+            return "no usage"
+        if not self.content.strip():
+            return "empty"
+        if self._answerer and _as_compared(self._answered) != _as_compared(self._answerer):
+            return "another model"
+        return Entry(
+            content=self.content,
+            reasoning=self.reasoning,
+            model=self._model,
+            usage=self.usage,
+            sources=self.sources,
+            created=created,
+            seconds=seconds,
+        )
+
+    def _add_choices(self, choices: object) -> None:
+        given = choices if isinstance(choices, list) else []
+        for choice in given:
+            if not isinstance(choice, dict) or choice.get("index") not in (None, 0):
+                self._refuse("several choices")
+                continue
+            if choice.get("logprobs"):
+                self._refuse("log probabilities")
+            if isinstance(reason := choice.get("finish_reason"), str) and reason:
+                self.finish_reason = reason
+            delta = choice.get("delta") or choice.get("message")
+            self._add_delta(delta if isinstance(delta, dict) else {})
+
+    def _add_delta(self, delta: Mapping[str, Any]) -> None:
+        if isinstance(content := delta.get("content"), str):
+            self._content.append(content)
+        elif content is not None:
+            self._refuse("an answer that is not text")
+        self._reasoning += reasoning_in(delta)
+        if isinstance(calls := delta.get("tool_calls"), list):
+            self._calls += calls
+        if delta.get("refusal"):
+            self._refuse("refusal")
+        if any(delta[name] for name in delta.keys() - _DELTA_FIELDS):
+            self._refuse("unknown field")
+
+    def _refuse(self, reason: str) -> None:
+        self._against = self._against or reason
+
+
+def _as_compared(model: str) -> str:
+    """A name in the form in which Ollama takes two names of one model to be equal."""
+    return model.lower().removesuffix(":latest")
+
+
+def says_something(chunk: Mapping[str, Any]) -> bool:
+    """Whether a chunk shows anything of the answer, or ends it; others, such as the role, do not."""
+    if chunk.get("error"):
+        return True
+    choices = chunk.get("choices")
+    return any(_choice_says(choice) for choice in (choices if isinstance(choices, list) else ()))
+
+
+def _choice_says(choice: object) -> bool:
+    if not isinstance(choice, dict):
+        return False
+    delta = choice.get("delta")
+    said = delta if isinstance(delta, dict) else {}
+    return bool(choice.get("finish_reason")) or any(said[name] for name in said.keys() - {"role"})
+
+
+def reasoning_in(delta: Mapping[str, Any]) -> Iterator[str]:
+    """What a delta has of the model's thoughts, under the first of the names that is there."""
+    found = (delta[name] for name in _REASONING if isinstance(delta.get(name), str))
+    if text := next(found, ""):
+        yield text
+
+
+# --- ollama_pack.cache.counters ---
+# What the cache did, in figures without any text: of this process, and to be added up over all of them.
+
+# Upper bounds in milliseconds of the classes of lookup times; what takes longer is in a class of its own.
+LOOKUP_BOUNDS = (0.1, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0)
+_LOOKUP_NAMES = (*(f"lookups_ms/{bound:g}" for bound in LOOKUP_BOUNDS), "lookups_ms/more")
+
+
+class CacheCounters:
+    """Figures by name.
+
+    | name | what |
+    |---|---|
+    | `hits`, `follows` | answers that nobody had to generate again |
+    | `similar/<tier>` | hits on an answer to the same question in other words; they are in `hits`, too |
+    | `similar/would have served`, `similar/judged` | what the semantic tier learns from |
+    | `similar/promotions` | wordings that a judge has accepted for another question's answer |
+    | `similar/rejected` | answers to similar questions that got a thumbs-down or were regenerated |
+    | `similar/no room` | labels of more models, scopes and languages than are counted |
+    | `misses/<reason>`, `bypasses/<reason>` | asked in vain; not asked |
+    | `stored`, `not_stored/<reason>` | what became of generations |
+    | `unreadable` | entries and streams that had been changed |
+    | `takeovers`, `detached` | leaders replaced; generations that went on for others alone |
+    | `seconds_saved`, `tokens_saved` | of generation |
+    | `lookups_ms/<bound>`, `lookups_ms/more` | how long lookups took |
+    | `lookup_seconds` | the sum of these times |
+    """
+
+    def __init__(self) -> None:
+        self._all: defaultdict[str, float] = defaultdict(int)
+        self._taken: dict[str, float] = {}
+
+    def add(self, name: str, value: float = 1) -> None:
+        self._all[name] += value
+
+    def looked_up(self, seconds: float) -> None:
+        self.add(_LOOKUP_NAMES[bisect_left(LOOKUP_BOUNDS, seconds * 1000)])
+        self.add("lookup_seconds", seconds)
+
+    def snapshot(self) -> dict[str, float]:
+        """The figures of this process since it began."""
+        return dict(self._all)
+
+    def take_new(self) -> dict[str, float]:
+        """What was added since the last time."""
+        now, before = dict(self._all), self._taken
+        self._taken = now
+        return {name: more for name, value in now.items() if (more := value - before.get(name, 0))}
+
+    def give_back(self, new: dict[str, float]) -> None:
+        """What was taken and could not be brought to the others."""
+        for name, value in new.items():
+            self._taken[name] -= value
+
+
+# --- ollama_pack.base.breaker ---
+# A breaker: after failures nothing is sent for a while, then one request tries.
+
+BreakerState = Literal["closed", "open", "half-open"]
+
+
+@dataclass(frozen=True, slots=True)
+class BreakerRule:
+    """When a breaker opens, and for how long.
+
+    Attributes:
+        threshold: failures in a row that open it.
+        shortest: seconds that it stays open the first time; each time after, twice as long,
+        longest: but not longer than this.
+    """
+
+    threshold: int = 1
+    shortest: float = 5.0
+    longest: float = 120.0
+
+
+class Breaker:
+    """Closed: all may pass. Open: none. Half-open: one, whose end decides. Times on the caller's clock.
+
+    Only what tells of the node's health is to be reported: a 4xx answer or the user's own cancel is neither
+    a failure nor a success.
+    """
+
+    def __init__(self, rule: BreakerRule) -> None:
+        self._rule = rule
+        self._failures = 0
+        self._backoff = rule.shortest
+        self._retry_at: float | None = None
+        self._trying = False
+
+    def state(self, now: float) -> BreakerState:
+        if self._retry_at is None:
+            return "closed"
+        return "half-open" if now >= self._retry_at else "open"
+
+    def allows(self, now: float) -> bool:
+        """Whether a request may pass now. One that does is to be reported with `passed`."""
+        state = self.state(now)
+        return state == "closed" or (state == "half-open" and not self._trying)
+
+    @property
+    def retry_at(self) -> float | None:
+        """When it lets one try; None while it is closed or one is trying."""
+        return None if self._trying else self._retry_at
+
+    def passed(self) -> None:
+        """A request was let through."""
+        self._trying = self._retry_at is not None
+
+    def succeeded(self) -> None:
+        """A request was answered: all is well."""
+        self._failures, self._backoff, self._retry_at, self._trying = 0, self._rule.shortest, None, False
+
+    def gave_up(self) -> None:
+        """A request ended and tells nothing, being cancelled or refused with 4xx: let another one try."""
+        self._trying = False
+
+    def failed(self, now: float, *, at_once: bool = False, grows: bool = True) -> None:
+        """A request failed. Those that were on their way when it opened tell nothing new.
+
+        Args:
+            now: the moment.
+            at_once: open now, whatever the threshold: such failures cost too much to wait for another.
+            grows: the next time is twice as long. Not where it is only busy: it may be free any moment.
+        """
+        if self.state(now) == "open" and not self._trying:
+            return
+        was_open = self._retry_at is not None
+        self._trying = False
+        self._failures += 1
+        if was_open and grows:
+            self._backoff = min(2 * self._backoff, self._rule.longest)
+        if was_open or at_once or self._failures >= self._rule.threshold:
+            self._retry_at = now + self._backoff
+
+
 # --- ollama_pack.cache.store ---
 # What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
 #
@@ -1501,6 +1935,7 @@ class StoreGuard:
         self._logged = self._full = False
         self._breaker = Breaker(rule)
         self._probe: asyncio.Task[None] | None = None
+        self._joined: JoinedCalls[Slot, Kept | Lease | Running | StoreTrouble] = JoinedCalls()
 
     @property
     def is_open(self) -> bool:
@@ -1547,6 +1982,23 @@ class StoreGuard:
         self._succeeded()
         self.fault = ""
         return answer
+
+    async def acquire(self, slot: Slot, *, refresh: bool = False) -> Kept | Lease | Running | StoreTrouble:
+        """The answer of a slot, else its lease, else who has that.
+
+        The store is asked once for all of this process that ask for the same at the same time.
+
+        Args:
+            slot: the question's.
+            refresh: a lease is wanted, whatever is kept.
+        """
+        token = token_hex(16)
+        if refresh:
+            return await self.ask(lambda store: store.acquire(slot, token, "refresh"))
+        found, own = await self._joined.call(
+            slot, lambda: self.ask(lambda store: store.acquire(slot, token, "read"))
+        )
+        return Running(slot, found.token) if isinstance(found, Lease) and not own else found
 
     async def close(self) -> None:
         """End a try that is under way."""
@@ -1601,228 +2053,108 @@ class StoreGuard:
             self._log_recovery()
 
 
-# --- ollama_pack.cache.entry ---
-# An answer as it is kept.
+# --- ollama_pack.cache.live ---
+# An answer while it is being generated: any number of listeners get it from the start.
 
-ENTRY_VERSION = 1
+# `complete`: its end has come. `lost`: it will not.
+LiveEnd = Literal["complete", "lost"]
+
+MOST_AHEAD = 4096  # chunks that a generation which is too large to be kept is ahead of those who read it
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """A complete answer: its finish reason is `stop`, and it is not empty. Tool calls are never kept.
+class LiveAnswer:
+    """The chunks so far, and whoever waits for more. Used from one event loop.
+
+    All are kept for those who come later. Once there are too many, `forget` ends that: nobody can begin to
+    listen any more, and what the listeners have had is dropped.
 
     Attributes:
-        content: the text.
-        reasoning: what the model thought before it; may be empty.
-        model: the name that the engine gave itself.
-        usage: tokens, rates and durations as the engine told them; None where it told nothing.
-        sources: citations, in Open WebUI's form.
-        created: Unix time in seconds, on the clock of who generated it.
-        seconds: how long the generation took.
+        end: how it ended; None while it has not.
+        error: why the generation failed, where it runs in this process.
+        listeners: how many listen.
+        alone: set while nobody listens any more.
     """
 
-    content: str
-    reasoning: str = ""
-    model: str = ""
-    usage: dict[str, Any] | None = None
-    sources: list[Any] = field(default_factory=list)
-    created: float = 0.0
-    seconds: float = 0.0
+    def __init__(self) -> None:
+        self.end: LiveEnd | None = None
+        self.error: Exception | None = None
+        self.listeners = 0
+        self.alone = asyncio.Event()
+        self._chunks: list[dict[str, Any]] = []
+        self._dropped = 0  # chunks, from the first
+        self._forgetting = False
+        self._places: dict[object, int] = {}  # how many chunks each listener has had
+        self._read = asyncio.Event()
+        self._changed = asyncio.Event()
+
+    def push(self, chunk: dict[str, Any]) -> None:
+        self._chunks.append(chunk)
+        self._wake()
 
     @property
-    def completion_tokens(self) -> int:
-        """How many tokens the model need not generate again."""
-        tokens = (self.usage or {}).get("completion_tokens")
-        return tokens if isinstance(tokens, int) and tokens > 0 else 0
+    def is_ahead(self) -> bool:
+        """Whether so much waits for every listener that the generation should."""
+        newest = self._dropped + len(self._chunks)
+        return bool(self._places) and newest - max(self._places.values()) > MOST_AHEAD
 
+    def forget(self) -> None:
+        """Keep only what is still to be read, and of that only so much for a listener that falls behind."""
+        self._forgetting = True
+        newest = self._dropped + len(self._chunks)
+        for listener, place in list(self._places.items()):
+            if newest - place > 2 * MOST_AHEAD:
+                del self._places[listener]
+        done = min(self._places.values(), default=newest) - self._dropped
+        if done > MOST_AHEAD // 8 or not self._places:
+            del self._chunks[:done]
+            self._dropped += done
 
-_TYPES: dict[str, type | tuple[type, ...]] = {
-    "content": str,
-    "reasoning": str,
-    "model": str,
-    "usage": (dict, type(None)),
-    "sources": list,
-    "created": (float, int),
-    "seconds": (float, int),
-}
+    async def catch_up(self) -> None:
+        """Wait until a listener has read something, or left."""
+        self._read.clear()
+        await self._read.wait()
 
+    def close(self, end: LiveEnd, error: Exception | None = None) -> None:
+        """End it; the first end counts."""
+        if self.end is None:
+            self.end, self.error = end, error
+            self._wake()
 
-def seal_entry(entry: Entry, scope: str, slot: Slot, keyring: Keyring) -> bytes:
-    """The entry encrypted, for this scope and slot alone."""
-    plain = orjson.dumps({"version": ENTRY_VERSION, **asdict(entry)})
-    return keyring.seal_entry(scope, slot.name, plain)
+    async def listen(self) -> AsyncGenerator[dict[str, Any], None]:
+        """The chunks, from the first. When it is over, `end` says how it ended.
 
+        Raises:
+            LeaderLostError: they are not kept for newcomers any more, or this listener has fallen behind.
+        """
+        listener = object()
+        self.listeners += 1
+        self.alone.clear()
+        if not self._forgetting:
+            self._places[listener] = 0
+        try:
+            had = 0
+            while True:
+                place = self._places.get(listener)
+                if place is None:
+                    raise LeaderLostError(had)
+                if place < self._dropped + len(self._chunks):
+                    self._places[listener] = had = place + 1
+                    self._read.set()
+                    yield self._chunks[place - self._dropped]
+                elif self.end is not None:
+                    return
+                else:
+                    await self._changed.wait()
+        finally:
+            self._places.pop(listener, None)
+            self._read.set()
+            self.listeners -= 1
+            if not self.listeners:
+                self.alone.set()
 
-def open_entry(sealed: bytes, scope: str, slot: Slot, keyring: Keyring) -> Entry:
-    """The entry again.
-
-    Raises:
-        EntryUnreadableError: it was changed, belongs elsewhere, or is of another version.
-    """
-    try:
-        fields = orjson.loads(keyring.open_entry(scope, slot.name, sealed))
-    except orjson.JSONDecodeError as error:
-        raise EntryUnreadableError("the entry is not JSON") from error
-    if not isinstance(fields, dict) or fields.pop("version", None) != ENTRY_VERSION:
-        raise EntryUnreadableError("the entry is of another version")
-    if fields.keys() != _TYPES.keys() or not all(map(isinstance, map(fields.get, _TYPES), _TYPES.values())):
-        raise EntryUnreadableError("the entry has other fields than it should")
-    return Entry(**fields)
-
-
-# --- ollama_pack.cache.bound ---
-# How often answers to similar questions are wrong, at most: the bound that a threshold must pass.
-#
-# Labels are counted by similarity. A threshold's answers are all those at or above it. Its evidence against a
-# rate p is a likelihood ratio: that of what was seen under a mixture of lower rates, over that under p. If p,
-# or any higher rate, is the true one, each label multiplies it by something whose mean is at most 1. So the
-# chance that it ever exceeds 1/a, at whichever of all looks, is at most a (Ville's inequality). Whenever it
-# does, Clopper and Pearson's bound for one look is below p as well.
-#
-# Six thresholds are looked at, and their answers overlap. They share the chance a by a closed test: a
-# threshold is proven when, in each group of thresholds that it is in, the mean evidence of the group exceeds
-# 1/a. Of the group of all thresholds that are truly above the rate, the mean is such a ratio again, so the
-# chance that any of these is ever proven is at most a. Where their labels are the same, six cost no more than
-# one; where the others have only wrong ones, it is as if each had a sixth of the chance.
-#
-# The chance a is 5 %. So the chance that any threshold is ever used whose true rate is above the allowed
-# error is at most 5 %, as long as the rate does not change. A change is what `has_drifted` looks for.
-
-THRESHOLDS = (0.98, 0.96, 0.94, 0.92, 0.89, 0.85)
-CONFIDENCE = 0.95
-ALPHA = 1 - CONFIDENCE
-# Rates that the mixture has, as shares of the allowed error, and their weights: most of it is far below the
-# error, as that is what is hoped for.
-MIXTURE = ((0.02, 0.6), (0.15, 0.2), (0.3, 0.12), (0.5, 0.08))
-_STEPS = 20  # of halving an interval
-_MOST = 600.0  # of the logarithm of evidence that is told apart
-
-
-@dataclass(frozen=True, slots=True)
-class Judged:
-    """Labels by the class of their similarity: from each threshold up to the one before.
-
-    Attributes:
-        right: how many were right, for each of `THRESHOLDS`.
-        wrong: how many were wrong.
-    """
-
-    right: tuple[int, ...] = (0,) * len(THRESHOLDS)
-    wrong: tuple[int, ...] = (0,) * len(THRESHOLDS)
-
-    def above(self, place: int) -> tuple[int, int]:
-        """Wrong ones and all at or above a threshold."""
-        wrong = sum(self.wrong[: place + 1])
-        return wrong, wrong + sum(self.right[: place + 1])
-
-    def plus(self, *others: "Judged", times: int = 1) -> "Judged":
-        """With other labels, or with `times=-1` without them."""
-        rows = [(self.right, self.wrong), *((each.right, each.wrong) for each in others)]
-        right, wrong = (
-            tuple(first + times * sum(more) for first, *more in zip(*row, strict=True))
-            for row in zip(*rows, strict=True)
-        )
-        return Judged(right, wrong)
-
-
-def class_of(similarity: float) -> int | None:
-    """The place of the first threshold that a similarity reaches; None: it is below all of them."""
-    return next((place for place, least in enumerate(THRESHOLDS) if similarity >= least), None)
-
-
-@lru_cache(maxsize=4096)
-def usable_thresholds(judged: Judged, error: float) -> frozenset[int]:
-    """The places of all whose bound is below the error."""
-    return proven(_evidence_of(judged, error)(error))
-
-
-def upper_bound(judged: Judged, place: int, error: float) -> float:
-    """The rate of wrong ones at or above a threshold is below it, at whichever look."""
-    return bound_by(_evidence_of(judged, error), place)
-
-
-def proven(evidence: Sequence[float], alpha: float = ALPHA) -> frozenset[int]:
-    """The places of the thresholds that are proven, by the logarithm of each one's evidence."""
-    ratios = [math.exp(min(each, _MOST)) for each in evidence]
-    return frozenset(place for place in range(len(ratios)) if _least_mean(ratios, place) >= 1 / alpha)
-
-
-def bound_by(evidence: Callable[[float], Sequence[float]], place: int, alpha: float = ALPHA) -> float:
-    """The lowest rate against which a threshold is proven.
-
-    Args:
-        evidence: against a rate, the logarithm for each threshold.
-        place: of the threshold.
-        alpha: the chance of an error.
-    """
-    low, high = 0.0, 1.0
-    for _ in range(_STEPS):
-        middle = (low + high) / 2
-        low, high = (low, middle) if place in proven(evidence(middle), alpha) else (middle, high)
-    return high
-
-
-def mixed_log(parts: Sequence[tuple[float, float]]) -> float:
-    """The logarithm of a sum of weights, each times the exponential of something."""
-    most = max(log for _weight, log in parts)
-    if most == -math.inf:
-        return most
-    return most + math.log(sum(weight * math.exp(log - most) for weight, log in parts))
-
-
-def log_likelihood(wrong: int, judged: int, rate: float) -> float:
-    right = judged - wrong
-    if rate >= 1:
-        return -math.inf if right else 0.0
-    return wrong * math.log(rate) + right * math.log1p(-rate)
-
-
-def has_drifted(wrong: int, judged: int, error: float) -> bool:
-    """Whether the newest labels are more often wrong than is allowed: the chance of so many is below 5 %.
-
-    One wrong label is no change, whatever its place.
-    """
-    return wrong > 1 and 1 - _binomial(wrong - 1, judged, error) < 1 - CONFIDENCE
-
-
-def _evidence_of(judged: Judged, error: float) -> Callable[[float], list[float]]:
-    seen = [judged.above(place) for place in range(len(THRESHOLDS))]
-    return lambda rate: [log_evidence(*each, error, rate) for each in seen]
-
-
-@lru_cache(maxsize=65536)
-def log_evidence(wrong: int, judged: int, error: float, against: float) -> float:
-    """The logarithm of the likelihood ratio of labels against a rate."""
-    mixed = mixed_log([(weight, log_likelihood(wrong, judged, share * error)) for share, weight in MIXTURE])
-    likeliest = max(against, wrong / judged if judged else 0.0)  # of all rates from this one on
-    return mixed - log_likelihood(wrong, judged, likeliest)
-
-
-def _least_mean(ratios: Sequence[float], place: int) -> float:
-    """The lowest mean of all groups with this place: of it and the lowest others, however many."""
-    total = least = ratios[place]
-    for count, other in enumerate(sorted([*ratios[:place], *ratios[place + 1 :]]), 2):
-        total += other
-        least = min(least, total / count)
-    return least
-
-
-def _binomial(most: int, tries: int, rate: float) -> float:
-    """The chance of at most so many."""
-    if not 0 < rate < 1:
-        return 1.0 if rate <= 0 or most >= tries else 0.0
-    ways = math.lgamma(tries + 1)
-    terms: Sequence[float] = [
-        math.exp(
-            ways
-            - math.lgamma(count + 1)
-            - math.lgamma(tries - count + 1)
-            + count * math.log(rate)
-            + (tries - count) * math.log1p(-rate)
-        )
-        for count in range(most + 1)
-    ]
-    return min(1.0, sum(terms))
+    def _wake(self) -> None:
+        self._changed.set()  # whoever waits goes on,
+        self._changed.clear()  # and whoever comes waits for the next
 
 
 # --- ollama_pack.cache.contrast_words ---
@@ -4063,6 +4395,437 @@ class Miss:
 CacheOutcome = Hit | Lead | Follow | Miss
 
 
+# --- ollama_pack.cache.generation ---
+# One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
+
+# A record is a chunk's JSON, or one of these. Both are sealed like the chunks, so that nobody who can write
+# into the store can make half an answer look like a whole one.
+END_RECORD, LOST_RECORD = b"null", b"false"
+
+_RETRY_SECONDS = 0.05  # between two tries to reach a store that is in trouble
+_SETTLED_SECONDS = 0.005  # until a lease is looked after: by then its upstream has been asked
+
+Upstream = Callable[[], AsyncGenerator[dict[str, Any], None]]
+
+
+@dataclass(frozen=True, slots=True)
+class CacheRules:
+    """How the cache behaves.
+
+    Attributes:
+        ttl_seconds: that an answer is kept; a hit does not prolong it.
+        jitter: by which part of it this varies, so that not all of a morning's answers end at once.
+        max_entry_octets: bytes of an entry; a longer answer is not kept.
+        max_live_octets: bytes of the chunks of an answer while it is generated; a longer one, perhaps without
+            an end, goes on for those who read it, and nobody else can join them.
+        quota: of a scope.
+        heartbeat_seconds: between signs of life of a leader; a third of `StoreTimes.lease`.
+        first_tail_seconds: that a follower waits in one call for the first record; so long it takes to
+            notice that the store is gone, while it could still generate by itself.
+        tail_seconds: that it waits in one call for more.
+        patience_seconds: that it waits for a store in trouble, once it has shown a part; and a leader, with
+            the end of what it shares.
+        max_detached: generations of a process that may go on when their own client has left.
+        detached_seconds: for how long each.
+        publish_seconds: between two times that the figures are added to those of all processes.
+        quiet_seconds: without a chat, after which nobody is thought to be there.
+    """
+
+    ttl_seconds: float = 3600.0
+    jitter: float = 0.1
+    max_entry_octets: int = 512 * 1024
+    max_live_octets: int = 32 * 2**20
+    quota: Quota = field(default_factory=Quota)
+    heartbeat_seconds: float = 1.0
+    first_tail_seconds: float = 0.2
+    tail_seconds: float = 1.0
+    patience_seconds: float = 3.0
+    max_detached: int = 16
+    detached_seconds: float = 600.0
+    publish_seconds: float = 10.0
+    quiet_seconds: float = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationTools:
+    """What all generations of a process share.
+
+    Attributes:
+        guard: the way to the store.
+        keyring: seals what goes there.
+        rules: how the cache behaves.
+        counters: of the process.
+        clock: seconds that nobody sets.
+        wall: Unix time in seconds.
+        lasting: draws the milliseconds that an entry stays.
+        detached: those that go on for others alone.
+        remember: enters an answer that was kept under the key of its question's wording.
+    """
+
+    guard: StoreGuard
+    keyring: Keyring
+    rules: CacheRules
+    counters: CacheCounters
+    clock: Callable[[], float]
+    wall: Callable[[], float]
+    lasting: Callable[[], int]
+    detached: set[object]
+    remember: Callable[[Question], Awaitable[None]]
+
+
+class Generation:
+    """Pulls the chunks of an answer, shows them to all who listen, here and elsewhere, and keeps it.
+
+    Attributes:
+        live: where this process listens.
+    """
+
+    def __init__(self, tools: GenerationTools, question: Question, lease: Lease) -> None:
+        """Take what is needed.
+
+        Args:
+            tools: of the process.
+            question: that is answered.
+            lease: of this generation.
+        """
+        self.live = LiveAnswer()
+        self._tools = tools
+        self._question = question
+        self._scope = question.scope
+        self._lease = lease
+        self._labels = question.labels
+        self._labelled = not question.labels
+        self._collector = AnswerCollector(needs_usage=question.needs_usage, answerer=question.answerer)
+        self._taken: list[dict[str, Any]] = []  # neither collected nor recorded yet
+        self._records: list[bytes] = []  # not yet in the store
+        self._sent = 0  # records in the store
+        self._last: tuple[int, bytes] | None = None
+        self._writing: asyncio.Task[None] | None = None
+        self._beating: asyncio.Task[None] | None = None
+        self._closing = False
+        self._until = float("inf")  # when what is left to write is given up
+        self._broken = not lease.shared  # nobody elsewhere can follow, any more or at all
+        self._octets = 0  # of all chunks
+        self._endless = False
+
+    async def run(self, upstream: Upstream) -> None:
+        """Generate to the end. Cancelled: stop, and let a follower take over."""
+        loop, began = asyncio.get_running_loop(), self._tools.clock()
+        settled = loop.call_later(_SETTLED_SECONDS, self._look_after, asyncio.current_task())
+        try:
+            async with aclosing(upstream()) as chunks:
+                async for chunk in chunks:
+                    self._take(chunk)
+                    while self._endless and self.live.is_ahead:
+                        await self.live.catch_up()
+            await self._close(self._tools.clock() - began)
+        except Exception as error:  # noqa: BLE001 - it is raised again where the client listens
+            await self._give_up()
+            self.live.close("lost", error)
+        except asyncio.CancelledError:
+            await self._give_up()
+            raise
+        finally:
+            self._tools.detached.discard(self)
+            self.live.close("lost")
+            settled.cancel()
+            helpers = [helper for helper in (self._beating, self._writing) if helper]
+            for helper in helpers:
+                helper.cancel()
+            await asyncio.gather(*helpers, return_exceptions=True)
+
+    def _take(self, chunk: dict[str, Any]) -> None:
+        """Show a chunk here; what else is done with it waits until those who listen have it."""
+        self.live.push(chunk)
+        self._taken.append(chunk)
+        if len(self._taken) == 1:
+            asyncio.get_running_loop().call_soon(self._take_in)
+
+    def _take_in(self) -> None:
+        """Collect what was taken, and begin to bring it into the store; nothing where that is done."""
+        if not self._taken:
+            return
+        for chunk in () if self._endless else self._taken:
+            self._collector.add(chunk)
+            self._record(chunk)
+        self._taken.clear()
+        if self._endless:
+            self.live.forget()
+        elif self._octets > self._tools.rules.max_live_octets:
+            self._endless = self._broken = True
+            self._collector = AnswerCollector()
+        if not self._broken and (self._writing is None or self._writing.done()):
+            self._writing = asyncio.create_task(self._write())
+
+    def _record(self, chunk: dict[str, Any]) -> None:
+        try:
+            record = orjson.dumps(chunk)
+        except orjson.JSONEncodeError:
+            self._broken = True  # followers will miss a record, and take over or give up
+            return
+        self._octets += len(record)
+        if not self._broken:
+            self._records.append(record)
+
+    def _look_after(self, task: asyncio.Task[Any] | None) -> None:
+        self._beating = asyncio.create_task(self._beat(task))
+
+    @cached_property
+    def _cipher(self) -> StreamCipher:
+        """Made when the first record is sealed: by then the first chunk is on its way."""
+        return self._tools.keyring.stream_cipher(self._scope, self._lease.slot.name, self._lease.token)
+
+    def _ending(self, record: bytes) -> tuple[int, bytes]:
+        """The last record and its place. Sealed once: a place is a nonce, and must not serve two texts."""
+        if self._last is None:
+            self._take_in()
+            place = self._sent + len(self._records) + 1
+            self._last = (place, self._cipher.seal_record(place, record))
+        return self._last
+
+    async def _write(self) -> None:
+        """Bring records into the store, as many at once as there are."""
+        while self._records and not self._broken:
+            await self._write_once()
+
+    async def _write_once(self) -> None:
+        first = self._sent + 1
+        # at a second try they are the same bytes: a place is a nonce, and a record stays in its place
+        batch = [self._cipher.seal_record(place, each) for place, each in enumerate(self._records, first)]
+        done = await self._tools.guard.ask(lambda store: store.append(self._lease, first, batch))
+        if done is True:
+            self._sent += len(batch)
+            del self._records[: len(batch)]
+        elif done is False or self._tools.clock() >= self._until:
+            self._broken = True  # the lease is lost, or the store has been in trouble for too long
+        else:
+            await asyncio.sleep(_RETRY_SECONDS)
+
+    async def _beat(self, task: asyncio.Task[Any] | None) -> None:
+        """Keep the lease, and stop the generation when nobody wants it any more."""
+        await self._label()
+        left_at: float | None = None
+        while True:
+            await self._pause(left=left_at is not None or self._closing)
+            await self._renew()
+            if self.live.listeners or self._closing:
+                left_at = None
+                self._tools.detached.discard(self)
+                continue
+            left_at = self._tools.clock() if left_at is None else left_at
+            late = self._tools.clock() - left_at >= self._tools.rules.detached_seconds
+            if late or not await self._is_followed() or not self._may_detach():
+                if task is not None and not self._closing:
+                    task.cancel()
+                return
+
+    async def _pause(self, *, left: bool) -> None:
+        """Until the next sign of life is due, or the last listener leaves."""
+        try:
+            async with asyncio.timeout(self._tools.rules.heartbeat_seconds):
+                await (asyncio.Event() if left else self.live.alone).wait()
+        except TimeoutError:
+            return
+
+    async def _renew(self) -> None:
+        if not self._broken and await self._tools.guard.ask(lambda store: store.renew(self._lease)) is None:
+            self._broken = True
+
+    async def _is_followed(self) -> bool:
+        """Whether anybody elsewhere follows. If not, from now on nobody can."""
+        if self._broken:
+            return False
+        followers = await self._tools.guard.ask(lambda store: store.leave(self._lease))
+        return isinstance(followers, int) and followers > 0
+
+    def _may_detach(self) -> bool:
+        if self not in self._tools.detached:
+            if len(self._tools.detached) >= self._tools.rules.max_detached:
+                return False
+            self._tools.detached.add(self)
+            self._tools.counters.add("detached")
+        return True
+
+    async def _label(self) -> None:
+        """Make what will be kept known under its labels, before it is."""
+        ttl = round(self._tools.rules.ttl_seconds * (1 + self._tools.rules.jitter) * 1000)
+        for label in () if self._labelled else self._labels:
+            if isinstance(await self._label_once(self._tools.keyring.label_tag(label), ttl), StoreTrouble):
+                return
+        self._labelled = True
+
+    async def _label_once(self, tag: str, ttl: int) -> StoreTrouble | None:
+        return await self._tools.guard.ask(lambda store: store.label(tag, self._lease.slot, ttl))
+
+    async def _close(self, seconds: float) -> None:
+        """Keep the answer if it may be kept, and tell all that it is complete.
+
+        Those who listen here have all of it, and wait for the store no longer than its limit. Those elsewhere
+        get the rest even where that takes longer.
+        """
+        self._closing = True
+        self._until = self._tools.clock() + self._tools.rules.patience_seconds
+        self._take_in()
+        late = asyncio.get_running_loop().call_later(self._tools.guard.limit, self.live.close, "complete")
+        try:
+            if self._writing is not None:
+                await self._writing
+            verdict: Entry | str = "too large"
+            if not self._endless:
+                verdict = self._collector.verdict(created=self._tools.wall(), seconds=seconds)
+            reason = verdict if isinstance(verdict, str) else await self._keep(verdict)
+            self._tools.counters.add(f"not_stored/{reason}" if reason else "stored")
+            if reason:
+                await self._release(LOST_RECORD if self._broken else END_RECORD)
+        finally:
+            late.cancel()
+        self.live.close("complete")
+        if not reason:
+            await self._tools.remember(self._question)
+
+    async def _keep(self, entry: Entry) -> str:
+        """Commit an entry; empty, or the reason why it is not kept."""
+        tools, lease = self._tools, self._lease
+        if lease.shared and self._broken:
+            return "lease lost"
+        try:
+            sealed = seal_entry(entry, self._scope, lease.slot, tools.keyring)
+        except orjson.JSONEncodeError:
+            return "not JSON"
+        if len(sealed) > tools.rules.max_entry_octets:
+            return "too large"
+        await self._label()
+        if not self._labelled:
+            return "no labels"  # it could not be found when it is to be discarded
+        last, ttl = self._ending(END_RECORD), tools.lasting()
+        result = await self._insist(lambda store: store.commit(lease, sealed, ttl, tools.rules.quota, last))
+        if isinstance(result, StoreTrouble):
+            return f"store {result.reason}"
+        return "" if result == "stored" else result
+
+    async def _insist(self, step: Callable[[CacheStore], Awaitable[T]]) -> "T | StoreTrouble":
+        """Ask again while the store is in trouble that may pass, as long as there is time."""
+        while True:
+            done = await self._tools.guard.ask(step)
+            passing = isinstance(done, StoreTrouble) and done.reason != "full"
+            if not passing or self._tools.clock() >= self._until:
+                return done
+            await asyncio.sleep(_RETRY_SECONDS)
+
+    async def _give_up(self) -> None:
+        self._until = 0.0  # nobody waits for it
+        self._tools.counters.add("not_stored/not finished")
+        await self._release(LOST_RECORD)
+
+    async def _release(self, record: bytes) -> None:
+        if self._lease.shared:
+            last = self._ending(record)
+            await self._insist(lambda store: store.release(self._lease, last))
+
+
+# --- ollama_pack.cache.follow ---
+# One generation for many: the followers' side, in every process but the leader's.
+
+_RETRY_TAIL_SECONDS = 0.05
+_ANSWER_SECONDS = 0.5  # that a read may take beyond the time it waits; no chat is held up by it
+
+
+class LiveHub:
+    """The generations that this process knows of: its own, and those of others that it follows.
+
+    However many of its requests follow one generation, it is read from the store once.
+    """
+
+    def __init__(self, tools: GenerationTools) -> None:
+        self._tools = tools
+        self._follower = token_hex(8)
+        self._lives: dict[str, LiveAnswer] = {}
+        self._tails: dict[LiveAnswer, asyncio.Task[None]] = {}
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether anything is being generated, or read along."""
+        return bool(self._lives)
+
+    def add(self, token: str, live: LiveAnswer) -> None:
+        """Let others of this process listen to a generation of its own."""
+        self._lives[token] = live
+
+    def remove(self, token: str) -> None:
+        """It is over: who comes now reads what is kept, or the stream."""
+        self._lives.pop(token, None)
+
+    def live_of(self, scope: str, running: Running) -> LiveAnswer:
+        """Where to listen to a running generation."""
+        live = self._lives.get(running.token)
+        if live is None:
+            live = self._lives[running.token] = LiveAnswer()
+            task = asyncio.create_task(self._read(scope, running, live))
+            self._tails[live] = task
+            task.add_done_callback(lambda _: self._over(running.token, live))
+        return live
+
+    def left(self, running: Running, live: LiveAnswer) -> None:
+        """A listener left: without any, the stream need not be read further."""
+        task = self._tails.get(live)
+        if task is not None and not live.listeners:
+            self._over(running.token, live)
+            task.cancel()
+
+    async def close(self) -> None:
+        """Stop reading."""
+        tasks = list(self._tails.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _over(self, token: str, live: LiveAnswer) -> None:
+        live.close("lost")  # unless its end has come
+        self._tails.pop(live, None)
+        if self._lives.get(token) is live:  # a follower may have come before its leader had begun
+            del self._lives[token]
+
+    async def _read(self, scope: str, running: Running, live: LiveAnswer) -> None:
+        cipher = self._tools.keyring.stream_cipher(scope, running.slot.name, running.token)
+        place, heard_at = 0, self._tools.clock()
+        while live.end is None:
+            found = await self._next(running, place)
+            if isinstance(found, StoreTrouble):
+                if not place or self._tools.clock() - heard_at >= self._tools.rules.patience_seconds:
+                    return  # it may be tried elsewhere, or there is no hope
+                await asyncio.sleep(_RETRY_TAIL_SECONDS)
+                continue
+            heard_at = self._tools.clock()
+            if not found.records and not found.alive:
+                return
+            for record in found.records:
+                place += 1
+                if not self._hear(live, cipher, place, record):
+                    return
+
+    async def _next(self, running: Running, after: int) -> Tail | StoreTrouble:
+        rules = self._tools.rules
+        seconds = rules.tail_seconds if after else rules.first_tail_seconds
+        return await self._tools.guard.ask(
+            lambda store: store.tail(running, self._follower, after, round(seconds * 1000)),
+            seconds + _ANSWER_SECONDS,
+        )
+
+    def _hear(self, live: LiveAnswer, cipher: StreamCipher, place: int, record: bytes) -> bool:
+        """Take a record; False when none is to come after it."""
+        try:
+            plain = cipher.open_record(place, record)
+        except EntryUnreadableError:
+            self._tools.counters.add("unreadable")
+            return False
+        value = orjson.loads(plain)
+        if isinstance(value, dict):
+            live.push(value)
+            return True
+        live.close("complete" if plain == END_RECORD else "lost")
+        return False
+
+
 # --- ollama_pack.engines.body ---
 # Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
 
@@ -4072,6 +4835,930 @@ def object_at(value: object, *path: str) -> Mapping[str, Any]:
     for field in path:
         value = value.get(field) if isinstance(value, Mapping) else None
     return value if isinstance(value, Mapping) else {}
+
+
+# --- ollama_pack.engines.ollama.to_openai ---
+# What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#
+# Ollama leaves figures of zero and empty texts out of its JSON, so absent is a common value.
+
+
+@dataclass(frozen=True, slots=True)
+class ReplyHead:
+    """What all parts of one answer have in common.
+
+    Attributes:
+        id: of the answer, such as chatcmpl-….
+        created: Unix time, in seconds.
+        model: the name that the client knows the model by.
+    """
+
+    id: str
+    created: int
+    model: str
+
+    def tagged(self, kind: str) -> dict[str, Any]:
+        """The first fields of an object of this answer."""
+        return {"id": self.id, "object": kind, "created": self.created, "model": self.model}
+
+
+# --- ollama_pack.engines.ollama.stream ---
+# A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+
+# Where the figures go: a chunk of their own without choices, or the last chunk as Open WebUI has it.
+UsagePlace = Literal["apart", "last"]
+
+
+def completion_of(chunks: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """The `chat.completion` that all chunks of an answer make up, for a client that wants no stream."""
+    taken = list(chunks)
+    choices = [chunk["choices"][0] for chunk in taken if chunk["choices"]]
+    logprobs = [token for choice in choices for token in (choice["logprobs"] or {}).get("content", ())]
+    choice = {
+        "index": 0,
+        "message": {"role": "assistant", "content": "", **_stream__joined(choice["delta"] for choice in choices)},
+        "logprobs": {"content": logprobs, "refusal": None} if logprobs else None,
+        "finish_reason": choices[-1]["finish_reason"],
+    }
+    head = {name: taken[0][name] for name in ("id", "created", "model")}
+    return {**head, "object": "chat.completion", "choices": [choice], "usage": taken[-1].get("usage")}
+
+
+def _stream__joined(deltas: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    message: dict[str, Any] = {}
+    for delta in deltas:
+        for name in ("content", "reasoning_content"):
+            if name in delta:
+                message[name] = message.get(name, "") + delta[name]
+        if "tool_calls" in delta:
+            message["tool_calls"] = message.get("tool_calls", []) + delta["tool_calls"]
+    return message
+
+
+# --- ollama_pack.cache.replay ---
+# A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
+
+MARKER = "ollama_pack"
+
+
+@dataclass(frozen=True, slots=True)
+class CacheMark:
+    """What a client is told of where its answer came from.
+
+    Attributes:
+        cache: `hit` for a kept answer, `follow` for one that was being generated for somebody else,
+            `similar` for a kept answer to the same question in other words.
+        age_seconds: since it was kept; 0 for `follow`. Never negative.
+        similarity: of the questions, from 0 to 1, for `similar` alone.
+    """
+
+    cache: Literal["hit", "follow", "similar"]
+    age_seconds: float = 0.0
+    similarity: float | None = None
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        similarity = {} if self.similarity is None else {"similarity": round(self.similarity, 4)}
+        age = max(0, round(self.age_seconds))
+        return {MARKER: {"cache": self.cache, "age_seconds": age, **similarity}}
+
+
+def entry_chunks(
+    entry: Entry, head: ReplyHead, mark: CacheMark, place: UsagePlace = "last"
+) -> Iterator[dict[str, Any]]:
+    """A kept answer as a stream: its sources, its thoughts, its text, its end."""
+    if entry.sources:
+        yield {**_chunk_head(head), "choices": [], "sources": entry.sources}
+    role = {"role": "assistant"}
+    if entry.reasoning:
+        yield _chunk(head, {**role, "reasoning_content": entry.reasoning})
+        role = {}
+    yield _chunk(head, {**role, "content": entry.content})
+    yield from end_chunks(head, _chunk(head, {}, "stop"), entry.usage, mark, place)
+
+
+def completion_chunks(body: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """An unstreamed answer as chunks, so that one whose client wants no stream can be shared and kept."""
+    head: dict[str, Any] = {name: body[name] for name in ("id", "created", "model") if name in body}
+    head["object"] = "chat.completion.chunk"
+    extra = {name: value for name, value in body.items() if name not in {*head, "choices"}}
+    choices = [choice for choice in body.get("choices") or () if isinstance(choice, Mapping)]
+    ends = []
+    for choice in choices:
+        common = {name: value for name, value in choice.items() if name not in ("message", "logprobs")}
+        said = {"delta": _delta_of(choice.get("message") or {}), "logprobs": choice.get("logprobs")}
+        yield {**head, "choices": [{**common, **said, "finish_reason": None}]}
+        ends.append({**common, "delta": {}, "logprobs": None})
+    yield {**head, "choices": ends, **extra}
+
+
+def _delta_of(message: Mapping[str, Any]) -> dict[str, Any]:
+    """A message as a delta: its tool calls get the number that tells pieces of a stream apart."""
+    calls = message.get("tool_calls")
+    numbered = [{"index": place, **call} for place, call in enumerate(calls)] if calls else calls
+    return {**message, **({"tool_calls": numbered} if calls else {})}
+
+
+async def completion_from(chunks: AsyncIterable[Mapping[str, Any]], head: ReplyHead) -> dict[str, Any]:
+    """One body from a stream, for a client that wants none. An error in the stream becomes the body."""
+    collector = AnswerCollector()
+    mark: dict[str, Any] = {}
+    async for chunk in chunks:
+        if chunk.get("error"):
+            return {"error": chunk["error"]}
+        collector.add(chunk)
+        mark = {MARKER: chunk[MARKER]} if MARKER in chunk else mark
+    reasoning = {"reasoning_content": collector.reasoning} if collector.reasoning else {}
+    calls = {"tool_calls": _joined_calls(collector.tool_calls)} if collector.tool_calls else {}
+    message = {"role": "assistant", "content": collector.content, **reasoning, **calls}
+    return _completion(head, message, collector.finish_reason, collector.usage, collector.sources) | mark
+
+
+async def shared_chunks(
+    chunks: AsyncGenerator[dict[str, Any], None], head: ReplyHead, mark: CacheMark, place: UsagePlace = "last"
+) -> AsyncGenerator[dict[str, Any], None]:
+    """Another request's chunks as this one's own: its id, its name of the model, its place for the figures.
+
+    The chunk with the finish reason is held back until the end, so that the mark is in the last one.
+    """
+    end: dict[str, Any] | None = None
+    usage: dict[str, Any] | None = None
+    async for chunk in chunks:
+        usage = chunk.get("usage") or usage
+        choices = chunk.get("choices") or []
+        own = {**chunk, **_chunk_head(head)} if "choices" in chunk else dict(chunk)
+        own.pop("usage", None)
+        own.pop(MARKER, None)
+        if choices and choices[0].get("finish_reason"):
+            end = own
+        elif choices or chunk.keys() - {"usage", *_chunk_head(head), "choices", MARKER}:
+            yield own
+    for last in end_chunks(head, end or _chunk(head, {}), usage, mark, place):
+        yield last
+
+
+def end_chunks(
+    head: ReplyHead, end: dict[str, Any], usage: dict[str, Any] | None, mark: CacheMark, place: UsagePlace
+) -> Iterator[dict[str, Any]]:
+    """The last chunk, or the last two where the client wants the figures apart."""
+    if usage is None or place == "last":
+        yield end | ({"usage": usage} if usage is not None else {}) | mark.fields
+        return
+    yield end
+    yield {**_chunk_head(head), "choices": [], "usage": usage} | mark.fields
+
+
+def _chunk_head(head: ReplyHead) -> dict[str, Any]:
+    return head.tagged("chat.completion.chunk")
+
+
+def _chunk(head: ReplyHead, delta: dict[str, Any], finish_reason: str | None = None) -> dict[str, Any]:
+    choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
+    return {**_chunk_head(head), "choices": [choice]}
+
+
+def _completion(
+    head: ReplyHead,
+    message: dict[str, Any],
+    finish_reason: str,
+    usage: dict[str, Any] | None,
+    sources: list[Any],
+) -> dict[str, Any]:
+    choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": finish_reason or None}
+    cited = {"sources": sources} if sources else {}
+    return {**head.tagged("chat.completion"), "choices": [choice], "usage": usage, **cited}
+
+
+def _joined_calls(pieces: list[Any]) -> list[dict[str, Any]]:
+    """Tool calls from the pieces of a stream: of one index, the arguments are put together."""
+    calls: dict[Any, dict[str, Any]] = {}
+    for piece in pieces:
+        function = piece.get("function") or {}
+        call = calls.setdefault(piece.get("index"), {**piece, "function": {"name": "", "arguments": ""}})
+        call["function"]["name"] += function.get("name") or ""
+        call["function"]["arguments"] += function.get("arguments") or ""
+        call["id"] = call.get("id") or piece.get("id")
+    return list(calls.values())
+
+
+# --- ollama_pack.cache.cache ---
+# The response cache: look an answer up, follow one that is being generated, or lead.
+
+_FLUSH_SECONDS = 60.0  # of thousands of scopes, for an admin
+_EMBED_SECONDS = 1.0  # that a chat waits for the vector of its question
+_EMBEDS_AT_ONCE = 2  # of answers that are entered; a chat's own vector does not wait for them
+_JUDGE_SECONDS = 240.0  # for all that it is asked about a pair
+_SERVED = "served similar"  # the scope of what is known of answers to similar questions: no user's
+_CHANGES = "changes of counts"  # the scope of the lease of who makes one
+_LOOKS_FOR_LEASE, _WAIT_FOR_LEASE = 10, 1000  # times, and milliseconds each
+_LOOKED_AT = 3  # of the most similar questions
+_ROUNDS = 2  # that a request follows in vain before it generates by itself
+
+
+class ResponseCache:
+    """The cache of one process. Used from one event loop.
+
+    Nothing that the store does or fails to do raises here, or takes longer than its limit.
+
+    Attributes:
+        counters: what it did.
+        keyring: of the admin's secret, which the slots of questions are made with.
+        calibration: what is known of the semantic tier's errors.
+    """
+
+    def __init__(  # noqa: PLR0913 - everything that it depends on is given to it
+        self,
+        store: CacheStore,
+        keyring: Keyring,
+        rules: CacheRules | None = None,
+        *,
+        guard_rule: GuardRule | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+        dice: random.Random | None = None,
+    ) -> None:
+        """Take what is needed later; nothing is connected.
+
+        Args:
+            store: where answers are kept.
+            keyring: of the admin's secret.
+            rules: when left out, the defaults.
+            guard_rule: when the store is given up; when left out, the defaults.
+            clock: seconds that nobody sets.
+            wall: Unix time in seconds, for what is shown alone.
+            dice: for the jitter.
+        """
+        self.counters = CacheCounters()
+        self._store = store
+        self.keyring = keyring
+        self._rules = rules or CacheRules()
+        self._clock = clock
+        self._dice = dice or random.Random()  # noqa: S311 - spreads the ends of entries, no secret
+        self._guard = StoreGuard(store, guard_rule or GuardRule(), clock)
+        self._tools = GenerationTools(
+            guard=self._guard,
+            keyring=keyring,
+            rules=self._rules,
+            counters=self.counters,
+            clock=clock,
+            wall=wall,
+            lasting=self._lasting,
+            detached=set(),
+            remember=self._remember,
+        )
+        self._hub = LiveHub(self._tools)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._published = clock()
+        self.calibration = Calibration()
+        self._calibrate_at = 0.0
+        self._said_no_room = False
+        self._idle = IdleQueue()
+        self._seen_at = -self._rules.quiet_seconds
+        self._entering = asyncio.Semaphore(_EMBEDS_AT_ONCE)
+        self._answers = 0  # that are being taken from it
+        self._retired = False
+        self._noting: set[asyncio.Task[Any]] = set()
+        self._closing: asyncio.Task[None] | None = None
+
+    async def lookup(self, question: Question) -> CacheOutcome:
+        """Find out what to do for a request. What it says is then done by `chunks`, within seconds."""
+        self.saw_chat()
+        began = self._clock()
+        outcome = await self._look_up(question, "refresh" if question.refresh else "absent")
+        now = self._clock()
+        self.counters.looked_up(now - began)
+        if now - self._published >= self._rules.publish_seconds:
+            self._published = now
+            self._begun(self._publish())
+        return outcome
+
+    def bypass(self, reason: str) -> None:
+        """Count a request that is not for the cache; a few words, without any text of the conversation."""
+        self.saw_chat()
+        self.counters.add(f"bypasses/{reason}")
+
+    def saw_chat(self) -> None:
+        """Somebody chats, whether the cache is for it or not: work that people come before waits."""
+        self._seen_at = self._clock()
+
+    async def chunks(
+        self, outcome: CacheOutcome, head: ReplyHead, upstream: Upstream, place: UsagePlace = "last"
+    ) -> AsyncGenerator[dict[str, Any], None]:
+        """The answer as OpenAI's chunks; of a leader, as they come from its upstream.
+
+        Whoever stops before the end closes the iterator (`contextlib.aclosing`). A generation that others
+        follow goes on then, and one that nobody follows is stopped.
+
+        Args:
+            outcome: of `lookup`. Each can be used once.
+            head: id, time and model of this answer, for one that comes from the cache.
+            upstream: begins the generation; it is called when it is needed, at most once.
+            place: where the client wants the figures.
+
+        Raises:
+            LeaderLostError: another process led, and was lost half-way.
+            Exception: what the upstream raises.
+        """
+        self._answers += 1
+        try:
+            async with aclosing(self._answer(outcome, head, upstream, place)) as chunks:
+                async for chunk in chunks:
+                    yield chunk
+        finally:
+            self._answers -= 1
+            self._close_if_idle()
+
+    def _answer(
+        self, outcome: CacheOutcome, head: ReplyHead, upstream: Upstream, place: UsagePlace
+    ) -> AsyncGenerator[dict[str, Any], None]:
+        match outcome:
+            case Hit():
+                return _kept_chunks(outcome, head, place)
+            case Lead():
+                return self._led(outcome, upstream)
+            case Follow():
+                return self._shared(outcome, head, upstream, place)
+        return upstream()
+
+    def later(self, work: Coroutine[Any, Any, Any]) -> None:
+        """Do what no chat waits for, such as `note`, while the chat goes on."""
+        task = asyncio.create_task(work)
+        self._noting.add(task)
+        task.add_done_callback(self._noting.discard)
+
+    def reject_later(self, label: str) -> None:
+        """`reject` while the chat goes on, after the notes under way: one may be of the same message."""
+        self.later(self._reject_after(tuple(self._noting), label))
+
+    async def _reject_after(self, noting: tuple[asyncio.Task[Any], ...], label: str) -> None:
+        await asyncio.gather(*noting, return_exceptions=True)
+        await self.reject(label)
+
+    async def note(self, question: Question, label: str) -> bool:
+        """Make an answer known under one more label, such as the message that shows it; whether it is."""
+        ttl = round(self._rules.ttl_seconds * (1 + self._rules.jitter) * 1000)
+        tag = self.keyring.label_tag(label)
+        done = await self._ask_patiently(lambda store: store.label(tag, question.slot, ttl))
+        return not isinstance(done, StoreTrouble)
+
+    async def note_similar(self, question: Question, near: Near, label: str) -> None:
+        """Remember that an answer to a similar question is shown as this message: it may not be wanted."""
+        lent, basis = question.lent, question.basis
+        both = (basis, with_last(basis, near.asked)) if basis else ()
+        promoted = [slot for each in both if (slot := promoted_slot(each, self.keyring))]
+        judged = lent and near.tier != "normalised"
+        told = {
+            "key": lent.key if lent and judged else "",
+            "user": self._group(lent) if lent else "",
+            "error": lent.error if lent and judged else 0.0,
+            "similarity": near.similarity,
+            "promoted": [list(slot) for slot in promoted],
+        }
+        place = self._served_slot(label)
+        await self._put(place, self.keyring.seal_entry(_SERVED, place.name, orjson.dumps(told)))
+
+    async def reject(self, label: str) -> bool:
+        """Somebody did not want the answer of a message. Was it a similar question's, that one was wrong.
+
+        Each message counts once, in whichever process. Neither wording leads to the other's answer any more.
+        """
+        place = self._served_slot(label)
+        found = await self._ask_patiently(lambda store: store.find(place))
+        if not isinstance(found, Kept):
+            return False
+        if await self._ask_patiently(lambda store: store.discard(place, found.fence)) is not True:
+            return False  # another process was first
+        try:
+            told = orjson.loads(self.keyring.open_entry(_SERVED, place.name, found.sealed))
+        except (EntryUnreadableError, orjson.JSONDecodeError):
+            return False
+        self.counters.add("similar/rejected")
+        for promoted in told["promoted"]:
+            await self._ask_patiently(partial(_discard, slot=Slot(*promoted)))
+        if told["key"]:
+            await self.label(
+                told["key"],
+                told["similarity"],
+                right=False,
+                error=told["error"],
+                user=told.get("user", ""),
+                rejected=True,
+            )
+        return True
+
+    def _served_slot(self, label: str) -> Slot:
+        return Slot(self.keyring.scope_tag(_SERVED), self.keyring.label_tag(f"served/{label}"))
+
+    async def discard(self, label: str) -> int | StoreTrouble:
+        """Discard what is known under a label, also what is being generated; how many answers it was."""
+        tag = self.keyring.label_tag(label)
+        done: int | StoreTrouble = await self._ask_patiently(lambda store: store.discard_labelled(tag))
+        return done
+
+    async def flush(self, scope: str | None = None) -> StoreTrouble | None:
+        """Make all answers of a scope, or all there are, unusable, in every process, at once."""
+        tag = None if scope is None else self.keyring.scope_tag(scope)
+        return await self._guard.ask(lambda store: store.flush(tag), _FLUSH_SECONDS)
+
+    async def shared_counts(self) -> dict[str, float] | StoreTrouble:
+        """The figures of all processes, with this one's newest."""
+        await self._publish()
+        found: dict[str, float] | StoreTrouble = await self._ask_patiently(lambda store: store.counts())
+        return found
+
+    async def change_counts(
+        self, change: Callable[[Mapping[str, float]], Mapping[str, float]]
+    ) -> StoreTrouble | None:
+        """Add to the figures of all processes what a function of them says.
+
+        One change at a time, whichever process makes it: two that read the same figures would both add the
+        same difference.
+        """
+        lease = await self._alone(Slot(self.keyring.scope_tag(_CHANGES), self.keyring.label_tag(_CHANGES)))
+        if isinstance(lease, StoreTrouble):
+            return lease
+        try:
+            trouble = await self._change_counts(change, lease)
+        finally:
+            await self._ask_patiently(lambda store: store.release(lease, (1, b"")))
+        await self._calibrate()
+        return trouble
+
+    async def _alone(self, place: Slot) -> Lease | StoreTrouble:
+        """The lease of a place, once nobody else has it."""
+        token = token_hex(16)
+        for _ in range(_LOOKS_FOR_LEASE):
+            found = await self._ask_patiently(lambda store: store.acquire(place, token, "read"))
+            if not isinstance(found, Running):
+                return found if isinstance(found, Lease) else StoreTrouble("slow")
+            await self._ask_patiently(partial(_end_of, running=found))
+        return StoreTrouble("slow")
+
+    async def _change_counts(
+        self, change: Callable[[Mapping[str, float]], Mapping[str, float]], lease: Lease
+    ) -> StoreTrouble | None:
+        counts = await self.shared_counts()
+        if isinstance(counts, StoreTrouble):
+            return counts
+        if more := dict(change(counts)):
+            if not isinstance(await self._ask_patiently(lambda store: store.renew(lease)), int):
+                return StoreTrouble("slow")  # the lease has ended, and somebody else may be at it
+            done = await self._ask_patiently(lambda store: store.add_counts(more))
+            if isinstance(done, StoreTrouble):
+                return done
+        return None
+
+    @property
+    def fault(self) -> str:
+        """What is wrong with the store at the moment, in words; empty: nothing that is known."""
+        return self._guard.fault
+
+    async def warm(self) -> bool:
+        """Connect before the first chat does; whether the store answers."""
+        return not isinstance(await self._ask_patiently(lambda store: store.ping()), StoreTrouble)
+
+    def retire(self) -> None:
+        """Another one is used from now on: close, once the answers that are being taken have ended."""
+        self._retired = True
+        self._close_if_idle()
+
+    def _close_if_idle(self) -> None:
+        if self._retired and not self._answers and self._closing is None:
+            self._closing = asyncio.create_task(self.close())
+
+    async def close(self) -> None:
+        """Stop what is being generated or followed, and give the store back."""
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._idle.close()
+        await self._hub.close()
+        await self._publish()
+        await self._guard.close()
+        await self._store.close()
+
+    async def _look_up(self, question: Question, reason: str) -> CacheOutcome:
+        for why in (reason, "unreadable"):
+            match await self._guard.acquire(question.slot, refresh=question.refresh):
+                case Kept() as kept:
+                    if entry := await self._opened(question, kept):
+                        return self._hit(question, entry, kept.age)
+                case Lease() as lease:
+                    if hit := await self._similar(question, lease):
+                        return hit
+                    self.counters.add(f"misses/{why}")
+                    return Lead(question, lease, why)
+                case Running() as running:
+                    self.counters.add("follows")
+                    return Follow(question, running)
+                case StoreTrouble() as trouble:
+                    return self._miss(question, f"store {trouble.reason}")
+        return self._miss(question, "unreadable")
+
+    async def _similar(self, question: Question, lease: Lease) -> Hit | None:
+        """The answer to the same question in other words; the lease goes back then."""
+        if question.basis is None or question.refresh or not last_asked(question.basis.body):
+            return None
+        hit = await self._by_wording(question, question.basis)
+        if hit is None and not self.calibration.asks_anyway():  # drawn once: both ways may find the same
+            hit = await self._by_promotion(question, question.basis) or await self._by_meaning(question)
+        if hit is not None:
+            await self._give_back(question, lease)
+        return hit
+
+    async def _by_wording(self, question: Question, basis: AnswerBasis) -> Hit | None:
+        place = wording_slot(basis, self.keyring)
+        pointer = await self._pointer(question, place) if place else None
+        return await self._led_to(question, Near(pointer.slot, pointer.asked)) if pointer else None
+
+    async def _by_promotion(self, question: Question, basis: AnswerBasis) -> Hit | None:
+        """An answer that a judge has accepted for these words, while the tier serves at all."""
+        if (lent := question.lent) is None or len(last_asked(basis.body)) > LONGEST:
+            return None
+        self._refresh_calibration()
+        if self.calibration.threshold(lent.key, lent.error, self._group(lent)) is None:
+            return None
+        place = promoted_slot(basis, self.keyring)
+        promoted = await self._pointer(question, place) if place else None
+        pointer = await self._pointer(question, promoted.slot) if promoted else None
+        if promoted is None or pointer is None:
+            return None
+        near = Near(pointer.slot, pointer.asked, promoted.similarity, "promoted")
+        return await self._led_to(question, near)
+
+    async def _by_meaning(self, question: Question) -> Hit | None:
+        """An answer to a question that means the same, as far as the labels allow it."""
+        if (lent := question.lent) is None or question.basis is None:
+            return None
+        if len(last_asked(question.basis.body)) > LONGEST:
+            return None  # none so long is among the neighbours
+        self._refresh_calibration()
+        threshold = self.calibration.threshold(lent.key, lent.error, self._group(lent))
+        if threshold is None or (vector := await self._vector(question)) is None:
+            return None
+        near = self._nearest(question, vector, await self._neighbours(question))
+        if (found := await near) is None or found.similarity < threshold:
+            return None
+        return await self._led_to(question, found)
+
+    async def _led_to(self, question: Question, near: Near) -> Hit | None:
+        """The answer in another slot, if it is still there."""
+        found = await self._guard.ask(lambda store: store.find(near.slot))
+        if not isinstance(found, Kept):
+            return None
+        entry = await self._opened(replace(question, slot=near.slot), found)
+        if entry is None:
+            return None
+        self.counters.add(f"similar/{near.tier}")
+        return replace(self._hit(question, entry, found.age), near=near)
+
+    async def _vector(self, question: Question) -> bytes | None:
+        """The vector of a question; None where nobody makes it in time."""
+        if question.lent is None or question.basis is None:
+            return None
+        try:
+            async with asyncio.timeout(_EMBED_SECONDS):
+                return as_bytes(await question.lent.embed(last_asked(question.basis.body)))
+        except Exception:  # noqa: BLE001 - whatever embeds, the chat goes on without
+            self.counters.add("similar/no vector")
+            return None
+
+    async def _neighbours(self, question: Question) -> list[Neighbour]:
+        place = self._context(question)
+        found = await self._guard.ask(lambda store: store.find(place)) if place else None
+        if place is None or not isinstance(found, Kept):
+            return []
+        return open_neighbours(found.sealed, question.scope, place.name, self.keyring)
+
+    def _context(self, question: Question) -> Slot | None:
+        if question.basis is None or question.lent is None:
+            return None
+        return context_slot(question.basis, question.lent.embedder, self.keyring)
+
+    async def _nearest(self, question: Question, vector: bytes, among: list[Neighbour]) -> Near | None:
+        """The most similar question whose answer is there, and which nothing tells apart from this one."""
+        if question.basis is None:
+            return None
+        asked = last_asked(question.basis.body)
+        alike = zip(similarities(vector, [each.vector for each in among]), among, strict=True)
+        for similarity, each in sorted(alike, key=lambda pair: -pair[0])[:_LOOKED_AT]:
+            if class_of(similarity) is None:
+                return None
+            pointer = await self._pointer(question, Slot(question.slot.scope, each.place))
+            if pointer is None or pointer.asked == asked or not may_be_same(pointer.asked, asked):
+                continue
+            if isinstance(await self._guard.ask(partial(_find, slot=pointer.slot)), Kept):
+                return Near(pointer.slot, pointer.asked, min(similarity, 1.0), "semantic", each.place)
+        return None
+
+    async def _learn(self, question: Question, place: Slot) -> None:
+        """Enter a question among its neighbours, and have the nearest answer judged beside its own.
+
+        Whoever wants a new answer would not have been given a kept one, so it is not judged: else one pair
+        that is asked anew again and again would count each time, and one that was just rejected come back.
+        """
+        async with self._entering:
+            context, vector = self._context(question), await self._vector(question)
+        if context is None or vector is None:
+            return
+        among = [each for each in await self._neighbours(question) if each.place != place.name]
+        near = await self._nearest(question, vector, among)
+        among.append(Neighbour(place.name, vector))
+        sealed = seal_neighbours(among, question.scope, context.name, self.keyring)
+        await self._put(context, sealed)
+        if near is not None and not question.refresh:
+            self.counters.add("similar/would have served")
+            waits = bool(question.lent and question.lent.queues)
+            idle = partial(self._nobody_chats, question)
+            self._idle.add(IdleWork(partial(self._judge, question, place, near), idle, waits))
+
+    async def _nobody_chats(self, question: Question) -> bool:
+        if self._hub.is_busy or self._clock() - self._seen_at < self._rules.quiet_seconds:
+            return False
+        others = question.lent.is_busy if question.lent else None
+        try:
+            return others is None or not await others()
+        except Exception:  # noqa: BLE001 - who cannot be asked may be chatting
+            return False
+
+    async def _judge(self, question: Question, place: Slot, near: Near) -> None:
+        """Ask whether the nearest answer would have done, and count what is said."""
+        lent, basis = question.lent, question.basis
+        if lent is None or basis is None:
+            return
+        kept = [await self._guard.ask(partial(_find, slot=slot)) for slot in (near.slot, question.slot)]
+        entries = [
+            await self._opened(replace(question, slot=slot), found)
+            for slot, found in zip((near.slot, question.slot), kept, strict=True)
+            if isinstance(found, Kept)
+        ]
+        match entries:
+            case [Entry() as other, Entry() as own]:
+                pair = (
+                    Answered(near.asked, other.content),
+                    Answered(last_asked(basis.body), own.content),
+                )
+            case _:
+                return
+        try:
+            async with asyncio.timeout(_JUDGE_SECONDS):
+                right = await judged_same(*pair, lent.judge)
+        except Exception:  # noqa: BLE001 - whatever the judge does, no chat waits for it
+            self.counters.add("similar/not judged")
+            return
+        # Apart, so that it is done once, even if somebody comes now
+        self._begun(self._conclude(question, place, near, right=right))
+
+    async def _conclude(self, question: Question, place: Slot, near: Near, *, right: bool) -> None:
+        """Count a verdict, and have the words of an accepted pair lead to each other's answers."""
+        lent, basis = question.lent, question.basis
+        if lent is None or basis is None:
+            return
+        self.counters.add("similar/judged")
+        user = self._group(lent)
+        await self.label(lent.key, near.similarity, right=right, error=lent.error, user=user)
+        if right:
+            await self._promote(question, basis, near.place, near.similarity)
+            await self._promote(question, with_last(basis, near.asked), place.name, near.similarity)
+
+    async def _promote(
+        self, question: Question, basis: AnswerBasis, leads_to: str, similarity: float
+    ) -> None:
+        """Have the words of a request lead to the answer of another wording.
+
+        It is in the same scope, has an end, and goes with the chat of the question that was judged. It leads
+        to the other wording's pointer, so it leads nowhere once that was discarded with its own chat.
+        """
+        place = promoted_slot(basis, self.keyring)
+        if place is None:
+            return
+        pointer = Pointer(Slot(place.scope, leads_to), "", similarity)
+        if await self._labelled(question, place):
+            await self._put(place, seal_pointer(pointer, question.scope, place, self.keyring))
+            self.counters.add("similar/promotions")
+
+    def _group(self, lent: Lent) -> str:
+        """One of 256 groups of users, by which their labels are told apart."""
+        return self.keyring.label_tag(f"labels of {lent.user}")[:2] if lent.user else ""
+
+    async def label(  # noqa: PLR0913 - as `Calibration.label` has it
+        self,
+        key: str,
+        similarity: float,
+        *,
+        right: bool,
+        error: float,
+        user: str = "",
+        rejected: bool = False,
+    ) -> None:
+        """Count whether an answer to a similar question was right, for all processes."""
+        await self._calibrate()  # others may have begun another era
+        added = self.calibration.label(
+            key, similarity, right=right, error=error, user=user, rejected=rejected
+        )
+        if added:
+            if NO_ROOM in added and not self._said_no_room:
+                self._said_no_room = True
+                log.warning(
+                    "Answers to similar questions are compared for %d models, scopes and languages at most. "
+                    "No more labels are counted for %s",
+                    MOST_KEYS,
+                    key,
+                )
+            await self._ask_patiently(lambda store: store.add_counts(added))
+
+    def _refresh_calibration(self) -> None:
+        """Read the labels of all processes, from time to time."""
+        now = self._clock()
+        if now >= self._calibrate_at:
+            self._calibrate_at = now + self._rules.publish_seconds
+            self._begun(self._calibrate())
+
+    async def _calibrate(self) -> None:
+        counts = await self._ask_patiently(lambda store: store.counts())
+        if not isinstance(counts, StoreTrouble):
+            self.calibration.learn(counts)
+
+    async def _put(self, place: Slot, sealed: bytes) -> None:
+        """Keep something that is no answer: it has a place, an end and an epoch as answers have."""
+        token, quota, ttl = token_hex(16), self._rules.quota, self._lasting()
+        lease = await self._guard.ask(lambda store: store.acquire(place, token, "refresh"))
+        if isinstance(lease, Lease):
+            await self._guard.ask(lambda store: store.commit(lease, sealed, ttl, quota, (1, b"")))
+
+    async def _pointer(self, question: Question, place: Slot) -> Pointer | None:
+        """What is entered under the key of a wording."""
+        found = await self._guard.ask(lambda store: store.find(place))
+        if not isinstance(found, Kept):
+            return None
+        try:
+            return open_pointer(found.sealed, question.scope, place, self.keyring)
+        except EntryUnreadableError:
+            self.counters.add("unreadable")
+            return None
+
+    async def _give_back(self, question: Question, lease: Lease) -> None:
+        """Let those who have begun to follow look for themselves."""
+        cipher = self.keyring.stream_cipher(question.scope, lease.slot.name, lease.token)
+        last = (1, cipher.seal_record(1, LOST_RECORD))
+        await self._guard.ask(lambda store: store.release(lease, last))
+
+    async def _remember(self, question: Question) -> None:
+        """Enter an answer that was kept under the key of its question's wording, with the same labels."""
+        if (basis := question.basis) is None or not (asked := last_asked(basis.body)):
+            return
+        place = wording_slot(basis, self.keyring)
+        if place is None and question.lent is not None and len(asked) <= LONGEST:
+            place = text_slot(basis, self.keyring)
+        if place is None:
+            return
+        sealed = seal_pointer(Pointer(question.slot, asked), question.scope, place, self.keyring)
+        if not await self._labelled(question, place):
+            return
+        await self._put(place, sealed)
+        if question.lent is not None:
+            self._refresh_calibration()
+            await self._learn(question, place)
+
+    async def _labelled(self, question: Question, place: Slot) -> bool:
+        """Whether a place is known under the labels of a question, and will be discarded with them."""
+        for label in question.labels:
+            step = partial(_label, label=self.keyring.label_tag(label), slot=place, ttl=self._lasting())
+            if isinstance(await self._guard.ask(step), StoreTrouble):
+                return False
+        return True
+
+    def _hit(self, question: Question, entry: Entry, age: float) -> Hit:
+        self.counters.add("hits")
+        self.counters.add("seconds_saved", entry.seconds)
+        self.counters.add("tokens_saved", entry.completion_tokens)
+        return Hit(question, entry, age)
+
+    def _miss(self, question: Question, reason: str) -> Miss:
+        self.counters.add(f"misses/{reason}")
+        return Miss(question, reason)
+
+    async def _opened(self, question: Question, kept: Kept) -> Entry | None:
+        """The entry; None when it cannot be read, and then it is there no more."""
+        try:
+            return open_entry(kept.sealed, question.scope, question.slot, self.keyring)
+        except EntryUnreadableError:
+            self.counters.add("unreadable")
+            await self._guard.ask(lambda store: store.discard(question.slot, kept.fence))
+            return None
+
+    async def _shared(
+        self, outcome: CacheOutcome, head: ReplyHead, upstream: Upstream, place: UsagePlace
+    ) -> AsyncGenerator[dict[str, Any], None]:
+        """What another request generates; one's own where it shows nothing."""
+        for _ in range(_ROUNDS):
+            if not isinstance(outcome, Follow):
+                break
+            answer = shared_chunks(self._followed(outcome), head, CacheMark("follow"), place)
+            try:
+                async with aclosing(answer):
+                    async for chunk in answer:
+                        yield chunk
+            except _NothingShownError:
+                self.counters.add("takeovers")
+                outcome = await self._look_up(outcome.question, "leader lost")
+            else:
+                return
+        own = upstream() if isinstance(outcome, Follow) else self._answer(outcome, head, upstream, place)
+        async with aclosing(own):
+            async for chunk in own:
+                yield chunk
+
+    async def _led(self, lead: Lead, upstream: Upstream) -> AsyncGenerator[dict[str, Any], None]:
+        generation = Generation(self._tools, lead.question, lead.lease)
+        live = generation.live
+        self._hub.add(lead.lease.token, live)
+        task = self._begun(generation.run(upstream))
+        task.add_done_callback(lambda _: self._hub.remove(lead.lease.token))
+        shown = 0
+        async with aclosing(live.listen()) as chunks:
+            async for chunk in chunks:
+                shown += 1
+                yield chunk
+        if live.error is not None:
+            raise live.error
+        if live.end == "lost":
+            raise LeaderLostError(shown)
+
+    async def _followed(self, follow: Follow) -> AsyncGenerator[dict[str, Any], None]:
+        """The chunks of another request's generation, from its first that says something."""
+        live = self._hub.live_of(follow.question.scope, follow.running)
+        held: list[dict[str, Any]] = []
+        shown = 0
+        try:
+            async with aclosing(live.listen()) as chunks:
+                async for chunk in chunks:
+                    if not shown and (chunk.get("error") or not says_something(chunk)):
+                        held.append(chunk)
+                        continue
+                    for earlier in held:
+                        yield earlier
+                    held.clear()
+                    shown += 1
+                    yield chunk
+        except LeaderLostError:
+            if shown:
+                raise
+        finally:
+            self._hub.left(follow.running, live)
+        if not shown:
+            raise _NothingShownError
+        if live.end == "lost":
+            raise LeaderLostError(shown)
+
+    def _lasting(self) -> int:
+        spread = self._rules.jitter * (2 * self._dice.random() - 1)
+        return max(1, round(self._rules.ttl_seconds * (1 + spread) * 1000))
+
+    async def _ask_patiently(self, step: Callable[[CacheStore], Any]) -> Any:
+        return await self._guard.ask(step, self._guard.patient_limit)
+
+    def _begun(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Its task, which `close` ends."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def _publish(self) -> None:
+        if new := self.counters.take_new():
+            done = await self._ask_patiently(lambda store: store.add_counts(new))
+            if isinstance(done, StoreTrouble):
+                self.counters.give_back(new)
+
+
+async def _kept_chunks(hit: Hit, head: ReplyHead, place: UsagePlace) -> AsyncGenerator[dict[str, Any], None]:
+    mark = CacheMark("hit", hit.age_seconds)
+    if hit.near is not None:
+        mark = CacheMark("similar", hit.age_seconds, hit.near.similarity)
+    for chunk in entry_chunks(hit.entry, head, mark, place):
+        yield chunk
+
+
+async def _end_of(store: CacheStore, running: Running) -> None:
+    await store.tail(running, token_hex(8), 0, _WAIT_FOR_LEASE)
+
+
+async def _find(store: CacheStore, slot: Slot) -> Kept | None:
+    return await store.find(slot)
+
+
+async def _discard(store: CacheStore, slot: Slot) -> bool:
+    return await store.discard(slot)
+
+
+async def _label(store: CacheStore, label: str, slot: Slot, ttl: int) -> None:
+    await store.label(label, slot, ttl)
+
+
+class _NothingShownError(Exception):
+    """A leader was lost, or failed, before its follower had shown anything."""
 
 
 # --- ollama_pack.engines.model_ids ---
@@ -5056,1647 +6743,6 @@ def _text_sizes(messages: object) -> Iterator[int]:
     elif isinstance(messages, list):
         for value in messages:
             yield from _text_sizes(value)
-
-
-# --- ollama_pack.cache.collect ---
-# From the chunks of a generation to what may be kept of it.
-
-# Of a chunk and its delta, what is understood. An answer with anything else cannot be told again faithfully,
-# and so it is not kept.
-_CHUNK_FIELDS = {
-    *("error", "id", "object", "created", "model", "choices", "usage", "sources", "event", "ollama_pack"),
-    *("system_fingerprint", "service_tier", "timings", "selected_model_id", "provider", "obfuscation"),
-}
-_FINISHES = ("length", "tool_calls", "function_call", "content_filter", "load", "unload", "error")
-_REASONING = ("reasoning_content", "reasoning", "thinking")  # three names for one thing
-_DELTA_FIELDS = {"role", "content", "tool_calls", "refusal", *_REASONING}
-
-
-class AnswerCollector:
-    """Takes the chunks of one generation as they pass, and says in the end what they were.
-
-    Attributes:
-        usage: the last figures that came; None before.
-        finish_reason: why the model stopped; empty while it has not.
-    """
-
-    def __init__(self, *, needs_usage: bool = False, answerer: str = "") -> None:
-        """Know of nothing yet; `needs_usage` and `answerer`: see `Question`."""
-        self._needs_usage = needs_usage
-        self._answerer = answerer
-        self._answered = ""  # the model that the router says has answered
-        self.usage: dict[str, Any] | None = None
-        self.finish_reason = ""
-        self._content: list[str] = []
-        self._reasoning: list[str] = []
-        self._sources: list[Any] = []
-        self._calls: list[Any] = []
-        self._model = ""
-        self._against = ""  # the first thing that speaks against keeping it
-
-    @property
-    def content(self) -> str:
-        return "".join(self._content)
-
-    @property
-    def reasoning(self) -> str:
-        return "".join(self._reasoning)
-
-    @property
-    def sources(self) -> list[Any]:
-        return list(self._sources)
-
-    @property
-    def tool_calls(self) -> list[Any]:
-        """The calls as they came: of a streamed answer, pieces."""
-        return list(self._calls)
-
-    def add(self, chunk: Mapping[str, Any]) -> None:
-        """Take a chunk, OpenAI's `chat.completion.chunk` or a line that Open WebUI puts in between."""
-        if chunk.get("error"):
-            self._refuse("error")
-        if not chunk.keys() <= _CHUNK_FIELDS:
-            self._refuse("unknown field")
-        if isinstance(usage := chunk.get("usage"), dict):
-            self.usage = usage
-        if isinstance(model := chunk.get("model"), str) and model:
-            self._model = model
-        if isinstance(routed := chunk.get("ollama_pack"), dict) and isinstance(routed.get("model"), str):
-            self._answered = routed["model"]
-        if isinstance(sources := chunk.get("sources"), list):
-            self._sources += sources
-        self._add_choices(chunk.get("choices"))
-
-    def verdict(self, *, created: float, seconds: float) -> Entry | str:
-        """What may be kept, or the reason why it may not.
-
-        Args:
-            created: Unix time in seconds.
-            seconds: how long the generation took.
-        """
-        if self._against or self._calls:
-            return self._against or "tool calls"
-        if self.finish_reason != "stop":
-            reason = self.finish_reason if self.finish_reason in _FINISHES else "other"
-            return f"finish reason {reason}" if self.finish_reason else "no finish reason"
-        if self._needs_usage and not self.usage:
-            return "no usage"
-        if not self.content.strip():
-            return "empty"
-        if self._answerer and _as_compared(self._answered) != _as_compared(self._answerer):
-            return "another model"
-        return Entry(
-            content=self.content,
-            reasoning=self.reasoning,
-            model=self._model,
-            usage=self.usage,
-            sources=self.sources,
-            created=created,
-            seconds=seconds,
-        )
-
-    def _add_choices(self, choices: object) -> None:
-        given = choices if isinstance(choices, list) else []
-        for choice in given:
-            if not isinstance(choice, dict) or choice.get("index") not in (None, 0):
-                self._refuse("several choices")
-                continue
-            if choice.get("logprobs"):
-                self._refuse("log probabilities")
-            if isinstance(reason := choice.get("finish_reason"), str) and reason:
-                self.finish_reason = reason
-            delta = choice.get("delta") or choice.get("message")
-            self._add_delta(delta if isinstance(delta, dict) else {})
-
-    def _add_delta(self, delta: Mapping[str, Any]) -> None:
-        if isinstance(content := delta.get("content"), str):
-            self._content.append(content)
-        elif content is not None:
-            self._refuse("an answer that is not text")
-        self._reasoning += reasoning_in(delta)
-        if isinstance(calls := delta.get("tool_calls"), list):
-            self._calls += calls
-        if delta.get("refusal"):
-            self._refuse("refusal")
-        if any(delta[name] for name in delta.keys() - _DELTA_FIELDS):
-            self._refuse("unknown field")
-
-    def _refuse(self, reason: str) -> None:
-        self._against = self._against or reason
-
-
-def _as_compared(model: str) -> str:
-    """A name in the form in which Ollama takes two names of one model to be equal."""
-    return model.lower().removesuffix(":latest")
-
-
-def says_something(chunk: Mapping[str, Any]) -> bool:
-    """Whether a chunk shows anything of the answer, or ends it; others, such as the role, do not."""
-    if chunk.get("error"):
-        return True
-    choices = chunk.get("choices")
-    return any(_choice_says(choice) for choice in (choices if isinstance(choices, list) else ()))
-
-
-def _choice_says(choice: object) -> bool:
-    if not isinstance(choice, dict):
-        return False
-    delta = choice.get("delta")
-    said = delta if isinstance(delta, dict) else {}
-    return bool(choice.get("finish_reason")) or any(said[name] for name in said.keys() - {"role"})
-
-
-def reasoning_in(delta: Mapping[str, Any]) -> Iterator[str]:
-    """What a delta has of the model's thoughts, under the first of the names that is there."""
-    found = (delta[name] for name in _REASONING if isinstance(delta.get(name), str))
-    if text := next(found, ""):
-        yield text
-
-
-# --- ollama_pack.cache.counters ---
-# What the cache did, in figures without any text: of this process, and to be added up over all of them.
-
-# Upper bounds in milliseconds of the classes of lookup times; what takes longer is in a class of its own.
-LOOKUP_BOUNDS = (0.1, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0)
-_LOOKUP_NAMES = (*(f"lookups_ms/{bound:g}" for bound in LOOKUP_BOUNDS), "lookups_ms/more")
-
-
-class CacheCounters:
-    """Figures by name.
-
-    | name | what |
-    |---|---|
-    | `hits`, `follows` | answers that nobody had to generate again |
-    | `similar/<tier>` | hits on an answer to the same question in other words; they are in `hits`, too |
-    | `similar/would have served`, `similar/judged` | what the semantic tier learns from |
-    | `similar/promotions` | wordings that a judge has accepted for another question's answer |
-    | `similar/rejected` | answers to similar questions that got a thumbs-down or were regenerated |
-    | `similar/no room` | labels of more models, scopes and languages than are counted |
-    | `misses/<reason>`, `bypasses/<reason>` | asked in vain; not asked |
-    | `stored`, `not_stored/<reason>` | what became of generations |
-    | `unreadable` | entries and streams that had been changed |
-    | `takeovers`, `detached` | leaders replaced; generations that went on for others alone |
-    | `seconds_saved`, `tokens_saved` | of generation |
-    | `lookups_ms/<bound>`, `lookups_ms/more` | how long lookups took |
-    | `lookup_seconds` | the sum of these times |
-    """
-
-    def __init__(self) -> None:
-        self._all: defaultdict[str, float] = defaultdict(int)
-        self._taken: dict[str, float] = {}
-
-    def add(self, name: str, value: float = 1) -> None:
-        self._all[name] += value
-
-    def looked_up(self, seconds: float) -> None:
-        self.add(_LOOKUP_NAMES[bisect_left(LOOKUP_BOUNDS, seconds * 1000)])
-        self.add("lookup_seconds", seconds)
-
-    def snapshot(self) -> dict[str, float]:
-        """The figures of this process since it began."""
-        return dict(self._all)
-
-    def take_new(self) -> dict[str, float]:
-        """What was added since the last time."""
-        now, before = dict(self._all), self._taken
-        self._taken = now
-        return {name: more for name, value in now.items() if (more := value - before.get(name, 0))}
-
-    def give_back(self, new: dict[str, float]) -> None:
-        """What was taken and could not be brought to the others."""
-        for name, value in new.items():
-            self._taken[name] -= value
-
-
-# --- ollama_pack.cache.live ---
-# An answer while it is being generated: any number of listeners get it from the start.
-
-# `complete`: its end has come. `lost`: it will not.
-LiveEnd = Literal["complete", "lost"]
-
-MOST_AHEAD = 4096  # chunks that a generation which is too large to be kept is ahead of those who read it
-
-
-class LiveAnswer:
-    """The chunks so far, and whoever waits for more. Used from one event loop.
-
-    All are kept for those who come later. Once there are too many, `forget` ends that: nobody can begin to
-    listen any more, and what the listeners have had is dropped.
-
-    Attributes:
-        end: how it ended; None while it has not.
-        error: why the generation failed, where it runs in this process.
-        listeners: how many listen.
-        alone: set while nobody listens any more.
-    """
-
-    def __init__(self) -> None:
-        self.end: LiveEnd | None = None
-        self.error: Exception | None = None
-        self.listeners = 0
-        self.alone = asyncio.Event()
-        self._chunks: list[dict[str, Any]] = []
-        self._dropped = 0  # chunks, from the first
-        self._forgetting = False
-        self._places: dict[object, int] = {}  # how many chunks each listener has had
-        self._read = asyncio.Event()
-        self._changed = asyncio.Event()
-
-    def push(self, chunk: dict[str, Any]) -> None:
-        self._chunks.append(chunk)
-        self._wake()
-
-    @property
-    def is_ahead(self) -> bool:
-        """Whether so much waits for every listener that the generation should."""
-        newest = self._dropped + len(self._chunks)
-        return bool(self._places) and newest - max(self._places.values()) > MOST_AHEAD
-
-    def forget(self) -> None:
-        """Keep only what is still to be read, and of that only so much for a listener that falls behind."""
-        self._forgetting = True
-        newest = self._dropped + len(self._chunks)
-        for listener, place in list(self._places.items()):
-            if newest - place > 2 * MOST_AHEAD:
-                del self._places[listener]
-        done = min(self._places.values(), default=newest) - self._dropped
-        if done > MOST_AHEAD // 8 or not self._places:
-            del self._chunks[:done]
-            self._dropped += done
-
-    async def catch_up(self) -> None:
-        """Wait until a listener has read something, or left."""
-        self._read.clear()
-        await self._read.wait()
-
-    def close(self, end: LiveEnd, error: Exception | None = None) -> None:
-        """End it; the first end counts."""
-        if self.end is None:
-            self.end, self.error = end, error
-            self._wake()
-
-    async def listen(self) -> AsyncGenerator[dict[str, Any], None]:
-        """The chunks, from the first. When it is over, `end` says how it ended.
-
-        Raises:
-            LeaderLostError: they are not kept for newcomers any more, or this listener has fallen behind.
-        """
-        listener = object()
-        self.listeners += 1
-        self.alone.clear()
-        if not self._forgetting:
-            self._places[listener] = 0
-        try:
-            had = 0
-            while True:
-                place = self._places.get(listener)
-                if place is None:
-                    raise LeaderLostError(had)
-                if place < self._dropped + len(self._chunks):
-                    self._places[listener] = had = place + 1
-                    self._read.set()
-                    yield self._chunks[place - self._dropped]
-                elif self.end is not None:
-                    return
-                else:
-                    await self._changed.wait()
-        finally:
-            self._places.pop(listener, None)
-            self._read.set()
-            self.listeners -= 1
-            if not self.listeners:
-                self.alone.set()
-
-    def _wake(self) -> None:
-        self._changed.set()  # whoever waits goes on,
-        self._changed.clear()  # and whoever comes waits for the next
-
-
-# --- ollama_pack.cache.generation ---
-# One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
-
-# A record is a chunk's JSON, or one of these. Both are sealed like the chunks, so that nobody who can write
-# into the store can make half an answer look like a whole one.
-END_RECORD, LOST_RECORD = b"null", b"false"
-
-_RETRY_SECONDS = 0.05  # between two tries to reach a store that is in trouble
-_SETTLED_SECONDS = 0.005  # until a lease is looked after: by then its upstream has been asked
-
-Upstream = Callable[[], AsyncGenerator[dict[str, Any], None]]
-
-
-@dataclass(frozen=True, slots=True)
-class CacheRules:
-    """How the cache behaves.
-
-    Attributes:
-        ttl_seconds: that an answer is kept; a hit does not prolong it.
-        jitter: by which part of it this varies, so that not all of a morning's answers end at once.
-        max_entry_octets: bytes of an entry; a longer answer is not kept.
-        max_live_octets: bytes of the chunks of an answer while it is generated; a longer one, perhaps without
-            an end, goes on for those who read it, and nobody else can join them.
-        quota: of a scope.
-        heartbeat_seconds: between signs of life of a leader; a third of `StoreTimes.lease`.
-        first_tail_seconds: that a follower waits in one call for the first record; so long it takes to
-            notice that the store is gone, while it could still generate by itself.
-        tail_seconds: that it waits in one call for more.
-        patience_seconds: that it waits for a store in trouble, once it has shown a part; and a leader, with
-            the end of what it shares.
-        max_detached: generations of a process that may go on when their own client has left.
-        detached_seconds: for how long each.
-        publish_seconds: between two times that the figures are added to those of all processes.
-        quiet_seconds: without a chat, after which nobody is thought to be there.
-    """
-
-    ttl_seconds: float = 3600.0
-    jitter: float = 0.1
-    max_entry_octets: int = 512 * 1024
-    max_live_octets: int = 32 * 2**20
-    quota: Quota = field(default_factory=Quota)
-    heartbeat_seconds: float = 1.0
-    first_tail_seconds: float = 0.2
-    tail_seconds: float = 1.0
-    patience_seconds: float = 3.0
-    max_detached: int = 16
-    detached_seconds: float = 600.0
-    publish_seconds: float = 10.0
-    quiet_seconds: float = 2.0
-
-
-@dataclass(frozen=True, slots=True)
-class GenerationTools:
-    """What all generations of a process share.
-
-    Attributes:
-        guard: the way to the store.
-        keyring: seals what goes there.
-        rules: how the cache behaves.
-        counters: of the process.
-        clock: seconds that nobody sets.
-        wall: Unix time in seconds.
-        lasting: draws the milliseconds that an entry stays.
-        detached: those that go on for others alone.
-        remember: enters an answer that was kept under the key of its question's wording.
-    """
-
-    guard: StoreGuard
-    keyring: Keyring
-    rules: CacheRules
-    counters: CacheCounters
-    clock: Callable[[], float]
-    wall: Callable[[], float]
-    lasting: Callable[[], int]
-    detached: set[object]
-    remember: Callable[[Question], Awaitable[None]]
-
-
-class Generation:
-    """Pulls the chunks of an answer, shows them to all who listen, here and elsewhere, and keeps it.
-
-    Attributes:
-        live: where this process listens.
-    """
-
-    def __init__(self, tools: GenerationTools, question: Question, lease: Lease) -> None:
-        """Take what is needed.
-
-        Args:
-            tools: of the process.
-            question: that is answered.
-            lease: of this generation.
-        """
-        self.live = LiveAnswer()
-        self._tools = tools
-        self._question = question
-        self._scope = question.scope
-        self._lease = lease
-        self._labels = question.labels
-        self._labelled = not question.labels
-        self._collector = AnswerCollector(needs_usage=question.needs_usage, answerer=question.answerer)
-        self._taken: list[dict[str, Any]] = []  # neither collected nor recorded yet
-        self._records: list[bytes] = []  # not yet in the store
-        self._sent = 0  # records in the store
-        self._last: tuple[int, bytes] | None = None
-        self._writing: asyncio.Task[None] | None = None
-        self._beating: asyncio.Task[None] | None = None
-        self._closing = False
-        self._until = float("inf")  # when what is left to write is given up
-        self._broken = not lease.shared  # nobody elsewhere can follow, any more or at all
-        self._octets = 0  # of all chunks
-        self._endless = False
-
-    async def run(self, upstream: Upstream) -> None:
-        """Generate to the end. Cancelled: stop, and let a follower take over."""
-        loop, began = asyncio.get_running_loop(), self._tools.clock()
-        settled = loop.call_later(_SETTLED_SECONDS, self._look_after, asyncio.current_task())
-        try:
-            async with aclosing(upstream()) as chunks:
-                async for chunk in chunks:
-                    self._take(chunk)
-                    while self._endless and self.live.is_ahead:
-                        await self.live.catch_up()
-            await self._close(self._tools.clock() - began)
-        except Exception as error:  # noqa: BLE001 - it is raised again where the client listens
-            await self._give_up()
-            self.live.close("lost", error)
-        except asyncio.CancelledError:
-            await self._give_up()
-            raise
-        finally:
-            self._tools.detached.discard(self)
-            self.live.close("lost")
-            settled.cancel()
-            helpers = [helper for helper in (self._beating, self._writing) if helper]
-            for helper in helpers:
-                helper.cancel()
-            await asyncio.gather(*helpers, return_exceptions=True)
-
-    def _take(self, chunk: dict[str, Any]) -> None:
-        """Show a chunk here; what else is done with it waits until those who listen have it."""
-        self.live.push(chunk)
-        self._taken.append(chunk)
-        if len(self._taken) == 1:
-            asyncio.get_running_loop().call_soon(self._take_in)
-
-    def _take_in(self) -> None:
-        """Collect what was taken, and begin to bring it into the store; nothing where that is done."""
-        if not self._taken:
-            return
-        for chunk in () if self._endless else self._taken:
-            self._collector.add(chunk)
-            self._record(chunk)
-        self._taken.clear()
-        if self._endless:
-            self.live.forget()
-        elif self._octets > self._tools.rules.max_live_octets:
-            self._endless = self._broken = True
-            self._collector = AnswerCollector()
-        if not self._broken and (self._writing is None or self._writing.done()):
-            self._writing = asyncio.create_task(self._write())
-
-    def _record(self, chunk: dict[str, Any]) -> None:
-        try:
-            record = orjson.dumps(chunk)
-        except orjson.JSONEncodeError:
-            self._broken = True  # followers will miss a record, and take over or give up
-            return
-        self._octets += len(record)
-        if not self._broken:
-            self._records.append(record)
-
-    def _look_after(self, task: asyncio.Task[Any] | None) -> None:
-        self._beating = asyncio.create_task(self._beat(task))
-
-    @cached_property
-    def _cipher(self) -> StreamCipher:
-        """Made when the first record is sealed: by then the first chunk is on its way."""
-        return self._tools.keyring.stream_cipher(self._scope, self._lease.slot.name, self._lease.token)
-
-    def _ending(self, record: bytes) -> tuple[int, bytes]:
-        """The last record and its place. Sealed once: a place is a nonce, and must not serve two texts."""
-        if self._last is None:
-            self._take_in()
-            place = self._sent + len(self._records) + 1
-            self._last = (place, self._cipher.seal_record(place, record))
-        return self._last
-
-    async def _write(self) -> None:
-        """Bring records into the store, as many at once as there are."""
-        while self._records and not self._broken:
-            await self._write_once()
-
-    async def _write_once(self) -> None:
-        first = self._sent + 1
-        # at a second try they are the same bytes: a place is a nonce, and a record stays in its place
-        batch = [self._cipher.seal_record(place, each) for place, each in enumerate(self._records, first)]
-        done = await self._tools.guard.ask(lambda store: store.append(self._lease, first, batch))
-        if done is True:
-            self._sent += len(batch)
-            del self._records[: len(batch)]
-        elif done is False or self._tools.clock() >= self._until:
-            self._broken = True  # the lease is lost, or the store has been in trouble for too long
-        else:
-            await asyncio.sleep(_RETRY_SECONDS)
-
-    async def _beat(self, task: asyncio.Task[Any] | None) -> None:
-        """Keep the lease, and stop the generation when nobody wants it any more."""
-        await self._label()
-        left_at: float | None = None
-        while True:
-            await self._pause(left=left_at is not None or self._closing)
-            await self._renew()
-            if self.live.listeners or self._closing:
-                left_at = None
-                self._tools.detached.discard(self)
-                continue
-            left_at = self._tools.clock() if left_at is None else left_at
-            late = self._tools.clock() - left_at >= self._tools.rules.detached_seconds
-            if late or not await self._is_followed() or not self._may_detach():
-                if task is not None and not self._closing:
-                    task.cancel()
-                return
-
-    async def _pause(self, *, left: bool) -> None:
-        """Until the next sign of life is due, or the last listener leaves."""
-        try:
-            async with asyncio.timeout(self._tools.rules.heartbeat_seconds):
-                await (asyncio.Event() if left else self.live.alone).wait()
-        except TimeoutError:
-            return
-
-    async def _renew(self) -> None:
-        if not self._broken and await self._tools.guard.ask(lambda store: store.renew(self._lease)) is None:
-            self._broken = True
-
-    async def _is_followed(self) -> bool:
-        """Whether anybody elsewhere follows. If not, from now on nobody can."""
-        if self._broken:
-            return False
-        followers = await self._tools.guard.ask(lambda store: store.leave(self._lease))
-        return isinstance(followers, int) and followers > 0
-
-    def _may_detach(self) -> bool:
-        if self not in self._tools.detached:
-            if len(self._tools.detached) >= self._tools.rules.max_detached:
-                return False
-            self._tools.detached.add(self)
-            self._tools.counters.add("detached")
-        return True
-
-    async def _label(self) -> None:
-        """Make what will be kept known under its labels, before it is."""
-        ttl = round(self._tools.rules.ttl_seconds * (1 + self._tools.rules.jitter) * 1000)
-        for label in () if self._labelled else self._labels:
-            if isinstance(await self._label_once(self._tools.keyring.label_tag(label), ttl), StoreTrouble):
-                return
-        self._labelled = True
-
-    async def _label_once(self, tag: str, ttl: int) -> StoreTrouble | None:
-        return await self._tools.guard.ask(lambda store: store.label(tag, self._lease.slot, ttl))
-
-    async def _close(self, seconds: float) -> None:
-        """Keep the answer if it may be kept, and tell all that it is complete.
-
-        Those who listen here have all of it, and wait for the store no longer than its limit. Those elsewhere
-        get the rest even where that takes longer.
-        """
-        self._closing = True
-        self._until = self._tools.clock() + self._tools.rules.patience_seconds
-        self._take_in()
-        late = asyncio.get_running_loop().call_later(self._tools.guard.limit, self.live.close, "complete")
-        try:
-            if self._writing is not None:
-                await self._writing
-            verdict: Entry | str = "too large"
-            if not self._endless:
-                verdict = self._collector.verdict(created=self._tools.wall(), seconds=seconds)
-            reason = verdict if isinstance(verdict, str) else await self._keep(verdict)
-            self._tools.counters.add(f"not_stored/{reason}" if reason else "stored")
-            if reason:
-                await self._release(LOST_RECORD if self._broken else END_RECORD)
-        finally:
-            late.cancel()
-        self.live.close("complete")
-        if not reason:
-            await self._tools.remember(self._question)
-
-    async def _keep(self, entry: Entry) -> str:
-        """Commit an entry; empty, or the reason why it is not kept."""
-        tools, lease = self._tools, self._lease
-        if lease.shared and self._broken:
-            return "lease lost"
-        try:
-            sealed = seal_entry(entry, self._scope, lease.slot, tools.keyring)
-        except orjson.JSONEncodeError:
-            return "not JSON"
-        if len(sealed) > tools.rules.max_entry_octets:
-            return "too large"
-        await self._label()
-        if not self._labelled:
-            return "no labels"  # it could not be found when it is to be discarded
-        last, ttl = self._ending(END_RECORD), tools.lasting()
-        result = await self._insist(lambda store: store.commit(lease, sealed, ttl, tools.rules.quota, last))
-        if isinstance(result, StoreTrouble):
-            return f"store {result.reason}"
-        return "" if result == "stored" else result
-
-    async def _insist(self, step: Callable[[CacheStore], Awaitable[T]]) -> "T | StoreTrouble":
-        """Ask again while the store is in trouble that may pass, as long as there is time."""
-        while True:
-            done = await self._tools.guard.ask(step)
-            passing = isinstance(done, StoreTrouble) and done.reason != "full"
-            if not passing or self._tools.clock() >= self._until:
-                return done
-            await asyncio.sleep(_RETRY_SECONDS)
-
-    async def _give_up(self) -> None:
-        self._until = 0.0  # nobody waits for it
-        self._tools.counters.add("not_stored/not finished")
-        await self._release(LOST_RECORD)
-
-    async def _release(self, record: bytes) -> None:
-        if self._lease.shared:
-            last = self._ending(record)
-            await self._insist(lambda store: store.release(self._lease, last))
-
-
-# --- ollama_pack.cache.follow ---
-# One generation for many: the followers' side, in every process but the leader's.
-
-_RETRY_TAIL_SECONDS = 0.05
-_ANSWER_SECONDS = 0.5  # that a read may take beyond the time it waits; no chat is held up by it
-
-
-class LiveHub:
-    """The generations that this process knows of: its own, and those of others that it follows.
-
-    However many of its requests follow one generation, it is read from the store once.
-    """
-
-    def __init__(self, tools: GenerationTools) -> None:
-        self._tools = tools
-        self._follower = token_hex(8)
-        self._lives: dict[str, LiveAnswer] = {}
-        self._tails: dict[LiveAnswer, asyncio.Task[None]] = {}
-
-    @property
-    def is_busy(self) -> bool:
-        """Whether anything is being generated, or read along."""
-        return bool(self._lives)
-
-    def add(self, token: str, live: LiveAnswer) -> None:
-        """Let others of this process listen to a generation of its own."""
-        self._lives[token] = live
-
-    def remove(self, token: str) -> None:
-        """It is over: who comes now reads what is kept, or the stream."""
-        self._lives.pop(token, None)
-
-    def live_of(self, scope: str, running: Running) -> LiveAnswer:
-        """Where to listen to a running generation."""
-        live = self._lives.get(running.token)
-        if live is None:
-            live = self._lives[running.token] = LiveAnswer()
-            task = asyncio.create_task(self._read(scope, running, live))
-            self._tails[live] = task
-            task.add_done_callback(lambda _: self._over(running.token, live))
-        return live
-
-    def left(self, running: Running, live: LiveAnswer) -> None:
-        """A listener left: without any, the stream need not be read further."""
-        task = self._tails.get(live)
-        if task is not None and not live.listeners:
-            self._over(running.token, live)
-            task.cancel()
-
-    async def close(self) -> None:
-        """Stop reading."""
-        tasks = list(self._tails.values())
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-    def _over(self, token: str, live: LiveAnswer) -> None:
-        live.close("lost")  # unless its end has come
-        self._tails.pop(live, None)
-        if self._lives.get(token) is live:  # a follower may have come before its leader had begun
-            del self._lives[token]
-
-    async def _read(self, scope: str, running: Running, live: LiveAnswer) -> None:
-        cipher = self._tools.keyring.stream_cipher(scope, running.slot.name, running.token)
-        place, heard_at = 0, self._tools.clock()
-        while live.end is None:
-            found = await self._next(running, place)
-            if isinstance(found, StoreTrouble):
-                if not place or self._tools.clock() - heard_at >= self._tools.rules.patience_seconds:
-                    return  # it may be tried elsewhere, or there is no hope
-                await asyncio.sleep(_RETRY_TAIL_SECONDS)
-                continue
-            heard_at = self._tools.clock()
-            if not found.records and not found.alive:
-                return
-            for record in found.records:
-                place += 1
-                if not self._hear(live, cipher, place, record):
-                    return
-
-    async def _next(self, running: Running, after: int) -> Tail | StoreTrouble:
-        rules = self._tools.rules
-        seconds = rules.tail_seconds if after else rules.first_tail_seconds
-        return await self._tools.guard.ask(
-            lambda store: store.tail(running, self._follower, after, round(seconds * 1000)),
-            seconds + _ANSWER_SECONDS,
-        )
-
-    def _hear(self, live: LiveAnswer, cipher: StreamCipher, place: int, record: bytes) -> bool:
-        """Take a record; False when none is to come after it."""
-        try:
-            plain = cipher.open_record(place, record)
-        except EntryUnreadableError:
-            self._tools.counters.add("unreadable")
-            return False
-        value = orjson.loads(plain)
-        if isinstance(value, dict):
-            live.push(value)
-            return True
-        live.close("complete" if plain == END_RECORD else "lost")
-        return False
-
-
-# --- ollama_pack.engines.ollama.to_openai ---
-# What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#
-# Ollama leaves figures of zero and empty texts out of its JSON, so absent is a common value.
-
-
-@dataclass(frozen=True, slots=True)
-class ReplyHead:
-    """What all parts of one answer have in common.
-
-    Attributes:
-        id: of the answer, such as chatcmpl-….
-        created: Unix time, in seconds.
-        model: the name that the client knows the model by.
-    """
-
-    id: str
-    created: int
-    model: str
-
-    def tagged(self, kind: str) -> dict[str, Any]:
-        """The first fields of an object of this answer."""
-        return {"id": self.id, "object": kind, "created": self.created, "model": self.model}
-
-
-# --- ollama_pack.engines.ollama.stream ---
-# A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-
-# Where the figures go: a chunk of their own without choices, or the last chunk as Open WebUI has it.
-UsagePlace = Literal["apart", "last"]
-
-
-def completion_of(chunks: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """The `chat.completion` that all chunks of an answer make up, for a client that wants no stream."""
-    taken = list(chunks)
-    choices = [chunk["choices"][0] for chunk in taken if chunk["choices"]]
-    logprobs = [token for choice in choices for token in (choice["logprobs"] or {}).get("content", ())]
-    choice = {
-        "index": 0,
-        "message": {"role": "assistant", "content": "", **_stream__joined(choice["delta"] for choice in choices)},
-        "logprobs": {"content": logprobs, "refusal": None} if logprobs else None,
-        "finish_reason": choices[-1]["finish_reason"],
-    }
-    head = {name: taken[0][name] for name in ("id", "created", "model")}
-    return {**head, "object": "chat.completion", "choices": [choice], "usage": taken[-1].get("usage")}
-
-
-def _stream__joined(deltas: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    message: dict[str, Any] = {}
-    for delta in deltas:
-        for name in ("content", "reasoning_content"):
-            if name in delta:
-                message[name] = message.get(name, "") + delta[name]
-        if "tool_calls" in delta:
-            message["tool_calls"] = message.get("tool_calls", []) + delta["tool_calls"]
-    return message
-
-
-# --- ollama_pack.cache.replay ---
-# A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
-
-MARKER = "ollama_pack"
-
-
-@dataclass(frozen=True, slots=True)
-class CacheMark:
-    """What a client is told of where its answer came from.
-
-    Attributes:
-        cache: `hit` for a kept answer, `follow` for one that was being generated for somebody else,
-            `similar` for a kept answer to the same question in other words.
-        age_seconds: since it was kept; 0 for `follow`. Never negative.
-        similarity: of the questions, from 0 to 1, for `similar` alone.
-    """
-
-    cache: Literal["hit", "follow", "similar"]
-    age_seconds: float = 0.0
-    similarity: float | None = None
-
-    @property
-    def fields(self) -> dict[str, Any]:
-        similarity = {} if self.similarity is None else {"similarity": round(self.similarity, 4)}
-        age = max(0, round(self.age_seconds))
-        return {MARKER: {"cache": self.cache, "age_seconds": age, **similarity}}
-
-
-def entry_chunks(
-    entry: Entry, head: ReplyHead, mark: CacheMark, place: UsagePlace = "last"
-) -> Iterator[dict[str, Any]]:
-    """A kept answer as a stream: its sources, its thoughts, its text, its end."""
-    if entry.sources:
-        yield {**_chunk_head(head), "choices": [], "sources": entry.sources}
-    role = {"role": "assistant"}
-    if entry.reasoning:
-        yield _chunk(head, {**role, "reasoning_content": entry.reasoning})
-        role = {}
-    yield _chunk(head, {**role, "content": entry.content})
-    yield from end_chunks(head, _chunk(head, {}, "stop"), entry.usage, mark, place)
-
-
-def completion_chunks(body: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """An unstreamed answer as chunks, so that one whose client wants no stream can be shared and kept."""
-    head: dict[str, Any] = {name: body[name] for name in ("id", "created", "model") if name in body}
-    head["object"] = "chat.completion.chunk"
-    extra = {name: value for name, value in body.items() if name not in {*head, "choices"}}
-    choices = [choice for choice in body.get("choices") or () if isinstance(choice, Mapping)]
-    ends = []
-    for choice in choices:
-        common = {name: value for name, value in choice.items() if name not in ("message", "logprobs")}
-        said = {"delta": _delta_of(choice.get("message") or {}), "logprobs": choice.get("logprobs")}
-        yield {**head, "choices": [{**common, **said, "finish_reason": None}]}
-        ends.append({**common, "delta": {}, "logprobs": None})
-    yield {**head, "choices": ends, **extra}
-
-
-def _delta_of(message: Mapping[str, Any]) -> dict[str, Any]:
-    """A message as a delta: its tool calls get the number that tells pieces of a stream apart."""
-    calls = message.get("tool_calls")
-    numbered = [{"index": place, **call} for place, call in enumerate(calls)] if calls else calls
-    return {**message, **({"tool_calls": numbered} if calls else {})}
-
-
-async def completion_from(chunks: AsyncIterable[Mapping[str, Any]], head: ReplyHead) -> dict[str, Any]:
-    """One body from a stream, for a client that wants none. An error in the stream becomes the body."""
-    collector = AnswerCollector()
-    mark: dict[str, Any] = {}
-    async for chunk in chunks:
-        if chunk.get("error"):
-            return {"error": chunk["error"]}
-        collector.add(chunk)
-        mark = {MARKER: chunk[MARKER]} if MARKER in chunk else mark
-    reasoning = {"reasoning_content": collector.reasoning} if collector.reasoning else {}
-    calls = {"tool_calls": _joined_calls(collector.tool_calls)} if collector.tool_calls else {}
-    message = {"role": "assistant", "content": collector.content, **reasoning, **calls}
-    return _completion(head, message, collector.finish_reason, collector.usage, collector.sources) | mark
-
-
-async def shared_chunks(
-    chunks: AsyncGenerator[dict[str, Any], None], head: ReplyHead, mark: CacheMark, place: UsagePlace = "last"
-) -> AsyncGenerator[dict[str, Any], None]:
-    """Another request's chunks as this one's own: its id, its name of the model, its place for the figures.
-
-    The chunk with the finish reason is held back until the end, so that the mark is in the last one.
-    """
-    end: dict[str, Any] | None = None
-    usage: dict[str, Any] | None = None
-    async for chunk in chunks:
-        usage = chunk.get("usage") or usage
-        choices = chunk.get("choices") or []
-        own = {**chunk, **_chunk_head(head)} if "choices" in chunk else dict(chunk)
-        own.pop("usage", None)
-        own.pop(MARKER, None)
-        if choices and choices[0].get("finish_reason"):
-            end = own
-        elif choices or chunk.keys() - {"usage", *_chunk_head(head), "choices", MARKER}:
-            yield own
-    for last in end_chunks(head, end or _chunk(head, {}), usage, mark, place):
-        yield last
-
-
-def end_chunks(
-    head: ReplyHead, end: dict[str, Any], usage: dict[str, Any] | None, mark: CacheMark, place: UsagePlace
-) -> Iterator[dict[str, Any]]:
-    """The last chunk, or the last two where the client wants the figures apart."""
-    if usage is None or place == "last":
-        yield end | ({"usage": usage} if usage is not None else {}) | mark.fields
-        return
-    yield end
-    yield {**_chunk_head(head), "choices": [], "usage": usage} | mark.fields
-
-
-def _chunk_head(head: ReplyHead) -> dict[str, Any]:
-    return head.tagged("chat.completion.chunk")
-
-
-def _chunk(head: ReplyHead, delta: dict[str, Any], finish_reason: str | None = None) -> dict[str, Any]:
-    choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
-    return {**_chunk_head(head), "choices": [choice]}
-
-
-def _completion(
-    head: ReplyHead,
-    message: dict[str, Any],
-    finish_reason: str,
-    usage: dict[str, Any] | None,
-    sources: list[Any],
-) -> dict[str, Any]:
-    choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": finish_reason or None}
-    cited = {"sources": sources} if sources else {}
-    return {**head.tagged("chat.completion"), "choices": [choice], "usage": usage, **cited}
-
-
-def _joined_calls(pieces: list[Any]) -> list[dict[str, Any]]:
-    """Tool calls from the pieces of a stream: of one index, the arguments are put together."""
-    calls: dict[Any, dict[str, Any]] = {}
-    for piece in pieces:
-        function = piece.get("function") or {}
-        call = calls.setdefault(piece.get("index"), {**piece, "function": {"name": "", "arguments": ""}})
-        call["function"]["name"] += function.get("name") or ""
-        call["function"]["arguments"] += function.get("arguments") or ""
-        call["id"] = call.get("id") or piece.get("id")
-    return list(calls.values())
-
-
-# --- ollama_pack.cache.cache ---
-# The response cache: look an answer up, follow one that is being generated, or lead.
-
-_FLUSH_SECONDS = 60.0  # of thousands of scopes, for an admin
-_EMBED_SECONDS = 1.0  # that a chat waits for the vector of its question
-_EMBEDS_AT_ONCE = 2  # of answers that are entered; a chat's own vector does not wait for them
-_JUDGE_SECONDS = 240.0  # for all that it is asked about a pair
-_SERVED = "served similar"  # the scope of what is known of answers to similar questions: no user's
-_CHANGES = "changes of counts"  # the scope of the lease of who makes one
-_LOOKS_FOR_LEASE, _WAIT_FOR_LEASE = 10, 1000  # times, and milliseconds each
-_LOOKED_AT = 3  # of the most similar questions
-_ROUNDS = 2  # that a request follows in vain before it generates by itself
-
-
-class ResponseCache:
-    """The cache of one process. Used from one event loop.
-
-    Nothing that the store does or fails to do raises here, or takes longer than its limit.
-
-    Attributes:
-        counters: what it did.
-        keyring: of the admin's secret, which the slots of questions are made with.
-        calibration: what is known of the semantic tier's errors.
-    """
-
-    def __init__(  # noqa: PLR0913 - everything that it depends on is given to it
-        self,
-        store: CacheStore,
-        keyring: Keyring,
-        rules: CacheRules | None = None,
-        *,
-        guard_rule: GuardRule | None = None,
-        clock: Callable[[], float] = time.monotonic,
-        wall: Callable[[], float] = time.time,
-        dice: random.Random | None = None,
-    ) -> None:
-        """Take what is needed later; nothing is connected.
-
-        Args:
-            store: where answers are kept.
-            keyring: of the admin's secret.
-            rules: when left out, the defaults.
-            guard_rule: when the store is given up; when left out, the defaults.
-            clock: seconds that nobody sets.
-            wall: Unix time in seconds, for what is shown alone.
-            dice: for the jitter.
-        """
-        self.counters = CacheCounters()
-        self._store = store
-        self.keyring = keyring
-        self._rules = rules or CacheRules()
-        self._clock = clock
-        self._dice = dice or random.Random()  # noqa: S311 - spreads the ends of entries, no secret
-        self._guard = StoreGuard(store, guard_rule or GuardRule(), clock)
-        self._tools = GenerationTools(
-            guard=self._guard,
-            keyring=keyring,
-            rules=self._rules,
-            counters=self.counters,
-            clock=clock,
-            wall=wall,
-            lasting=self._lasting,
-            detached=set(),
-            remember=self._remember,
-        )
-        self._hub = LiveHub(self._tools)
-        self._joined: JoinedCalls[Slot, Kept | Lease | Running | StoreTrouble] = JoinedCalls()
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._published = clock()
-        self.calibration = Calibration()
-        self._calibrate_at = 0.0
-        self._said_no_room = False
-        self._idle = IdleQueue()
-        self._seen_at = -self._rules.quiet_seconds
-        self._entering = asyncio.Semaphore(_EMBEDS_AT_ONCE)
-
-    async def lookup(self, question: Question) -> CacheOutcome:
-        """Find out what to do for a request. What it says is then done by `chunks`, within seconds."""
-        self.saw_chat()
-        began = self._clock()
-        outcome = await self._look_up(question, "refresh" if question.refresh else "absent")
-        now = self._clock()
-        self.counters.looked_up(now - began)
-        if now - self._published >= self._rules.publish_seconds:
-            self._published = now
-            self._begun(self._publish())
-        return outcome
-
-    def bypass(self, reason: str) -> None:
-        """Count a request that is not for the cache; a few words, without any text of the conversation."""
-        self.saw_chat()
-        self.counters.add(f"bypasses/{reason}")
-
-    def saw_chat(self) -> None:
-        """Somebody chats, whether the cache is for it or not: work that people come before waits."""
-        self._seen_at = self._clock()
-
-    def chunks(
-        self, outcome: CacheOutcome, head: ReplyHead, upstream: Upstream, place: UsagePlace = "last"
-    ) -> AsyncGenerator[dict[str, Any], None]:
-        """The answer as OpenAI's chunks; of a leader, as they come from its upstream.
-
-        Whoever stops before the end closes the iterator (`contextlib.aclosing`). A generation that others
-        follow goes on then, and one that nobody follows is stopped.
-
-        Args:
-            outcome: of `lookup`. Each can be used once.
-            head: id, time and model of this answer, for one that comes from the cache.
-            upstream: begins the generation; it is called when it is needed, at most once.
-            place: where the client wants the figures.
-
-        Raises:
-            LeaderLostError: another process led, and was lost half-way.
-            Exception: what the upstream raises.
-        """
-        match outcome:
-            case Hit():
-                return _kept_chunks(outcome, head, place)
-            case Lead():
-                return self._led(outcome, upstream)
-            case Follow():
-                return self._shared(outcome, head, upstream, place)
-        return upstream()
-
-    async def note(self, question: Question, label: str) -> bool:
-        """Make an answer known under one more label, such as the message that shows it; whether it is."""
-        ttl = round(self._rules.ttl_seconds * (1 + self._rules.jitter) * 1000)
-        tag = self.keyring.label_tag(label)
-        done = await self._ask_patiently(lambda store: store.label(tag, question.slot, ttl))
-        return not isinstance(done, StoreTrouble)
-
-    async def note_similar(self, question: Question, near: Near, label: str) -> None:
-        """Remember that an answer to a similar question is shown as this message: it may not be wanted."""
-        lent, basis = question.lent, question.basis
-        both = (basis, with_last(basis, near.asked)) if basis else ()
-        promoted = [slot for each in both if (slot := promoted_slot(each, self.keyring))]
-        judged = lent and near.tier != "normalised"
-        told = {
-            "key": lent.key if lent and judged else "",
-            "user": self._group(lent) if lent else "",
-            "error": lent.error if lent and judged else 0.0,
-            "similarity": near.similarity,
-            "promoted": [list(slot) for slot in promoted],
-        }
-        place = self._served_slot(label)
-        await self._put(place, self.keyring.seal_entry(_SERVED, place.name, orjson.dumps(told)))
-
-    async def reject(self, label: str) -> bool:
-        """Somebody did not want the answer of a message. Was it a similar question's, that one was wrong.
-
-        Each message counts once, in whichever process. Neither wording leads to the other's answer any more.
-        """
-        place = self._served_slot(label)
-        found = await self._ask_patiently(lambda store: store.find(place))
-        if not isinstance(found, Kept):
-            return False
-        if await self._ask_patiently(lambda store: store.discard(place, found.fence)) is not True:
-            return False  # another process was first
-        try:
-            told = orjson.loads(self.keyring.open_entry(_SERVED, place.name, found.sealed))
-        except (EntryUnreadableError, orjson.JSONDecodeError):
-            return False
-        self.counters.add("similar/rejected")
-        for promoted in told["promoted"]:
-            await self._ask_patiently(partial(_discard, slot=Slot(*promoted)))
-        if told["key"]:
-            await self.label(
-                told["key"],
-                told["similarity"],
-                right=False,
-                error=told["error"],
-                user=told.get("user", ""),
-                rejected=True,
-            )
-        return True
-
-    def _served_slot(self, label: str) -> Slot:
-        return Slot(self.keyring.scope_tag(_SERVED), self.keyring.label_tag(f"served/{label}"))
-
-    async def discard(self, label: str) -> int | StoreTrouble:
-        """Discard what is known under a label, also what is being generated; how many answers it was."""
-        tag = self.keyring.label_tag(label)
-        done: int | StoreTrouble = await self._ask_patiently(lambda store: store.discard_labelled(tag))
-        return done
-
-    async def flush(self, scope: str | None = None) -> StoreTrouble | None:
-        """Make all answers of a scope, or all there are, unusable, in every process, at once."""
-        tag = None if scope is None else self.keyring.scope_tag(scope)
-        return await self._guard.ask(lambda store: store.flush(tag), _FLUSH_SECONDS)
-
-    async def shared_counts(self) -> dict[str, float] | StoreTrouble:
-        """The figures of all processes, with this one's newest."""
-        await self._publish()
-        found: dict[str, float] | StoreTrouble = await self._ask_patiently(lambda store: store.counts())
-        return found
-
-    async def change_counts(
-        self, change: Callable[[Mapping[str, float]], Mapping[str, float]]
-    ) -> StoreTrouble | None:
-        """Add to the figures of all processes what a function of them says.
-
-        One change at a time, whichever process makes it: two that read the same figures would both add the
-        same difference.
-        """
-        lease = await self._alone(Slot(self.keyring.scope_tag(_CHANGES), self.keyring.label_tag(_CHANGES)))
-        if isinstance(lease, StoreTrouble):
-            return lease
-        try:
-            trouble = await self._change_counts(change, lease)
-        finally:
-            await self._ask_patiently(lambda store: store.release(lease, (1, b"")))
-        await self._calibrate()
-        return trouble
-
-    async def _alone(self, place: Slot) -> Lease | StoreTrouble:
-        """The lease of a place, once nobody else has it."""
-        token = token_hex(16)
-        for _ in range(_LOOKS_FOR_LEASE):
-            found = await self._ask_patiently(lambda store: store.acquire(place, token, "read"))
-            if not isinstance(found, Running):
-                return found if isinstance(found, Lease) else StoreTrouble("slow")
-            await self._ask_patiently(partial(_end_of, running=found))
-        return StoreTrouble("slow")
-
-    async def _change_counts(
-        self, change: Callable[[Mapping[str, float]], Mapping[str, float]], lease: Lease
-    ) -> StoreTrouble | None:
-        counts = await self.shared_counts()
-        if isinstance(counts, StoreTrouble):
-            return counts
-        if more := dict(change(counts)):
-            if not isinstance(await self._ask_patiently(lambda store: store.renew(lease)), int):
-                return StoreTrouble("slow")  # the lease has ended, and somebody else may be at it
-            done = await self._ask_patiently(lambda store: store.add_counts(more))
-            if isinstance(done, StoreTrouble):
-                return done
-        return None
-
-    @property
-    def fault(self) -> str:
-        """What is wrong with the store at the moment, in words; empty: nothing that is known."""
-        return self._guard.fault
-
-    async def warm(self) -> bool:
-        """Connect before the first chat does; whether the store answers."""
-        return not isinstance(await self._ask_patiently(lambda store: store.ping()), StoreTrouble)
-
-    async def close(self) -> None:
-        """Stop what is being generated or followed, and give the store back."""
-        tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        await self._idle.close()
-        await self._hub.close()
-        await self._publish()
-        await self._guard.close()
-        await self._store.close()
-
-    async def _look_up(self, question: Question, reason: str) -> CacheOutcome:
-        for why in (reason, "unreadable"):
-            match await self._acquire(question):
-                case Kept() as kept:
-                    if entry := await self._opened(question, kept):
-                        return self._hit(question, entry, kept.age)
-                case Lease() as lease:
-                    if hit := await self._similar(question, lease):
-                        return hit
-                    self.counters.add(f"misses/{why}")
-                    return Lead(question, lease, why)
-                case Running() as running:
-                    self.counters.add("follows")
-                    return Follow(question, running)
-                case StoreTrouble() as trouble:
-                    return self._miss(question, f"store {trouble.reason}")
-        return self._miss(question, "unreadable")
-
-    async def _acquire(self, question: Question) -> Kept | Lease | Running | StoreTrouble:
-        """Ask the store, once for all requests of this process that ask the same at the same time."""
-        slot, token = question.slot, token_hex(16)
-        if question.refresh:
-            return await self._guard.ask(lambda store: store.acquire(slot, token, "refresh"))
-        found, own = await self._joined.call(
-            slot, lambda: self._guard.ask(lambda store: store.acquire(slot, token, "read"))
-        )
-        return Running(slot, found.token) if isinstance(found, Lease) and not own else found
-
-    async def _similar(self, question: Question, lease: Lease) -> Hit | None:
-        """The answer to the same question in other words; the lease goes back then."""
-        if question.basis is None or question.refresh or not last_asked(question.basis.body):
-            return None
-        hit = await self._by_wording(question, question.basis)
-        if hit is None and not self.calibration.asks_anyway():  # drawn once: both ways may find the same
-            hit = await self._by_promotion(question, question.basis) or await self._by_meaning(question)
-        if hit is not None:
-            await self._give_back(question, lease)
-        return hit
-
-    async def _by_wording(self, question: Question, basis: AnswerBasis) -> Hit | None:
-        place = wording_slot(basis, self.keyring)
-        pointer = await self._pointer(question, place) if place else None
-        return await self._led_to(question, Near(pointer.slot, pointer.asked)) if pointer else None
-
-    async def _by_promotion(self, question: Question, basis: AnswerBasis) -> Hit | None:
-        """An answer that a judge has accepted for these words, while the tier serves at all."""
-        if (lent := question.lent) is None or len(last_asked(basis.body)) > LONGEST:
-            return None
-        self._refresh_calibration()
-        if self.calibration.threshold(lent.key, lent.error, self._group(lent)) is None:
-            return None
-        place = promoted_slot(basis, self.keyring)
-        promoted = await self._pointer(question, place) if place else None
-        pointer = await self._pointer(question, promoted.slot) if promoted else None
-        if promoted is None or pointer is None:
-            return None
-        near = Near(pointer.slot, pointer.asked, promoted.similarity, "promoted")
-        return await self._led_to(question, near)
-
-    async def _by_meaning(self, question: Question) -> Hit | None:
-        """An answer to a question that means the same, as far as the labels allow it."""
-        if (lent := question.lent) is None or question.basis is None:
-            return None
-        if len(last_asked(question.basis.body)) > LONGEST:
-            return None  # none so long is among the neighbours
-        self._refresh_calibration()
-        threshold = self.calibration.threshold(lent.key, lent.error, self._group(lent))
-        if threshold is None or (vector := await self._vector(question)) is None:
-            return None
-        near = self._nearest(question, vector, await self._neighbours(question))
-        if (found := await near) is None or found.similarity < threshold:
-            return None
-        return await self._led_to(question, found)
-
-    async def _led_to(self, question: Question, near: Near) -> Hit | None:
-        """The answer in another slot, if it is still there."""
-        found = await self._guard.ask(lambda store: store.find(near.slot))
-        if not isinstance(found, Kept):
-            return None
-        entry = await self._opened(replace(question, slot=near.slot), found)
-        if entry is None:
-            return None
-        self.counters.add(f"similar/{near.tier}")
-        return replace(self._hit(question, entry, found.age), near=near)
-
-    async def _vector(self, question: Question) -> bytes | None:
-        """The vector of a question; None where nobody makes it in time."""
-        if question.lent is None or question.basis is None:
-            return None
-        try:
-            async with asyncio.timeout(_EMBED_SECONDS):
-                return as_bytes(await question.lent.embed(last_asked(question.basis.body)))
-        except Exception:  # noqa: BLE001 - whatever embeds, the chat goes on without
-            self.counters.add("similar/no vector")
-            return None
-
-    async def _neighbours(self, question: Question) -> list[Neighbour]:
-        place = self._context(question)
-        found = await self._guard.ask(lambda store: store.find(place)) if place else None
-        if place is None or not isinstance(found, Kept):
-            return []
-        return open_neighbours(found.sealed, question.scope, place.name, self.keyring)
-
-    def _context(self, question: Question) -> Slot | None:
-        if question.basis is None or question.lent is None:
-            return None
-        return context_slot(question.basis, question.lent.embedder, self.keyring)
-
-    async def _nearest(self, question: Question, vector: bytes, among: list[Neighbour]) -> Near | None:
-        """The most similar question whose answer is there, and which nothing tells apart from this one."""
-        if question.basis is None:
-            return None
-        asked = last_asked(question.basis.body)
-        alike = zip(similarities(vector, [each.vector for each in among]), among, strict=True)
-        for similarity, each in sorted(alike, key=lambda pair: -pair[0])[:_LOOKED_AT]:
-            if class_of(similarity) is None:
-                return None
-            pointer = await self._pointer(question, Slot(question.slot.scope, each.place))
-            if pointer is None or pointer.asked == asked or not may_be_same(pointer.asked, asked):
-                continue
-            if isinstance(await self._guard.ask(partial(_find, slot=pointer.slot)), Kept):
-                return Near(pointer.slot, pointer.asked, min(similarity, 1.0), "semantic", each.place)
-        return None
-
-    async def _learn(self, question: Question, place: Slot) -> None:
-        """Enter a question among its neighbours, and have the nearest answer judged beside its own.
-
-        Whoever wants a new answer would not have been given a kept one, so it is not judged: else one pair
-        that is asked anew again and again would count each time, and one that was just rejected come back.
-        """
-        async with self._entering:
-            context, vector = self._context(question), await self._vector(question)
-        if context is None or vector is None:
-            return
-        among = [each for each in await self._neighbours(question) if each.place != place.name]
-        near = await self._nearest(question, vector, among)
-        among.append(Neighbour(place.name, vector))
-        sealed = seal_neighbours(among, question.scope, context.name, self.keyring)
-        await self._put(context, sealed)
-        if near is not None and not question.refresh:
-            self.counters.add("similar/would have served")
-            waits = bool(question.lent and question.lent.queues)
-            idle = partial(self._nobody_chats, question)
-            self._idle.add(IdleWork(partial(self._judge, question, place, near), idle, waits))
-
-    async def _nobody_chats(self, question: Question) -> bool:
-        if self._hub.is_busy or self._clock() - self._seen_at < self._rules.quiet_seconds:
-            return False
-        others = question.lent.is_busy if question.lent else None
-        try:
-            return others is None or not await others()
-        except Exception:  # noqa: BLE001 - who cannot be asked may be chatting
-            return False
-
-    async def _judge(self, question: Question, place: Slot, near: Near) -> None:
-        """Ask whether the nearest answer would have done, and count what is said."""
-        lent, basis = question.lent, question.basis
-        if lent is None or basis is None:
-            return
-        kept = [await self._guard.ask(partial(_find, slot=slot)) for slot in (near.slot, question.slot)]
-        entries = [
-            await self._opened(replace(question, slot=slot), found)
-            for slot, found in zip((near.slot, question.slot), kept, strict=True)
-            if isinstance(found, Kept)
-        ]
-        match entries:
-            case [Entry() as other, Entry() as own]:
-                pair = (
-                    Answered(near.asked, other.content),
-                    Answered(last_asked(basis.body), own.content),
-                )
-            case _:
-                return
-        try:
-            async with asyncio.timeout(_JUDGE_SECONDS):
-                right = await judged_same(*pair, lent.judge)
-        except Exception:  # noqa: BLE001 - whatever the judge does, no chat waits for it
-            self.counters.add("similar/not judged")
-            return
-        # Apart, so that it is done once, even if somebody comes now
-        self._begun(self._conclude(question, place, near, right=right))
-
-    async def _conclude(self, question: Question, place: Slot, near: Near, *, right: bool) -> None:
-        """Count a verdict, and have the words of an accepted pair lead to each other's answers."""
-        lent, basis = question.lent, question.basis
-        if lent is None or basis is None:
-            return
-        self.counters.add("similar/judged")
-        user = self._group(lent)
-        await self.label(lent.key, near.similarity, right=right, error=lent.error, user=user)
-        if right:
-            await self._promote(question, basis, near.place, near.similarity)
-            await self._promote(question, with_last(basis, near.asked), place.name, near.similarity)
-
-    async def _promote(
-        self, question: Question, basis: AnswerBasis, leads_to: str, similarity: float
-    ) -> None:
-        """Have the words of a request lead to the answer of another wording.
-
-        It is in the same scope, has an end, and goes with the chat of the question that was judged. It leads
-        to the other wording's pointer, so it leads nowhere once that was discarded with its own chat.
-        """
-        place = promoted_slot(basis, self.keyring)
-        if place is None:
-            return
-        pointer = Pointer(Slot(place.scope, leads_to), "", similarity)
-        if await self._labelled(question, place):
-            await self._put(place, seal_pointer(pointer, question.scope, place, self.keyring))
-            self.counters.add("similar/promotions")
-
-    def _group(self, lent: Lent) -> str:
-        """One of 256 groups of users, by which their labels are told apart."""
-        return self.keyring.label_tag(f"labels of {lent.user}")[:2] if lent.user else ""
-
-    async def label(  # noqa: PLR0913 - as `Calibration.label` has it
-        self,
-        key: str,
-        similarity: float,
-        *,
-        right: bool,
-        error: float,
-        user: str = "",
-        rejected: bool = False,
-    ) -> None:
-        """Count whether an answer to a similar question was right, for all processes."""
-        await self._calibrate()  # others may have begun another era
-        added = self.calibration.label(
-            key, similarity, right=right, error=error, user=user, rejected=rejected
-        )
-        if added:
-            if NO_ROOM in added and not self._said_no_room:
-                self._said_no_room = True
-                log.warning(
-                    "Answers to similar questions are compared for %d models, scopes and languages at most. "
-                    "No more labels are counted for %s",
-                    MOST_KEYS,
-                    key,
-                )
-            await self._ask_patiently(lambda store: store.add_counts(added))
-
-    def _refresh_calibration(self) -> None:
-        """Read the labels of all processes, from time to time."""
-        now = self._clock()
-        if now >= self._calibrate_at:
-            self._calibrate_at = now + self._rules.publish_seconds
-            self._begun(self._calibrate())
-
-    async def _calibrate(self) -> None:
-        counts = await self._ask_patiently(lambda store: store.counts())
-        if not isinstance(counts, StoreTrouble):
-            self.calibration.learn(counts)
-
-    async def _put(self, place: Slot, sealed: bytes) -> None:
-        """Keep something that is no answer: it has a place, an end and an epoch as answers have."""
-        token, quota, ttl = token_hex(16), self._rules.quota, self._lasting()
-        lease = await self._guard.ask(lambda store: store.acquire(place, token, "refresh"))
-        if isinstance(lease, Lease):
-            await self._guard.ask(lambda store: store.commit(lease, sealed, ttl, quota, (1, b"")))
-
-    async def _pointer(self, question: Question, place: Slot) -> Pointer | None:
-        """What is entered under the key of a wording."""
-        found = await self._guard.ask(lambda store: store.find(place))
-        if not isinstance(found, Kept):
-            return None
-        try:
-            return open_pointer(found.sealed, question.scope, place, self.keyring)
-        except EntryUnreadableError:
-            self.counters.add("unreadable")
-            return None
-
-    async def _give_back(self, question: Question, lease: Lease) -> None:
-        """Let those who have begun to follow look for themselves."""
-        cipher = self.keyring.stream_cipher(question.scope, lease.slot.name, lease.token)
-        last = (1, cipher.seal_record(1, LOST_RECORD))
-        await self._guard.ask(lambda store: store.release(lease, last))
-
-    async def _remember(self, question: Question) -> None:
-        """Enter an answer that was kept under the key of its question's wording, with the same labels."""
-        if (basis := question.basis) is None or not (asked := last_asked(basis.body)):
-            return
-        place = wording_slot(basis, self.keyring)
-        if place is None and question.lent is not None and len(asked) <= LONGEST:
-            place = text_slot(basis, self.keyring)
-        if place is None:
-            return
-        sealed = seal_pointer(Pointer(question.slot, asked), question.scope, place, self.keyring)
-        if not await self._labelled(question, place):
-            return
-        await self._put(place, sealed)
-        if question.lent is not None:
-            self._refresh_calibration()
-            await self._learn(question, place)
-
-    async def _labelled(self, question: Question, place: Slot) -> bool:
-        """Whether a place is known under the labels of a question, and will be discarded with them."""
-        for label in question.labels:
-            step = partial(_label, label=self.keyring.label_tag(label), slot=place, ttl=self._lasting())
-            if isinstance(await self._guard.ask(step), StoreTrouble):
-                return False
-        return True
-
-    def _hit(self, question: Question, entry: Entry, age: float) -> Hit:
-        self.counters.add("hits")
-        self.counters.add("seconds_saved", entry.seconds)
-        self.counters.add("tokens_saved", entry.completion_tokens)
-        return Hit(question, entry, age)
-
-    def _miss(self, question: Question, reason: str) -> Miss:
-        self.counters.add(f"misses/{reason}")
-        return Miss(question, reason)
-
-    async def _opened(self, question: Question, kept: Kept) -> Entry | None:
-        """The entry; None when it cannot be read, and then it is there no more."""
-        try:
-            return open_entry(kept.sealed, question.scope, question.slot, self.keyring)
-        except EntryUnreadableError:
-            self.counters.add("unreadable")
-            await self._guard.ask(lambda store: store.discard(question.slot, kept.fence))
-            return None
-
-    async def _shared(
-        self, outcome: CacheOutcome, head: ReplyHead, upstream: Upstream, place: UsagePlace
-    ) -> AsyncGenerator[dict[str, Any], None]:
-        """What another request generates; one's own where it shows nothing."""
-        for _ in range(_ROUNDS):
-            if not isinstance(outcome, Follow):
-                break
-            answer = shared_chunks(self._followed(outcome), head, CacheMark("follow"), place)
-            try:
-                async with aclosing(answer):
-                    async for chunk in answer:
-                        yield chunk
-            except _NothingShownError:
-                self.counters.add("takeovers")
-                outcome = await self._look_up(outcome.question, "leader lost")
-            else:
-                return
-        own = upstream() if isinstance(outcome, Follow) else self.chunks(outcome, head, upstream, place)
-        async with aclosing(own):
-            async for chunk in own:
-                yield chunk
-
-    async def _led(self, lead: Lead, upstream: Upstream) -> AsyncGenerator[dict[str, Any], None]:
-        generation = Generation(self._tools, lead.question, lead.lease)
-        live = generation.live
-        self._hub.add(lead.lease.token, live)
-        task = self._begun(generation.run(upstream))
-        task.add_done_callback(lambda _: self._hub.remove(lead.lease.token))
-        shown = 0
-        async with aclosing(live.listen()) as chunks:
-            async for chunk in chunks:
-                shown += 1
-                yield chunk
-        if live.error is not None:
-            raise live.error
-        if live.end == "lost":
-            raise LeaderLostError(shown)
-
-    async def _followed(self, follow: Follow) -> AsyncGenerator[dict[str, Any], None]:
-        """The chunks of another request's generation, from its first that says something."""
-        live = self._hub.live_of(follow.question.scope, follow.running)
-        held: list[dict[str, Any]] = []
-        shown = 0
-        try:
-            async with aclosing(live.listen()) as chunks:
-                async for chunk in chunks:
-                    if not shown and (chunk.get("error") or not says_something(chunk)):
-                        held.append(chunk)
-                        continue
-                    for earlier in held:
-                        yield earlier
-                    held.clear()
-                    shown += 1
-                    yield chunk
-        except LeaderLostError:
-            if shown:
-                raise
-        finally:
-            self._hub.left(follow.running, live)
-        if not shown:
-            raise _NothingShownError
-        if live.end == "lost":
-            raise LeaderLostError(shown)
-
-    def _lasting(self) -> int:
-        spread = self._rules.jitter * (2 * self._dice.random() - 1)
-        return max(1, round(self._rules.ttl_seconds * (1 + spread) * 1000))
-
-    async def _ask_patiently(self, step: Callable[[CacheStore], Any]) -> Any:
-        return await self._guard.ask(step, self._guard.patient_limit)
-
-    def _begun(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Its task, which `close` ends."""
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
-
-    async def _publish(self) -> None:
-        if new := self.counters.take_new():
-            done = await self._ask_patiently(lambda store: store.add_counts(new))
-            if isinstance(done, StoreTrouble):
-                self.counters.give_back(new)
-
-
-async def _kept_chunks(hit: Hit, head: ReplyHead, place: UsagePlace) -> AsyncGenerator[dict[str, Any], None]:
-    mark = CacheMark("hit", hit.age_seconds)
-    if hit.near is not None:
-        mark = CacheMark("similar", hit.age_seconds, hit.near.similarity)
-    for chunk in entry_chunks(hit.entry, head, mark, place):
-        yield chunk
-
-
-async def _end_of(store: CacheStore, running: Running) -> None:
-    await store.tail(running, token_hex(8), 0, _WAIT_FOR_LEASE)
-
-
-async def _find(store: CacheStore, slot: Slot) -> Kept | None:
-    return await store.find(slot)
-
-
-async def _discard(store: CacheStore, slot: Slot) -> bool:
-    return await store.discard(slot)
-
-
-async def _label(store: CacheStore, label: str, slot: Slot, ttl: int) -> None:
-    await store.label(label, slot, ttl)
-
-
-class _NothingShownError(Exception):
-    """A leader was lost, or failed, before its follower had shown anything."""
 
 
 # --- ollama_pack.cache.redis_scripts ---
@@ -8124,101 +8170,42 @@ def _store_of(settings: CacheSettings) -> CacheStore:
     return SqliteStore(settings.path)
 
 
-class CacheInUse:
-    """A cache with the answers that are being taken from it. Retired, it is closed when the last ends."""
-
-    def __init__(self, cache: ResponseCache) -> None:
-        self.cache = cache
-        self._answers = 0
-        self._retired = False
-        self._noting: set[asyncio.Task[Any]] = set()
-        self._closing: asyncio.Task[None] | None = None
-
-    async def chunks(
-        self, outcome: CacheOutcome, head: ReplyHead, upstream: Upstream, place: UsagePlace
-    ) -> AsyncGenerator[dict[str, Any], None]:
-        """See `ResponseCache.chunks`."""
-        self._answers += 1
-        try:
-            async with aclosing(self.cache.chunks(outcome, head, upstream, place)) as chunks:
-                async for chunk in chunks:
-                    yield chunk
-        finally:
-            self._answers -= 1
-            self._close_if_idle()
-
-    def note(self, question: Question, label: str) -> None:
-        """Make an answer known under one more label, while the chat goes on."""
-        self._begin(self.cache.note(question, label))
-
-    def note_similar(self, question: Question, near: Near, label: str) -> None:
-        """Remember which message shows an answer to a similar question, while the chat goes on."""
-        self._begin(self.cache.note_similar(question, near, label))
-
-    def reject(self, label: str) -> None:
-        """Somebody did not want the answer of a message; while the chat goes on."""
-        self._begin(self._reject(label, tuple(self._noting)))
-
-    async def _reject(self, label: str, noting: tuple[asyncio.Task[Any], ...]) -> None:
-        await asyncio.gather(*noting, return_exceptions=True)  # one may be of the same message
-        await self.cache.reject(label)
-
-    def _begin(self, work: Coroutine[Any, Any, Any]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        self._noting.add(task)
-        task.add_done_callback(self._noting.discard)
-
-    def retire(self) -> None:
-        """Another one is used from now on."""
-        self._retired = True
-        self._close_if_idle()
-
-    def _close_if_idle(self) -> None:
-        if self._retired and not self._answers and self._closing is None:
-            self._closing = asyncio.get_running_loop().create_task(self.cache.close())
-
-
 class CacheKeeper:
     """Has the cache that the valves ask for."""
 
-    def __init__(self, make: Callable[[CacheSettings], ResponseCache] = make_cache) -> None:
-        """Make nothing yet.
-
-        Args:
-            make: makes a cache.
-        """
-        self._make = make
-        self._used: CacheInUse | None = None
+    def __init__(self) -> None:
+        """Make nothing yet."""
+        self._cache: ResponseCache | None = None
         self._made_of: CacheSettings | None = None
         self._warming: asyncio.Task[bool] | None = None
 
-    async def cache(self, settings: CacheSettings) -> CacheInUse:
+    async def cache(self, settings: CacheSettings) -> ResponseCache:
         """The cache for these settings, connected if that takes no time.
 
         Raises:
             SettingError: there is none for them.
         """
-        if self._used is None or self._made_of != settings:
-            used = CacheInUse(self._make(settings))
+        if self._cache is None or self._made_of != settings:
+            cache = make_cache(settings)
             self.retire()
-            self._used, self._made_of = used, settings
-            self._warming = asyncio.get_running_loop().create_task(used.cache.warm())
-        used = self._used
+            self._cache, self._made_of = cache, settings
+            self._warming = asyncio.get_running_loop().create_task(cache.warm())
+        cache = self._cache
         if self._warming is not None:
             await asyncio.wait({self._warming}, timeout=_CONNECT_SECONDS)
             self._warming = None
-        return used
+        return cache
 
     @property
     def current(self) -> ResponseCache | None:
         """The cache that was used last; None: none was yet."""
-        return self._used.cache if self._used else None
+        return self._cache
 
     def retire(self) -> None:
         """Give the cache back once the answers under way have ended."""
-        if self._used is not None:
-            self._used.retire()
-        self._used, self._made_of = None, None
+        if self._cache is not None:
+            self._cache.retire()
+        self._cache, self._made_of = None, None
 
 
 @dataclass(frozen=True, slots=True)
@@ -8226,7 +8213,7 @@ class PendingAnswer:
     """An answer that is looked up, and not yet given.
 
     Attributes:
-        used: the cache.
+        cache: that it comes from.
         outcome: of the lookup; it can be used once.
         body: of the chat, in which the model's name stands again once the answer is being given. Open WebUI
             books the tokens under it, and uses it in further rounds of tools.
@@ -8235,7 +8222,7 @@ class PendingAnswer:
             nobody can say of other models.
     """
 
-    used: CacheInUse
+    cache: ResponseCache
     outcome: CacheOutcome
     body: dict[str, Any]
     model: str
@@ -8250,7 +8237,7 @@ class PendingAnswer:
         self, head: ReplyHead, upstream: Upstream, place: UsagePlace
     ) -> AsyncGenerator[dict[str, Any], None]:
         """The answer as a stream; whole bodies that the upstream gives are taken apart."""
-        return self.used.chunks(self.outcome, head, lambda: _in_chunks(upstream()), place)
+        return self.cache.chunks(self.outcome, head, lambda: _in_chunks(upstream()), place)
 
     async def completion(self, head: ReplyHead, ask: _caching__Ask, upstream: Upstream) -> dict[str, Any]:
         """The answer as one body: the model's own where it was asked for this request.
@@ -8912,19 +8899,6 @@ async def may_use(user: Mapping[str, Any], model_id: str, request: Any) -> bool:
     return True
 
 
-async def group_ids_of(user: Mapping[str, Any]) -> tuple[str, ...]:
-    """Ids of the same groups."""
-    return tuple(str(group.id) for group in await _groups_of(user))
-
-
-async def _groups_of(user: Mapping[str, Any]) -> Any:
-    from open_webui.models.groups import Groups  # noqa: PLC0415
-
-    look_up = Groups.get_groups_by_member_id
-    inherits = "include_inherited" in signature(look_up).parameters  # groups within groups came after 0.11.2
-    return await (look_up(user["id"], include_inherited=True) if inherits else look_up(user["id"]))
-
-
 async def add_system_prompt(
     body: dict[str, Any], prompt: str, metadata: dict[str, Any], user: Mapping[str, Any]
 ) -> None:
@@ -8992,6 +8966,34 @@ async def _filled_in(system: str, metadata: Mapping[str, Any], user: Mapping[str
     body: dict[str, Any] = {"messages": []}
     await add_system_prompt(body, system, dict(metadata), user)
     return "\n".join(str(message["content"]) for message in body["messages"])
+
+
+# --- ollama_pack.webui.users ---
+# Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
+
+
+async def group_ids_of(user: Mapping[str, Any]) -> tuple[str, ...]:
+    """Ids of the same groups."""
+    return tuple(str(group.id) for group in await _groups_of(user))
+
+
+async def _groups_of(user: Mapping[str, Any]) -> Any:
+    from open_webui.models.groups import Groups  # noqa: PLC0415 - see the top of this module
+
+    look_up = Groups.get_groups_by_member_id
+    inherits = "include_inherited" in signature(look_up).parameters  # groups within groups came after 0.11.2
+    return await (look_up(user["id"], include_inherited=True) if inherits else look_up(user["id"]))
+
+
+def reader_language(metadata: Mapping[str, Any], request: Any) -> str:
+    """What the user has chosen in Open WebUI's settings; of a client of the API, what its request accepts."""
+    chosen = (metadata.get("variables") or {}).get("{{USER_LANGUAGE}}")
+    return str(chosen or accepted_language(request))
+
+
+def accepted_language(request: Any) -> str:
+    """A request's `Accept-Language`."""
+    return str(request.headers.get("accept-language") or ENGLISH) if request else ENGLISH
 
 
 # --- ollama_pack.webui.rows ---
@@ -9242,21 +9244,6 @@ def current_span(name: str) -> Iterator[Span]:
         yield span
 
 
-# --- ollama_pack.webui.users ---
-# Users of the running Open WebUI, and the language that they read. Imports `open_webui` when called.
-
-
-def reader_language(metadata: Mapping[str, Any], request: Any) -> str:
-    """What the user has chosen in Open WebUI's settings; of a client of the API, what its request accepts."""
-    chosen = (metadata.get("variables") or {}).get("{{USER_LANGUAGE}}")
-    return str(chosen or accepted_language(request))
-
-
-def accepted_language(request: Any) -> str:
-    """A request's `Accept-Language`."""
-    return str(request.headers.get("accept-language") or ENGLISH) if request else ENGLISH
-
-
 # --- ollama_pack.plugins.functions.response_cache_filter ---
 
 USER_SECONDS = 5.0  # that a user's own valves are kept for the gateway
@@ -9366,10 +9353,10 @@ class Filter:
             wanted = await self._wanted.get(user["id"], partial(_uses_cache, function_id, user["id"]))
             if not self.valves.enabled or not wanted:
                 return None
-            used = await self._keeper.cache(self._settings())
+            cache = await self._keeper.cache(self._settings())
             reason = "client's wish" if "no-store" in _wishes(request) else ""
             if reason := reason or why_bypassed(body, {}, self.valves.cache_when):
-                used.cache.bypass(reason)
+                cache.bypass(reason)
                 return None
             model, weights = answers
             asked = CacheRequest(
@@ -9382,7 +9369,7 @@ class Filter:
                 preset={"base": body["model"], "params": {}, "system": ""},
                 refresh="no-cache" in _wishes(request),
             )
-            return await self._pending_answer(used, asked, body)
+            return await self._pending_answer(cache, asked, body)
         except SettingError as error:
             self._warn_once(error)
         except Exception:
@@ -9404,7 +9391,7 @@ class Filter:
 
     async def cache_report(self) -> dict[str, Any]:
         """What the cache did, in this worker and in all of them, for the dashboard."""
-        cache = (await self._keeper.cache(self._settings())).cache
+        cache = await self._keeper.cache(self._settings())
         shared = await cache.shared_counts()
         fault = _fault(shared, cache.fault) if isinstance(shared, StoreTrouble) else ""
         if not isinstance(shared, StoreTrouble):
@@ -9423,7 +9410,7 @@ class Filter:
 
     async def calibration_counts(self) -> dict[str, Any]:
         """The labels of similar answers, for `scripts/federate.py`: counts, and nothing of a conversation."""
-        cache = (await self._keeper.cache(self._settings())).cache
+        cache = await self._keeper.cache(self._settings())
         shared = await cache.shared_counts()
         if isinstance(shared, StoreTrouble):
             return {"fault": _fault(shared, cache.fault)}
@@ -9442,19 +9429,19 @@ class Filter:
         return await self._change_counts(as_forgotten)
 
     async def _change_counts(self, change: Callable[[Mapping[str, float]], Mapping[str, float]]) -> str:
-        cache = (await self._keeper.cache(self._settings())).cache
+        cache = await self._keeper.cache(self._settings())
         trouble = await cache.change_counts(change)
         return _fault(trouble, cache.fault) if trouble else ""
 
     async def flush_cache(self) -> str:
         """Make all answers unusable, in every worker; empty, or why it was not done."""
-        cache = (await self._keeper.cache(self._settings())).cache
+        cache = await self._keeper.cache(self._settings())
         trouble = await cache.flush()
         return _fault(trouble, cache.fault) if trouble else ""
 
     async def discard_answers(self, label: str) -> None:
         """Discard what belongs to a chat, a user or a message that nobody liked, such as `chat:<id>`."""
-        cache = (await self._keeper.cache(self._settings())).cache
+        cache = await self._keeper.cache(self._settings())
         if label.startswith("message:"):
             await cache.reject(label)
         await cache.discard(label)
@@ -9463,46 +9450,46 @@ class Filter:
         self, body: Body, user: Json, metadata: Json, model: Json, request: Any
     ) -> PendingAnswer | None:
         """What to answer with; None: the model answers, and the cache is not in it."""
-        used = await self._keeper.cache(self._settings())
+        cache = await self._keeper.cache(self._settings())
         reason = "client's wish" if "no-store" in _wishes(request) else ""
         if reason := reason or why_bypassed(body, metadata, self.valves.cache_when):
-            used.cache.bypass(reason)
+            cache.bypass(reason)
             return None
         if not await self._replay.serves(user, request):
-            used.cache.bypass("no replay")
+            cache.bypass("no replay")
             return None
         if not await _has_access(body, user, metadata, request):
-            used.cache.bypass("no access")  # Open WebUI says so
+            cache.bypass("no access")  # Open WebUI says so
             return None
         others = await other_answers(metadata, str(model["id"]))
         for each in others:  # it is regenerated
-            used.reject(f"message:{each}")
+            cache.reject_later(f"message:{each}")
         asked = await self._asked(body, user, metadata, model, request, is_another=bool(others))
-        return await self._pending_answer(used, asked, body)
+        return await self._pending_answer(cache, asked, body)
 
     async def _pending_answer(
-        self, used: CacheInUse, asked: CacheRequest, body: Body
+        self, cache: ResponseCache, asked: CacheRequest, body: Body
     ) -> PendingAnswer | None:
         """As `_look_up`, for a request that the cache is for."""
-        question = await question_of(asked, self.valves.scope, used.cache.keyring)
+        question = await question_of(asked, self.valves.scope, cache.keyring)
         if isinstance(question, NotCacheable):
-            used.cache.bypass(question.reason)
+            cache.bypass(question.reason)
             return None
         with current_span("response cache lookup") as span:
-            outcome = await used.cache.lookup(question)
+            outcome = await cache.lookup(question)
             span.set_attribute("ollama_pack.cache", type(outcome).__name__.lower())
         if isinstance(outcome, Hit | Follow) and (message := asked.metadata.get("message_id")):
             near = outcome.near if isinstance(outcome, Hit) else None
             given = replace(question, slot=near.slot) if near else question
-            used.note(given, f"message:{message}")  # a thumbs-down there discards it, too
+            cache.later(cache.note(given, f"message:{message}"))  # a thumbs-down there discards it, too
             if near:
-                used.note_similar(question, near, f"message:{message}")
+                cache.later(cache.note_similar(question, near, f"message:{message}"))
         if isinstance(outcome, Miss):
             return None
         asked_for = object_at(asked.metadata, "model").get("id") or body["model"]
         note_from_cache(outcome, str(asked_for), asked.user_id)
         routed = str(asked.preset["base"]).startswith(ROUTER)
-        return PendingAnswer(used, outcome, body, str(body["model"]), routed)
+        return PendingAnswer(cache, outcome, body, str(body["model"]), routed)
 
     async def _asked(
         self, body: Body, user: Json, metadata: Json, model: Json, request: Any, *, is_another: bool

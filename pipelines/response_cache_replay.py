@@ -10,56 +10,56 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/pipelines/response_cache_replay.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipeline`, line 7548, which the server calls.
+# Begin here: `class Pipeline`, line 7535, which the server calls.
 # The modules that it uses come first:
 #    116  base.translations           The translations of all sentences. GENERATED from locale/ by scripts/package.py.
 #    193  base.messages               Sentences for people, in English and in the languages of the catalogue.
-#    321  base.single_flight          What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
-#    404  cache.bound                 How often answers to similar questions are wrong, at most: the bound that a threshold must pass.
-#    559  errors                      The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    579  cache.errors                What goes wrong with the cache.
-#    615  cache.canonical             JSON values as bytes: the same value gives the same bytes, and no two values share them.
-#    731  cache.keyring               Everything that is derived from the admin's secret: names in the store, and ciphers.
-#    893  cache.key                   What makes two requests the same: the key of a cached answer.
-#   1130  cache.entry                 An answer as it is kept.
-#   1199  cache.collect               From the chunks of a generation to what may be kept of it.
-#   1354  cache.counters              What the cache did, in figures without any text: of this process, and to be added up over all of them.
-#   1409  base.breaker                A breaker: after failures nothing is sent for a while, then one request tries.
+#    321  cache.bound                 How often answers to similar questions are wrong, at most: the bound that a threshold must pass.
+#    476  errors                      The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    496  cache.errors                What goes wrong with the cache.
+#    532  cache.canonical             JSON values as bytes: the same value gives the same bytes, and no two values share them.
+#    648  cache.keyring               Everything that is derived from the admin's secret: names in the store, and ciphers.
+#    810  cache.key                   What makes two requests the same: the key of a cached answer.
+#   1047  cache.entry                 An answer as it is kept.
+#   1116  cache.collect               From the chunks of a generation to what may be kept of it.
+#   1271  cache.counters              What the cache did, in figures without any text: of this process, and to be added up over all of them.
+#   1326  base.breaker                A breaker: after failures nothing is sent for a while, then one request tries.
+#   1407  base.single_flight          What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
 #   1490  cache.store                 What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
 #   1690  cache.guard                 A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
-#   1844  cache.live                  An answer while it is being generated: any number of listeners get it from the start.
-#   1948  cache.contrast_words        English words that embeddings confuse: of one kind, but not the same.
-#   2057  cache.normal_words          The words of the normal form, in English: which say the same, which say nothing, and whose case matters.
-#   2244  cache.guards                What two questions must have in common before the similarity of their meanings counts at all.
-#   2465  cache.judge                 The judge of similar answers: what it is asked, and when its word counts as a yes.
-#   2572  cache.pool                  Evidence of other sites: counts that were added up over several deployments, with noise.
-#   2718  cache.semantic              The semantic tier: answers to questions that mean the same, once it is known how often that is wrong.
-#   3164  cache.normal_zh             The normal form of a question in Chinese: see `normal_form`.
-#   3302  cache.normal_form           The normal form of a question: two texts with the same form are one question in other words.
-#   3825  cache.similar               The normalised tier: a second key, by the normal form of the last message, that leads to an answer.
-#   3950  cache.outcome               What a request asks of the cache, and what the cache makes of it.
-#   4042  cache.generation            One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
-#   4370  cache.follow                One generation for many: the followers' side, in every process but the leader's.
-#   4473  engines.errors              What goes wrong with a node.
-#   4491  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#   4545  engines.ollama.to_openai    What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   4570  engines.ollama.stream       A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   4587  cache.replay                A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
-#   4672  cache.cache                 The response cache: look an answer up, follow one that is being generated, or lead.
-#   5364  cache.scope                 Who may share an answer. The scope is part of an entry's key and of its encryption.
-#   5439  services.cacheable          Which requests the cache is for, whose answers they share, and what it is asked.
-#   5558  base.redis                  A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#   5997  cache.redis_scripts         What happens in one step inside of Redis: the scripts, and the names of the keys.
-#   6340  cache.store_redis           The cache in Redis or Valkey, for any number of processes and hosts.
-#   6584  cache.sqlite_cache          The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
-#   6911  cache.store_sqlite          The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
-#   7121  engines.model_ids           Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   7129  services.activity           What chats did in this process, until somebody writes it into the history.
-#   7155  services.caching            The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
-#   7322  services.webui_tasks        Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#   7357  services.pipeline_requests  What a pipeline can know of a request, how it tells the next one, and the others of its server.
-#   7434  services.valves             What all valves of the pack have in common: what is refused is told to admins, without what was written.
-#   7532  services.pipeline_valves    Valves on the Pipelines server: what all of our pipelines have in common there.
+#   1862  cache.live                  An answer while it is being generated: any number of listeners get it from the start.
+#   1966  cache.contrast_words        English words that embeddings confuse: of one kind, but not the same.
+#   2075  cache.normal_words          The words of the normal form, in English: which say the same, which say nothing, and whose case matters.
+#   2262  cache.guards                What two questions must have in common before the similarity of their meanings counts at all.
+#   2483  cache.judge                 The judge of similar answers: what it is asked, and when its word counts as a yes.
+#   2590  cache.pool                  Evidence of other sites: counts that were added up over several deployments, with noise.
+#   2736  cache.semantic              The semantic tier: answers to questions that mean the same, once it is known how often that is wrong.
+#   3182  cache.normal_zh             The normal form of a question in Chinese: see `normal_form`.
+#   3320  cache.normal_form           The normal form of a question: two texts with the same form are one question in other words.
+#   3843  cache.similar               The normalised tier: a second key, by the normal form of the last message, that leads to an answer.
+#   3968  cache.outcome               What a request asks of the cache, and what the cache makes of it.
+#   4060  cache.generation            One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
+#   4388  cache.follow                One generation for many: the followers' side, in every process but the leader's.
+#   4491  engines.errors              What goes wrong with a node.
+#   4509  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#   4563  engines.ollama.to_openai    What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   4588  engines.ollama.stream       A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   4605  cache.replay                A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
+#   4690  cache.cache                 The response cache: look an answer up, follow one that is being generated, or lead.
+#   5410  cache.scope                 Who may share an answer. The scope is part of an entry's key and of its encryption.
+#   5485  services.cacheable          Which requests the cache is for, whose answers they share, and what it is asked.
+#   5604  base.redis                  A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#   6043  cache.redis_scripts         What happens in one step inside of Redis: the scripts, and the names of the keys.
+#   6386  cache.store_redis           The cache in Redis or Valkey, for any number of processes and hosts.
+#   6630  cache.sqlite_cache          The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
+#   6957  cache.store_sqlite          The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
+#   7167  engines.model_ids           Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   7175  services.activity           What chats did in this process, until somebody writes it into the history.
+#   7201  services.caching            The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
+#   7309  services.webui_tasks        Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#   7344  services.pipeline_requests  What a pipeline can know of a request, how it tells the next one, and the others of its server.
+#   7421  services.valves             What all valves of the pack have in common: what is refused is told to admins, without what was written.
+#   7519  services.pipeline_valves    Valves on the Pipelines server: what all of our pipelines have in common there.
 
 import asyncio
 import base64
@@ -316,89 +316,6 @@ def _filled(template: str, values: Mapping[str, object], language: str) -> str:
         for name, value in values.items()
     }
     return template.format_map(shown)
-
-
-# --- ollama_pack.base.single_flight ---
-# What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
-
-_Key = TypeVar("_Key")
-_Shared = TypeVar("_Shared")
-
-_PLACE = "_ollama_pack_speech_state"  # never a module that can be imported
-
-
-class _Turn:
-    """A call, or one that will be made when the call before it is over."""
-
-    def __init__(self) -> None:
-        self.over = asyncio.Event()
-        self.answered = False
-        self.answer: Any = None
-        self.following: _Turn | None = None
-
-
-class JoinedCalls(Generic[_Key, _Shared]):
-    """For each key one call at a time. Those who come while it is under way share the next one.
-
-    So everybody gets the answer to a call that began after he came: what was changed before is seen.
-    """
-
-    def __init__(self) -> None:
-        self._turns: dict[_Key, _Turn] = {}
-
-    async def call(self, key: _Key, make: Callable[[], Awaitable[_Shared]]) -> tuple[_Shared, bool]:
-        """The answer, and whether it is this caller's own call that was made."""
-        while True:
-            current = self._turns.get(key)
-            if current is None:
-                turn = self._turns[key] = _Turn()
-                return await self._make(key, turn, make), True
-            if current.following is None:
-                turn = current.following = _Turn()
-                await self._wait_for(key, current, turn)
-                return await self._make(key, turn, make), True
-            turn = current.following
-            await turn.over.wait()
-            if turn.answered:
-                return turn.answer, False
-
-    async def _make(self, key: _Key, turn: _Turn, make: Callable[[], Awaitable[_Shared]]) -> _Shared:
-        try:
-            turn.answer = await make()
-            turn.answered = True
-        finally:
-            turn.over.set()
-            if turn.following is None:
-                del self._turns[key]
-        answer: _Shared = turn.answer
-        return answer
-
-    async def _wait_for(self, key: _Key, current: _Turn, turn: _Turn) -> None:
-        """Wait for the call before; who is cancelled meanwhile leaves the turn to another."""
-        try:
-            await current.over.wait()
-        except asyncio.CancelledError:
-            turn.over.set()
-            current.following = None
-            if current.over.is_set():
-                del self._turns[key]
-            raise
-        self._turns[key] = turn
-
-
-def process_wide(name: str, make: Callable[[], _Shared]) -> _Shared:
-    """The one object of that name in this process, for all plugins, which are files that share no code.
-
-    Only objects of the standard library and of faster_whisper may be kept, because a plugin that is updated
-    while the server runs leaves objects of its older classes behind.
-
-    Args:
-        name: of the object.
-        make: makes it; may be called once too often, when two threads are the first together.
-    """
-    state = sys.modules.setdefault(_PLACE, ModuleType(_PLACE))
-    kept: _Shared = vars(state).setdefault(name, make())
-    return kept
 
 
 # --- ollama_pack.cache.bound ---
@@ -1487,6 +1404,89 @@ class Breaker:
             self._retry_at = now + self._backoff
 
 
+# --- ollama_pack.base.single_flight ---
+# What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
+
+_Key = TypeVar("_Key")
+_Shared = TypeVar("_Shared")
+
+_PLACE = "_ollama_pack_speech_state"  # never a module that can be imported
+
+
+class _Turn:
+    """A call, or one that will be made when the call before it is over."""
+
+    def __init__(self) -> None:
+        self.over = asyncio.Event()
+        self.answered = False
+        self.answer: Any = None
+        self.following: _Turn | None = None
+
+
+class JoinedCalls(Generic[_Key, _Shared]):
+    """For each key one call at a time. Those who come while it is under way share the next one.
+
+    So everybody gets the answer to a call that began after he came: what was changed before is seen.
+    """
+
+    def __init__(self) -> None:
+        self._turns: dict[_Key, _Turn] = {}
+
+    async def call(self, key: _Key, make: Callable[[], Awaitable[_Shared]]) -> tuple[_Shared, bool]:
+        """The answer, and whether it is this caller's own call that was made."""
+        while True:
+            current = self._turns.get(key)
+            if current is None:
+                turn = self._turns[key] = _Turn()
+                return await self._make(key, turn, make), True
+            if current.following is None:
+                turn = current.following = _Turn()
+                await self._wait_for(key, current, turn)
+                return await self._make(key, turn, make), True
+            turn = current.following
+            await turn.over.wait()
+            if turn.answered:
+                return turn.answer, False
+
+    async def _make(self, key: _Key, turn: _Turn, make: Callable[[], Awaitable[_Shared]]) -> _Shared:
+        try:
+            turn.answer = await make()
+            turn.answered = True
+        finally:
+            turn.over.set()
+            if turn.following is None:
+                del self._turns[key]
+        answer: _Shared = turn.answer
+        return answer
+
+    async def _wait_for(self, key: _Key, current: _Turn, turn: _Turn) -> None:
+        """Wait for the call before; who is cancelled meanwhile leaves the turn to another."""
+        try:
+            await current.over.wait()
+        except asyncio.CancelledError:
+            turn.over.set()
+            current.following = None
+            if current.over.is_set():
+                del self._turns[key]
+            raise
+        self._turns[key] = turn
+
+
+def process_wide(name: str, make: Callable[[], _Shared]) -> _Shared:
+    """The one object of that name in this process, for all plugins, which are files that share no code.
+
+    Only objects of the standard library and of faster_whisper may be kept, because a plugin that is updated
+    while the server runs leaves objects of its older classes behind.
+
+    Args:
+        name: of the object.
+        make: makes it; may be called once too often, when two threads are the first together.
+    """
+    state = sys.modules.setdefault(_PLACE, ModuleType(_PLACE))
+    kept: _Shared = vars(state).setdefault(name, make())
+    return kept
+
+
 # --- ollama_pack.cache.store ---
 # What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
 #
@@ -1741,6 +1741,7 @@ class StoreGuard:
         self._logged = self._full = False
         self._breaker = Breaker(rule)
         self._probe: asyncio.Task[None] | None = None
+        self._joined: JoinedCalls[Slot, Kept | Lease | Running | StoreTrouble] = JoinedCalls()
 
     @property
     def is_open(self) -> bool:
@@ -1787,6 +1788,23 @@ class StoreGuard:
         self._succeeded()
         self.fault = ""
         return answer
+
+    async def acquire(self, slot: Slot, *, refresh: bool = False) -> Kept | Lease | Running | StoreTrouble:
+        """The answer of a slot, else its lease, else who has that.
+
+        The store is asked once for all of this process that ask for the same at the same time.
+
+        Args:
+            slot: the question's.
+            refresh: a lease is wanted, whatever is kept.
+        """
+        token = token_hex(16)
+        if refresh:
+            return await self.ask(lambda store: store.acquire(slot, token, "refresh"))
+        found, own = await self._joined.call(
+            slot, lambda: self.ask(lambda store: store.acquire(slot, token, "read"))
+        )
+        return Running(slot, found.token) if isinstance(found, Lease) and not own else found
 
     async def close(self) -> None:
         """End a try that is under way."""
@@ -4735,7 +4753,6 @@ class ResponseCache:
             remember=self._remember,
         )
         self._hub = LiveHub(self._tools)
-        self._joined: JoinedCalls[Slot, Kept | Lease | Running | StoreTrouble] = JoinedCalls()
         self._tasks: set[asyncio.Task[None]] = set()
         self._published = clock()
         self.calibration = Calibration()
@@ -4744,6 +4761,10 @@ class ResponseCache:
         self._idle = IdleQueue()
         self._seen_at = -self._rules.quiet_seconds
         self._entering = asyncio.Semaphore(_EMBEDS_AT_ONCE)
+        self._answers = 0  # that are being taken from it
+        self._retired = False
+        self._noting: set[asyncio.Task[Any]] = set()
+        self._closing: asyncio.Task[None] | None = None
 
     async def lookup(self, question: Question) -> CacheOutcome:
         """Find out what to do for a request. What it says is then done by `chunks`, within seconds."""
@@ -4766,7 +4787,7 @@ class ResponseCache:
         """Somebody chats, whether the cache is for it or not: work that people come before waits."""
         self._seen_at = self._clock()
 
-    def chunks(
+    async def chunks(
         self, outcome: CacheOutcome, head: ReplyHead, upstream: Upstream, place: UsagePlace = "last"
     ) -> AsyncGenerator[dict[str, Any], None]:
         """The answer as OpenAI's chunks; of a leader, as they come from its upstream.
@@ -4784,6 +4805,18 @@ class ResponseCache:
             LeaderLostError: another process led, and was lost half-way.
             Exception: what the upstream raises.
         """
+        self._answers += 1
+        try:
+            async with aclosing(self._answer(outcome, head, upstream, place)) as chunks:
+                async for chunk in chunks:
+                    yield chunk
+        finally:
+            self._answers -= 1
+            self._close_if_idle()
+
+    def _answer(
+        self, outcome: CacheOutcome, head: ReplyHead, upstream: Upstream, place: UsagePlace
+    ) -> AsyncGenerator[dict[str, Any], None]:
         match outcome:
             case Hit():
                 return _kept_chunks(outcome, head, place)
@@ -4792,6 +4825,20 @@ class ResponseCache:
             case Follow():
                 return self._shared(outcome, head, upstream, place)
         return upstream()
+
+    def later(self, work: Coroutine[Any, Any, Any]) -> None:
+        """Do what no chat waits for, such as `note`, while the chat goes on."""
+        task = asyncio.create_task(work)
+        self._noting.add(task)
+        task.add_done_callback(self._noting.discard)
+
+    def reject_later(self, label: str) -> None:
+        """`reject` while the chat goes on, after the notes under way: one may be of the same message."""
+        self.later(self._reject_after(tuple(self._noting), label))
+
+    async def _reject_after(self, noting: tuple[asyncio.Task[Any], ...], label: str) -> None:
+        await asyncio.gather(*noting, return_exceptions=True)
+        await self.reject(label)
 
     async def note(self, question: Question, label: str) -> bool:
         """Make an answer known under one more label, such as the message that shows it; whether it is."""
@@ -4916,6 +4963,15 @@ class ResponseCache:
         """Connect before the first chat does; whether the store answers."""
         return not isinstance(await self._ask_patiently(lambda store: store.ping()), StoreTrouble)
 
+    def retire(self) -> None:
+        """Another one is used from now on: close, once the answers that are being taken have ended."""
+        self._retired = True
+        self._close_if_idle()
+
+    def _close_if_idle(self) -> None:
+        if self._retired and not self._answers and self._closing is None:
+            self._closing = asyncio.create_task(self.close())
+
     async def close(self) -> None:
         """Stop what is being generated or followed, and give the store back."""
         tasks = list(self._tasks)
@@ -4930,7 +4986,7 @@ class ResponseCache:
 
     async def _look_up(self, question: Question, reason: str) -> CacheOutcome:
         for why in (reason, "unreadable"):
-            match await self._acquire(question):
+            match await self._guard.acquire(question.slot, refresh=question.refresh):
                 case Kept() as kept:
                     if entry := await self._opened(question, kept):
                         return self._hit(question, entry, kept.age)
@@ -4945,16 +5001,6 @@ class ResponseCache:
                 case StoreTrouble() as trouble:
                     return self._miss(question, f"store {trouble.reason}")
         return self._miss(question, "unreadable")
-
-    async def _acquire(self, question: Question) -> Kept | Lease | Running | StoreTrouble:
-        """Ask the store, once for all requests of this process that ask the same at the same time."""
-        slot, token = question.slot, token_hex(16)
-        if question.refresh:
-            return await self._guard.ask(lambda store: store.acquire(slot, token, "refresh"))
-        found, own = await self._joined.call(
-            slot, lambda: self._guard.ask(lambda store: store.acquire(slot, token, "read"))
-        )
-        return Running(slot, found.token) if isinstance(found, Lease) and not own else found
 
     async def _similar(self, question: Question, lease: Lease) -> Hit | None:
         """The answer to the same question in other words; the lease goes back then."""
@@ -5265,7 +5311,7 @@ class ResponseCache:
                 outcome = await self._look_up(outcome.question, "leader lost")
             else:
                 return
-        own = upstream() if isinstance(outcome, Follow) else self.chunks(outcome, head, upstream, place)
+        own = upstream() if isinstance(outcome, Follow) else self._answer(outcome, head, upstream, place)
         async with aclosing(own):
             async for chunk in own:
                 yield chunk
@@ -7222,101 +7268,42 @@ def _store_of(settings: CacheSettings) -> CacheStore:
     return SqliteStore(settings.path)
 
 
-class CacheInUse:
-    """A cache with the answers that are being taken from it. Retired, it is closed when the last ends."""
-
-    def __init__(self, cache: ResponseCache) -> None:
-        self.cache = cache
-        self._answers = 0
-        self._retired = False
-        self._noting: set[asyncio.Task[Any]] = set()
-        self._closing: asyncio.Task[None] | None = None
-
-    async def chunks(
-        self, outcome: CacheOutcome, head: ReplyHead, upstream: Upstream, place: UsagePlace
-    ) -> AsyncGenerator[dict[str, Any], None]:
-        """See `ResponseCache.chunks`."""
-        self._answers += 1
-        try:
-            async with aclosing(self.cache.chunks(outcome, head, upstream, place)) as chunks:
-                async for chunk in chunks:
-                    yield chunk
-        finally:
-            self._answers -= 1
-            self._close_if_idle()
-
-    def note(self, question: Question, label: str) -> None:
-        """Make an answer known under one more label, while the chat goes on."""
-        self._begin(self.cache.note(question, label))
-
-    def note_similar(self, question: Question, near: Near, label: str) -> None:
-        """Remember which message shows an answer to a similar question, while the chat goes on."""
-        self._begin(self.cache.note_similar(question, near, label))
-
-    def reject(self, label: str) -> None:
-        """Somebody did not want the answer of a message; while the chat goes on."""
-        self._begin(self._reject(label, tuple(self._noting)))
-
-    async def _reject(self, label: str, noting: tuple[asyncio.Task[Any], ...]) -> None:
-        await asyncio.gather(*noting, return_exceptions=True)  # one may be of the same message
-        await self.cache.reject(label)
-
-    def _begin(self, work: Coroutine[Any, Any, Any]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        self._noting.add(task)
-        task.add_done_callback(self._noting.discard)
-
-    def retire(self) -> None:
-        """Another one is used from now on."""
-        self._retired = True
-        self._close_if_idle()
-
-    def _close_if_idle(self) -> None:
-        if self._retired and not self._answers and self._closing is None:
-            self._closing = asyncio.get_running_loop().create_task(self.cache.close())
-
-
 class CacheKeeper:
     """Has the cache that the valves ask for."""
 
-    def __init__(self, make: Callable[[CacheSettings], ResponseCache] = make_cache) -> None:
-        """Make nothing yet.
-
-        Args:
-            make: makes a cache.
-        """
-        self._make = make
-        self._used: CacheInUse | None = None
+    def __init__(self) -> None:
+        """Make nothing yet."""
+        self._cache: ResponseCache | None = None
         self._made_of: CacheSettings | None = None
         self._warming: asyncio.Task[bool] | None = None
 
-    async def cache(self, settings: CacheSettings) -> CacheInUse:
+    async def cache(self, settings: CacheSettings) -> ResponseCache:
         """The cache for these settings, connected if that takes no time.
 
         Raises:
             SettingError: there is none for them.
         """
-        if self._used is None or self._made_of != settings:
-            used = CacheInUse(self._make(settings))
+        if self._cache is None or self._made_of != settings:
+            cache = make_cache(settings)
             self.retire()
-            self._used, self._made_of = used, settings
-            self._warming = asyncio.get_running_loop().create_task(used.cache.warm())
-        used = self._used
+            self._cache, self._made_of = cache, settings
+            self._warming = asyncio.get_running_loop().create_task(cache.warm())
+        cache = self._cache
         if self._warming is not None:
             await asyncio.wait({self._warming}, timeout=_CONNECT_SECONDS)
             self._warming = None
-        return used
+        return cache
 
     @property
     def current(self) -> ResponseCache | None:
         """The cache that was used last; None: none was yet."""
-        return self._used.cache if self._used else None
+        return self._cache
 
     def retire(self) -> None:
         """Give the cache back once the answers under way have ended."""
-        if self._used is not None:
-            self._used.retire()
-        self._used, self._made_of = None, None
+        if self._cache is not None:
+            self._cache.retire()
+        self._cache, self._made_of = None, None
 
 
 # --- ollama_pack.services.webui_tasks ---
@@ -7647,8 +7634,8 @@ class Pipeline:
         if found is None:
             answer = upstream()
         else:
-            used, outcome = found
-            answer = used.chunks(outcome, head, upstream, usage_place(body))
+            cache, outcome = found
+            answer = cache.chunks(outcome, head, upstream, usage_place(body))
         async with aclosing(answer) as chunks:
             async for chunk in chunks:
                 yield chunk
@@ -7663,7 +7650,7 @@ class Pipeline:
 
     async def _found(
         self, body: Body, who: Asking, digest: str, answerer: str
-    ) -> tuple[CacheInUse, CacheOutcome] | None:
+    ) -> tuple[ResponseCache, CacheOutcome] | None:
         """What the cache has; None where the model is to answer, whatever the reason."""
         try:
             rules = sibling(FILTER)
@@ -7672,9 +7659,9 @@ class Pipeline:
                 return None
             if not rules.valves.enabled:
                 return None
-            used = await self._keeper.cache(rules.settings())
-            self._tell_figures(used.cache)
-            return await self._looked_up(used, rules.valves, body, who, digest, answerer)
+            cache = await self._keeper.cache(rules.settings())
+            self._tell_figures(cache)
+            return await self._looked_up(cache, rules.valves, body, who, digest, answerer)
         except (SettingError, OSError) as error:
             self._tell_once(f"The response cache does nothing: {error}")
             return None
@@ -7683,8 +7670,8 @@ class Pipeline:
             return None
 
     async def _looked_up(
-        self, used: CacheInUse, valves: Any, body: Body, who: Asking, digest: str, answerer: str
-    ) -> tuple[CacheInUse, CacheOutcome] | None:
+        self, cache: ResponseCache, valves: Any, body: Body, who: Asking, digest: str, answerer: str
+    ) -> tuple[ResponseCache, CacheOutcome] | None:
         note = who.note or {}
         reason = why_bypassed(body, note, valves.cache_when)
         if who.from_webui and who.note is None:
@@ -7698,15 +7685,13 @@ class Pipeline:
             similar=valves.similar != "off",
             refresh=self._is_regenerated(note, str(body.get("model"))),
         )
-        question = (
-            NotCacheable(reason) if reason else await question_of(asked, valves.scope, used.cache.keyring)
-        )
+        question = NotCacheable(reason) if reason else await question_of(asked, valves.scope, cache.keyring)
         if isinstance(question, NotCacheable):
-            used.cache.bypass(question.reason)
+            cache.bypass(question.reason)
             return None
-        outcome = await used.cache.lookup(question)
+        outcome = await cache.lookup(question)
         note_from_cache(outcome, str(body.get("model") or ""), who.user)
-        return used, outcome
+        return cache, outcome
 
     def _is_regenerated(self, note: Mapping[str, Any], model: str) -> bool:
         """Whether the question has an answer of this model already: another message is to be the answer."""

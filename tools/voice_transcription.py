@@ -48,7 +48,7 @@ version: 0.1.0
 #   4691  speech.subtitles         Subtitles: lines that fit on a screen, each shown while it is spoken.
 #   4829  speech.formats           A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
 #   4966  services.voice_job       One call of the tool: which recordings, how far it is, what the model gets, and the file for the user.
-#   5184  webui.users              Users of the running Open WebUI, and the language that they read. Imports `open_webui` when called.
+#   5184  webui.users              Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
 
 import asyncio
 import hashlib
@@ -5182,7 +5182,7 @@ def for_model(
 
 
 # --- ollama_pack.webui.users ---
-# Users of the running Open WebUI, and the language that they read. Imports `open_webui` when called.
+# Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
 
 
 def reader_language(metadata: Mapping[str, Any], request: Any) -> str:

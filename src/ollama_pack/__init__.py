@@ -11,7 +11,6 @@ PackError
 ├── AliasUnavailableError       an alias matched, but none of its models can answer this user
 ├── BudgetStoreError            the store of the budgets did not do what it was asked
 ├── BudgetSpentError            a chat is not answered, as a budget is used up
-├── GGUFError                   a file is not a GGUF file that can be read
 ├── SettingError                a setting cannot be used
 ├── StoreError                  a store of the cache did not do what it was asked
 │   ├── StoreDownError              it cannot be reached, or failed

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ollama_pack.fit.gguf import _TYPES
+from harness.gguf import TYPE_NAMES
 from ollama_pack.fit.shapes import Tensor
 
-_NUMBERS_OF_TYPES = {name: number for number, name in _TYPES.items()}
+_NUMBERS_OF_TYPES = {name: number for number, name in TYPE_NAMES.items()}
 
 
 @dataclass(frozen=True)

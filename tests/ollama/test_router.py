@@ -138,7 +138,7 @@ def test_a_node_that_hangs_is_found_out_by_looking_at_it(
             async def no_answer() -> None:
                 raise NodeTimeoutError(silent.client.name, "answer", 5.0)
 
-            monkeypatch.setattr(silent._probe, "look", no_answer)  # noqa: SLF001 - a node cannot be frozen in a thread
+            monkeypatch.setattr(silent.client, "tags", no_answer)  # a node cannot be frozen in a thread
             return await chat
 
     assert run(scenario).answer == "You said: hello"

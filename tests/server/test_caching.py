@@ -22,10 +22,10 @@ def settings(folder: Path, **more: Any) -> CacheSettings:
 
 
 async def pending_in(keeper: CacheKeeper, made_of: CacheSettings) -> PendingAnswer:
-    used = await keeper.cache(made_of)
-    outcome = await used.cache.lookup(question())
+    cache = await keeper.cache(made_of)
+    outcome = await cache.lookup(question())
     assert isinstance(outcome, Lead)
-    return PendingAnswer(used, outcome, {"model": "replay"}, "m")
+    return PendingAnswer(cache, outcome, {"model": "replay"}, "m")
 
 
 def test_cache_stays_while_the_settings_do(tmp_path: Path) -> None:

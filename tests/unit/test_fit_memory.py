@@ -10,9 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from harness.gguf import GGUFError, SkippedList, read_header
 from harness.gguf_headers import MODELS, Model
-from ollama_pack.fit.errors import GGUFError
-from ollama_pack.fit.gguf import SkippedList, read_header
 from ollama_pack.fit.learned import MemoryLearner, SeenLoad
 from ollama_pack.fit.memory import ModelShape, RunOptions, memory_needed
 from ollama_pack.fit.shapes import (

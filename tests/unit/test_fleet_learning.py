@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from harness.virtual_world import World
 from ollama_pack.routing.decide.prefix import (
     IMAGE_TOKENS,
     MAX_BLOCKS,
@@ -47,6 +48,18 @@ def test_hit_is_the_common_beginning(first: list[str], second: list[str]) -> Non
         same += 1
     expected = say(*second)[same - 1].upto if same else 0
     assert mirror.match(say(*second)).hit == expected
+
+
+def test_nodes_that_have_measured_speak_for_those_that_have_not() -> None:
+    """Would catch an idle node that is never tried, as it is believed to be slower than the others are."""
+    world = World()
+    world.ask(1)
+    world.decide()
+    world.finish("r1", prompt=0.5, prompt_count=2000, decode=1.0, decode_count=100, load=9.0, total=10.5)
+    for node in world.scheduler.cluster.nodes.values():
+        rates = node.known("blob-a")
+        assert (rates.prompt, rates.token, rates.load, rates.learned) == (4000.0, 0.01, 9.0, False)
+        assert node.known("blob-b").prompt == PRIORS.prompt
 
 
 def test_the_answer_is_held_too() -> None:

@@ -1,15 +1,19 @@
 """The scheduler as a whole: told of events in any order, and playing chats in virtual time."""
 
 from collections.abc import Mapping
+from random import Random
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from harness.virtual_chats import Chat, Driver, Turn
+from harness.virtual_share import SharingWorker
 from harness.virtual_world import MODELS, World, check, resident, steps, take
 from ollama_pack.routing.decide.assignment import Assignment
 from ollama_pack.routing.decide.view import InstalledModel
 from ollama_pack.routing.errors import NoNodeError, QueueFullError
+from ollama_pack.routing.plan.virtual_fleet import NodeShape, SimNode, Timeline
 from ollama_pack.routing.state.estimates import Durations
 from ollama_pack.routing.state.node_state import ResidentModel
 
@@ -371,6 +375,19 @@ def test_the_last_node_with_room_waits_until_a_model_is_short_of_slots() -> None
     assert not crowd(scarce, 4)
     assert "z" in {one.node for one in (*crowd(scarce, 1), *scarce.running.values())}
     assert [one.node for one in crowd(last_is_z(20), 3)] == ["z"]
+
+
+def test_people_who_overwrite_each_other_are_parted() -> None:
+    """Would catch two chats that evaluate all they said at each turn, beside a node that stands idle."""
+    clock = Timeline()
+    nodes = [SimNode(f"n{number}", clock, NodeShape(slots=1, prompt_rate=3500.0)) for number in range(2)]
+    worker = SharingWorker(nodes, clock, 1, Random(1), 1)  # noqa: S311 - seeded on purpose
+    driver = Driver(clock, worker)
+    turns = (Turn(6000, 50, 20.0), *(Turn(20, 50, 20.0),) * 9)
+    driver.play([Chat(number, 12.0 * number, "m0", turns, f"u{number}") for number in range(2)])
+    clock.run()
+    assert max(driver.measured.waits[2:6]) > 1.5
+    assert max(driver.measured.waits[-8:]) < 0.3
 
 
 def test_a_load_ahead_of_need_that_fails_is_not_tried_again_at_once() -> None:

@@ -13,7 +13,6 @@ from typing import Any
 
 import orjson
 
-from ollama_pack.base.single_flight import JoinedCalls
 from ollama_pack.cache.bound import class_of
 from ollama_pack.cache.collect import says_something
 from ollama_pack.cache.counters import CacheCounters
@@ -123,7 +122,6 @@ class ResponseCache:
             remember=self._remember,
         )
         self._hub = LiveHub(self._tools)
-        self._joined: JoinedCalls[Slot, Kept | Lease | Running | StoreTrouble] = JoinedCalls()
         self._tasks: set[asyncio.Task[None]] = set()
         self._published = clock()
         self.calibration = Calibration()
@@ -132,6 +130,10 @@ class ResponseCache:
         self._idle = IdleQueue()
         self._seen_at = -self._rules.quiet_seconds
         self._entering = asyncio.Semaphore(_EMBEDS_AT_ONCE)
+        self._answers = 0  # that are being taken from it
+        self._retired = False
+        self._noting: set[asyncio.Task[Any]] = set()
+        self._closing: asyncio.Task[None] | None = None
 
     async def lookup(self, question: Question) -> CacheOutcome:
         """Find out what to do for a request. What it says is then done by `chunks`, within seconds."""
@@ -154,7 +156,7 @@ class ResponseCache:
         """Somebody chats, whether the cache is for it or not: work that people come before waits."""
         self._seen_at = self._clock()
 
-    def chunks(
+    async def chunks(
         self, outcome: CacheOutcome, head: ReplyHead, upstream: Upstream, place: UsagePlace = "last"
     ) -> AsyncGenerator[dict[str, Any], None]:
         """The answer as OpenAI's chunks; of a leader, as they come from its upstream.
@@ -172,6 +174,18 @@ class ResponseCache:
             LeaderLostError: another process led, and was lost half-way.
             Exception: what the upstream raises.
         """
+        self._answers += 1
+        try:
+            async with aclosing(self._answer(outcome, head, upstream, place)) as chunks:
+                async for chunk in chunks:
+                    yield chunk
+        finally:
+            self._answers -= 1
+            self._close_if_idle()
+
+    def _answer(
+        self, outcome: CacheOutcome, head: ReplyHead, upstream: Upstream, place: UsagePlace
+    ) -> AsyncGenerator[dict[str, Any], None]:
         match outcome:
             case Hit():
                 return _kept_chunks(outcome, head, place)
@@ -180,6 +194,20 @@ class ResponseCache:
             case Follow():
                 return self._shared(outcome, head, upstream, place)
         return upstream()
+
+    def later(self, work: Coroutine[Any, Any, Any]) -> None:
+        """Do what no chat waits for, such as `note`, while the chat goes on."""
+        task = asyncio.create_task(work)
+        self._noting.add(task)
+        task.add_done_callback(self._noting.discard)
+
+    def reject_later(self, label: str) -> None:
+        """`reject` while the chat goes on, after the notes under way: one may be of the same message."""
+        self.later(self._reject_after(tuple(self._noting), label))
+
+    async def _reject_after(self, noting: tuple[asyncio.Task[Any], ...], label: str) -> None:
+        await asyncio.gather(*noting, return_exceptions=True)
+        await self.reject(label)
 
     async def note(self, question: Question, label: str) -> bool:
         """Make an answer known under one more label, such as the message that shows it; whether it is."""
@@ -304,6 +332,15 @@ class ResponseCache:
         """Connect before the first chat does; whether the store answers."""
         return not isinstance(await self._ask_patiently(lambda store: store.ping()), StoreTrouble)
 
+    def retire(self) -> None:
+        """Another one is used from now on: close, once the answers that are being taken have ended."""
+        self._retired = True
+        self._close_if_idle()
+
+    def _close_if_idle(self) -> None:
+        if self._retired and not self._answers and self._closing is None:
+            self._closing = asyncio.create_task(self.close())
+
     async def close(self) -> None:
         """Stop what is being generated or followed, and give the store back."""
         tasks = list(self._tasks)
@@ -318,7 +355,7 @@ class ResponseCache:
 
     async def _look_up(self, question: Question, reason: str) -> CacheOutcome:
         for why in (reason, "unreadable"):
-            match await self._acquire(question):
+            match await self._guard.acquire(question.slot, refresh=question.refresh):
                 case Kept() as kept:
                     if entry := await self._opened(question, kept):
                         return self._hit(question, entry, kept.age)
@@ -333,16 +370,6 @@ class ResponseCache:
                 case StoreTrouble() as trouble:
                     return self._miss(question, f"store {trouble.reason}")
         return self._miss(question, "unreadable")
-
-    async def _acquire(self, question: Question) -> Kept | Lease | Running | StoreTrouble:
-        """Ask the store, once for all requests of this process that ask the same at the same time."""
-        slot, token = question.slot, token_hex(16)
-        if question.refresh:
-            return await self._guard.ask(lambda store: store.acquire(slot, token, "refresh"))
-        found, own = await self._joined.call(
-            slot, lambda: self._guard.ask(lambda store: store.acquire(slot, token, "read"))
-        )
-        return Running(slot, found.token) if isinstance(found, Lease) and not own else found
 
     async def _similar(self, question: Question, lease: Lease) -> Hit | None:
         """The answer to the same question in other words; the lease goes back then."""
@@ -653,7 +680,7 @@ class ResponseCache:
                 outcome = await self._look_up(outcome.question, "leader lost")
             else:
                 return
-        own = upstream() if isinstance(outcome, Follow) else self.chunks(outcome, head, upstream, place)
+        own = upstream() if isinstance(outcome, Follow) else self._answer(outcome, head, upstream, place)
         async with aclosing(own):
             async for chunk in own:
                 yield chunk

@@ -4,12 +4,15 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from secrets import token_hex
 from typing import Literal, TypeVar
 
 from ollama_pack.base.breaker import Breaker, BreakerRule
 from ollama_pack.base.messages import message, said_by
+from ollama_pack.base.single_flight import JoinedCalls
 from ollama_pack.cache.errors import StoreError, StoreFullError
-from ollama_pack.cache.store import CacheStore
+from ollama_pack.cache.key import Slot
+from ollama_pack.cache.store import CacheStore, Kept, Lease, Running
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +65,7 @@ class StoreGuard:
         self._logged = self._full = False
         self._breaker = Breaker(rule)
         self._probe: asyncio.Task[None] | None = None
+        self._joined: JoinedCalls[Slot, Kept | Lease | Running | StoreTrouble] = JoinedCalls()
 
     @property
     def is_open(self) -> bool:
@@ -108,6 +112,23 @@ class StoreGuard:
         self._succeeded()
         self.fault = ""
         return answer
+
+    async def acquire(self, slot: Slot, *, refresh: bool = False) -> Kept | Lease | Running | StoreTrouble:
+        """The answer of a slot, else its lease, else who has that.
+
+        The store is asked once for all of this process that ask for the same at the same time.
+
+        Args:
+            slot: the question's.
+            refresh: a lease is wanted, whatever is kept.
+        """
+        token = token_hex(16)
+        if refresh:
+            return await self.ask(lambda store: store.acquire(slot, token, "refresh"))
+        found, own = await self._joined.call(
+            slot, lambda: self.ask(lambda store: store.acquire(slot, token, "read"))
+        )
+        return Running(slot, found.token) if isinstance(found, Lease) and not own else found
 
     async def close(self) -> None:
         """End a try that is under way."""

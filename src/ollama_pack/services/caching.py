@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,9 +14,8 @@ from ollama_pack.base.redis import redis_client
 from ollama_pack.cache.cache import ResponseCache
 from ollama_pack.cache.generation import CacheRules, Upstream
 from ollama_pack.cache.keyring import Keyring
-from ollama_pack.cache.outcome import CacheOutcome, Follow, Hit, Question
+from ollama_pack.cache.outcome import CacheOutcome, Follow, Hit
 from ollama_pack.cache.replay import completion_chunks, completion_from
-from ollama_pack.cache.similar import Near
 from ollama_pack.cache.store import CacheStore
 from ollama_pack.cache.store_redis import RedisStore
 from ollama_pack.cache.store_sqlite import SqliteStore
@@ -96,101 +95,42 @@ def _store_of(settings: CacheSettings) -> CacheStore:
     return SqliteStore(settings.path)
 
 
-class CacheInUse:
-    """A cache with the answers that are being taken from it. Retired, it is closed when the last ends."""
-
-    def __init__(self, cache: ResponseCache) -> None:
-        self.cache = cache
-        self._answers = 0
-        self._retired = False
-        self._noting: set[asyncio.Task[Any]] = set()
-        self._closing: asyncio.Task[None] | None = None
-
-    async def chunks(
-        self, outcome: CacheOutcome, head: ReplyHead, upstream: Upstream, place: UsagePlace
-    ) -> AsyncGenerator[dict[str, Any], None]:
-        """See `ResponseCache.chunks`."""
-        self._answers += 1
-        try:
-            async with aclosing(self.cache.chunks(outcome, head, upstream, place)) as chunks:
-                async for chunk in chunks:
-                    yield chunk
-        finally:
-            self._answers -= 1
-            self._close_if_idle()
-
-    def note(self, question: Question, label: str) -> None:
-        """Make an answer known under one more label, while the chat goes on."""
-        self._begin(self.cache.note(question, label))
-
-    def note_similar(self, question: Question, near: Near, label: str) -> None:
-        """Remember which message shows an answer to a similar question, while the chat goes on."""
-        self._begin(self.cache.note_similar(question, near, label))
-
-    def reject(self, label: str) -> None:
-        """Somebody did not want the answer of a message; while the chat goes on."""
-        self._begin(self._reject(label, tuple(self._noting)))
-
-    async def _reject(self, label: str, noting: tuple[asyncio.Task[Any], ...]) -> None:
-        await asyncio.gather(*noting, return_exceptions=True)  # one may be of the same message
-        await self.cache.reject(label)
-
-    def _begin(self, work: Coroutine[Any, Any, Any]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        self._noting.add(task)
-        task.add_done_callback(self._noting.discard)
-
-    def retire(self) -> None:
-        """Another one is used from now on."""
-        self._retired = True
-        self._close_if_idle()
-
-    def _close_if_idle(self) -> None:
-        if self._retired and not self._answers and self._closing is None:
-            self._closing = asyncio.get_running_loop().create_task(self.cache.close())
-
-
 class CacheKeeper:
     """Has the cache that the valves ask for."""
 
-    def __init__(self, make: Callable[[CacheSettings], ResponseCache] = make_cache) -> None:
-        """Make nothing yet.
-
-        Args:
-            make: makes a cache.
-        """
-        self._make = make
-        self._used: CacheInUse | None = None
+    def __init__(self) -> None:
+        """Make nothing yet."""
+        self._cache: ResponseCache | None = None
         self._made_of: CacheSettings | None = None
         self._warming: asyncio.Task[bool] | None = None
 
-    async def cache(self, settings: CacheSettings) -> CacheInUse:
+    async def cache(self, settings: CacheSettings) -> ResponseCache:
         """The cache for these settings, connected if that takes no time.
 
         Raises:
             SettingError: there is none for them.
         """
-        if self._used is None or self._made_of != settings:
-            used = CacheInUse(self._make(settings))
+        if self._cache is None or self._made_of != settings:
+            cache = make_cache(settings)
             self.retire()
-            self._used, self._made_of = used, settings
-            self._warming = asyncio.get_running_loop().create_task(used.cache.warm())
-        used = self._used
+            self._cache, self._made_of = cache, settings
+            self._warming = asyncio.get_running_loop().create_task(cache.warm())
+        cache = self._cache
         if self._warming is not None:
             await asyncio.wait({self._warming}, timeout=_CONNECT_SECONDS)
             self._warming = None
-        return used
+        return cache
 
     @property
     def current(self) -> ResponseCache | None:
         """The cache that was used last; None: none was yet."""
-        return self._used.cache if self._used else None
+        return self._cache
 
     def retire(self) -> None:
         """Give the cache back once the answers under way have ended."""
-        if self._used is not None:
-            self._used.retire()
-        self._used, self._made_of = None, None
+        if self._cache is not None:
+            self._cache.retire()
+        self._cache, self._made_of = None, None
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +138,7 @@ class PendingAnswer:
     """An answer that is looked up, and not yet given.
 
     Attributes:
-        used: the cache.
+        cache: that it comes from.
         outcome: of the lookup; it can be used once.
         body: of the chat, in which the model's name stands again once the answer is being given. Open WebUI
             books the tokens under it, and uses it in further rounds of tools.
@@ -207,7 +147,7 @@ class PendingAnswer:
             nobody can say of other models.
     """
 
-    used: CacheInUse
+    cache: ResponseCache
     outcome: CacheOutcome
     body: dict[str, Any]
     model: str
@@ -222,7 +162,7 @@ class PendingAnswer:
         self, head: ReplyHead, upstream: Upstream, place: UsagePlace
     ) -> AsyncGenerator[dict[str, Any], None]:
         """The answer as a stream; whole bodies that the upstream gives are taken apart."""
-        return self.used.chunks(self.outcome, head, lambda: _in_chunks(upstream()), place)
+        return self.cache.chunks(self.outcome, head, lambda: _in_chunks(upstream()), place)
 
     async def completion(self, head: ReplyHead, ask: Ask, upstream: Upstream) -> dict[str, Any]:
         """The answer as one body: the model's own where it was asked for this request.

@@ -1,4 +1,4 @@
-"""Every name that a client of the gateway may ask for, and the model of Open WebUI that each stands for.
+"""The names that people and clients of the gateway may ask for, and the model that each stands for.
 
 A name with a row of its own, or that a connection offers, is Open WebUI's: its grants hold. Every other name
 of the alias tables, wildcards among them, is for those who may use a model that answers for it.
@@ -8,10 +8,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ollama_pack.aliases.facts import request_facts
 from ollama_pack.aliases.published import concrete_names, models_behind
+from ollama_pack.aliases.resolve import Resolution, resolve
 from ollama_pack.aliases.table import AliasTable
 from ollama_pack.engines.model_ids import ROUTER
-from ollama_pack.services.alias_choice import choose_model
 from ollama_pack.services.offer import ALIAS_FILTER, AliasTables, alias_tables
 from ollama_pack.webui.contact import ROUTER_ID
 from ollama_pack.webui.embedding import shown_by_connection
@@ -19,11 +20,13 @@ from ollama_pack.webui.errors import ModelClosedError
 from ollama_pack.webui.functions import function_state
 from ollama_pack.webui.models import (
     ModelCatalogue,
+    catalogue,
     may_use,
     model_row,
     offered_models,
     visible_models,
 )
+from ollama_pack.webui.users import group_names
 
 Body = dict[str, Any]
 
@@ -63,6 +66,27 @@ class OfferedName:
 async def stored_tables() -> AliasTables:
     """The alias tables that admins have stored."""
     return alias_tables(await function_state(ROUTER_ID), await function_state(ALIAS_FILTER))
+
+
+async def choose_model(
+    table: AliasTable, body: Mapping[str, Any], alias: str, user: Mapping[str, Any], request: Any
+) -> tuple[Resolution, str] | None:
+    """The model that answers for an alias: the first that is there and that Open WebUI lets this user use.
+
+    Returns:
+        The resolution and the id of its model: where `gpu_router` offers it, too, it answers over all nodes.
+    """
+    if next(table.matching(alias), None) is None:
+        return None  # most requests: no alias, so nothing to find out
+    facts = request_facts(body, alias, await group_names(user) if table.uses_groups else ())
+    models = catalogue(request)
+    denied: set[str] = set()
+    while chosen := resolve(table, facts, models, denied):
+        for model_id in models.ids_of(chosen.model):
+            if await may_use(user, model_id, request):
+                return chosen, model_id
+        denied.add(chosen.model)
+    return None
 
 
 async def model_for(

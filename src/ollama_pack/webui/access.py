@@ -16,7 +16,8 @@ from ollama_pack.base.messages import message
 from ollama_pack.engines.model_ids import ROUTER
 from ollama_pack.webui.audience import EVERYBODY, NOBODY, Grants
 from ollama_pack.webui.model_rows import ExistingRow, existing_row
-from ollama_pack.webui.models import group_ids_of, reads_all
+from ollama_pack.webui.models import reads_all
+from ollama_pack.webui.users import group_ids_of
 
 
 @dataclass(frozen=True, slots=True)

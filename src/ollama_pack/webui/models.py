@@ -2,7 +2,6 @@
 
 import sys
 from collections.abc import Iterator, Mapping
-from inspect import signature
 from typing import Any
 
 from ollama_pack.engines.body import object_at
@@ -133,24 +132,6 @@ async def model_row(model_id: str) -> dict[str, Any] | None:
 
     row = await Models.get_model_by_id(model_id)
     return None if row is None else dict(row.model_dump(exclude_none=True))
-
-
-async def group_names(user: Mapping[str, Any]) -> frozenset[str]:
-    """Names of the groups that a user is a member of, inherited ones included."""
-    return frozenset(group.name for group in await _groups_of(user))
-
-
-async def group_ids_of(user: Mapping[str, Any]) -> tuple[str, ...]:
-    """Ids of the same groups."""
-    return tuple(str(group.id) for group in await _groups_of(user))
-
-
-async def _groups_of(user: Mapping[str, Any]) -> Any:
-    from open_webui.models.groups import Groups  # noqa: PLC0415
-
-    look_up = Groups.get_groups_by_member_id
-    inherits = "include_inherited" in signature(look_up).parameters  # groups within groups came after 0.11.2
-    return await (look_up(user["id"], include_inherited=True) if inherits else look_up(user["id"]))
 
 
 async def system_prompt(model_id: str) -> str:

@@ -76,11 +76,11 @@ from ollama_pack.webui.connections import (
 )
 from ollama_pack.webui.early_errors import note_refusal, refused_answer, show_early_errors
 from ollama_pack.webui.errors import ModelClosedError, ModelRefusedError
-from ollama_pack.webui.models import group_names, remove_builtin_tools
+from ollama_pack.webui.models import remove_builtin_tools
 from ollama_pack.webui.presets import default_params
 from ollama_pack.webui.server import event_stream, server_secret, take_over
 from ollama_pack.webui.tracing import ChatSpan
-from ollama_pack.webui.users import accepted_language, reader_language
+from ollama_pack.webui.users import accepted_language, group_names, reader_language
 
 log = logging.getLogger(__name__)
 

@@ -20,8 +20,8 @@ from ollama_pack.aliases.table import parse_table
 from ollama_pack.base.messages import in_language
 from ollama_pack.engines.model_ids import ROUTER
 from ollama_pack.errors import PackError
-from ollama_pack.services.alias_choice import choose_model
 from ollama_pack.services.answers import alias_refusal
+from ollama_pack.services.gateway_names import choose_model
 from ollama_pack.services.valves import PackValves, tell_refused
 from ollama_pack.webui.early_errors import note_refusal, show_early_errors
 from ollama_pack.webui.models import (

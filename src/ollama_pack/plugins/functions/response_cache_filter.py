@@ -18,6 +18,7 @@ from pydantic import Field
 
 from ollama_pack.base.messages import Message, in_language, joined, message, said_by
 from ollama_pack.base.single_flight import Remembered
+from ollama_pack.cache.cache import ResponseCache
 from ollama_pack.cache.guard import StoreTrouble
 from ollama_pack.cache.key import NotCacheable
 from ollama_pack.cache.outcome import Follow, Hit, Miss
@@ -31,7 +32,6 @@ from ollama_pack.errors import SettingError
 from ollama_pack.services.cache_valves import CacheValves
 from ollama_pack.services.cacheable import STATE, CacheRequest, question_of, why_bypassed
 from ollama_pack.services.caching import (
-    CacheInUse,
     CacheKeeper,
     CacheSettings,
     PendingAnswer,
@@ -44,13 +44,13 @@ from ollama_pack.webui.connections import prefixed_connections, trusted_certific
 from ollama_pack.webui.functions import user_valves
 from ollama_pack.webui.meaning import NodeEmbeddings, embedder_of, embedding, judging, somebody_chats
 from ollama_pack.webui.model_rows import REPLAY
-from ollama_pack.webui.models import group_ids_of, may_use
+from ollama_pack.webui.models import may_use
 from ollama_pack.webui.presets import AnsweringModel, answering_model
 from ollama_pack.webui.replay_model import ReplayModel, drawn_instead
 from ollama_pack.webui.router_digest import routed_weights
 from ollama_pack.webui.server import data_folder, server_secret, take_over
 from ollama_pack.webui.tracing import current_span
-from ollama_pack.webui.users import reader_language
+from ollama_pack.webui.users import group_ids_of, reader_language
 
 log = logging.getLogger(__name__)
 
@@ -161,10 +161,10 @@ class Filter:
             wanted = await self._wanted.get(user["id"], partial(_uses_cache, function_id, user["id"]))
             if not self.valves.enabled or not wanted:
                 return None
-            used = await self._keeper.cache(self._settings())
+            cache = await self._keeper.cache(self._settings())
             reason = "client's wish" if "no-store" in _wishes(request) else ""
             if reason := reason or why_bypassed(body, {}, self.valves.cache_when):
-                used.cache.bypass(reason)
+                cache.bypass(reason)
                 return None
             model, weights = answers
             asked = CacheRequest(
@@ -177,7 +177,7 @@ class Filter:
                 preset={"base": body["model"], "params": {}, "system": ""},
                 refresh="no-cache" in _wishes(request),
             )
-            return await self._pending_answer(used, asked, body)
+            return await self._pending_answer(cache, asked, body)
         except SettingError as error:
             self._warn_once(error)
         except Exception:
@@ -199,7 +199,7 @@ class Filter:
 
     async def cache_report(self) -> dict[str, Any]:
         """What the cache did, in this worker and in all of them, for the dashboard."""
-        cache = (await self._keeper.cache(self._settings())).cache
+        cache = await self._keeper.cache(self._settings())
         shared = await cache.shared_counts()
         fault = _fault(shared, cache.fault) if isinstance(shared, StoreTrouble) else ""
         if not isinstance(shared, StoreTrouble):
@@ -218,7 +218,7 @@ class Filter:
 
     async def calibration_counts(self) -> dict[str, Any]:
         """The labels of similar answers, for `scripts/federate.py`: counts, and nothing of a conversation."""
-        cache = (await self._keeper.cache(self._settings())).cache
+        cache = await self._keeper.cache(self._settings())
         shared = await cache.shared_counts()
         if isinstance(shared, StoreTrouble):
             return {"fault": _fault(shared, cache.fault)}
@@ -237,19 +237,19 @@ class Filter:
         return await self._change_counts(as_forgotten)
 
     async def _change_counts(self, change: Callable[[Mapping[str, float]], Mapping[str, float]]) -> str:
-        cache = (await self._keeper.cache(self._settings())).cache
+        cache = await self._keeper.cache(self._settings())
         trouble = await cache.change_counts(change)
         return _fault(trouble, cache.fault) if trouble else ""
 
     async def flush_cache(self) -> str:
         """Make all answers unusable, in every worker; empty, or why it was not done."""
-        cache = (await self._keeper.cache(self._settings())).cache
+        cache = await self._keeper.cache(self._settings())
         trouble = await cache.flush()
         return _fault(trouble, cache.fault) if trouble else ""
 
     async def discard_answers(self, label: str) -> None:
         """Discard what belongs to a chat, a user or a message that nobody liked, such as `chat:<id>`."""
-        cache = (await self._keeper.cache(self._settings())).cache
+        cache = await self._keeper.cache(self._settings())
         if label.startswith("message:"):
             await cache.reject(label)
         await cache.discard(label)
@@ -258,46 +258,46 @@ class Filter:
         self, body: Body, user: Json, metadata: Json, model: Json, request: Any
     ) -> PendingAnswer | None:
         """What to answer with; None: the model answers, and the cache is not in it."""
-        used = await self._keeper.cache(self._settings())
+        cache = await self._keeper.cache(self._settings())
         reason = "client's wish" if "no-store" in _wishes(request) else ""
         if reason := reason or why_bypassed(body, metadata, self.valves.cache_when):
-            used.cache.bypass(reason)
+            cache.bypass(reason)
             return None
         if not await self._replay.serves(user, request):
-            used.cache.bypass("no replay")
+            cache.bypass("no replay")
             return None
         if not await _has_access(body, user, metadata, request):
-            used.cache.bypass("no access")  # Open WebUI says so
+            cache.bypass("no access")  # Open WebUI says so
             return None
         others = await other_answers(metadata, str(model["id"]))
         for each in others:  # it is regenerated
-            used.reject(f"message:{each}")
+            cache.reject_later(f"message:{each}")
         asked = await self._asked(body, user, metadata, model, request, is_another=bool(others))
-        return await self._pending_answer(used, asked, body)
+        return await self._pending_answer(cache, asked, body)
 
     async def _pending_answer(
-        self, used: CacheInUse, asked: CacheRequest, body: Body
+        self, cache: ResponseCache, asked: CacheRequest, body: Body
     ) -> PendingAnswer | None:
         """As `_look_up`, for a request that the cache is for."""
-        question = await question_of(asked, self.valves.scope, used.cache.keyring)
+        question = await question_of(asked, self.valves.scope, cache.keyring)
         if isinstance(question, NotCacheable):
-            used.cache.bypass(question.reason)
+            cache.bypass(question.reason)
             return None
         with current_span("response cache lookup") as span:
-            outcome = await used.cache.lookup(question)
+            outcome = await cache.lookup(question)
             span.set_attribute("ollama_pack.cache", type(outcome).__name__.lower())
         if isinstance(outcome, Hit | Follow) and (message := asked.metadata.get("message_id")):
             near = outcome.near if isinstance(outcome, Hit) else None
             given = replace(question, slot=near.slot) if near else question
-            used.note(given, f"message:{message}")  # a thumbs-down there discards it, too
+            cache.later(cache.note(given, f"message:{message}"))  # a thumbs-down there discards it, too
             if near:
-                used.note_similar(question, near, f"message:{message}")
+                cache.later(cache.note_similar(question, near, f"message:{message}"))
         if isinstance(outcome, Miss):
             return None
         asked_for = object_at(asked.metadata, "model").get("id") or body["model"]
         note_from_cache(outcome, str(asked_for), asked.user_id)
         routed = str(asked.preset["base"]).startswith(ROUTER)
-        return PendingAnswer(used, outcome, body, str(body["model"]), routed)
+        return PendingAnswer(cache, outcome, body, str(body["model"]), routed)
 
     async def _asked(
         self, body: Body, user: Json, metadata: Json, model: Json, request: Any, *, is_another: bool

@@ -38,9 +38,9 @@ from ollama_pack.services.budgets import Budgets
 from ollama_pack.services.cacheable import STATE
 from ollama_pack.services.valves import PackValves
 from ollama_pack.webui.early_errors import note_refusal, show_early_errors
-from ollama_pack.webui.models import catalogue, group_names, may_use
+from ollama_pack.webui.models import catalogue, may_use
 from ollama_pack.webui.server import data_folder, take_over
-from ollama_pack.webui.users import reader_language
+from ollama_pack.webui.users import group_names, reader_language
 
 log = logging.getLogger(__name__)
 

@@ -26,7 +26,7 @@ from ollama_pack.engines.ollama.stream import usage_place
 from ollama_pack.engines.ollama.to_openai import ReplyHead
 from ollama_pack.errors import SettingError
 from ollama_pack.services.cacheable import CacheRequest, question_of, why_bypassed
-from ollama_pack.services.caching import CacheInUse, CacheKeeper, note_from_cache
+from ollama_pack.services.caching import CacheKeeper, note_from_cache
 from ollama_pack.services.pipeline_requests import Asking, asking, sibling, with_hints
 from ollama_pack.services.pipeline_valves import CODE_DIGEST, CODE_DIGEST_NOTE, PipelineValves
 
@@ -96,8 +96,8 @@ class Pipeline:
         if found is None:
             answer = upstream()
         else:
-            used, outcome = found
-            answer = used.chunks(outcome, head, upstream, usage_place(body))
+            cache, outcome = found
+            answer = cache.chunks(outcome, head, upstream, usage_place(body))
         async with aclosing(answer) as chunks:
             async for chunk in chunks:
                 yield chunk
@@ -112,7 +112,7 @@ class Pipeline:
 
     async def _found(
         self, body: Body, who: Asking, digest: str, answerer: str
-    ) -> tuple[CacheInUse, CacheOutcome] | None:
+    ) -> tuple[ResponseCache, CacheOutcome] | None:
         """What the cache has; None where the model is to answer, whatever the reason."""
         try:
             rules = sibling(FILTER)
@@ -121,9 +121,9 @@ class Pipeline:
                 return None
             if not rules.valves.enabled:
                 return None
-            used = await self._keeper.cache(rules.settings())
-            self._tell_figures(used.cache)
-            return await self._looked_up(used, rules.valves, body, who, digest, answerer)
+            cache = await self._keeper.cache(rules.settings())
+            self._tell_figures(cache)
+            return await self._looked_up(cache, rules.valves, body, who, digest, answerer)
         except (SettingError, OSError) as error:
             self._tell_once(f"The response cache does nothing: {error}")
             return None
@@ -132,8 +132,8 @@ class Pipeline:
             return None
 
     async def _looked_up(
-        self, used: CacheInUse, valves: Any, body: Body, who: Asking, digest: str, answerer: str
-    ) -> tuple[CacheInUse, CacheOutcome] | None:
+        self, cache: ResponseCache, valves: Any, body: Body, who: Asking, digest: str, answerer: str
+    ) -> tuple[ResponseCache, CacheOutcome] | None:
         note = who.note or {}
         reason = why_bypassed(body, note, valves.cache_when)
         if who.from_webui and who.note is None:
@@ -147,15 +147,13 @@ class Pipeline:
             similar=valves.similar != "off",
             refresh=self._is_regenerated(note, str(body.get("model"))),
         )
-        question = (
-            NotCacheable(reason) if reason else await question_of(asked, valves.scope, used.cache.keyring)
-        )
+        question = NotCacheable(reason) if reason else await question_of(asked, valves.scope, cache.keyring)
         if isinstance(question, NotCacheable):
-            used.cache.bypass(question.reason)
+            cache.bypass(question.reason)
             return None
-        outcome = await used.cache.lookup(question)
+        outcome = await cache.lookup(question)
         note_from_cache(outcome, str(body.get("model") or ""), who.user)
-        return used, outcome
+        return cache, outcome
 
     def _is_regenerated(self, note: Mapping[str, Any], model: str) -> bool:
         """Whether the question has an answer of this model already: another message is to be the answer."""

@@ -401,7 +401,8 @@ class Planner:
         left = len(roomy)
         for name in kind.having.nodes:
             node = nodes[name]
-            if busy <= max(1.0, self.policy.prewarm_share * slots):
+            fills_up = busy > max(1.0, self.policy.prewarm_share * slots)
+            if not fills_up and not self._pays(node, assignment, kind.model):
                 return
             if name not in roomy or node.view.tier > nearest or node.has(kind.model):
                 continue
@@ -412,6 +413,12 @@ class Planner:
                 slots += quote.rates.slots
                 left -= 1
                 yield self._load(node, quote, assignment)
+
+    def _pays(self, node: VirtualNode, assignment: Assignment, model: str) -> bool:
+        """Whether chats that overwrite each other lose more within the horizon than a load takes."""
+        demand = self._timelines.moment.demand.get(node.view.models[model].blob, 0.0)
+        lost = assignment.chosen.harm * max(1.0, demand * self.policy.demand_horizon)
+        return lost > node.load_seconds(model)
 
     def _leaves_models_out(self, node: VirtualNode, model: str) -> bool:
         """Whether a node has other models that no node has in memory."""

@@ -76,7 +76,6 @@ from ollama_pack.routing.naming import auto_parts, fold_name
 from ollama_pack.routing.nodes import NodeRow
 from ollama_pack.routing.peers.share import Connect, FleetShare, Sharing, chain_key
 from ollama_pack.routing.probe.catalogue import Catalogue
-from ollama_pack.routing.probe.node_probe import NodeLook
 from ollama_pack.routing.probe.node_watch import NodeWatch, node_client
 from ollama_pack.routing.probe.poller import FIRST_LOOK_SECONDS, NodePoller
 from ollama_pack.routing.state.estimates import Durations
@@ -193,11 +192,12 @@ class Router:
                 del self.nodes[name]
                 self._failures = {key: why for key, why in self._failures.items() if key[0] != name}
 
-    def looked(self, watch: NodeWatch, look: NodeLook | None) -> None:
+    def looked(self, watch: NodeWatch, *, answers: bool) -> None:
         """Told by the poller, as are the two below."""
         name = watch.row.name
-        if look is not None:
-            self.scheduler.cluster.probed(name, look.installed, look.residents)
+        if answers:
+            installed = {model.name: model.installed for model in watch.models}
+            self.scheduler.cluster.probed(name, installed, watch.residents)
         elif watch.is_gone:
             self.scheduler.cluster.unreachable(name)
             self._attempts.is_gone(name)

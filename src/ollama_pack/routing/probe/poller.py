@@ -10,7 +10,6 @@ import aiohttp
 from ollama_pack.engines.openai.metrics import EngineActivity
 from ollama_pack.routing.probe.catalogue import Catalogue, build_catalogue
 from ollama_pack.routing.probe.gpu_nvml import GpuReader
-from ollama_pack.routing.probe.node_probe import NodeLook
 from ollama_pack.routing.probe.node_watch import NodeWatch
 
 FIRST_LOOK_SECONDS = 2.0  # that a request waits for nodes which have not been looked at yet
@@ -22,8 +21,8 @@ log = logging.getLogger(__name__)
 class Listens(Protocol):
     """Whoever is told what a look at a node has shown."""
 
-    def looked(self, watch: NodeWatch, look: NodeLook | None) -> None:
-        """What it has; None: it does not answer."""
+    def looked(self, watch: NodeWatch, *, answers: bool) -> None:
+        """What it has stands in the watch, where it answers."""
 
     def counted(self, watch: NodeWatch, activity: EngineActivity, asked_at: float) -> None:
         """What its engine does for all clients, since which moment at the earliest."""
@@ -103,10 +102,10 @@ class NodePoller:
 
     async def _look(self, watch: NodeWatch) -> None:
         """What the node has, what its engine does, what its GPUs do: each is told as soon as it is there."""
-        look = await watch.look()
-        self._listener.looked(watch, look)
+        answers = await watch.look()
+        self._listener.looked(watch, answers=answers)
         asked_at = self._loop.time()
-        if look is not None and (activity := await watch.activity()):
+        if answers and (activity := await watch.activity()):
             self._listener.counted(watch, activity, asked_at)
         await watch.look_at_gpus(self._gpus, self._session)
         self._listener.gpus_read(watch)

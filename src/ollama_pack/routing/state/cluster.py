@@ -15,6 +15,8 @@ from ollama_pack.routing.decide.view import (
 from ollama_pack.routing.naming import auto_parts, fold_name
 from ollama_pack.routing.nodes import NodeRow
 from ollama_pack.routing.state.demand import DemandMeter
+from ollama_pack.routing.state.estimates import usual_rates
+from ollama_pack.routing.state.model_stats import Lesson
 from ollama_pack.routing.state.node_state import NodeState, ResidentModel
 from ollama_pack.routing.state.peer_requests import RemoteRequests, node_key
 from ollama_pack.routing.state.returns import ReturnLearner
@@ -41,6 +43,7 @@ class Cluster:
     ) -> None:
         self.nodes: dict[str, NodeState] = {}
         self._policy, self._priors = policy, priors
+        self._usual: dict[str, ModelRates] = {}  # by blob, what nodes that have measured it have on average
         self._clock = clock
         self._autos: dict[str, None] = {}  # automatic names that were asked for lately
         self.demand = DemandMeter()
@@ -51,13 +54,13 @@ class Cluster:
         self._others = False  # other nodes than at the last decision
         self._stale: dict[str, None] = {}  # in the order of the rows, as they are shown
         self.stale_at = -math.inf
-        self.remote = RemoteRequests(clock, self.demand, self._prompt_sent_elsewhere)
+        self.remote = RemoteRequests(clock, self.demand, self._prompt_sent_elsewhere, self.learn)
         for row in rows:
             self.add(row)
 
     def add(self, row: NodeRow) -> None:
         """A node is there from now on; nothing is known of it before `probed`."""
-        node = self.nodes[row.name] = NodeState(row, self._policy, self._priors)
+        node = self.nodes[row.name] = NodeState(row, self._policy, self._expected)
         self.remote.nodes[node_key(row)] = node
         self._others = True
         self._stale[row.name] = None
@@ -87,6 +90,26 @@ class Cluster:
                 node.set_auto(auto, offer[0])
         if node.breaker.state(now) == "half-open":
             node.breaker.succeeded()
+
+    def learn(self, node: NodeState, blob: str, lesson: Lesson) -> None:
+        """Take in what an answered request teaches of a node, and of those that have measured less."""
+        was_learned = node.known(blob).learned
+        node.stats(blob).learn(lesson)
+        if was_learned and not lesson.loaded:
+            node.learned(blob)
+            return
+        having = [one for one in self.nodes.values() if one.has_weights(blob)]
+        if blob not in self._usual and len(self._usual) >= MAX_FOLLOWED_BLOBS:
+            del self._usual[next(iter(self._usual))]
+        self._usual[blob] = usual_rates([one.stats(blob).rates for one in having], self._priors)
+        for one in having:
+            known = one.known(blob)
+            if one is node or not (known.learned and known.load_measured):
+                one.learned(blob)
+
+    def _expected(self, blob: str) -> ModelRates:
+        """What is believed of a node that has not measured some weights. A slow one is never tried."""
+        return self._usual.get(blob, self._priors)
 
     def sized(self, name: str, room: int) -> None:
         """Somebody knows how many bytes of models a node has had in memory together."""

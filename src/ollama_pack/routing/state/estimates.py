@@ -1,6 +1,8 @@
 """How fast a node runs a model, learned from the durations that the engine reports."""
 
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from statistics import fmean
 
 from ollama_pack.routing.decide.view import ModelRates
 
@@ -127,6 +129,24 @@ class RatesLearner:
             learned=min(self.prompt.count, self.token.count) >= SAMPLES_TO_TRUST,
             load_measured=self.load.count > 0,
         )
+
+
+def usual_rates(nodes: Sequence[RatesLearner], priors: ModelRates) -> ModelRates:
+    """What nodes have measured, on average; as in `priors` what none of them has."""
+
+    def mean(of: Callable[[RatesLearner], Average], prior: float) -> float:
+        measured = [average.value for node in nodes if (average := of(node)).count]
+        return fmean(measured) if measured else prior
+
+    return replace(
+        priors,
+        load=mean(lambda node: node.load, priors.load),
+        prompt=mean(lambda node: node.prompt, priors.prompt),
+        token=mean(lambda node: node.token, priors.token),
+        output=mean(lambda node: node.output, priors.output),
+        background_output=mean(lambda node: node.background_output, priors.background_output),
+        service=mean(lambda node: node.service, priors.service),
+    )
 
 
 class SlotLearner:

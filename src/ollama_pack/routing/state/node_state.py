@@ -107,7 +107,14 @@ class RunnerState:
 class NodeState:
     """One node. Its memory is bounded by the models that it has."""
 
-    def __init__(self, row: NodeRow, policy: RoutingPolicy, priors: ModelRates) -> None:
+    def __init__(self, row: NodeRow, policy: RoutingPolicy, expected: Callable[[str], ModelRates]) -> None:
+        """Begin with nothing known of it.
+
+        Args:
+            row: of the node.
+            policy: weights and bounds.
+            expected: what is believed of weights before anything is measured here, by their blob.
+        """
         self.row = row
         self.models: dict[str, InstalledModel] = {}  # by the names that it lists
         self.listed: Mapping[str, InstalledModel] = {}  # by those, and by what `fold_name` makes of them
@@ -125,7 +132,7 @@ class NodeState:
         self._loads_ahead = row.kind == "ollama" and not row.way_in.needs_user
         self._loads_again_at = -math.inf
         self._policy = policy
-        self._priors = priors
+        self._expected = expected
         self._stats: dict[str, ModelStats] = {}
         self._rates: Mapping[str, ModelRates] = {}  # replaced, never changed: views hold it
         self._breakers: dict[str, Breaker] = {}
@@ -140,14 +147,18 @@ class NodeState:
             self._stats[blob] = ModelStats(self.row.slots, self._policy)
         return self._stats[blob]
 
+    def has_weights(self, blob: str) -> bool:
+        """Whether it has a model of these weights."""
+        return blob in self._rates
+
     def known(self, blob: str) -> ModelRates:
         """The rates of one set of weights."""
-        return self._rates.get(blob) or self.stats(blob).known(self._priors)
+        return self._rates.get(blob) or self.stats(blob).known(self._expected(blob))
 
     def learned(self, blob: str) -> None:
         """Something was learned of these weights."""
         stats = self.stats(blob)
-        self._rates = {**self._rates, blob: stats.known(self._priors)}
+        self._rates = {**self._rates, blob: stats.known(self._expected(blob))}
         if runner := self.runners.get(blob):
             runner.mirror.retain(stats.retention.retention)
         self.changed()
@@ -485,7 +496,7 @@ class NodeState:
         return 0 if asked == default else asked
 
     def _runner_view(self, runner: RunnerState, known: ModelRates | None, now: float) -> RunnerView:
-        rates = known or replace(self._priors, slots=self.row.slots or 1)
+        rates = known or replace(self._expected(runner.blob), slots=self.row.slots or 1)
         if runner.remote:
             busy = tuple(runner.ends.values())
             slots = len(busy) + REMOTE_SLOTS

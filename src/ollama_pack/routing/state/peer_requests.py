@@ -16,6 +16,7 @@ from ollama_pack.routing.state.events import (
     FinishedEvent,
     FleetEvent,
 )
+from ollama_pack.routing.state.model_stats import Lesson
 from ollama_pack.routing.state.node_state import NodeState, RunnerState
 
 MAX_REMOTE = 4096
@@ -57,6 +58,7 @@ class RemoteRequests:
         clock: Callable[[], float],
         demand: DemandMeter,
         prompt_sent: Callable[[str, str, tuple[PromptBlock, ...]], tuple[int, int]],
+        learn: Callable[[NodeState, str, Lesson], None],
     ) -> None:
         """Begin without any.
 
@@ -64,8 +66,10 @@ class RemoteRequests:
             clock: the scheduler's own.
             demand: counts what is asked for.
             prompt_sent: hears of each prompt that goes to a node, and says how it is kept.
+            learn: hears what answers teach.
         """
         self._prompt_sent = prompt_sent
+        self._learn = learn
         self.nodes: dict[str, NodeState] = {}
         self._clock = clock
         self._demand = demand
@@ -146,8 +150,7 @@ class RemoteRequests:
             remote.runner.mirror.finished(remote.blocks, event.lesson.spent.decode_count, now)
         node = self.nodes.get(event.node)
         if node and any(model.blob == event.blob for model in node.models.values()):
-            node.stats(event.blob).learn(event.lesson)
-            node.learned(event.blob)
+            self._learn(node, event.blob, event.lesson)
 
     def _leave(self, request_id: str) -> RemoteRequest | None:
         remote = self._there.pop(request_id, None)

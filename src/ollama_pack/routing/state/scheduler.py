@@ -275,8 +275,7 @@ class Scheduler:
         running.runner.mirror.finished(running.assignment.request.blocks, spent.decode_count, self._clock())
         lesson = running.lesson(spent)
         blob = running.runner.blob
-        running.node.stats(blob).learn(lesson)
-        running.node.learned(blob)
+        self.cluster.learn(running.node, blob, lesson)
         self.listener(FinishedEvent(request_id, node_key(running.node.row), blob, lesson))
 
     def failed(

@@ -3,8 +3,6 @@
 import struct
 from typing import Any, BinaryIO
 
-from ollama_pack.base.messages import message
-from ollama_pack.fit.errors import GGUFError
 from ollama_pack.fit.shapes import Tensor
 
 MAX_PAIRS = 4096
@@ -17,12 +15,19 @@ MAX_DIMENSIONS = 8
 _NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _TEXT, _LIST = 8, 9
 # Numbers of the tensor types in the file.
-_TYPES = {
+TYPE_NAMES = {
     0: "F32", 1: "F16", 2: "Q4_0", 3: "Q4_1", 6: "Q5_0", 7: "Q5_1", 8: "Q8_0", 9: "Q8_1", 10: "Q2_K",
     11: "Q3_K", 12: "Q4_K", 13: "Q5_K", 14: "Q6_K", 15: "Q8_K", 16: "IQ2_XXS", 17: "IQ2_XS", 18: "IQ3_XXS",
     19: "IQ1_S", 20: "IQ4_NL", 21: "IQ3_S", 22: "IQ2_S", 23: "IQ4_XS", 24: "I8", 25: "I16", 26: "I32",
     27: "I64", 28: "F64", 29: "IQ1_M", 30: "BF16", 34: "TQ1_0", 35: "TQ2_0", 39: "MXFP4", 40: "NVFP4",
 }  # fmt: skip
+
+
+class GGUFError(ValueError):
+    """A file is not a GGUF file that can be read."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"This is not a GGUF file that can be read: {reason}. Download it again.")
 
 
 class SkippedList:
@@ -42,12 +47,12 @@ def read_header(file: BinaryIO) -> tuple[dict[str, Any], list[Tensor]]:
         GGUFError: it is no GGUF file, is cut off, or claims more than any model has.
     """
     if file.read(4) != b"GGUF":
-        raise GGUFError(message("it does not begin with GGUF"))
+        raise GGUFError("it does not begin with GGUF")
     version = _number(file, "I")
     if version not in {2, 3}:
-        raise GGUFError(message("its version is {version}, and 2 and 3 can be read", version=version))
-    tensors = _bounded(_number(file, "Q"), MAX_TENSORS, message("tensors"))
-    pairs = _bounded(_number(file, "Q"), MAX_PAIRS, message("metadata entries"))
+        raise GGUFError(f"its version is {version}, and 2 and 3 can be read")
+    tensors = _bounded(_number(file, "Q"), MAX_TENSORS, "tensors")
+    pairs = _bounded(_number(file, "Q"), MAX_PAIRS, "metadata entries")
     metadata: dict[str, Any] = {}
     for _ in range(pairs):
         name = _text(file)
@@ -58,7 +63,7 @@ def read_header(file: BinaryIO) -> tuple[dict[str, Any], list[Tensor]]:
 def _exactly(file: BinaryIO, count: int) -> bytes:
     read = file.read(count)
     if len(read) != count:
-        raise GGUFError(message("it ends in the middle of its header"))
+        raise GGUFError("it ends in the middle of its header")
     return read
 
 
@@ -69,16 +74,12 @@ def _number(file: BinaryIO, form: str) -> Any:
 
 def _bounded(count: int, most: int, what: str) -> int:
     if count > most:
-        raise GGUFError(
-            message(
-                "it claims {count} {what}, and at most {most} are read", count=count, what=what, most=most
-            )
-        )
+        raise GGUFError(f"it claims {count} {what}, and at most {most} are read")
     return count
 
 
 def _text(file: BinaryIO) -> str:
-    return _exactly(file, _bounded(_number(file, "Q"), MAX_TEXT, message("bytes of one text"))).decode(
+    return _exactly(file, _bounded(_number(file, "Q"), MAX_TEXT, "bytes of one text")).decode(
         errors="replace"
     )
 
@@ -89,9 +90,9 @@ def _value(file: BinaryIO, kind: int) -> Any:
     if kind == _TEXT:
         return _text(file)
     if kind != _LIST:
-        raise GGUFError(message("it has a value of the unknown type {kind}", kind=kind))
+        raise GGUFError(f"it has a value of the unknown type {kind}")
     inner = _number(file, "I")
-    length = _bounded(_number(file, "Q"), MAX_LIST, message("items of one list"))
+    length = _bounded(_number(file, "Q"), MAX_LIST, "items of one list")
     if inner in _NUMBERS:
         size = struct.calcsize(f"<{_NUMBERS[inner]}")
         raw = _exactly(file, size * length)
@@ -99,16 +100,16 @@ def _value(file: BinaryIO, kind: int) -> Any:
             return SkippedList(length)
         return list(struct.unpack(f"<{length}{_NUMBERS[inner]}", raw))
     if inner != _TEXT:
-        raise GGUFError(message("it has a list of the unknown type {kind}", kind=inner))
+        raise GGUFError(f"it has a list of the unknown type {inner}")
     for _ in range(length):
-        _exactly(file, _bounded(_number(file, "Q"), MAX_TEXT, message("bytes of one text")))
+        _exactly(file, _bounded(_number(file, "Q"), MAX_TEXT, "bytes of one text"))
     return SkippedList(length)
 
 
 def _tensor(file: BinaryIO) -> Tensor:
     name = _text(file)
-    dimensions = _bounded(_number(file, "I"), MAX_DIMENSIONS, message("dimensions of a tensor"))
+    dimensions = _bounded(_number(file, "I"), MAX_DIMENSIONS, "dimensions of a tensor")
     shape = tuple(_number(file, "Q") for _ in range(dimensions))
     kind = _number(file, "I")
     _number(file, "Q")  # where its data begins
-    return Tensor(name, _TYPES.get(kind, str(kind)), shape)
+    return Tensor(name, TYPE_NAMES.get(kind, str(kind)), shape)
