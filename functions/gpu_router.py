@@ -10,7 +10,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipe`, line 19590, which the server calls.
+# Begin here: `class Pipe`, line 19591, which the server calls.
 # The modules that it uses come first:
 #    218  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
 #    504  base.messages                  Sentences for people, in English and in the languages of the catalogue.
@@ -38,109 +38,108 @@ version: 0.1.0
 #   3582  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
 #   3659  engines.vectors                Vectors for texts, as an engine gives them.
 #   3690  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
-#   3779  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
-#   3827  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
-#   3875  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
-#   4202  routing.decide.cost            What sending a request to a node costs, term by term.
-#   4314  routing.errors                 What goes wrong with routing.
-#   4496  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
-#   4534  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
-#   4899  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
-#   5319  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
-#   5443  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   5545  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
-#   5674  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
-#   5798  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
-#   5948  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   6082  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
-#   6406  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
-#   6628  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
-#   6745  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
-#   6803  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
-#   6868  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
-#   7017  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
-#   7150  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
-#   7500  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
-#   7585  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   7690  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
-#   7894  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
-#   8164  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
-#   8222  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
-#   8319  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
-#   8522  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
-#   8693  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
-#   9028  routing.nodes                  The `nodes` valve: a row a line, read once.
-#   9379  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
-#   9465  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
-#   9639  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
-#   9835  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
-#   9928  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
-#  10009  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
-#  10075  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
-#  10124  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
-#  10211  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
-#  10319  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
-#  10808  routing.probe.node_probe       Looking at one node: what it has, and what is in its memory.
-#  10989  routing.probe.node_watch       One node as the router holds it: its client, and what the last looks at it have shown.
-#  11161  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
-#  11399  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
-#  11502  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
-#  11610  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-#  11727  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
-#  11980  routing.state.demand           How often each set of weights is asked for, over the last minutes.
-#  12013  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-#  12197  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#  12232  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#  12905  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#  12981  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#  13127  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#  13327  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
-#  13467  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  13527  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
+#   3768  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
+#   3816  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
+#   3864  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
+#   4191  routing.decide.cost            What sending a request to a node costs, term by term.
+#   4303  routing.errors                 What goes wrong with routing.
+#   4485  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
+#   4523  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
+#   4888  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
+#   5308  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
+#   5432  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   5534  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
+#   5663  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
+#   5787  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
+#   5937  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   6071  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
+#   6395  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
+#   6635  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
+#   6752  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
+#   6810  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
+#   6875  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
+#   7024  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
+#   7157  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
+#   7507  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
+#   7592  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
+#   7689  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   7794  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
+#   7998  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
+#   8259  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
+#   8317  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
+#   8520  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
+#   8691  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
+#   9026  routing.nodes                  The `nodes` valve: a row a line, read once.
+#   9377  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
+#   9463  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
+#   9637  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
+#   9833  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
+#   9926  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
+#  10007  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
+#  10073  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
+#  10122  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
+#  10209  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
+#  10317  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
+#  10817  routing.probe.node_watch       One node as the router holds it: its client, what the last looks have shown, and when it counts as gone.
+#  11132  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
+#  11370  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
+#  11473  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
+#  11581  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+#  11698  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
+#  11951  routing.state.demand           How often each set of weights is asked for, over the last minutes.
+#  11984  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+#  12170  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#  12205  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#  12885  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#  12961  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#  13107  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#  13328  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
+#  13468  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  13528  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
 #  14032  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
 #  14205  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
 #  14545  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
 #  14854  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
 #  14969  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  15589  routing.dispatch.embedding     Vectors from the fleet: the node that has the model in memory and the least to do, then the others.
-#  15649  fit.planning                   Which models a fleet should have where, so that its demand needs the fewest loads: pure functions.
-#  15834  routing.plan.demand            What people ask for: chats from the router's record, or from a file like it.
-#  15929  routing.plan.virtual_fleet     A node as Ollama is, in virtual time: no sockets, no sleeping, thousands of requests in a second.
-#  16185  routing.plan.replay            A recorded day again, in virtual time: the router's own scheduler over simulated nodes.
-#  16372  routing.plan.report            What fits where, what to pull, and what one more GPU would bring: all of a plan, as people read it.
-#  16657  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, the admin's dashboard, and a plan.
-#  16760  cache.errors                   What goes wrong with the cache.
-#  16780  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  16812  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  16961  services.budget_chats          Chats that are under way and their budgets: what each has used so far, by whoever knows it best.
-#  16967  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#  16982  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#  17108  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#  17161  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#  17252  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-#  17415  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
-#  17505  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
-#  17744  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  17889  services.activity              What chats did in this process, until somebody writes it into the history.
-#  17915  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  18040  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
-#  18148  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
-#  18195  services.valves                What all valves of the pack have in common: what is refused is told to admins, without what was written.
-#  18323  services.router_valves         The valves of the router, wherever it runs.
-#  18477  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  18591  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  18852  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
-#  18884  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  18906  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#  18912  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#  18963  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
-#  19070  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  19165  webui.leaving                  When Open WebUI is told that a client has left: not while it reads its database.
-#  19249  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#  19411  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
-#  19422  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#  19481  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
-#  19564  webui.users                    Users of the running Open WebUI, and the language that they read. Imports `open_webui` when called.
+#  15590  routing.dispatch.embedding     Vectors from the fleet: the node that has the model in memory and the least to do, then the others.
+#  15650  fit.planning                   Which models a fleet should have where, so that its demand needs the fewest loads: pure functions.
+#  15835  routing.plan.demand            What people ask for: chats from the router's record, or from a file like it.
+#  15930  routing.plan.virtual_fleet     A node as Ollama is, in virtual time: no sockets, no sleeping, thousands of requests in a second.
+#  16186  routing.plan.replay            A recorded day again, in virtual time: the router's own scheduler over simulated nodes.
+#  16373  routing.plan.report            What fits where, what to pull, and what one more GPU would bring: all of a plan, as people read it.
+#  16658  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, the admin's dashboard, and a plan.
+#  16761  cache.errors                   What goes wrong with the cache.
+#  16781  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  16813  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  16962  services.budget_chats          Chats that are under way and their budgets: what each has used so far, by whoever knows it best.
+#  16968  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#  16983  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#  17109  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#  17144  webui.users                    Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
+#  17177  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#  17268  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#  17431  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
+#  17521  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
+#  17760  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  17905  services.activity              What chats did in this process, until somebody writes it into the history.
+#  17931  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  18056  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#  18164  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
+#  18211  services.valves                What all valves of the pack have in common: what is refused is told to admins, without what was written.
+#  18339  services.router_valves         The valves of the router, wherever it runs.
+#  18493  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  18607  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  18868  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#  18900  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  18922  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#  18928  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#  18979  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
+#  19086  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  19181  webui.leaving                  When Open WebUI is told that a client has left: not while it reads its database.
+#  19265  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#  19427  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
+#  19438  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#  19497  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
 
 import asyncio
 import base64
@@ -194,6 +193,7 @@ from operator import attrgetter
 from pathlib import Path
 from random import Random
 from ssl import SSLContext
+from statistics import fmean
 from string import punctuation
 from types import ModuleType, SimpleNamespace
 from typing import Annotated, Any, ClassVar, Generic, Literal, NamedTuple, Protocol, Self, TypeVar, get_args
@@ -3699,16 +3699,10 @@ _LABEL = re.compile(r'(\w+)\s*=\s*"((?:\\.|[^"\\])*)"', re.ASCII)
 # Processes that share one request; each may report it.
 _RANKS = frozenset({"tp_rank", "pp_rank", "moe_ep_rank", "pid"})
 
-# By engine: what runs, what waits, how full the cache is. Where one has two names the newer is first.
+# By engine: what runs, what waits.
 _RUNNING = ("vllm:num_requests_running", "sglang:num_running_reqs", "llamacpp:requests_processing")
 _WAITING = ("vllm:num_requests_waiting", "sglang:num_queue_reqs", "llamacpp:requests_deferred")
-_CACHE_USE = (
-    "vllm:kv_cache_usage_perc",
-    "vllm:gpu_cache_usage_perc",
-    "sglang:token_usage",
-    "llamacpp:kv_cache_usage_ratio",
-)
-_KNOWN = frozenset((*_RUNNING, *_WAITING, *_CACHE_USE))
+_KNOWN = frozenset((*_RUNNING, *_WAITING))
 
 # Labels but for ranks → value.
 _Series = dict[tuple[tuple[str, str], ...], float]
@@ -3721,19 +3715,17 @@ class EngineActivity:
     Attributes:
         running: requests that it generates for.
         waiting: requests in its own queue.
-        cache_use: how full its cache of keys and values is, from 0 to 1; None: not told.
     """
 
     running: int
     waiting: int
-    cache_use: float | None
 
 
 def engine_activity(text: str) -> EngineActivity | None:
     """Read an exposition; None where none of the engines that are known speaks.
 
     Numbers of requests are added up over all series, as several engines behind one address are told apart by
-    a label; the use of the cache is the mean. What several ranks of one engine report of the same requests
+    a label. What several ranks of one engine report of the same requests
     counts once, and so does what SGLang also reports by priority.
 
     Args:
@@ -3747,10 +3739,7 @@ def engine_activity(text: str) -> EngineActivity | None:
     running = _first_of(_RUNNING, found)
     if running is None:
         return None
-    waiting, cache = _first_of(_WAITING, found) or [], _first_of(_CACHE_USE, found)
-    return EngineActivity(
-        round(sum(running)), round(sum(waiting)), min(1.0, sum(cache) / len(cache)) if cache else None
-    )
+    return EngineActivity(round(sum(running)), round(sum(_first_of(_WAITING, found) or [])))
 
 
 def _samples(text: str) -> Iterable[tuple[str, Mapping[str, str], float]]:
@@ -6531,6 +6520,24 @@ class RatesLearner:
         )
 
 
+def usual_rates(nodes: Sequence[RatesLearner], priors: ModelRates) -> ModelRates:
+    """What nodes have measured, on average; as in `priors` what none of them has."""
+
+    def mean(of: Callable[[RatesLearner], Average], prior: float) -> float:
+        measured = [average.value for node in nodes if (average := of(node)).count]
+        return fmean(measured) if measured else prior
+
+    return replace(
+        priors,
+        load=mean(lambda node: node.load, priors.load),
+        prompt=mean(lambda node: node.prompt, priors.prompt),
+        token=mean(lambda node: node.token, priors.token),
+        output=mean(lambda node: node.output, priors.output),
+        background_output=mean(lambda node: node.background_output, priors.background_output),
+        service=mean(lambda node: node.service, priors.service),
+    )
+
+
 class SlotLearner:
     """How many requests a runner answers at once: what its row says, else measured, from one upwards.
 
@@ -7582,6 +7589,103 @@ def _hashed(name: str, key: bytes = b"") -> str:
     return blake2b(name.encode(errors="replace"), digest_size=16, key=key).hexdigest()
 
 
+# --- ollama_pack.engines.model_kinds ---
+# What a model is for, by what its engine lists of it: only models that chat are offered for chats.
+
+_CHAT_KINDS = frozenset(
+    {
+        *("chat", "chat_completion", "chat_completions", "completion", "completion_chat", "completions"),
+        *("conversational", "generate", "generation", "image_text_to_text", "language", "llm"),
+        *("text2text_generation", "text_generation", "vlm"),
+    }
+)
+_OTHER_KINDS = frozenset(
+    {
+        *("audio_speech", "audio_transcription", "audio_transcriptions", "automatic_speech_recognition"),
+        *("classification", "classifier", "classify", "decision", "embed", "embedding", "embeddings"),
+        *("feature_extraction", "image", "image_edit", "image_generation", "image_generations"),
+        *("image_to_image", "images_generations", "moderation", "moderations", "ocr", "rerank", "reranker"),
+        *("reranking", "score", "scoring", "sentence_similarity", "speech", "speech2text", "speech_to_text"),
+        *("stt", "text2speech", "text_classification", "text_embedding", "text_embeddings", "text_ranking"),
+        *("text_to_image", "text_to_speech", "text_to_video", "transcribe", "transcription"),
+        *("transcriptions", "tts", "video_generation", "whisper"),
+    }
+)
+# Where they say what the model itself is; in a list of abilities these words are about what it can be shown.
+_OTHER_TYPES = _OTHER_KINDS | {"audio", "video"}
+# Xinference, Together, LM Studio, LiteLLM, Hugging Face's router, Lemonade, GPUStack, new-api and others.
+_TYPE_FIELDS = ("type", "model_type", "mode", "task", "pipeline_tag")
+_ABILITY_FIELDS = (
+    *("capabilities", "model_ability", "categories", "labels", "tasks", "endpoints"),
+    *("supported_endpoints", "supported_endpoint_types"),
+)
+# For engines that say nothing, as vLLM, TEI and LocalAI: words that are in no chat model's name.
+_NAME_WORDS = frozenset(
+    {
+        *("bge", "colbert", "dall", "e5", "embed", "embedder", "embedding", "embeddings", "gte", "minilm"),
+        *("moderation", "rerank", "reranker", "reranking", "tts", "whisper"),
+    }
+)
+_NO_WORD = re.compile(r"[^a-z0-9]+")
+
+
+def chats(capabilities: Collection[str]) -> bool:
+    """Whether a model with these capabilities can chat, as far as they tell."""
+    kinds = set(map(_kind_word, capabilities))
+    return bool(kinds & _CHAT_KINDS) or not kinds & _OTHER_KINDS
+
+
+def listed_for_chat(entry: Mapping[str, Any], name: str) -> bool:
+    """Whether a model in an engine's list can chat, by what the engine says of it, else by its name.
+
+    Args:
+        entry: of `/v1/models`.
+        name: its id.
+    """
+    outputs = _output_modalities(entry)
+    if outputs and "text" not in outputs:
+        return False
+    kinds = {_kind_word(entry[field]) for field in _TYPE_FIELDS if isinstance(entry.get(field), str)}
+    abilities, lacks = _abilities(entry)
+    if (kinds | abilities) & _CHAT_KINDS:
+        return True
+    if kinds & _OTHER_TYPES or abilities & _OTHER_KINDS or lacks & _CHAT_KINDS:
+        return False
+    return named_for_chat(name)
+
+
+def named_for_chat(name: str) -> bool:
+    """Whether a model may be one that chats, by its name alone."""
+    return not _NAME_WORDS.intersection(_NO_WORD.split(name.lower()))
+
+
+def _kind_word(word: object) -> str:
+    return _NO_WORD.sub("_", word.lower()).strip("_").removeprefix("v1_") if isinstance(word, str) else ""
+
+
+def _abilities(entry: Mapping[str, Any]) -> tuple[set[str], set[str]]:
+    """What it can, and what it cannot."""
+    able: set[str] = set()
+    unable: set[str] = {"chat"} if entry.get("supports_chat") is False else set()
+    for field in _ABILITY_FIELDS:
+        given = entry.get(field)
+        if isinstance(given, Mapping):  # Mistral and Azure: a switch for each
+            able |= {_kind_word(name) for name, value in given.items() if value is True}
+            unable |= {_kind_word(name) for name, value in given.items() if value is False}
+            able |= {_kind_word(given.get("type"))}
+        elif isinstance(given, list):
+            able |= set(map(_kind_word, given))
+    return able - {""}, unable
+
+
+def _output_modalities(entry: Mapping[str, Any]) -> list[str]:
+    """What comes out of it, as OpenRouter and llama.cpp list it; empty where that is not told."""
+    places = (object_at(entry, "architecture"), entry)
+    found = (place.get("output_modalities") for place in places)
+    given = next((outputs for outputs in found if isinstance(outputs, list)), [])
+    return [output.lower() for output in given if isinstance(output, str)]
+
+
 # --- ollama_pack.engines.ollama.stream ---
 # A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
 
@@ -8151,15 +8255,6 @@ class OllamaClient:
                 done, total = line.get("completed"), line.get("total")
                 yield done if isinstance(done, int) else 0, total if isinstance(total, int) else 0
 
-    async def unload(self, model: str) -> None:
-        """Take a model out of memory, once it has finished what it does.
-
-        Raises:
-            ModelNotFoundError: the node does not have it.
-            NodeError: the node does not answer as it should.
-        """
-        await self._node.ask("/api/generate", {"model": model, "stream": False, "keep_alive": 0})
-
 
 # --- ollama_pack.engines.openai.failures ---
 # Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
@@ -8217,103 +8312,6 @@ def _message_in(value: object, depth: int = 0) -> str:
         return ""
     found = (_message_in(value[name], depth + 1) for name in ("error", "message", "detail") if name in value)
     return next((text for text in found if text), "")
-
-
-# --- ollama_pack.engines.model_kinds ---
-# What a model is for, by what its engine lists of it: only models that chat are offered for chats.
-
-_CHAT_KINDS = frozenset(
-    {
-        *("chat", "chat_completion", "chat_completions", "completion", "completion_chat", "completions"),
-        *("conversational", "generate", "generation", "image_text_to_text", "language", "llm"),
-        *("text2text_generation", "text_generation", "vlm"),
-    }
-)
-_OTHER_KINDS = frozenset(
-    {
-        *("audio_speech", "audio_transcription", "audio_transcriptions", "automatic_speech_recognition"),
-        *("classification", "classifier", "classify", "decision", "embed", "embedding", "embeddings"),
-        *("feature_extraction", "image", "image_edit", "image_generation", "image_generations"),
-        *("image_to_image", "images_generations", "moderation", "moderations", "ocr", "rerank", "reranker"),
-        *("reranking", "score", "scoring", "sentence_similarity", "speech", "speech2text", "speech_to_text"),
-        *("stt", "text2speech", "text_classification", "text_embedding", "text_embeddings", "text_ranking"),
-        *("text_to_image", "text_to_speech", "text_to_video", "transcribe", "transcription"),
-        *("transcriptions", "tts", "video_generation", "whisper"),
-    }
-)
-# Where they say what the model itself is; in a list of abilities these words are about what it can be shown.
-_OTHER_TYPES = _OTHER_KINDS | {"audio", "video"}
-# Xinference, Together, LM Studio, LiteLLM, Hugging Face's router, Lemonade, GPUStack, new-api and others.
-_TYPE_FIELDS = ("type", "model_type", "mode", "task", "pipeline_tag")
-_ABILITY_FIELDS = (
-    *("capabilities", "model_ability", "categories", "labels", "tasks", "endpoints"),
-    *("supported_endpoints", "supported_endpoint_types"),
-)
-# For engines that say nothing, as vLLM, TEI and LocalAI: words that are in no chat model's name.
-_NAME_WORDS = frozenset(
-    {
-        *("bge", "colbert", "dall", "e5", "embed", "embedder", "embedding", "embeddings", "gte", "minilm"),
-        *("moderation", "rerank", "reranker", "reranking", "tts", "whisper"),
-    }
-)
-_NO_WORD = re.compile(r"[^a-z0-9]+")
-
-
-def chats(capabilities: Collection[str]) -> bool:
-    """Whether a model with these capabilities can chat, as far as they tell."""
-    kinds = set(map(_kind_word, capabilities))
-    return bool(kinds & _CHAT_KINDS) or not kinds & _OTHER_KINDS
-
-
-def listed_for_chat(entry: Mapping[str, Any], name: str) -> bool:
-    """Whether a model in an engine's list can chat, by what the engine says of it, else by its name.
-
-    Args:
-        entry: of `/v1/models`.
-        name: its id.
-    """
-    outputs = _output_modalities(entry)
-    if outputs and "text" not in outputs:
-        return False
-    kinds = {_kind_word(entry[field]) for field in _TYPE_FIELDS if isinstance(entry.get(field), str)}
-    abilities, lacks = _abilities(entry)
-    if (kinds | abilities) & _CHAT_KINDS:
-        return True
-    if kinds & _OTHER_TYPES or abilities & _OTHER_KINDS or lacks & _CHAT_KINDS:
-        return False
-    return named_for_chat(name)
-
-
-def named_for_chat(name: str) -> bool:
-    """Whether a model may be one that chats, by its name alone."""
-    return not _NAME_WORDS.intersection(_NO_WORD.split(name.lower()))
-
-
-def _kind_word(word: object) -> str:
-    return _NO_WORD.sub("_", word.lower()).strip("_").removeprefix("v1_") if isinstance(word, str) else ""
-
-
-def _abilities(entry: Mapping[str, Any]) -> tuple[set[str], set[str]]:
-    """What it can, and what it cannot."""
-    able: set[str] = set()
-    unable: set[str] = {"chat"} if entry.get("supports_chat") is False else set()
-    for field in _ABILITY_FIELDS:
-        given = entry.get(field)
-        if isinstance(given, Mapping):  # Mistral and Azure: a switch for each
-            able |= {_kind_word(name) for name, value in given.items() if value is True}
-            unable |= {_kind_word(name) for name, value in given.items() if value is False}
-            able |= {_kind_word(given.get("type"))}
-        elif isinstance(given, list):
-            able |= set(map(_kind_word, given))
-    return able - {""}, unable
-
-
-def _output_modalities(entry: Mapping[str, Any]) -> list[str]:
-    """What comes out of it, as OpenRouter and llama.cpp list it; empty where that is not told."""
-    places = (object_at(entry, "architecture"), entry)
-    found = (place.get("output_modalities") for place in places)
-    given = next((outputs for outputs in found if isinstance(outputs, list)), [])
-    return [output.lower() for output in given if isinstance(output, str)]
 
 
 # --- ollama_pack.engines.openai.models ---
@@ -10405,7 +10403,14 @@ class RunnerState:
 class NodeState:
     """One node. Its memory is bounded by the models that it has."""
 
-    def __init__(self, row: NodeRow, policy: RoutingPolicy, priors: ModelRates) -> None:
+    def __init__(self, row: NodeRow, policy: RoutingPolicy, expected: Callable[[str], ModelRates]) -> None:
+        """Begin with nothing known of it.
+
+        Args:
+            row: of the node.
+            policy: weights and bounds.
+            expected: what is believed of weights before anything is measured here, by their blob.
+        """
         self.row = row
         self.models: dict[str, InstalledModel] = {}  # by the names that it lists
         self.listed: Mapping[str, InstalledModel] = {}  # by those, and by what `fold_name` makes of them
@@ -10423,7 +10428,7 @@ class NodeState:
         self._loads_ahead = row.kind == "ollama" and not row.way_in.needs_user
         self._loads_again_at = -math.inf
         self._policy = policy
-        self._priors = priors
+        self._expected = expected
         self._stats: dict[str, ModelStats] = {}
         self._rates: Mapping[str, ModelRates] = {}  # replaced, never changed: views hold it
         self._breakers: dict[str, Breaker] = {}
@@ -10438,14 +10443,18 @@ class NodeState:
             self._stats[blob] = ModelStats(self.row.slots, self._policy)
         return self._stats[blob]
 
+    def has_weights(self, blob: str) -> bool:
+        """Whether it has a model of these weights."""
+        return blob in self._rates
+
     def known(self, blob: str) -> ModelRates:
         """The rates of one set of weights."""
-        return self._rates.get(blob) or self.stats(blob).known(self._priors)
+        return self._rates.get(blob) or self.stats(blob).known(self._expected(blob))
 
     def learned(self, blob: str) -> None:
         """Something was learned of these weights."""
         stats = self.stats(blob)
-        self._rates = {**self._rates, blob: stats.known(self._priors)}
+        self._rates = {**self._rates, blob: stats.known(self._expected(blob))}
         if runner := self.runners.get(blob):
             runner.mirror.retain(stats.retention.retention)
         self.changed()
@@ -10783,7 +10792,7 @@ class NodeState:
         return 0 if asked == default else asked
 
     def _runner_view(self, runner: RunnerState, known: ModelRates | None, now: float) -> RunnerView:
-        rates = known or replace(self._priors, slots=self.row.slots or 1)
+        rates = known or replace(self._expected(runner.blob), slots=self.row.slots or 1)
         if runner.remote:
             busy = tuple(runner.ends.values())
             slots = len(busy) + REMOTE_SLOTS
@@ -10805,8 +10814,8 @@ class NodeState:
         )
 
 
-# --- ollama_pack.routing.probe.node_probe ---
-# Looking at one node: what it has, and what is in its memory.
+# --- ollama_pack.routing.probe.node_watch ---
+# One node as the router holds it: its client, what the last looks have shown, and when it counts as gone.
 
 SHOWN_AT_ONCE = 8  # models that one node is asked about at the same time
 SHOW_SECONDS = 1.0  # that a look waits for what a node tells of its models, which may be hundreds
@@ -10815,180 +10824,6 @@ MOST_PARAMETERS = 10**11  # of a vision encoder
 SAME_PACE = 0.3  # by how much two times that pass may differ and still be the same
 # What a gateway answers that does not pass `/api/show` on: it will not next time, either.
 _NOT_THERE = frozenset({401, 403, 404, 405, 501})
-
-
-@dataclass(frozen=True, slots=True)
-class NodeLook:
-    """What a node has told.
-
-    Attributes:
-        models: what it can chat with.
-        residents: what is in its memory; None: it does not tell.
-        others: models that do not chat, such as embedders.
-        is_whole: no model is known by its name alone because the node has not told more of it yet.
-    """
-
-    models: tuple[NodeModel, ...]
-    residents: tuple[ResidentModel, ...] | None
-    others: tuple[NodeModel, ...] = ()
-    is_whole: bool = True
-
-    @property
-    def installed(self) -> dict[str, InstalledModel]:
-        """By name, as the scheduler takes it."""
-        return {model.name: model.installed for model in self.models}
-
-
-class NodeProbe:
-    """Looks at one node. What `/api/show` tells of a model is asked once for each digest."""
-
-    def __init__(self, client: NodeClient, *, fixed: bool = False) -> None:
-        self._client = client
-        self._fixed = fixed
-        self._shown: dict[tuple[str, str], ShownModel] = {}
-        self._asking: dict[tuple[str, str], asyncio.Task[None]] = {}
-        self._at_once = asyncio.Semaphore(SHOWN_AT_ONCE)
-        self._shapes: dict[tuple[str, str], ModelShape] = {}
-        self._seen_ahead: set[str] = set()
-        self._expiries: dict[str, tuple[float, float, bool]] = {}  # name → seen at, unloaded at, loading
-
-    async def look(self) -> NodeLook:
-        """Ask the node.
-
-        Raises:
-            NodeError: it does not answer as it should.
-        """
-        listed, loaded = await asyncio.gather(self._client.tags(), self._client.ps())
-        is_whole = await self._show(listed)
-        self._shown = {key: self._shown[key] for key in map(_shown_key, listed) if key in self._shown}
-        self._shapes = {key: shape for key, shape in self._shapes.items() if key in self._shown}
-        shown = [(model, self._shown.get(_shown_key(model))) for model in listed]
-        models = tuple(self._model(model, about) for model, about in shown if _can_chat(about))
-        others = tuple(self._model(model, about) for model, about in shown if not _can_chat(about))
-        if loaded is None:
-            return NodeLook(models, None, others, is_whole)
-        self._seen_ahead &= {model.name for model in loaded}
-        self._expiries = {
-            model.name: self._expiries[model.name] for model in loaded if model.name in self._expiries
-        }
-        residents = tuple(self._resident(model, datetime.now(UTC)) for model in loaded)
-        return NodeLook(models, residents, others, is_whole)
-
-    def stop(self) -> None:
-        """Ask about no more models."""
-        for task in self._asking.values():
-            task.cancel()
-        self._asking.clear()  # they are asked about again when somebody looks again
-
-    def _resident(self, loaded: LoadedModel, now: datetime) -> ResidentModel:
-        """A model in memory. It is busy when the moment of its unloading has passed and it is still listed.
-
-        Where that moment was never in the future, the node's clock is slow, and tells nothing.
-        """
-        expires = loaded.expires_at
-        if expires is not None and expires >= now:
-            self._seen_ahead.add(loaded.name)
-        return ResidentModel(
-            model=loaded.name,
-            size=loaded.size,
-            context=loaded.context_length,
-            expires_at=expires.timestamp() if expires else 0.0,
-            busy=expires is not None and expires < now and loaded.name in self._seen_ahead,
-            loading=expires is not None and self._is_loading(loaded.name, expires.timestamp()),
-            vram=min(loaded.size_vram, loaded.size),
-        )
-
-    def _is_loading(self, name: str, expires: float) -> bool:
-        """Whether a listed model is not loaded yet: until then Ollama moves `expires_at` along with time.
-
-        Afterwards that stands still, or moves when a request ends. One look shows nothing: it may be loading.
-        """
-        now = asyncio.get_running_loop().time()
-        then, before, loading = self._expiries.get(name, (now, expires, True))
-        passed = now - then
-        if passed >= LOOK_APART_SECONDS:
-            loading = abs(expires - before - passed) < SAME_PACE * passed
-        if passed >= LOOK_APART_SECONDS or name not in self._expiries:
-            self._expiries[name] = now, expires, loading
-        return loading
-
-    async def _show(self, listed: Iterable[ListedModel]) -> bool:
-        """Ask about the models that are new. One that cannot be shown is known by its name alone.
-
-        Returns:
-            False: not all answers are there yet; the next look has them.
-        """
-        loop = asyncio.get_running_loop()
-        for model in listed:
-            key = _shown_key(model)
-            if key not in self._shown and key not in self._asking:
-                self._asking[key] = loop.create_task(self._ask_about(model))
-        if self._asking:
-            await asyncio.wait(self._asking.values(), timeout=SHOW_SECONDS)
-        ended = [key for key, task in self._asking.items() if task.done()]
-        for task in [self._asking.pop(key) for key in ended]:
-            task.result()
-        return not self._asking
-
-    async def _ask_about(self, model: ListedModel) -> None:
-        async with self._at_once:
-            try:
-                shown = await self._client.show(model.name)
-                if shown.model_info:
-                    shape = shape_of(shown.model_info, shown.tensors, model.size)
-                    self._shapes[_shown_key(model)] = replace(shape, projector=_projector(shape, shown))
-                self._shown[_shown_key(model)] = shown.model_copy(update={"tensors": ()})  # hundreds
-            except RetryableNodeError as error:  # asked again at the next look, where that may help
-                if error.status in _NOT_THERE:
-                    self._shown[_shown_key(model)] = ShownModel()
-            except NodeError:
-                self._shown[_shown_key(model)] = ShownModel()
-
-    def _model(self, listed: ListedModel, shown: ShownModel | None) -> NodeModel:
-        blob = (shown.blob if shown else "") or listed.digest or listed.name
-        told = shown is not None and bool(shown.capabilities)
-        context = (shown.num_ctx if shown else None) or 0
-        options = shown.runner_options if shown else ()
-        return NodeModel(
-            name=listed.name,
-            installed=InstalledModel(
-                blob,
-                0 if listed.is_remote else listed.size,
-                context=context,
-                options=options,
-                fixed=self._fixed or listed.is_remote,
-                remote=listed.is_remote,
-                shape=None if listed.is_remote or self._fixed else self._shapes.get(_shown_key(listed)),
-                bits=level_bits(listed.details.quantization_level or quantization_in(listed.name)),
-            ),
-            digest=listed.digest,
-            quantization=listed.details.quantization_level,
-            capabilities=frozenset(shown.capabilities) if shown and told else None,
-            thinking=shown.thinking if shown and told else None,
-        )
-
-
-def _shown_key(model: ListedModel) -> tuple[str, str]:
-    return model.name, model.digest
-
-
-def _projector(shape: ModelShape, shown: ShownModel) -> int:
-    """Bytes of a vision encoder, which may be in a file of its own: those have 16 bits a weight."""
-    parameters = shown.projector_info.get("general.parameter_count")
-    apart = 2 * parameters if isinstance(parameters, int) and 0 < parameters < MOST_PARAMETERS else 0
-    return shape.projector + apart
-
-
-def _can_chat(shown: ShownModel | None) -> bool:
-    """Whether a model is offered for chats. An Ollama too old for `capabilities` shows by the weights."""
-    if shown is None:
-        return True
-    return chats(shown.capabilities) if shown.capabilities else not shown.is_embedder
-
-
-# --- ollama_pack.routing.probe.node_watch ---
-# One node as the router holds it: its client, and what the last looks at it have shown.
-
 GRACE_SECONDS = 600.0  # a node that restarts does not make its models vanish from everybody's list
 AGENT_SECONDS = 2.0
 METRICS_SECONDS = 2.0
@@ -11008,7 +10843,10 @@ def node_client(row: NodeRow, session: aiohttp.ClientSession) -> NodeClient:
 
 
 class NodeWatch:
-    """Looks at one node and remembers. `look` is told to the scheduler by whoever asks for it."""
+    """Looks at one node and remembers. `look` is told to the scheduler by whoever asks for it.
+
+    What `/api/show` tells of a model is asked once for each digest.
+    """
 
     def __init__(self, row: NodeRow, client: NodeClient, clock: Callable[[], float]) -> None:
         """Take what is needed later; nothing is asked yet."""
@@ -11016,6 +10854,7 @@ class NodeWatch:
         self.client = client
         self.models: tuple[NodeModel, ...] = ()  # what it has, or had when it last answered
         self.others: tuple[NodeModel, ...] = ()  # models that do not chat, such as embedders
+        self.residents: tuple[ResidentModel, ...] | None = ()  # what is in its memory; None: it does not tell
         self.answered_at: float | None = None  # the last time; None: never
         self.fault = ""  # what was wrong the last time; empty: nothing
         self.gpus = GpuReport(reason=message("not looked at yet"))
@@ -11024,36 +10863,36 @@ class NodeWatch:
         self.is_whole = False  # it has told of all its models once
         self.leaving = False  # it gets no new requests, and is gone once it has answered those that it has
         self.seen_at = -math.inf  # when what is known of its memory was asked for
-        self._probe = NodeProbe(client, fixed=row.kind != "ollama")
-        self._loaded: frozenset[str] | None = frozenset()  # weights in its memory; None: it does not say
         self._clock = clock
         self._missed = 0
+        self._shown: dict[tuple[str, str], ShownModel] = {}
+        self._shapes: dict[tuple[str, str], ModelShape] = {}
+        self._asking: dict[tuple[str, str], asyncio.Task[None]] = {}
+        self._at_once = asyncio.Semaphore(SHOWN_AT_ONCE)
+        self._seen_ahead: set[str] = set()
+        self._expiries: dict[str, tuple[float, float, bool]] = {}  # name → seen at, unloaded at, loading
 
-    async def look(self) -> NodeLook | None:
-        """Ask the node; None when it does not answer. Whether it `is_gone` is another question."""
+    async def look(self) -> bool:
+        """Ask the node; whether it answers. Whether it `is_gone` is another question."""
         asked_at = self._clock()
         try:
-            look = await self._probe.look()
+            listed, loaded = await asyncio.gather(self.client.tags(), self.client.ps())
+            is_whole = await self._show(listed)
         except NodeError as error:
             self._missed = MISSES if isinstance(error, NodeUnreachableError) else self._missed + 1
             self.fault = self._fault(error)
-            return None
+            return False
         finally:
             self.looked.set()
         self._missed = 0
-        self.is_whole = self.is_whole or look.is_whole
+        self.is_whole = self.is_whole or is_whole
         if not self.is_whole:
             self.hurry.set()
-        self.models, self.others = look.models, look.others
+        self._keep_models(listed)
+        self.residents = None if loaded is None else self._residents(loaded)
         self.answered_at, self.fault = self._clock(), ""
         self.seen_at = asked_at
-        blobs = {fold_name(model.name): model.installed.blob for model in look.models}
-        residents = look.residents
-        self._loaded = None
-        if residents is not None:
-            names = (fold_name(resident.model) for resident in residents if not resident.loading)
-            self._loaded = frozenset(blobs.get(name, name) for name in names)
-        return look
+        return True
 
     def is_loading(self, name: str, since: float) -> bool:
         """Whether a model that was asked for is not in the node's memory yet, as the last look has shown.
@@ -11061,9 +10900,10 @@ class NodeWatch:
         A look from before `since`, when it was asked for, shows nothing.
         """
         model = next((model for model in self.models if model.name == name), None)
-        if model is None or model.installed.fixed or self._loaded is None or self.seen_at < since:
+        loaded = self._loaded
+        if model is None or model.installed.fixed or loaded is None or self.seen_at < since:
             return False
-        return model.installed.blob not in self._loaded
+        return model.installed.blob not in loaded
 
     async def activity(self) -> EngineActivity | None:
         """What its engine does for all clients; None where it does not tell, or not in time."""
@@ -11118,6 +10958,15 @@ class NodeWatch:
         return max((gpu.utilization for gpu in self.gpus.gpus if gpu.utilization is not None), default=None)
 
     @property
+    def _loaded(self) -> frozenset[str] | None:
+        """Weights in its memory; None: it does not tell."""
+        if self.residents is None:
+            return None
+        blobs = {fold_name(model.name): model.installed.blob for model in self.models}
+        names = (fold_name(resident.model) for resident in self.residents if not resident.loading)
+        return frozenset(blobs.get(name, name) for name in names)
+
+    @property
     def is_gone(self) -> bool:
         """Nothing is to be expected from it: no connection, or no answer several times."""
         return self._missed >= MISSES or self.answered_at is None
@@ -11137,7 +10986,7 @@ class NodeWatch:
         """Whether a model is in its memory, by the name that the node lists."""
         everything = (*self.models, *self.others)
         blobs = {known.installed.blob for known in everything if known.name == model}
-        return bool(self._loaded and self._loaded & {*blobs, fold_name(model)})
+        return bool((self._loaded or frozenset()) & {*blobs, fold_name(model)})
 
     def names_of(self, model: str) -> frozenset[str]:
         """The names by which the node lists these weights, such as those that `ollama cp` has made."""
@@ -11146,7 +10995,9 @@ class NodeWatch:
 
     def stop(self) -> None:
         """Ask it nothing more."""
-        self._probe.stop()
+        for task in self._asking.values():
+            task.cancel()
+        self._asking.clear()  # its models are asked about again when somebody looks again
 
     async def rest(self, seconds: float) -> None:
         """Wait until it is time for the next look, or somebody is in a hurry."""
@@ -11156,6 +11007,126 @@ class NodeWatch:
         except TimeoutError:
             pass
         self.hurry.clear()
+
+    async def _show(self, listed: Iterable[ListedModel]) -> bool:
+        """Ask about the models that are new. One that cannot be shown is known by its name alone.
+
+        Returns:
+            False: not all answers are there yet; the next look has them.
+        """
+        loop = asyncio.get_running_loop()
+        for model in listed:
+            key = _shown_key(model)
+            if key not in self._shown and key not in self._asking:
+                self._asking[key] = loop.create_task(self._ask_about(model))
+        if self._asking:
+            await asyncio.wait(self._asking.values(), timeout=SHOW_SECONDS)
+        ended = [key for key, task in self._asking.items() if task.done()]
+        for task in [self._asking.pop(key) for key in ended]:
+            task.result()
+        return not self._asking
+
+    async def _ask_about(self, model: ListedModel) -> None:
+        async with self._at_once:
+            try:
+                shown = await self.client.show(model.name)
+                if shown.model_info:
+                    shape = shape_of(shown.model_info, shown.tensors, model.size)
+                    self._shapes[_shown_key(model)] = replace(shape, projector=_projector(shape, shown))
+                self._shown[_shown_key(model)] = shown.model_copy(update={"tensors": ()})  # hundreds
+            except RetryableNodeError as error:  # asked again at the next look, where that may help
+                if error.status in _NOT_THERE:
+                    self._shown[_shown_key(model)] = ShownModel()
+            except NodeError:
+                self._shown[_shown_key(model)] = ShownModel()
+
+    def _keep_models(self, listed: Iterable[ListedModel]) -> None:
+        self._shown = {key: self._shown[key] for key in map(_shown_key, listed) if key in self._shown}
+        self._shapes = {key: shape for key, shape in self._shapes.items() if key in self._shown}
+        shown = [(model, self._shown.get(_shown_key(model))) for model in listed]
+        self.models = tuple(self._model(model, about) for model, about in shown if _can_chat(about))
+        self.others = tuple(self._model(model, about) for model, about in shown if not _can_chat(about))
+
+    def _residents(self, loaded: Collection[LoadedModel]) -> tuple[ResidentModel, ...]:
+        names = {model.name for model in loaded}
+        self._seen_ahead &= names
+        self._expiries = {name: seen for name, seen in self._expiries.items() if name in names}
+        now = datetime.now(UTC)
+        return tuple(self._resident(model, now) for model in loaded)
+
+    def _resident(self, loaded: LoadedModel, now: datetime) -> ResidentModel:
+        """A model in memory. It is busy when the moment of its unloading has passed and it is still listed.
+
+        Where that moment was never in the future, the node's clock is slow, and tells nothing.
+        """
+        expires = loaded.expires_at
+        if expires is not None and expires >= now:
+            self._seen_ahead.add(loaded.name)
+        return ResidentModel(
+            model=loaded.name,
+            size=loaded.size,
+            context=loaded.context_length,
+            expires_at=expires.timestamp() if expires else 0.0,
+            busy=expires is not None and expires < now and loaded.name in self._seen_ahead,
+            loading=expires is not None and self._seems_loading(loaded.name, expires.timestamp()),
+            vram=min(loaded.size_vram, loaded.size),
+        )
+
+    def _seems_loading(self, name: str, expires: float) -> bool:
+        """Whether a listed model is not loaded yet: until then Ollama moves `expires_at` along with time.
+
+        Afterwards that stands still, or moves when a request ends. One look shows nothing: it may be loading.
+        """
+        now = asyncio.get_running_loop().time()
+        then, before, loading = self._expiries.get(name, (now, expires, True))
+        passed = now - then
+        if passed >= LOOK_APART_SECONDS:
+            loading = abs(expires - before - passed) < SAME_PACE * passed
+        if passed >= LOOK_APART_SECONDS or name not in self._expiries:
+            self._expiries[name] = now, expires, loading
+        return loading
+
+    def _model(self, listed: ListedModel, shown: ShownModel | None) -> NodeModel:
+        blob = (shown.blob if shown else "") or listed.digest or listed.name
+        told = shown is not None and bool(shown.capabilities)
+        context = (shown.num_ctx if shown else None) or 0
+        options = shown.runner_options if shown else ()
+        fixed = self.row.kind != "ollama"
+        return NodeModel(
+            name=listed.name,
+            installed=InstalledModel(
+                blob,
+                0 if listed.is_remote else listed.size,
+                context=context,
+                options=options,
+                fixed=fixed or listed.is_remote,
+                remote=listed.is_remote,
+                shape=None if listed.is_remote or fixed else self._shapes.get(_shown_key(listed)),
+                bits=level_bits(listed.details.quantization_level or quantization_in(listed.name)),
+            ),
+            digest=listed.digest,
+            quantization=listed.details.quantization_level,
+            capabilities=frozenset(shown.capabilities) if shown and told else None,
+            thinking=shown.thinking if shown and told else None,
+        )
+
+
+def _shown_key(model: ListedModel) -> tuple[str, str]:
+    return model.name, model.digest
+
+
+def _projector(shape: ModelShape, shown: ShownModel) -> int:
+    """Bytes of a vision encoder, which may be in a file of its own: those have 16 bits a weight."""
+    parameters = shown.projector_info.get("general.parameter_count")
+    apart = 2 * parameters if isinstance(parameters, int) and 0 < parameters < MOST_PARAMETERS else 0
+    return shape.projector + apart
+
+
+def _can_chat(shown: ShownModel | None) -> bool:
+    """Whether a model is offered for chats. An Ollama too old for `capabilities` shows by the weights."""
+    if shown is None:
+        return True
+    return chats(shown.capabilities) if shown.capabilities else not shown.is_embedder
 
 
 # --- ollama_pack.routing.dispatch.attempt ---
@@ -12052,6 +12023,7 @@ class RemoteRequests:
         clock: Callable[[], float],
         demand: DemandMeter,
         prompt_sent: Callable[[str, str, tuple[PromptBlock, ...]], tuple[int, int]],
+        learn: Callable[[NodeState, str, Lesson], None],
     ) -> None:
         """Begin without any.
 
@@ -12059,8 +12031,10 @@ class RemoteRequests:
             clock: the scheduler's own.
             demand: counts what is asked for.
             prompt_sent: hears of each prompt that goes to a node, and says how it is kept.
+            learn: hears what answers teach.
         """
         self._prompt_sent = prompt_sent
+        self._learn = learn
         self.nodes: dict[str, NodeState] = {}
         self._clock = clock
         self._demand = demand
@@ -12141,8 +12115,7 @@ class RemoteRequests:
             remote.runner.mirror.finished(remote.blocks, event.lesson.spent.decode_count, now)
         node = self.nodes.get(event.node)
         if node and any(model.blob == event.blob for model in node.models.values()):
-            node.stats(event.blob).learn(event.lesson)
-            node.learned(event.blob)
+            self._learn(node, event.blob, event.lesson)
 
     def _leave(self, request_id: str) -> RemoteRequest | None:
         remote = self._there.pop(request_id, None)
@@ -12609,7 +12582,8 @@ class Planner:
         left = len(roomy)
         for name in kind.having.nodes:
             node = nodes[name]
-            if busy <= max(1.0, self.policy.prewarm_share * slots):
+            fills_up = busy > max(1.0, self.policy.prewarm_share * slots)
+            if not fills_up and not self._pays(node, assignment, kind.model):
                 return
             if name not in roomy or node.view.tier > nearest or node.has(kind.model):
                 continue
@@ -12620,6 +12594,12 @@ class Planner:
                 slots += quote.rates.slots
                 left -= 1
                 yield self._load(node, quote, assignment)
+
+    def _pays(self, node: VirtualNode, assignment: Assignment, model: str) -> bool:
+        """Whether chats that overwrite each other lose more within the horizon than a load takes."""
+        demand = self._timelines.moment.demand.get(node.view.models[model].blob, 0.0)
+        lost = assignment.chosen.harm * max(1.0, demand * self.policy.demand_horizon)
+        return lost > node.load_seconds(model)
 
     def _leaves_models_out(self, node: VirtualNode, model: str) -> bool:
         """Whether a node has other models that no node has in memory."""
@@ -13149,6 +13129,7 @@ class Cluster:
     ) -> None:
         self.nodes: dict[str, NodeState] = {}
         self._policy, self._priors = policy, priors
+        self._usual: dict[str, ModelRates] = {}  # by blob, what nodes that have measured it have on average
         self._clock = clock
         self._autos: dict[str, None] = {}  # automatic names that were asked for lately
         self.demand = DemandMeter()
@@ -13159,13 +13140,13 @@ class Cluster:
         self._others = False  # other nodes than at the last decision
         self._stale: dict[str, None] = {}  # in the order of the rows, as they are shown
         self.stale_at = -math.inf
-        self.remote = RemoteRequests(clock, self.demand, self._prompt_sent_elsewhere)
+        self.remote = RemoteRequests(clock, self.demand, self._prompt_sent_elsewhere, self.learn)
         for row in rows:
             self.add(row)
 
     def add(self, row: NodeRow) -> None:
         """A node is there from now on; nothing is known of it before `probed`."""
-        node = self.nodes[row.name] = NodeState(row, self._policy, self._priors)
+        node = self.nodes[row.name] = NodeState(row, self._policy, self._expected)
         self.remote.nodes[node_key(row)] = node
         self._others = True
         self._stale[row.name] = None
@@ -13195,6 +13176,26 @@ class Cluster:
                 node.set_auto(auto, offer[0])
         if node.breaker.state(now) == "half-open":
             node.breaker.succeeded()
+
+    def learn(self, node: NodeState, blob: str, lesson: Lesson) -> None:
+        """Take in what an answered request teaches of a node, and of those that have measured less."""
+        was_learned = node.known(blob).learned
+        node.stats(blob).learn(lesson)
+        if was_learned and not lesson.loaded:
+            node.learned(blob)
+            return
+        having = [one for one in self.nodes.values() if one.has_weights(blob)]
+        if blob not in self._usual and len(self._usual) >= MAX_FOLLOWED_BLOBS:
+            del self._usual[next(iter(self._usual))]
+        self._usual[blob] = usual_rates([one.stats(blob).rates for one in having], self._priors)
+        for one in having:
+            known = one.known(blob)
+            if one is node or not (known.learned and known.load_measured):
+                one.learned(blob)
+
+    def _expected(self, blob: str) -> ModelRates:
+        """What is believed of a node that has not measured some weights. A slow one is never tried."""
+        return self._usual.get(blob, self._priors)
 
     def sized(self, name: str, room: int) -> None:
         """Somebody knows how many bytes of models a node has had in memory together."""
@@ -13766,8 +13767,7 @@ class Scheduler:
         running.runner.mirror.finished(running.assignment.request.blocks, spent.decode_count, self._clock())
         lesson = running.lesson(spent)
         blob = running.runner.blob
-        running.node.stats(blob).learn(lesson)
-        running.node.learned(blob)
+        self.cluster.learn(running.node, blob, lesson)
         self.listener(FinishedEvent(request_id, node_key(running.node.row), blob, lesson))
 
     def failed(
@@ -14861,8 +14861,8 @@ IDLE_SECONDS = 600.0  # without a request or a look at the models, nodes are lef
 class Listens(Protocol):
     """Whoever is told what a look at a node has shown."""
 
-    def looked(self, watch: NodeWatch, look: NodeLook | None) -> None:
-        """What it has; None: it does not answer."""
+    def looked(self, watch: NodeWatch, *, answers: bool) -> None:
+        """What it has stands in the watch, where it answers."""
 
     def counted(self, watch: NodeWatch, activity: EngineActivity, asked_at: float) -> None:
         """What its engine does for all clients, since which moment at the earliest."""
@@ -14942,10 +14942,10 @@ class NodePoller:
 
     async def _look(self, watch: NodeWatch) -> None:
         """What the node has, what its engine does, what its GPUs do: each is told as soon as it is there."""
-        look = await watch.look()
-        self._listener.looked(watch, look)
+        answers = await watch.look()
+        self._listener.looked(watch, answers=answers)
         asked_at = self._loop.time()
-        if look is not None and (activity := await watch.activity()):
+        if answers and (activity := await watch.activity()):
             self._listener.counted(watch, activity, asked_at)
         await watch.look_at_gpus(self._gpus, self._session)
         self._listener.gpus_read(watch)
@@ -15082,11 +15082,12 @@ class Router:
                 del self.nodes[name]
                 self._failures = {key: why for key, why in self._failures.items() if key[0] != name}
 
-    def looked(self, watch: NodeWatch, look: NodeLook | None) -> None:
+    def looked(self, watch: NodeWatch, *, answers: bool) -> None:
         """Told by the poller, as are the two below."""
         name = watch.row.name
-        if look is not None:
-            self.scheduler.cluster.probed(name, look.installed, look.residents)
+        if answers:
+            installed = {model.name: model.installed for model in watch.models}
+            self.scheduler.cluster.probed(name, installed, watch.residents)
         elif watch.is_gone:
             self.scheduler.cluster.unreachable(name)
             self._attempts.is_gone(name)
@@ -17140,6 +17141,10 @@ def reads_all(user: Mapping[str, Any]) -> bool:
     return user.get("role") == "admin" and bool(getattr(config, "BYPASS_ADMIN_ACCESS_CONTROL", True))
 
 
+# --- ollama_pack.webui.users ---
+# Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
+
+
 async def group_names(user: Mapping[str, Any]) -> frozenset[str]:
     """Names of the groups that a user is a member of, inherited ones included."""
     return frozenset(group.name for group in await _groups_of(user))
@@ -17151,11 +17156,22 @@ async def group_ids_of(user: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 async def _groups_of(user: Mapping[str, Any]) -> Any:
-    from open_webui.models.groups import Groups  # noqa: PLC0415
+    from open_webui.models.groups import Groups  # noqa: PLC0415 - see the top of this module
 
     look_up = Groups.get_groups_by_member_id
     inherits = "include_inherited" in signature(look_up).parameters  # groups within groups came after 0.11.2
     return await (look_up(user["id"], include_inherited=True) if inherits else look_up(user["id"]))
+
+
+def reader_language(metadata: Mapping[str, Any], request: Any) -> str:
+    """What the user has chosen in Open WebUI's settings; of a client of the API, what its request accepts."""
+    chosen = (metadata.get("variables") or {}).get("{{USER_LANGUAGE}}")
+    return str(chosen or accepted_language(request))
+
+
+def accepted_language(request: Any) -> str:
+    """A request's `Accept-Language`."""
+    return str(request.headers.get("accept-language") or ENGLISH) if request else ENGLISH
 
 
 # --- ollama_pack.webui.access ---
@@ -19559,21 +19575,6 @@ class ChatSpan:
         for key, name in (("prompt_tokens", "input_tokens"), ("completion_tokens", "output_tokens")):
             if isinstance(usage, Mapping) and isinstance(usage.get(key), int):
                 self._span.set_attribute(f"gen_ai.usage.{name}", usage[key])
-
-
-# --- ollama_pack.webui.users ---
-# Users of the running Open WebUI, and the language that they read. Imports `open_webui` when called.
-
-
-def reader_language(metadata: Mapping[str, Any], request: Any) -> str:
-    """What the user has chosen in Open WebUI's settings; of a client of the API, what its request accepts."""
-    chosen = (metadata.get("variables") or {}).get("{{USER_LANGUAGE}}")
-    return str(chosen or accepted_language(request))
-
-
-def accepted_language(request: Any) -> str:
-    """A request's `Accept-Language`."""
-    return str(request.headers.get("accept-language") or ENGLISH) if request else ENGLISH
 
 
 # --- ollama_pack.plugins.functions.gpu_router ---

@@ -10,32 +10,32 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/model_alias_filter.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Filter`, line 1834, which the server calls.
+# Begin here: `class Filter`, line 1837, which the server calls.
 # The modules that it uses come first:
-#     62  base.translations      The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    112  base.messages          Sentences for people, in English and in the languages of the catalogue.
-#    240  errors                 The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    248  base.tables            Tables that admins write as text: a row a line, `#` starts a comment, empty lines are skipped.
-#    279  aliases.errors         What goes wrong with aliases.
-#    321  engines.body           Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    332  engines.content        The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#    341  aliases.facts          What an alias table may ask about a request, read off an OpenAI chat body.
-#    402  aliases.table          An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#    761  engines.ollama.names   Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#    898  fit.shapes             Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#    935  fit.choose             Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#    956  aliases.resolve        Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   1074  engines.model_ids      Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   1082  webui.models           What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   1213  services.alias_choice  The model that answers for an alias: the first that is there and that Open WebUI lets this user use.
-#   1238  engines.refusals       What a client gets instead of an answer, in the form of each API that clients speak.
-#   1315  services.answers       An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#   1331  base.single_flight     What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
-#   1354  services.valves        What all valves of the pack have in common: what is refused is told to admins, without what was written.
-#   1482  engines.front_route    A route in front of a server's own, which sees each answer of a chat before its client does.
-#   1577  webui.leaving          When Open WebUI is told that a client has left: not while it reads its database.
-#   1661  webui.early_errors     The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#   1809  webui.users            Users of the running Open WebUI, and the language that they read. Imports `open_webui` when called.
+#     62  base.translations       The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#    112  base.messages           Sentences for people, in English and in the languages of the catalogue.
+#    240  errors                  The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    248  base.tables             Tables that admins write as text: a row a line, `#` starts a comment, empty lines are skipped.
+#    279  aliases.errors          What goes wrong with aliases.
+#    321  engines.body            Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    332  engines.content         The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#    341  aliases.facts           What an alias table may ask about a request, read off an OpenAI chat body.
+#    402  aliases.table           An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#    761  engines.ollama.names    Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#    898  fit.shapes              Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#    935  fit.choose              Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#    956  aliases.resolve         Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   1074  engines.model_ids       Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   1082  engines.refusals        What a client gets instead of an answer, in the form of each API that clients speak.
+#   1159  services.answers        An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#   1175  webui.models            What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   1293  webui.users             Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
+#   1321  services.gateway_names  The names that people and clients of the gateway may ask for, and the model that each stands for.
+#   1349  base.single_flight      What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
+#   1372  services.valves         What all valves of the pack have in common: what is refused is told to admins, without what was written.
+#   1500  engines.front_route     A route in front of a server's own, which sees each answer of a chat before its client does.
+#   1595  webui.leaving           When Open WebUI is told that a client has left: not while it reads its database.
+#   1679  webui.early_errors      The status of an error that comes before an answer, which Open WebUI leaves no room for.
 
 import asyncio
 import logging
@@ -1079,6 +1079,99 @@ def automatic_variants(
 ROUTER = "gpu_router."
 
 
+# --- ollama_pack.engines.refusals ---
+# What a client gets instead of an answer, in the form of each API that clients speak.
+
+ApiForm = Literal["openai", "anthropic", "ollama"]
+
+# Anthropic names an error by its status; others are `api_error`.
+_ANTHROPIC_TYPES: dict[int, str] = {
+    HTTPStatus.BAD_REQUEST: "invalid_request_error",
+    HTTPStatus.UNAUTHORIZED: "authentication_error",
+    HTTPStatus.FORBIDDEN: "permission_error",
+    HTTPStatus.NOT_FOUND: "not_found_error",
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "request_too_large",
+    HTTPStatus.TOO_MANY_REQUESTS: "rate_limit_error",
+    HTTPStatus.SERVICE_UNAVAILABLE: "overloaded_error",
+    HTTPStatus.GATEWAY_TIMEOUT: "timeout_error",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """An error as a client gets it.
+
+    Attributes:
+        status: of HTTP, where the answer has not begun.
+        message: the sentence for whoever asked.
+        code: a word that programs can act on; None: none.
+        param: the field of the request that is at fault; None: none.
+        retry_after: seconds after which a new try makes sense; None: waiting does not help.
+    """
+
+    status: int
+    message: str
+    code: str | None = None
+    param: str | None = None
+    retry_after: int | None = None
+
+    def translated(self, language: str) -> "Refusal":
+        """The same in a reader's language. Another plugin's sentence translates itself: it has the words."""
+        by_itself = getattr(self.message, "translated", None)
+        return replace(self, message=by_itself(language)) if by_itself else self
+
+    @property
+    def kind(self) -> str:
+        """OpenAI's name for errors of this kind."""
+        if self.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            return "server_error"
+        is_limit = self.status == HTTPStatus.TOO_MANY_REQUESTS
+        return "rate_limit_error" if is_limit else "invalid_request_error"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Of the HTTP response."""
+        return {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
+
+    def body(self, form: ApiForm = "openai") -> dict[str, Any]:
+        """The body of the HTTP response; OpenAI's is also the event that ends a stream."""
+        if form == "ollama":
+            return {"error": self.message}
+        if form == "anthropic":
+            kind = _ANTHROPIC_TYPES.get(self.status) or (
+                "api_error" if self.status >= HTTPStatus.INTERNAL_SERVER_ERROR else "invalid_request_error"
+            )
+            return {"type": "error", "error": {"type": kind, "message": self.message}}
+        # Open WebUI's page looks for the sentence in `detail`; a stream has no place for status and headers
+        return {
+            "error": {
+                "message": self.message,
+                "type": self.kind,
+                "param": self.param,
+                "code": self.code,
+                "status": int(self.status),
+                "retry_after": self.retry_after,
+                "detail": self.message,
+            }
+        }
+
+
+# --- ollama_pack.services.answers ---
+# An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+
+_NO_ALIAS = message("No model behind this name can be used. Choose another model, or ask an admin.")
+
+_Meaning = tuple[int, str | None, Message]  # status, code, sentence for people who cannot change the nodes
+_NO_CANDIDATE: _Meaning = (HTTPStatus.NOT_FOUND, "model_not_found", _NO_ALIAS)
+
+
+def alias_refusal(error: AliasUnavailableError, *, for_admin: bool) -> Refusal:
+    """As `refusal_of`, for a plugin that raises no other error and should not ship the router's."""
+    status, code, sentence = _NO_CANDIDATE
+    said = said_by(error) if for_admin else sentence
+    return Refusal(status=status, message=said, code=code, param="model")
+
+
 # --- ollama_pack.webui.models ---
 # What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
 
@@ -1179,19 +1272,6 @@ async def may_use(user: Mapping[str, Any], model_id: str, request: Any) -> bool:
     return True
 
 
-async def group_names(user: Mapping[str, Any]) -> frozenset[str]:
-    """Names of the groups that a user is a member of, inherited ones included."""
-    return frozenset(group.name for group in await _groups_of(user))
-
-
-async def _groups_of(user: Mapping[str, Any]) -> Any:
-    from open_webui.models.groups import Groups  # noqa: PLC0415
-
-    look_up = Groups.get_groups_by_member_id
-    inherits = "include_inherited" in signature(look_up).parameters  # groups within groups came after 0.11.2
-    return await (look_up(user["id"], include_inherited=True) if inherits else look_up(user["id"]))
-
-
 async def system_prompt(model_id: str) -> str:
     """The system prompt that an admin wrote into a model's row; empty when there is none."""
     from open_webui.models.models import Models  # noqa: PLC0415
@@ -1210,14 +1290,45 @@ async def add_system_prompt(
     await apply_system_prompt_to_body(prompt, body, metadata, UserModel.model_validate(user))
 
 
-# --- ollama_pack.services.alias_choice ---
-# The model that answers for an alias: the first that is there and that Open WebUI lets this user use.
+# --- ollama_pack.webui.users ---
+# Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
+
+
+async def group_names(user: Mapping[str, Any]) -> frozenset[str]:
+    """Names of the groups that a user is a member of, inherited ones included."""
+    return frozenset(group.name for group in await _groups_of(user))
+
+
+async def _groups_of(user: Mapping[str, Any]) -> Any:
+    from open_webui.models.groups import Groups  # noqa: PLC0415 - see the top of this module
+
+    look_up = Groups.get_groups_by_member_id
+    inherits = "include_inherited" in signature(look_up).parameters  # groups within groups came after 0.11.2
+    return await (look_up(user["id"], include_inherited=True) if inherits else look_up(user["id"]))
+
+
+def reader_language(metadata: Mapping[str, Any], request: Any) -> str:
+    """What the user has chosen in Open WebUI's settings; of a client of the API, what its request accepts."""
+    chosen = (metadata.get("variables") or {}).get("{{USER_LANGUAGE}}")
+    return str(chosen or accepted_language(request))
+
+
+def accepted_language(request: Any) -> str:
+    """A request's `Accept-Language`."""
+    return str(request.headers.get("accept-language") or ENGLISH) if request else ENGLISH
+
+
+# --- ollama_pack.services.gateway_names ---
+# The names that people and clients of the gateway may ask for, and the model that each stands for.
+#
+# A name with a row of its own, or that a connection offers, is Open WebUI's: its grants hold. Every other name
+# of the alias tables, wildcards among them, is for those who may use a model that answers for it.
 
 
 async def choose_model(
     table: AliasTable, body: Mapping[str, Any], alias: str, user: Mapping[str, Any], request: Any
 ) -> tuple[Resolution, str] | None:
-    """Resolve, and ask again without each model that Open WebUI would refuse to this user.
+    """The model that answers for an alias: the first that is there and that Open WebUI lets this user use.
 
     Returns:
         The resolution and the id of its model: where `gpu_router` offers it, too, it answers over all nodes.
@@ -1233,99 +1344,6 @@ async def choose_model(
                 return chosen, model_id
         denied.add(chosen.model)
     return None
-
-
-# --- ollama_pack.engines.refusals ---
-# What a client gets instead of an answer, in the form of each API that clients speak.
-
-ApiForm = Literal["openai", "anthropic", "ollama"]
-
-# Anthropic names an error by its status; others are `api_error`.
-_ANTHROPIC_TYPES: dict[int, str] = {
-    HTTPStatus.BAD_REQUEST: "invalid_request_error",
-    HTTPStatus.UNAUTHORIZED: "authentication_error",
-    HTTPStatus.FORBIDDEN: "permission_error",
-    HTTPStatus.NOT_FOUND: "not_found_error",
-    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "request_too_large",
-    HTTPStatus.TOO_MANY_REQUESTS: "rate_limit_error",
-    HTTPStatus.SERVICE_UNAVAILABLE: "overloaded_error",
-    HTTPStatus.GATEWAY_TIMEOUT: "timeout_error",
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """An error as a client gets it.
-
-    Attributes:
-        status: of HTTP, where the answer has not begun.
-        message: the sentence for whoever asked.
-        code: a word that programs can act on; None: none.
-        param: the field of the request that is at fault; None: none.
-        retry_after: seconds after which a new try makes sense; None: waiting does not help.
-    """
-
-    status: int
-    message: str
-    code: str | None = None
-    param: str | None = None
-    retry_after: int | None = None
-
-    def translated(self, language: str) -> "Refusal":
-        """The same in a reader's language. Another plugin's sentence translates itself: it has the words."""
-        by_itself = getattr(self.message, "translated", None)
-        return replace(self, message=by_itself(language)) if by_itself else self
-
-    @property
-    def kind(self) -> str:
-        """OpenAI's name for errors of this kind."""
-        if self.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-            return "server_error"
-        is_limit = self.status == HTTPStatus.TOO_MANY_REQUESTS
-        return "rate_limit_error" if is_limit else "invalid_request_error"
-
-    @property
-    def headers(self) -> dict[str, str]:
-        """Of the HTTP response."""
-        return {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
-
-    def body(self, form: ApiForm = "openai") -> dict[str, Any]:
-        """The body of the HTTP response; OpenAI's is also the event that ends a stream."""
-        if form == "ollama":
-            return {"error": self.message}
-        if form == "anthropic":
-            kind = _ANTHROPIC_TYPES.get(self.status) or (
-                "api_error" if self.status >= HTTPStatus.INTERNAL_SERVER_ERROR else "invalid_request_error"
-            )
-            return {"type": "error", "error": {"type": kind, "message": self.message}}
-        # Open WebUI's page looks for the sentence in `detail`; a stream has no place for status and headers
-        return {
-            "error": {
-                "message": self.message,
-                "type": self.kind,
-                "param": self.param,
-                "code": self.code,
-                "status": int(self.status),
-                "retry_after": self.retry_after,
-                "detail": self.message,
-            }
-        }
-
-
-# --- ollama_pack.services.answers ---
-# An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-
-_NO_ALIAS = message("No model behind this name can be used. Choose another model, or ask an admin.")
-
-_Meaning = tuple[int, str | None, Message]  # status, code, sentence for people who cannot change the nodes
-_NO_CANDIDATE: _Meaning = (HTTPStatus.NOT_FOUND, "model_not_found", _NO_ALIAS)
-
-
-def alias_refusal(error: AliasUnavailableError, *, for_admin: bool) -> Refusal:
-    """As `refusal_of`, for a plugin that raises no other error and should not ship the router's."""
-    status, code, sentence = _NO_CANDIDATE
-    said = said_by(error) if for_admin else sentence
-    return Refusal(status=status, message=said, code=code, param="model")
 
 
 # --- ollama_pack.base.single_flight ---
@@ -1804,21 +1822,6 @@ def kind_of(body: bytes) -> Literal["prelude", "answer", "error"]:
         if not events or found.get("choices") or found.get("type") not in {None, "message_start", "ping"}:
             return "answer"
     return "prelude"
-
-
-# --- ollama_pack.webui.users ---
-# Users of the running Open WebUI, and the language that they read. Imports `open_webui` when called.
-
-
-def reader_language(metadata: Mapping[str, Any], request: Any) -> str:
-    """What the user has chosen in Open WebUI's settings; of a client of the API, what its request accepts."""
-    chosen = (metadata.get("variables") or {}).get("{{USER_LANGUAGE}}")
-    return str(chosen or accepted_language(request))
-
-
-def accepted_language(request: Any) -> str:
-    """A request's `Accept-Language`."""
-    return str(request.headers.get("accept-language") or ENGLISH) if request else ENGLISH
 
 
 # --- ollama_pack.plugins.functions.model_alias_filter ---

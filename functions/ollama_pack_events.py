@@ -45,52 +45,52 @@ version: 0.1.0
 #   4720  engines.sse                  Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
 #   4829  webui.calling                Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
 #   4977  webui.models                 What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   5064  webui.ollama_models          Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
-#   5154  webui.server                 What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#   5186  services.ollama_api          Open WebUI's Ollama API for names that `gpu_router` answers.
-#   5317  aliases.errors               What goes wrong with aliases.
-#   5325  aliases.facts                What an alias table may ask about a request, read off an OpenAI chat body.
-#   5348  aliases.table                An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#   5707  aliases.resolve              Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   5765  aliases.published            Which names of a table can be published as models, and what answers for them.
-#   5834  webui.audience               Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#   5900  webui.model_rows             Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#   6030  webui.access                 Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#   6196  webui.publication            Which rows of Open WebUI's models table to write, so that users see what is offered to them. Decides only.
-#   6524  services.offer               Which rows a deployment should have.
-#   6797  webui.rows                   Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
-#   6947  services.publishing          Publishing: what the router and the alias tables offer becomes models that users see and may use.
-#   7100  services.valves              What all valves of the pack have in common: what is refused is told to admins, without what was written.
-#   7220  speech.errors                What goes wrong with transcription.
-#   7677  speech.languages             The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
-#   7754  speech.language              Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
-#   7847  engines.failures             Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   7883  speech.values                What recordings turn into, and what an engine is.
-#   8140  speech.http_answer           What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
-#   8290  speech.pcm                   Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
-#   8378  speech.openai_http           Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
-#   8566  speech.recognizer            The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
-#   8705  speech.sentences             Segments of about a sentence, made from words with times.
-#   8759  speech.whisper_model         Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
-#   8945  speech.whisper               Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
-#   9173  services.voice_settings      The valves of voice transcription, for the tool and the routes, and the engine they ask for.
-#   9329  speech.source                Where a recording comes from: bytes, a path or an open file; and how large it may be.
-#   9413  speech.kept                  Transcripts of a while ago: the same recording with the same options is not listened to twice.
-#   9502  speech.containers            What the bytes of a file tell that the decoder does not: whether the file ends before it should.
-#   9666  speech.decode                Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
-#  10277  speech.joining               Putting pieces of text together: with spaces where the script has them between words, else without.
-#  10365  speech.script                Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
-#  10441  speech.turns                 One recording at a time on this machine's own processors, in turns between users, each with its place.
-#  10716  speech.vad                   Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
-#  10766  speech.windows               Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
-#  10913  speech.transcribe            From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
-#  11183  webui.tracing                Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
-#  11221  webui.voice_files            Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
-#  11251  services.transcribing        Transcribing on behalf of somebody: by the admin's settings, and not twice.
-#  11376  speech.subtitles             Subtitles: lines that fit on a screen, each shown while it is spoken.
-#  11514  speech.formats               A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
-#  11676  webui.uploads                A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
-#  11882  webui.users                  Users of the running Open WebUI, and the language that they read. Imports `open_webui` when called.
+#   5051  webui.ollama_models          Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
+#   5141  webui.server                 What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   5173  services.ollama_api          Open WebUI's Ollama API for names that `gpu_router` answers.
+#   5304  aliases.errors               What goes wrong with aliases.
+#   5312  aliases.facts                What an alias table may ask about a request, read off an OpenAI chat body.
+#   5335  aliases.table                An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#   5694  aliases.resolve              Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   5752  aliases.published            Which names of a table can be published as models, and what answers for them.
+#   5821  webui.audience               Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#   5887  webui.model_rows             Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#   6017  webui.users                  Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
+#   6047  webui.access                 Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#   6213  webui.publication            Which rows of Open WebUI's models table to write, so that users see what is offered to them. Decides only.
+#   6541  services.offer               Which rows a deployment should have.
+#   6814  webui.rows                   Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
+#   6964  services.publishing          Publishing: what the router and the alias tables offer becomes models that users see and may use.
+#   7117  services.valves              What all valves of the pack have in common: what is refused is told to admins, without what was written.
+#   7237  speech.errors                What goes wrong with transcription.
+#   7694  speech.languages             The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
+#   7771  speech.language              Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
+#   7864  engines.failures             Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   7900  speech.values                What recordings turn into, and what an engine is.
+#   8157  speech.http_answer           What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
+#   8307  speech.pcm                   Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
+#   8395  speech.openai_http           Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
+#   8583  speech.recognizer            The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
+#   8722  speech.sentences             Segments of about a sentence, made from words with times.
+#   8776  speech.whisper_model         Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
+#   8962  speech.whisper               Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
+#   9190  services.voice_settings      The valves of voice transcription, for the tool and the routes, and the engine they ask for.
+#   9346  speech.source                Where a recording comes from: bytes, a path or an open file; and how large it may be.
+#   9430  speech.kept                  Transcripts of a while ago: the same recording with the same options is not listened to twice.
+#   9519  speech.containers            What the bytes of a file tell that the decoder does not: whether the file ends before it should.
+#   9683  speech.decode                Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
+#  10294  speech.joining               Putting pieces of text together: with spaces where the script has them between words, else without.
+#  10382  speech.script                Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
+#  10458  speech.turns                 One recording at a time on this machine's own processors, in turns between users, each with its place.
+#  10733  speech.vad                   Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
+#  10783  speech.windows               Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
+#  10930  speech.transcribe            From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
+#  11200  webui.tracing                Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#  11238  webui.voice_files            Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
+#  11268  services.transcribing        Transcribing on behalf of somebody: by the admin's settings, and not twice.
+#  11393  speech.subtitles             Subtitles: lines that fit on a screen, each shown while it is spoken.
+#  11531  speech.formats               A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
+#  11693  webui.uploads                A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
 #  11899  services.voice_routes        The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
 #  12157  webui.budget_contact         The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
 #  12278  webui.chats                  Chats of the running Open WebUI, and their ratings. Imports `open_webui` when called, not before.
@@ -5048,19 +5048,6 @@ def _is_hidden(model: Mapping[str, Any]) -> bool:
     return bool(((model.get("info") or {}).get("meta") or {}).get("hidden"))
 
 
-async def group_ids_of(user: Mapping[str, Any]) -> tuple[str, ...]:
-    """Ids of the same groups."""
-    return tuple(str(group.id) for group in await _groups_of(user))
-
-
-async def _groups_of(user: Mapping[str, Any]) -> Any:
-    from open_webui.models.groups import Groups  # noqa: PLC0415
-
-    look_up = Groups.get_groups_by_member_id
-    inherits = "include_inherited" in signature(look_up).parameters  # groups within groups came after 0.11.2
-    return await (look_up(user["id"], include_inherited=True) if inherits else look_up(user["id"]))
-
-
 # --- ollama_pack.webui.ollama_models ---
 # Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
 
@@ -6025,6 +6012,36 @@ def existing_row(row: Mapping[str, Any]) -> ExistingRow:
 def tag_names(tags: Any) -> tuple[str, ...]:
     """The names of a row's tags."""
     return tuple(str(tag.get("name")) for tag in tags or () if isinstance(tag, dict))
+
+
+# --- ollama_pack.webui.users ---
+# Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
+
+
+async def user_names(ids: Sequence[str]) -> dict[str, str]:
+    """The names of users by their ids; those that are gone are left out."""
+    from open_webui.models.users import Users  # noqa: PLC0415 - see the top of this module
+
+    found = await Users.get_users_by_user_ids(list(ids))
+    return {str(user.id): str(user.name) for user in found}
+
+
+async def group_ids_of(user: Mapping[str, Any]) -> tuple[str, ...]:
+    """Ids of the same groups."""
+    return tuple(str(group.id) for group in await _groups_of(user))
+
+
+async def _groups_of(user: Mapping[str, Any]) -> Any:
+    from open_webui.models.groups import Groups  # noqa: PLC0415 - see the top of this module
+
+    look_up = Groups.get_groups_by_member_id
+    inherits = "include_inherited" in signature(look_up).parameters  # groups within groups came after 0.11.2
+    return await (look_up(user["id"], include_inherited=True) if inherits else look_up(user["id"]))
+
+
+def accepted_language(request: Any) -> str:
+    """A request's `Accept-Language`."""
+    return str(request.headers.get("accept-language") or ENGLISH) if request else ENGLISH
 
 
 # --- ollama_pack.webui.access ---
@@ -11877,23 +11894,6 @@ def _recording_in(form: Any) -> BinaryIO:
 
 def _texts(form: Any, name: str) -> list[str]:
     return [value for value in form.getlist(name) if isinstance(value, str)]
-
-
-# --- ollama_pack.webui.users ---
-# Users of the running Open WebUI, and the language that they read. Imports `open_webui` when called.
-
-
-async def user_names(ids: Sequence[str]) -> dict[str, str]:
-    """The names of users by their ids; those that are gone are left out."""
-    from open_webui.models.users import Users  # noqa: PLC0415 - see the top of this module
-
-    found = await Users.get_users_by_user_ids(list(ids))
-    return {str(user.id): str(user.name) for user in found}
-
-
-def accepted_language(request: Any) -> str:
-    """A request's `Accept-Language`."""
-    return str(request.headers.get("accept-language") or ENGLISH) if request else ENGLISH
 
 
 # --- ollama_pack.services.voice_routes ---

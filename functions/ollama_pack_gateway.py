@@ -10,61 +10,60 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/ollama_pack_gateway.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Event`, line 4701, which the server calls.
+# Begin here: `class Event`, line 4696, which the server calls.
 # The modules that it uses come first:
-#    109  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    229  base.messages                  Sentences for people, in English and in the languages of the catalogue.
-#    357  base.single_flight             What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
-#    525  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    533  cache.errors                   What goes wrong with the cache.
-#    553  engines.errors                 What goes wrong with a node.
-#    686  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    798  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#    823  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#    866  cache.replay                   A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
-#    892  engines.ollama.client_request  Requests of clients that speak Ollama's API, as OpenAI chat bodies: `from_openai` says their answers.
-#   1022  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
-#   1099  base.tables                    Tables that admins write as text: a row a line, `#` starts a comment, empty lines are skipped.
-#   1130  aliases.errors                 What goes wrong with aliases.
-#   1172  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   1281  routing.errors                 What goes wrong with routing.
-#   1433  webui.errors                   What goes wrong between the pack and Open WebUI.
-#   1469  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#   1611  engines.ollama.from_openai     An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
-#   1717  webui.anthropic                Anthropic's Messages API, by Open WebUI's own code for it. Imports `open_webui` when called, not before.
-#   1785  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#   1805  services.client_forms          The APIs that clients of the gateway speak: each request becomes an OpenAI chat body, each answer its form.
-#   1958  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#   1967  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
-#   2028  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#   2387  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   2524  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#   2561  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#   2582  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   2700  aliases.published              Which names of a table can be published as models, and what answers for them.
-#   2736  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   2744  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   2861  services.alias_choice          The model that answers for an alias: the first that is there and that Open WebUI lets this user use.
-#   2886  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   2945  webui.contact                  The way from the events function to the running `gpu_router`: another plugin, which may not be there.
-#   2951  services.offer                 Which rows a deployment should have.
-#   3000  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#   3148  webui.embedding                Vectors and model facts over Open WebUI's own connections. Imports `open_webui` when called, not before.
-#   3195  services.gateway_names         Every name that a client of the gateway may ask for, and the model of Open WebUI that each stands for.
-#   3378  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
-#   3485  services.gateway_direct        The gateway's own chain: budgets, access, aliases, cache and router, without other filters and tools.
-#   3687  services.gateway_limits        Budgets as the rate-limit headers that OpenAI's and Anthropic's clients read.
-#   3726  services.gateway_vectors       Embeddings at the gateway, in OpenAI's and Ollama's forms, for every name of the alias tables.
-#   3867  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#   3880  webui.leaving                  When Open WebUI is told that a client has left: not while it reads its database.
-#   3964  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#   3984  webui.routes                   Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
-#   4105  webui.users                    Users of the running Open WebUI, and the language that they read. Imports `open_webui` when called.
-#   4114  webui.gateway_request          A client's request at the gateway: its body, its id, and whether its client is still there.
-#   4210  webui.ollama_models            Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
-#   4249  services.gateway               The gateway: OpenAI's, Anthropic's and Ollama's APIs for every name of the alias tables.
-#   4578  services.valves                What all valves of the pack have in common: what is refused is told to admins, without what was written.
-#   4676  webui.service                  What an event function keeps up in a process: its routes, and a task that looks again from time to time.
+#    108  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#    228  base.messages                  Sentences for people, in English and in the languages of the catalogue.
+#    356  base.single_flight             What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
+#    524  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    532  cache.errors                   What goes wrong with the cache.
+#    552  engines.errors                 What goes wrong with a node.
+#    685  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    797  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#    822  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#    865  cache.replay                   A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
+#    891  engines.ollama.client_request  Requests of clients that speak Ollama's API, as OpenAI chat bodies: `from_openai` says their answers.
+#   1021  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
+#   1098  base.tables                    Tables that admins write as text: a row a line, `#` starts a comment, empty lines are skipped.
+#   1129  aliases.errors                 What goes wrong with aliases.
+#   1171  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   1280  routing.errors                 What goes wrong with routing.
+#   1432  webui.errors                   What goes wrong between the pack and Open WebUI.
+#   1468  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#   1610  engines.ollama.from_openai     An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
+#   1716  webui.anthropic                Anthropic's Messages API, by Open WebUI's own code for it. Imports `open_webui` when called, not before.
+#   1784  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   1804  services.client_forms          The APIs that clients of the gateway speak: each request becomes an OpenAI chat body, each answer its form.
+#   1957  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#   1966  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
+#   2027  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#   2386  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   2523  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   2560  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   2581  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   2699  aliases.published              Which names of a table can be published as models, and what answers for them.
+#   2735  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   2743  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   2847  webui.users                    Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
+#   2869  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   2928  webui.contact                  The way from the events function to the running `gpu_router`: another plugin, which may not be there.
+#   2934  services.offer                 Which rows a deployment should have.
+#   2983  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#   3131  webui.embedding                Vectors and model facts over Open WebUI's own connections. Imports `open_webui` when called, not before.
+#   3178  services.gateway_names         The names that people and clients of the gateway may ask for, and the model that each stands for.
+#   3382  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
+#   3489  services.gateway_direct        The gateway's own chain: budgets, access, aliases, cache and router, without other filters and tools.
+#   3691  services.gateway_limits        Budgets as the rate-limit headers that OpenAI's and Anthropic's clients read.
+#   3730  services.gateway_vectors       Embeddings at the gateway, in OpenAI's and Ollama's forms, for every name of the alias tables.
+#   3871  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#   3884  webui.leaving                  When Open WebUI is told that a client has left: not while it reads its database.
+#   3968  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#   3988  webui.routes                   Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
+#   4109  webui.gateway_request          A client's request at the gateway: its body, its id, and whether its client is still there.
+#   4205  webui.ollama_models            Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
+#   4244  services.gateway               The gateway: OpenAI's, Anthropic's and Ollama's APIs for every name of the alias tables.
+#   4573  services.valves                What all valves of the pack have in common: what is refused is told to admins, without what was written.
+#   4671  webui.service                  What an event function keeps up in a process: its routes, and a task that looks again from time to time.
 
 import asyncio
 import base64
@@ -2845,42 +2844,26 @@ async def model_row(model_id: str) -> dict[str, Any] | None:
     return None if row is None else dict(row.model_dump(exclude_none=True))
 
 
+# --- ollama_pack.webui.users ---
+# Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
+
+
 async def group_names(user: Mapping[str, Any]) -> frozenset[str]:
     """Names of the groups that a user is a member of, inherited ones included."""
     return frozenset(group.name for group in await _groups_of(user))
 
 
 async def _groups_of(user: Mapping[str, Any]) -> Any:
-    from open_webui.models.groups import Groups  # noqa: PLC0415
+    from open_webui.models.groups import Groups  # noqa: PLC0415 - see the top of this module
 
     look_up = Groups.get_groups_by_member_id
     inherits = "include_inherited" in signature(look_up).parameters  # groups within groups came after 0.11.2
     return await (look_up(user["id"], include_inherited=True) if inherits else look_up(user["id"]))
 
 
-# --- ollama_pack.services.alias_choice ---
-# The model that answers for an alias: the first that is there and that Open WebUI lets this user use.
-
-
-async def choose_model(
-    table: AliasTable, body: Mapping[str, Any], alias: str, user: Mapping[str, Any], request: Any
-) -> tuple[Resolution, str] | None:
-    """Resolve, and ask again without each model that Open WebUI would refuse to this user.
-
-    Returns:
-        The resolution and the id of its model: where `gpu_router` offers it, too, it answers over all nodes.
-    """
-    if next(table.matching(alias), None) is None:
-        return None  # most requests: no alias, so nothing to find out
-    facts = request_facts(body, alias, await group_names(user) if table.uses_groups else ())
-    models = catalogue(request)
-    denied: set[str] = set()
-    while chosen := resolve(table, facts, models, denied):
-        for model_id in models.ids_of(chosen.model):
-            if await may_use(user, model_id, request):
-                return chosen, model_id
-        denied.add(chosen.model)
-    return None
+def accepted_language(request: Any) -> str:
+    """A request's `Accept-Language`."""
+    return str(request.headers.get("accept-language") or ENGLISH) if request else ENGLISH
 
 
 # --- ollama_pack.webui.functions ---
@@ -3193,7 +3176,7 @@ async def shown_by_connection(request: Any, model: str, user: Any) -> dict[str, 
 
 
 # --- ollama_pack.services.gateway_names ---
-# Every name that a client of the gateway may ask for, and the model of Open WebUI that each stands for.
+# The names that people and clients of the gateway may ask for, and the model that each stands for.
 #
 # A name with a row of its own, or that a connection offers, is Open WebUI's: its grants hold. Every other name
 # of the alias tables, wildcards among them, is for those who may use a model that answers for it.
@@ -3233,6 +3216,27 @@ class OfferedName:
 async def stored_tables() -> AliasTables:
     """The alias tables that admins have stored."""
     return alias_tables(await function_state(ROUTER_ID), await function_state(ALIAS_FILTER))
+
+
+async def choose_model(
+    table: AliasTable, body: Mapping[str, Any], alias: str, user: Mapping[str, Any], request: Any
+) -> tuple[Resolution, str] | None:
+    """The model that answers for an alias: the first that is there and that Open WebUI lets this user use.
+
+    Returns:
+        The resolution and the id of its model: where `gpu_router` offers it, too, it answers over all nodes.
+    """
+    if next(table.matching(alias), None) is None:
+        return None  # most requests: no alias, so nothing to find out
+    facts = request_facts(body, alias, await group_names(user) if table.uses_groups else ())
+    models = catalogue(request)
+    denied: set[str] = set()
+    while chosen := resolve(table, facts, models, denied):
+        for model_id in models.ids_of(chosen.model):
+            if await may_use(user, model_id, request):
+                return chosen, model_id
+        denied.add(chosen.model)
+    return None
 
 
 async def model_for(
@@ -4100,15 +4104,6 @@ def json_answer(value: Any, status: int = 200, headers: dict[str, str] | None = 
     from starlette.responses import JSONResponse  # noqa: PLC0415
 
     return JSONResponse(value, status, headers)
-
-
-# --- ollama_pack.webui.users ---
-# Users of the running Open WebUI, and the language that they read. Imports `open_webui` when called.
-
-
-def accepted_language(request: Any) -> str:
-    """A request's `Accept-Language`."""
-    return str(request.headers.get("accept-language") or ENGLISH) if request else ENGLISH
 
 
 # --- ollama_pack.webui.gateway_request ---

@@ -32,7 +32,7 @@ version: 0.1.0
 #   1320  webui.leaving             When Open WebUI is told that a client has left: not while it reads its database.
 #   1404  webui.early_errors        The status of an error that comes before an answer, which Open WebUI leaves no room for.
 #   1566  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#   1586  webui.users               Users of the running Open WebUI, and the language that they read. Imports `open_webui` when called.
+#   1586  webui.users               Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
 
 import asyncio
 import logging
@@ -1584,7 +1584,7 @@ def event_stream(
 
 
 # --- ollama_pack.webui.users ---
-# Users of the running Open WebUI, and the language that they read. Imports `open_webui` when called.
+# Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
 
 
 def reader_language(metadata: Mapping[str, Any], request: Any) -> str:

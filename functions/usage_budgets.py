@@ -34,8 +34,8 @@ version: 0.1.0
 #   2553  webui.early_errors     The status of an error that comes before an answer, which Open WebUI leaves no room for.
 #   2701  engines.model_ids      Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
 #   2709  webui.models           What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   2796  webui.server           What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#   2837  webui.users            Users of the running Open WebUI, and the language that they read. Imports `open_webui` when called.
+#   2783  webui.server           What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   2824  webui.users            Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
 
 import asyncio
 import hashlib
@@ -2780,19 +2780,6 @@ async def may_use(user: Mapping[str, Any], model_id: str, request: Any) -> bool:
     return True
 
 
-async def group_names(user: Mapping[str, Any]) -> frozenset[str]:
-    """Names of the groups that a user is a member of, inherited ones included."""
-    return frozenset(group.name for group in await _groups_of(user))
-
-
-async def _groups_of(user: Mapping[str, Any]) -> Any:
-    from open_webui.models.groups import Groups  # noqa: PLC0415
-
-    look_up = Groups.get_groups_by_member_id
-    inherits = "include_inherited" in signature(look_up).parameters  # groups within groups came after 0.11.2
-    return await (look_up(user["id"], include_inherited=True) if inherits else look_up(user["id"]))
-
-
 # --- ollama_pack.webui.server ---
 # What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
 #
@@ -2835,7 +2822,20 @@ def take_over(app: Any, function_id: str, instance: Retiring) -> None:
 
 
 # --- ollama_pack.webui.users ---
-# Users of the running Open WebUI, and the language that they read. Imports `open_webui` when called.
+# Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
+
+
+async def group_names(user: Mapping[str, Any]) -> frozenset[str]:
+    """Names of the groups that a user is a member of, inherited ones included."""
+    return frozenset(group.name for group in await _groups_of(user))
+
+
+async def _groups_of(user: Mapping[str, Any]) -> Any:
+    from open_webui.models.groups import Groups  # noqa: PLC0415 - see the top of this module
+
+    look_up = Groups.get_groups_by_member_id
+    inherits = "include_inherited" in signature(look_up).parameters  # groups within groups came after 0.11.2
+    return await (look_up(user["id"], include_inherited=True) if inherits else look_up(user["id"]))
 
 
 def reader_language(metadata: Mapping[str, Any], request: Any) -> str:

@@ -50,7 +50,7 @@ version: 0.1.0
 #   5046  webui.leaving            When Open WebUI is told that a client has left: not while it reads its database.
 #   5130  webui.routes             Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
 #   5286  webui.uploads            A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
-#   5494  webui.users              Users of the running Open WebUI, and the language that they read. Imports `open_webui` when called.
+#   5494  webui.users              Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
 #   5503  services.voice_routes    The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
 #   5761  webui.functions          Functions of the running Open WebUI. Imports `open_webui` when called, not before.
 #   5812  webui.service            What an event function keeps up in a process: its routes, and a task that looks again from time to time.
@@ -5492,7 +5492,7 @@ def _texts(form: Any, name: str) -> list[str]:
 
 
 # --- ollama_pack.webui.users ---
-# Users of the running Open WebUI, and the language that they read. Imports `open_webui` when called.
+# Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
 
 
 def accepted_language(request: Any) -> str:
