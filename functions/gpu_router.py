@@ -10,135 +10,136 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipe`, line 19543, which the server calls.
+# Begin here: `class Pipe`, line 19591, which the server calls.
 # The modules that it uses come first:
-#    216  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    502  base.messages                  Sentences for people, in English and in the languages of the catalogue.
-#    630  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    656  base.tables                    Tables that admins write as text: a row a line, `#` starts a comment, empty lines are skipped.
-#    687  aliases.errors                 What goes wrong with aliases.
-#    730  engines.errors                 What goes wrong with a node.
-#    900  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#   1030  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#   1105  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
-#   1166  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#   1525  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   1672  fit.memory                     How much memory a model takes while it runs: a pure function of its shape and of what it is loaded with.
-#   1840  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#   2179  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#   2255  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   2313  aliases.published              Which names of a table can be published as models, and what answers for them.
-#   2349  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#   2801  base.single_flight             What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
-#   2969  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   3015  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
-#   3165  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   3294  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
-#   3405  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
-#   3580  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
-#   3657  engines.vectors                Vectors for texts, as an engine gives them.
-#   3688  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
-#   3777  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
-#   3825  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
-#   3873  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
-#   4200  routing.decide.cost            What sending a request to a node costs, term by term.
-#   4312  routing.errors                 What goes wrong with routing.
-#   4494  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
-#   4532  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
-#   4897  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
-#   5317  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
-#   5441  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   5543  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
-#   5672  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
-#   5796  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
-#   5946  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   6080  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
-#   6404  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
-#   6644  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
-#   6761  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
-#   6819  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
-#   6884  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
-#   7033  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
-#   7166  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
-#   7516  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
-#   7601  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
-#   7698  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   7803  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
-#   8007  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
-#   8277  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
-#   8335  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
-#   8538  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
-#   8709  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
-#   9044  routing.nodes                  The `nodes` valve: a row a line, read once.
-#   9395  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
-#   9481  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
-#   9655  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
-#   9851  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
-#   9944  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
-#  10025  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
-#  10091  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
-#  10140  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
-#  10227  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
-#  10335  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
-#  10835  routing.probe.node_watch       One node as the router holds it: its client, what the last looks have shown, and when it counts as gone.
-#  11150  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
-#  11388  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
-#  11491  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
-#  11599  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-#  11716  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
-#  11969  routing.state.demand           How often each set of weights is asked for, over the last minutes.
-#  12002  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-#  12188  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#  12223  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#  12903  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#  12979  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#  13125  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#  13346  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
-#  13486  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  13546  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
-#  14050  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
-#  14223  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
-#  14563  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  14872  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  14987  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  15608  routing.dispatch.embedding     Vectors from the fleet: the node that has the model in memory and the least to do, then the others.
-#  15668  fit.planning                   Which models a fleet should have where, so that its demand needs the fewest loads: pure functions.
-#  15853  routing.plan.demand            What people ask for: chats from the router's record, or from a file like it.
-#  15948  routing.plan.virtual_fleet     A node as Ollama is, in virtual time: no sockets, no sleeping, thousands of requests in a second.
-#  16204  routing.plan.replay            A recorded day again, in virtual time: the router's own scheduler over simulated nodes.
-#  16391  routing.plan.report            What fits where, what to pull, and what one more GPU would bring: all of a plan, as people read it.
-#  16676  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, the admin's dashboard, and a plan.
-#  16779  cache.errors                   What goes wrong with the cache.
-#  16799  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  16831  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  16980  services.budget_chats          Chats that are under way and their budgets: what each has used so far, by whoever knows it best.
-#  16986  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#  17001  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#  17127  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#  17156  webui.users                    Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
-#  17189  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#  17280  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-#  17443  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
-#  17533  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
-#  17772  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  17917  services.activity              What chats did in this process, until somebody writes it into the history.
-#  17943  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  18068  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
-#  18176  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
-#  18223  services.valves                What all valves of the pack have in common: what is refused is told to admins, without what was written.
-#  18351  services.router_valves         The valves of the router, wherever it runs.
-#  18505  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  18619  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  18880  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
-#  18912  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  18934  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#  18940  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#  18991  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
-#  19098  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  19193  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#  19379  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
-#  19390  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#  19449  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#    218  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#    504  base.messages                  Sentences for people, in English and in the languages of the catalogue.
+#    632  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    658  base.tables                    Tables that admins write as text: a row a line, `#` starts a comment, empty lines are skipped.
+#    689  aliases.errors                 What goes wrong with aliases.
+#    732  engines.errors                 What goes wrong with a node.
+#    902  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#   1032  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#   1107  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
+#   1168  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#   1527  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   1674  fit.memory                     How much memory a model takes while it runs: a pure function of its shape and of what it is loaded with.
+#   1842  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   2181  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   2257  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   2315  aliases.published              Which names of a table can be published as models, and what answers for them.
+#   2351  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#   2803  base.single_flight             What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
+#   2971  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   3017  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
+#   3167  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   3296  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
+#   3407  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
+#   3582  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
+#   3659  engines.vectors                Vectors for texts, as an engine gives them.
+#   3690  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
+#   3768  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
+#   3816  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
+#   3864  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
+#   4191  routing.decide.cost            What sending a request to a node costs, term by term.
+#   4303  routing.errors                 What goes wrong with routing.
+#   4485  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
+#   4523  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
+#   4888  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
+#   5308  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
+#   5432  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   5534  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
+#   5663  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
+#   5787  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
+#   5937  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   6071  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
+#   6395  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
+#   6635  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
+#   6752  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
+#   6810  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
+#   6875  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
+#   7024  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
+#   7157  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
+#   7507  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
+#   7592  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
+#   7689  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   7794  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
+#   7998  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
+#   8259  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
+#   8317  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
+#   8520  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
+#   8691  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
+#   9026  routing.nodes                  The `nodes` valve: a row a line, read once.
+#   9377  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
+#   9463  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
+#   9637  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
+#   9833  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
+#   9926  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
+#  10007  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
+#  10073  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
+#  10122  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
+#  10209  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
+#  10317  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
+#  10817  routing.probe.node_watch       One node as the router holds it: its client, what the last looks have shown, and when it counts as gone.
+#  11132  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
+#  11370  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
+#  11473  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
+#  11581  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+#  11698  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
+#  11951  routing.state.demand           How often each set of weights is asked for, over the last minutes.
+#  11984  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+#  12170  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#  12205  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#  12885  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#  12961  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#  13107  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#  13328  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
+#  13468  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  13528  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
+#  14032  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
+#  14205  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
+#  14545  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  14854  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  14969  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  15590  routing.dispatch.embedding     Vectors from the fleet: the node that has the model in memory and the least to do, then the others.
+#  15650  fit.planning                   Which models a fleet should have where, so that its demand needs the fewest loads: pure functions.
+#  15835  routing.plan.demand            What people ask for: chats from the router's record, or from a file like it.
+#  15930  routing.plan.virtual_fleet     A node as Ollama is, in virtual time: no sockets, no sleeping, thousands of requests in a second.
+#  16186  routing.plan.replay            A recorded day again, in virtual time: the router's own scheduler over simulated nodes.
+#  16373  routing.plan.report            What fits where, what to pull, and what one more GPU would bring: all of a plan, as people read it.
+#  16658  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, the admin's dashboard, and a plan.
+#  16761  cache.errors                   What goes wrong with the cache.
+#  16781  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  16813  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  16962  services.budget_chats          Chats that are under way and their budgets: what each has used so far, by whoever knows it best.
+#  16968  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#  16983  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#  17109  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#  17144  webui.users                    Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
+#  17177  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#  17268  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#  17431  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
+#  17521  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
+#  17760  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  17905  services.activity              What chats did in this process, until somebody writes it into the history.
+#  17931  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  18056  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#  18164  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
+#  18211  services.valves                What all valves of the pack have in common: what is refused is told to admins, without what was written.
+#  18339  services.router_valves         The valves of the router, wherever it runs.
+#  18493  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  18607  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  18868  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#  18900  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  18922  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#  18928  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#  18979  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
+#  19086  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  19181  webui.leaving                  When Open WebUI is told that a client has left: not while it reads its database.
+#  19265  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#  19427  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
+#  19438  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#  19497  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
 
 import asyncio
 import base64
@@ -177,6 +178,7 @@ from concurrent.futures import Future
 from contextlib import aclosing, asynccontextmanager, contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from enum import IntEnum
 from functools import cached_property, lru_cache, partial
 from graphlib import CycleError, TopologicalSorter
 from hashlib import blake2b, sha256
@@ -3697,16 +3699,10 @@ _LABEL = re.compile(r'(\w+)\s*=\s*"((?:\\.|[^"\\])*)"', re.ASCII)
 # Processes that share one request; each may report it.
 _RANKS = frozenset({"tp_rank", "pp_rank", "moe_ep_rank", "pid"})
 
-# By engine: what runs, what waits, how full the cache is. Where one has two names the newer is first.
+# By engine: what runs, what waits.
 _RUNNING = ("vllm:num_requests_running", "sglang:num_running_reqs", "llamacpp:requests_processing")
 _WAITING = ("vllm:num_requests_waiting", "sglang:num_queue_reqs", "llamacpp:requests_deferred")
-_CACHE_USE = (
-    "vllm:kv_cache_usage_perc",
-    "vllm:gpu_cache_usage_perc",
-    "sglang:token_usage",
-    "llamacpp:kv_cache_usage_ratio",
-)
-_KNOWN = frozenset((*_RUNNING, *_WAITING, *_CACHE_USE))
+_KNOWN = frozenset((*_RUNNING, *_WAITING))
 
 # Labels but for ranks → value.
 _Series = dict[tuple[tuple[str, str], ...], float]
@@ -3719,19 +3715,17 @@ class EngineActivity:
     Attributes:
         running: requests that it generates for.
         waiting: requests in its own queue.
-        cache_use: how full its cache of keys and values is, from 0 to 1; None: not told.
     """
 
     running: int
     waiting: int
-    cache_use: float | None
 
 
 def engine_activity(text: str) -> EngineActivity | None:
     """Read an exposition; None where none of the engines that are known speaks.
 
     Numbers of requests are added up over all series, as several engines behind one address are told apart by
-    a label; the use of the cache is the mean. What several ranks of one engine report of the same requests
+    a label. What several ranks of one engine report of the same requests
     counts once, and so does what SGLang also reports by priority.
 
     Args:
@@ -3745,10 +3739,7 @@ def engine_activity(text: str) -> EngineActivity | None:
     running = _first_of(_RUNNING, found)
     if running is None:
         return None
-    waiting, cache = _first_of(_WAITING, found) or [], _first_of(_CACHE_USE, found)
-    return EngineActivity(
-        round(sum(running)), round(sum(waiting)), min(1.0, sum(cache) / len(cache)) if cache else None
-    )
+    return EngineActivity(round(sum(running)), round(sum(_first_of(_WAITING, found) or [])))
 
 
 def _samples(text: str) -> Iterable[tuple[str, Mapping[str, str], float]]:
@@ -8263,15 +8254,6 @@ class OllamaClient:
                     return
                 done, total = line.get("completed"), line.get("total")
                 yield done if isinstance(done, int) else 0, total if isinstance(total, int) else 0
-
-    async def unload(self, model: str) -> None:
-        """Take a model out of memory, once it has finished what it does.
-
-        Raises:
-            ModelNotFoundError: the node does not have it.
-            NodeError: the node does not answer as it should.
-        """
-        await self._node.ask("/api/generate", {"model": model, "stream": False, "keep_alive": 0})
 
 
 # --- ollama_pack.engines.openai.failures ---
@@ -17129,16 +17111,22 @@ def tag_names(tags: Any) -> tuple[str, ...]:
 
 
 def remove_builtin_tools(body: dict[str, Any], metadata: Mapping[str, Any]) -> None:
-    """Take Open WebUI's own tools out of a request, and leave those that the user or the client chose."""
+    """Take Open WebUI's own tools out of a request, and leave those that the user or the client chose.
+
+    What is no list of tools is left for whoever reads them to refuse.
+    """
     known = metadata.get("tools") or {}
-    offered = body.pop("tools", None) or []
+    offered = body.get("tools") or []
+    if not (isinstance(offered, list) and all(isinstance(tool, Mapping) for tool in offered)):
+        return
+    body.pop("tools", None)
     chosen = [tool for tool in offered if known.get(_tool_name(tool), {}).get("type") != "builtin"]
     if chosen:
         body["tools"] = chosen
 
 
 def _tool_name(tool: Mapping[str, Any]) -> str:
-    return str((tool.get("function") or {}).get("name"))
+    return str(object_at(tool, "function").get("name"))
 
 
 def reads_all(user: Mapping[str, Any]) -> bool:
@@ -19190,6 +19178,90 @@ async def send_start(send: AsgiSend, start: AsgiMessage) -> None:
         await send(start)
 
 
+# --- ollama_pack.webui.leaving ---
+# When Open WebUI is told that a client has left: not while it reads its database.
+#
+# Whoever is told stops the answer at once. Open WebUI reads its database before the first word and after the
+# last. When 0.11.2 is stopped there, that connection to the database answers nobody ever again, and its thread
+# and files stay. So the leaving is told before an answer begins, or while it waits for its model.
+
+_WORD = re.compile(rb'"(?:choices|content_block|done)"')
+# Behind it come figures, the mark of the end, and the filters that Open WebUI calls after an answer.
+_LAST_WORD = re.compile(
+    rb'^data: ?\[DONE\]|"finish_reason": ?"|"type": ?"message_(?:delta|stop)"|"done": ?true', re.MULTILINE
+)
+BEGIN_SECONDS = 2.0  # for reads before an answer. One that takes longer waits for its model
+_leaving__END_SECONDS = 60.0  # for filters after an answer. One that takes longer is cancelled, as it was before
+_STEPS = 3  # of the event loop, in which an answer that shall stop is stopped
+
+
+class Stage(IntEnum):
+    """How far an answer is."""
+
+    NONE = 0
+    WORDS = 1
+    LAST_WORD = 2
+    ENDED = 3
+
+
+class Leaving:
+    """The way of one request and its answer, on which the client's leaving is told when it does no harm."""
+
+    def __init__(self) -> None:
+        """Nothing has come yet."""
+        self._is_whole = False  # the request
+        self._stage = Stage.NONE
+        self._changed = asyncio.Event()
+        self._left_at: float | None = None
+
+    async def receive(self, receive: AsgiReceive) -> AsgiMessage:
+        """What the client sends."""
+        message = await receive()
+        if message["type"] == "http.request":
+            self._is_whole = not message.get("more_body")
+        elif message["type"] == "http.disconnect" and self._is_whole:
+            left_at = self._left_at = time.monotonic() if self._left_at is None else self._left_at
+            await self._while_at(Stage.NONE, left_at + BEGIN_SECONDS)
+            await self._while_at(Stage.LAST_WORD, left_at + _leaving__END_SECONDS)
+        return message
+
+    async def send(self, send: AsgiSend, message: AsgiMessage) -> None:
+        """What the server sends. Where the client has left before that began, the answer stops here."""
+        if message["type"] == "http.response.body":
+            self._enter(_stage_of(message))
+        await send(message)
+        if message["type"] == "http.response.start" and self._left_at is not None:
+            self._enter(Stage.WORDS)  # of which there need be none: nothing has been read for them yet
+            for _ in range(_STEPS):
+                await asyncio.sleep(0)
+
+    def end(self) -> None:
+        """The server sends no more."""
+        self._enter(Stage.ENDED)
+
+    async def _while_at(self, stage: Stage, until: float) -> None:
+        while self._stage == stage and (rest := until - time.monotonic()) > 0:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(rest):
+                    await self._changed.wait()
+
+    def _enter(self, stage: Stage) -> None:
+        if stage > self._stage:
+            self._stage = stage
+            self._changed.set()
+            self._changed = asyncio.Event()
+
+
+def _stage_of(message: AsgiMessage) -> Stage:
+    """How far an answer is that sends this part of its body."""
+    if not message.get("more_body"):
+        return Stage.ENDED
+    body = bytes(message.get("body") or b"")
+    if _LAST_WORD.search(body):
+        return Stage.LAST_WORD
+    return Stage.WORDS if _WORD.search(body) else Stage.NONE
+
+
 # --- ollama_pack.webui.early_errors ---
 # The status of an error that comes before an answer, which Open WebUI leaves no room for.
 #
@@ -19198,10 +19270,6 @@ async def send_start(send: AsgiSend, start: AsgiMessage) -> None:
 # own: it holds the first bytes of an answer back until they are the answer's, and sends the error in their
 # place where a plugin has noted one on the request. Open WebUI does the same with its own connections: it waits
 # for the engine's status before it sends one.
-#
-# The route also lets Open WebUI end what it has begun. Many clients leave at `[DONE]`. Open WebUI 0.11.2 then
-# reads from its database which filters to call, and is cancelled there: that connection to the database answers
-# nobody ever again. So a client's leaving after the last word is told only when the answer has ended.
 #
 # Notes are plain values, as each plugin has a copy of this code. Imports Open WebUI when called, not before.
 
@@ -19219,9 +19287,6 @@ _FIRST_ERROR = 400
 _EMPTY_ENDS = frozenset({"message_delta", "message_stop"})
 
 _WHOLE_END = re.compile(rb'"type": ?"message_(?:delta|stop)"')
-_LAST_WORD = re.compile(rb'^data: ?\[DONE\]|"type": ?"message_stop"', re.MULTILINE)
-# For the filters that Open WebUI calls after an answer. One that takes longer is cancelled, as it was before.
-_early_errors__END_SECONDS = 60.0
 
 
 def note_refusal(request: Any, refusal: Refusal, metadata: Mapping[str, Any]) -> None:
@@ -19262,8 +19327,9 @@ def show_early_errors() -> None:
 
 
 async def _held_back(scope: AsgiScope, receive: AsgiReceive, send: AsgiSend, behind: Any) -> None:
-    held = HeldBack(scope, send)
-    await behind(partial(held.receive, receive), held.send)
+    held, leaving = HeldBack(scope, send), Leaving()
+    await behind(partial(leaving.receive, receive), partial(leaving.send, held.send))
+    leaving.end()
     await held.end()
 
 
@@ -19279,26 +19345,9 @@ class HeldBack:
         self._send = send
         self._held: list[AsgiMessage] = []
         self._way: Literal["held", "open", "refused"] = "held"
-        self._last_word = False
-        self._ended = asyncio.Event()
-
-    async def receive(self, receive: AsgiReceive) -> AsgiMessage:
-        """What the client sends. That it has left after the last word is told when the answer has ended."""
-        message = await receive()
-        if message["type"] == "http.disconnect" and self._last_word:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(_early_errors__END_SECONDS):
-                    await self._ended.wait()
-        return message
 
     async def send(self, message: AsgiMessage) -> None:
         """Take a message of the server's."""
-        if message["type"] == "http.response.body":
-            self._last_word = (
-                self._last_word or _LAST_WORD.search(bytes(message.get("body") or b"")) is not None
-            )
-            if not message.get("more_body"):
-                self._ended.set()
         if self._way == "refused":
             return
         if self._way == "held":
@@ -19318,7 +19367,6 @@ class HeldBack:
 
     async def end(self) -> None:
         """The server sends no more. It waits for a start even where its client has left before an answer."""
-        self._ended.set()
         if self._held and self._way == "held":
             await self._let_pass()
 
@@ -20004,7 +20052,7 @@ async def _gpu_router__asked(
         row = {}
     if user.get("role") != "admin":
         body = with_machine_options(body, await defaults(), row)
-    asked = {**body, "params": {**row, **(body.get("params") or {})}}
+    asked = {**body, "params": {**row, **object_in(body.get("params") or {}, "params")}}
     known = router.catalogue().find(model)
     if known is not None and not known.can("tools"):
         remove_builtin_tools(asked, metadata)

@@ -10,30 +10,32 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/model_alias_filter.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Filter`, line 1757, which the server calls.
+# Begin here: `class Filter`, line 1837, which the server calls.
 # The modules that it uses come first:
-#     59  base.translations       The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    109  base.messages           Sentences for people, in English and in the languages of the catalogue.
-#    237  errors                  The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    245  base.tables             Tables that admins write as text: a row a line, `#` starts a comment, empty lines are skipped.
-#    276  aliases.errors          What goes wrong with aliases.
-#    318  engines.content         The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#    327  aliases.facts           What an alias table may ask about a request, read off an OpenAI chat body.
-#    388  aliases.table           An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#    747  engines.ollama.names    Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#    884  fit.shapes              Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#    921  fit.choose              Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#    942  aliases.resolve         Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   1060  engines.model_ids       Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   1068  engines.refusals        What a client gets instead of an answer, in the form of each API that clients speak.
-#   1145  services.answers        An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#   1161  webui.models            What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   1273  webui.users             Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
-#   1301  services.gateway_names  The names that people and clients of the gateway may ask for, and the model that each stands for.
-#   1329  base.single_flight      What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
-#   1352  services.valves         What all valves of the pack have in common: what is refused is told to admins, without what was written.
-#   1480  engines.front_route     A route in front of a server's own, which sees each answer of a chat before its client does.
-#   1575  webui.early_errors      The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#     62  base.translations       The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#    112  base.messages           Sentences for people, in English and in the languages of the catalogue.
+#    240  errors                  The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    248  base.tables             Tables that admins write as text: a row a line, `#` starts a comment, empty lines are skipped.
+#    279  aliases.errors          What goes wrong with aliases.
+#    321  engines.body            Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    332  engines.content         The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#    341  aliases.facts           What an alias table may ask about a request, read off an OpenAI chat body.
+#    402  aliases.table           An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#    761  engines.ollama.names    Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#    898  fit.shapes              Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#    935  fit.choose              Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#    956  aliases.resolve         Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   1074  engines.model_ids       Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   1082  engines.refusals        What a client gets instead of an answer, in the form of each API that clients speak.
+#   1159  services.answers        An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#   1175  webui.models            What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   1293  webui.users             Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
+#   1321  services.gateway_names  The names that people and clients of the gateway may ask for, and the model that each stands for.
+#   1349  base.single_flight      What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
+#   1372  services.valves         What all valves of the pack have in common: what is refused is told to admins, without what was written.
+#   1500  engines.front_route     A route in front of a server's own, which sees each answer of a chat before its client does.
+#   1595  webui.leaving           When Open WebUI is told that a client has left: not while it reads its database.
+#   1679  webui.early_errors      The status of an error that comes before an answer, which Open WebUI leaves no room for.
 
 import asyncio
 import logging
@@ -46,6 +48,7 @@ from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator,
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from enum import IntEnum
 from functools import cached_property, lru_cache, partial
 from graphlib import CycleError, TopologicalSorter
 from http import HTTPStatus
@@ -313,6 +316,17 @@ class AliasUnavailableError(PackError):
         )
         self.alias = alias
         self.passed_over = passed_over
+
+
+# --- ollama_pack.engines.body ---
+# Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+
+
+def object_at(value: object, *path: str) -> Mapping[str, Any]:
+    """The object that a path of fields leads to; an empty one where there is something else."""
+    for field in path:
+        value = value.get(field) if isinstance(value, Mapping) else None
+    return value if isinstance(value, Mapping) else {}
 
 
 # --- ollama_pack.engines.content ---
@@ -1211,16 +1225,22 @@ def takes_builtin_tools(model_id: str, request: Any) -> bool:
 
 
 def remove_builtin_tools(body: dict[str, Any], metadata: Mapping[str, Any]) -> None:
-    """Take Open WebUI's own tools out of a request, and leave those that the user or the client chose."""
+    """Take Open WebUI's own tools out of a request, and leave those that the user or the client chose.
+
+    What is no list of tools is left for whoever reads them to refuse.
+    """
     known = metadata.get("tools") or {}
-    offered = body.pop("tools", None) or []
+    offered = body.get("tools") or []
+    if not (isinstance(offered, list) and all(isinstance(tool, Mapping) for tool in offered)):
+        return
+    body.pop("tools", None)
     chosen = [tool for tool in offered if known.get(_tool_name(tool), {}).get("type") != "builtin"]
     if chosen:
         body["tools"] = chosen
 
 
 def _tool_name(tool: Mapping[str, Any]) -> str:
-    return str((tool.get("function") or {}).get("name"))
+    return str(object_at(tool, "function").get("name"))
 
 
 def reads_all(user: Mapping[str, Any]) -> bool:
@@ -1572,6 +1592,90 @@ async def send_start(send: AsgiSend, start: AsgiMessage) -> None:
         await send(start)
 
 
+# --- ollama_pack.webui.leaving ---
+# When Open WebUI is told that a client has left: not while it reads its database.
+#
+# Whoever is told stops the answer at once. Open WebUI reads its database before the first word and after the
+# last. When 0.11.2 is stopped there, that connection to the database answers nobody ever again, and its thread
+# and files stay. So the leaving is told before an answer begins, or while it waits for its model.
+
+_WORD = re.compile(rb'"(?:choices|content_block|done)"')
+# Behind it come figures, the mark of the end, and the filters that Open WebUI calls after an answer.
+_LAST_WORD = re.compile(
+    rb'^data: ?\[DONE\]|"finish_reason": ?"|"type": ?"message_(?:delta|stop)"|"done": ?true', re.MULTILINE
+)
+BEGIN_SECONDS = 2.0  # for reads before an answer. One that takes longer waits for its model
+END_SECONDS = 60.0  # for filters after an answer. One that takes longer is cancelled, as it was before
+_STEPS = 3  # of the event loop, in which an answer that shall stop is stopped
+
+
+class Stage(IntEnum):
+    """How far an answer is."""
+
+    NONE = 0
+    WORDS = 1
+    LAST_WORD = 2
+    ENDED = 3
+
+
+class Leaving:
+    """The way of one request and its answer, on which the client's leaving is told when it does no harm."""
+
+    def __init__(self) -> None:
+        """Nothing has come yet."""
+        self._is_whole = False  # the request
+        self._stage = Stage.NONE
+        self._changed = asyncio.Event()
+        self._left_at: float | None = None
+
+    async def receive(self, receive: AsgiReceive) -> AsgiMessage:
+        """What the client sends."""
+        message = await receive()
+        if message["type"] == "http.request":
+            self._is_whole = not message.get("more_body")
+        elif message["type"] == "http.disconnect" and self._is_whole:
+            left_at = self._left_at = time.monotonic() if self._left_at is None else self._left_at
+            await self._while_at(Stage.NONE, left_at + BEGIN_SECONDS)
+            await self._while_at(Stage.LAST_WORD, left_at + END_SECONDS)
+        return message
+
+    async def send(self, send: AsgiSend, message: AsgiMessage) -> None:
+        """What the server sends. Where the client has left before that began, the answer stops here."""
+        if message["type"] == "http.response.body":
+            self._enter(_stage_of(message))
+        await send(message)
+        if message["type"] == "http.response.start" and self._left_at is not None:
+            self._enter(Stage.WORDS)  # of which there need be none: nothing has been read for them yet
+            for _ in range(_STEPS):
+                await asyncio.sleep(0)
+
+    def end(self) -> None:
+        """The server sends no more."""
+        self._enter(Stage.ENDED)
+
+    async def _while_at(self, stage: Stage, until: float) -> None:
+        while self._stage == stage and (rest := until - time.monotonic()) > 0:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(rest):
+                    await self._changed.wait()
+
+    def _enter(self, stage: Stage) -> None:
+        if stage > self._stage:
+            self._stage = stage
+            self._changed.set()
+            self._changed = asyncio.Event()
+
+
+def _stage_of(message: AsgiMessage) -> Stage:
+    """How far an answer is that sends this part of its body."""
+    if not message.get("more_body"):
+        return Stage.ENDED
+    body = bytes(message.get("body") or b"")
+    if _LAST_WORD.search(body):
+        return Stage.LAST_WORD
+    return Stage.WORDS if _WORD.search(body) else Stage.NONE
+
+
 # --- ollama_pack.webui.early_errors ---
 # The status of an error that comes before an answer, which Open WebUI leaves no room for.
 #
@@ -1580,10 +1684,6 @@ async def send_start(send: AsgiSend, start: AsgiMessage) -> None:
 # own: it holds the first bytes of an answer back until they are the answer's, and sends the error in their
 # place where a plugin has noted one on the request. Open WebUI does the same with its own connections: it waits
 # for the engine's status before it sends one.
-#
-# The route also lets Open WebUI end what it has begun. Many clients leave at `[DONE]`. Open WebUI 0.11.2 then
-# reads from its database which filters to call, and is cancelled there: that connection to the database answers
-# nobody ever again. So a client's leaving after the last word is told only when the answer has ended.
 #
 # Notes are plain values, as each plugin has a copy of this code. Imports Open WebUI when called, not before.
 
@@ -1601,9 +1701,6 @@ _FIRST_ERROR = 400
 _EMPTY_ENDS = frozenset({"message_delta", "message_stop"})
 
 _WHOLE_END = re.compile(rb'"type": ?"message_(?:delta|stop)"')
-_LAST_WORD = re.compile(rb'^data: ?\[DONE\]|"type": ?"message_stop"', re.MULTILINE)
-# For the filters that Open WebUI calls after an answer. One that takes longer is cancelled, as it was before.
-END_SECONDS = 60.0
 
 
 def note_refusal(request: Any, refusal: Refusal, metadata: Mapping[str, Any]) -> None:
@@ -1630,8 +1727,9 @@ def show_early_errors() -> None:
 
 
 async def _held_back(scope: AsgiScope, receive: AsgiReceive, send: AsgiSend, behind: Any) -> None:
-    held = HeldBack(scope, send)
-    await behind(partial(held.receive, receive), held.send)
+    held, leaving = HeldBack(scope, send), Leaving()
+    await behind(partial(leaving.receive, receive), partial(leaving.send, held.send))
+    leaving.end()
     await held.end()
 
 
@@ -1647,26 +1745,9 @@ class HeldBack:
         self._send = send
         self._held: list[AsgiMessage] = []
         self._way: Literal["held", "open", "refused"] = "held"
-        self._last_word = False
-        self._ended = asyncio.Event()
-
-    async def receive(self, receive: AsgiReceive) -> AsgiMessage:
-        """What the client sends. That it has left after the last word is told when the answer has ended."""
-        message = await receive()
-        if message["type"] == "http.disconnect" and self._last_word:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(END_SECONDS):
-                    await self._ended.wait()
-        return message
 
     async def send(self, message: AsgiMessage) -> None:
         """Take a message of the server's."""
-        if message["type"] == "http.response.body":
-            self._last_word = (
-                self._last_word or _LAST_WORD.search(bytes(message.get("body") or b"")) is not None
-            )
-            if not message.get("more_body"):
-                self._ended.set()
         if self._way == "refused":
             return
         if self._way == "held":
@@ -1686,7 +1767,6 @@ class HeldBack:
 
     async def end(self) -> None:
         """The server sends no more. It waits for a start even where its client has left before an answer."""
-        self._ended.set()
         if self._held and self._way == "held":
             await self._let_pass()
 

@@ -10,90 +10,92 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/ollama_pack_events.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Event`, line 12309, which the server calls.
+# Begin here: `class Event`, line 12425, which the server calls.
 # The modules that it uses come first:
-#    160  base.translations            The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    641  base.messages                Sentences for people, in English and in the languages of the catalogue.
-#    786  base.single_flight           What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
-#    954  errors                       The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    980  engines.body                 Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    991  services.activity            What chats did in this process, until somebody writes it into the history.
-#   1052  base.redis                   A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#   1452  services.history             The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
-#   1832  services.dashboard           What the dashboard shows, in parts that change by themselves, and the stream that sends those that did.
-#   2098  webui.functions              Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   2166  webui.cache_contact          The way from the events function to the running `response_cache_filter`, which may not be there.
-#   2227  webui.routes                 Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
-#   2381  webui.dashboard              The dashboard's page, and what those see who may not look at it. Nothing in it comes from elsewhere.
-#   3646  services.calibration_routes  What sites that learn together read here and hand over: see docs/federation.md.
-#   3682  engines.ollama.names         Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   3819  fit.shapes                   Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#   3856  fit.choose                   Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#   3877  base.tables                  Tables that admins write as text: a row a line, `#` starts a comment, empty lines are skipped.
-#   3908  engines.model_ids            Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   3916  routing.plan.report          What fits where, what to pull, and what one more GPU would bring: all of a plan, as people read it.
-#   3923  engines.refusals             What a client gets instead of an answer, in the form of each API that clients speak.
-#   4000  webui.errors                 What goes wrong between the pack and Open WebUI.
-#   4073  webui.contact                The way from the events function to the running `gpu_router`: another plugin, which may not be there.
-#   4205  services.fleet_plan          The dashboard's plan of what to have where: this plugin has the record of chats, the router the nodes.
-#   4279  cache.counters               What the cache did, in figures without any text: of this process, and to be added up over all of them.
-#   4286  services.metrics_text        What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
-#   4431  services.node_upkeep         What admins do to nodes while chats go on: drain one, or pull a model at one after another.
-#   4505  engines.ollama.from_openai   An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
-#   4611  engines.sse                  Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   4720  webui.calling                Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#   4868  webui.models                 What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   4942  webui.ollama_models          Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
-#   5032  webui.server                 What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#   5064  services.ollama_api          Open WebUI's Ollama API for names that `gpu_router` answers.
-#   5188  aliases.errors               What goes wrong with aliases.
-#   5196  aliases.facts                What an alias table may ask about a request, read off an OpenAI chat body.
-#   5219  aliases.table                An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#   5578  aliases.resolve              Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   5636  aliases.published            Which names of a table can be published as models, and what answers for them.
-#   5705  webui.audience               Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#   5771  webui.model_rows             Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#   5901  webui.users                  Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
-#   5931  webui.access                 Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#   6097  webui.publication            Which rows of Open WebUI's models table to write, so that users see what is offered to them. Decides only.
-#   6425  services.offer               Which rows a deployment should have.
-#   6698  webui.rows                   Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
-#   6848  services.publishing          Publishing: what the router and the alias tables offer becomes models that users see and may use.
-#   7001  services.valves              What all valves of the pack have in common: what is refused is told to admins, without what was written.
-#   7121  speech.errors                What goes wrong with transcription.
-#   7578  speech.languages             The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
-#   7655  speech.language              Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
-#   7748  engines.failures             Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   7784  speech.values                What recordings turn into, and what an engine is.
-#   8041  speech.http_answer           What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
-#   8191  speech.pcm                   Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
-#   8279  speech.openai_http           Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
-#   8467  speech.recognizer            The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
-#   8606  speech.sentences             Segments of about a sentence, made from words with times.
-#   8660  speech.whisper_model         Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
-#   8846  speech.whisper               Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
-#   9074  services.voice_settings      The valves of voice transcription, for the tool and the routes, and the engine they ask for.
-#   9230  speech.source                Where a recording comes from: bytes, a path or an open file; and how large it may be.
-#   9314  speech.kept                  Transcripts of a while ago: the same recording with the same options is not listened to twice.
-#   9403  speech.containers            What the bytes of a file tell that the decoder does not: whether the file ends before it should.
-#   9567  speech.decode                Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
-#  10178  speech.joining               Putting pieces of text together: with spaces where the script has them between words, else without.
-#  10266  speech.script                Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
-#  10342  speech.turns                 One recording at a time on this machine's own processors, in turns between users, each with its place.
-#  10617  speech.vad                   Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
-#  10667  speech.windows               Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
-#  10814  speech.transcribe            From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
-#  11084  webui.tracing                Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
-#  11122  webui.voice_files            Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
-#  11152  services.transcribing        Transcribing on behalf of somebody: by the admin's settings, and not twice.
-#  11277  speech.subtitles             Subtitles: lines that fit on a screen, each shown while it is spoken.
-#  11415  speech.formats               A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
-#  11577  webui.uploads                A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
-#  11783  services.voice_routes        The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
-#  12041  webui.budget_contact         The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
-#  12162  webui.chats                  Chats of the running Open WebUI, and their ratings. Imports `open_webui` when called, not before.
-#  12191  webui.load                   What `GET /api/system/load` shows of what the router tells: keys by name, so that nothing slips out.
-#  12277  webui.service                What an event function keeps up in a process: its routes, and a task that looks again from time to time.
+#    163  base.translations            The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#    644  base.messages                Sentences for people, in English and in the languages of the catalogue.
+#    789  base.single_flight           What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
+#    957  errors                       The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    983  engines.body                 Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    994  services.activity            What chats did in this process, until somebody writes it into the history.
+#   1055  base.redis                   A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#   1455  services.history             The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
+#   1835  services.dashboard           What the dashboard shows, in parts that change by themselves, and the stream that sends those that did.
+#   2101  webui.functions              Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   2169  webui.cache_contact          The way from the events function to the running `response_cache_filter`, which may not be there.
+#   2230  engines.refusals             What a client gets instead of an answer, in the form of each API that clients speak.
+#   2307  engines.front_route          A route in front of a server's own, which sees each answer of a chat before its client does.
+#   2320  webui.leaving                When Open WebUI is told that a client has left: not while it reads its database.
+#   2404  webui.routes                 Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
+#   2567  webui.dashboard              The dashboard's page, and what those see who may not look at it. Nothing in it comes from elsewhere.
+#   3832  services.calibration_routes  What sites that learn together read here and hand over: see docs/federation.md.
+#   3868  engines.ollama.names         Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   4005  fit.shapes                   Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   4042  fit.choose                   Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   4063  base.tables                  Tables that admins write as text: a row a line, `#` starts a comment, empty lines are skipped.
+#   4094  engines.model_ids            Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   4102  routing.plan.report          What fits where, what to pull, and what one more GPU would bring: all of a plan, as people read it.
+#   4109  webui.errors                 What goes wrong between the pack and Open WebUI.
+#   4182  webui.contact                The way from the events function to the running `gpu_router`: another plugin, which may not be there.
+#   4314  services.fleet_plan          The dashboard's plan of what to have where: this plugin has the record of chats, the router the nodes.
+#   4388  cache.counters               What the cache did, in figures without any text: of this process, and to be added up over all of them.
+#   4395  services.metrics_text        What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#   4540  services.node_upkeep         What admins do to nodes while chats go on: drain one, or pull a model at one after another.
+#   4614  engines.ollama.from_openai   An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
+#   4720  engines.sse                  Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   4829  webui.calling                Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#   4977  webui.models                 What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   5051  webui.ollama_models          Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
+#   5141  webui.server                 What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   5173  services.ollama_api          Open WebUI's Ollama API for names that `gpu_router` answers.
+#   5304  aliases.errors               What goes wrong with aliases.
+#   5312  aliases.facts                What an alias table may ask about a request, read off an OpenAI chat body.
+#   5335  aliases.table                An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#   5694  aliases.resolve              Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   5752  aliases.published            Which names of a table can be published as models, and what answers for them.
+#   5821  webui.audience               Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#   5887  webui.model_rows             Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#   6017  webui.users                  Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
+#   6047  webui.access                 Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#   6213  webui.publication            Which rows of Open WebUI's models table to write, so that users see what is offered to them. Decides only.
+#   6541  services.offer               Which rows a deployment should have.
+#   6814  webui.rows                   Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
+#   6964  services.publishing          Publishing: what the router and the alias tables offer becomes models that users see and may use.
+#   7117  services.valves              What all valves of the pack have in common: what is refused is told to admins, without what was written.
+#   7237  speech.errors                What goes wrong with transcription.
+#   7694  speech.languages             The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
+#   7771  speech.language              Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
+#   7864  engines.failures             Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   7900  speech.values                What recordings turn into, and what an engine is.
+#   8157  speech.http_answer           What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
+#   8307  speech.pcm                   Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
+#   8395  speech.openai_http           Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
+#   8583  speech.recognizer            The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
+#   8722  speech.sentences             Segments of about a sentence, made from words with times.
+#   8776  speech.whisper_model         Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
+#   8962  speech.whisper               Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
+#   9190  services.voice_settings      The valves of voice transcription, for the tool and the routes, and the engine they ask for.
+#   9346  speech.source                Where a recording comes from: bytes, a path or an open file; and how large it may be.
+#   9430  speech.kept                  Transcripts of a while ago: the same recording with the same options is not listened to twice.
+#   9519  speech.containers            What the bytes of a file tell that the decoder does not: whether the file ends before it should.
+#   9683  speech.decode                Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
+#  10294  speech.joining               Putting pieces of text together: with spaces where the script has them between words, else without.
+#  10382  speech.script                Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
+#  10458  speech.turns                 One recording at a time on this machine's own processors, in turns between users, each with its place.
+#  10733  speech.vad                   Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
+#  10783  speech.windows               Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
+#  10930  speech.transcribe            From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
+#  11200  webui.tracing                Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#  11238  webui.voice_files            Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
+#  11268  services.transcribing        Transcribing on behalf of somebody: by the admin's settings, and not twice.
+#  11393  speech.subtitles             Subtitles: lines that fit on a screen, each shown while it is spoken.
+#  11531  speech.formats               A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
+#  11693  webui.uploads                A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
+#  11899  services.voice_routes        The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
+#  12157  webui.budget_contact         The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
+#  12278  webui.chats                  Chats of the running Open WebUI, and their ratings. Imports `open_webui` when called, not before.
+#  12307  webui.load                   What `GET /api/system/load` shows of what the router tells: keys by name, so that nothing slips out.
+#  12393  webui.service                What an event function keeps up in a process: its routes, and a task that looks again from time to time.
 
 import asyncio
 import csv
@@ -137,6 +139,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, aclosing, asynccontextmanager, closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
+from enum import IntEnum
 from functools import cache, cached_property, lru_cache, partial, reduce
 from graphlib import CycleError, TopologicalSorter
 from hashlib import sha256
@@ -2224,6 +2227,180 @@ class CacheContact:
             return message("{plugin} failed ({error}): see its valves", plugin=CACHE_ID, error=failed)
 
 
+# --- ollama_pack.engines.refusals ---
+# What a client gets instead of an answer, in the form of each API that clients speak.
+
+ApiForm = Literal["openai", "anthropic", "ollama"]
+
+# Anthropic names an error by its status; others are `api_error`.
+_ANTHROPIC_TYPES: dict[int, str] = {
+    HTTPStatus.BAD_REQUEST: "invalid_request_error",
+    HTTPStatus.UNAUTHORIZED: "authentication_error",
+    HTTPStatus.FORBIDDEN: "permission_error",
+    HTTPStatus.NOT_FOUND: "not_found_error",
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "request_too_large",
+    HTTPStatus.TOO_MANY_REQUESTS: "rate_limit_error",
+    HTTPStatus.SERVICE_UNAVAILABLE: "overloaded_error",
+    HTTPStatus.GATEWAY_TIMEOUT: "timeout_error",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """An error as a client gets it.
+
+    Attributes:
+        status: of HTTP, where the answer has not begun.
+        message: the sentence for whoever asked.
+        code: a word that programs can act on; None: none.
+        param: the field of the request that is at fault; None: none.
+        retry_after: seconds after which a new try makes sense; None: waiting does not help.
+    """
+
+    status: int
+    message: str
+    code: str | None = None
+    param: str | None = None
+    retry_after: int | None = None
+
+    def translated(self, language: str) -> "Refusal":
+        """The same in a reader's language. Another plugin's sentence translates itself: it has the words."""
+        by_itself = getattr(self.message, "translated", None)
+        return replace(self, message=by_itself(language)) if by_itself else self
+
+    @property
+    def kind(self) -> str:
+        """OpenAI's name for errors of this kind."""
+        if self.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            return "server_error"
+        is_limit = self.status == HTTPStatus.TOO_MANY_REQUESTS
+        return "rate_limit_error" if is_limit else "invalid_request_error"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Of the HTTP response."""
+        return {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
+
+    def body(self, form: ApiForm = "openai") -> dict[str, Any]:
+        """The body of the HTTP response; OpenAI's is also the event that ends a stream."""
+        if form == "ollama":
+            return {"error": self.message}
+        if form == "anthropic":
+            kind = _ANTHROPIC_TYPES.get(self.status) or (
+                "api_error" if self.status >= HTTPStatus.INTERNAL_SERVER_ERROR else "invalid_request_error"
+            )
+            return {"type": "error", "error": {"type": kind, "message": self.message}}
+        # Open WebUI's page looks for the sentence in `detail`; a stream has no place for status and headers
+        return {
+            "error": {
+                "message": self.message,
+                "type": self.kind,
+                "param": self.param,
+                "code": self.code,
+                "status": int(self.status),
+                "retry_after": self.retry_after,
+                "detail": self.message,
+            }
+        }
+
+
+# --- ollama_pack.engines.front_route ---
+# A route in front of a server's own, which sees each answer of a chat before its client does.
+#
+# Both Open WebUI and the Pipelines server send the status 200 of a stream before they ask a plugin. Whoever
+# holds the first bytes back can send an error with its status in their place.
+#
+# starlette, which comes with both servers, is imported when it is needed.
+
+AsgiMessage = dict[str, Any]
+AsgiReceive = Callable[[], Awaitable[AsgiMessage]]
+AsgiSend = Callable[[AsgiMessage], Awaitable[None]]
+
+
+# --- ollama_pack.webui.leaving ---
+# When Open WebUI is told that a client has left: not while it reads its database.
+#
+# Whoever is told stops the answer at once. Open WebUI reads its database before the first word and after the
+# last. When 0.11.2 is stopped there, that connection to the database answers nobody ever again, and its thread
+# and files stay. So the leaving is told before an answer begins, or while it waits for its model.
+
+_WORD = re.compile(rb'"(?:choices|content_block|done)"')
+# Behind it come figures, the mark of the end, and the filters that Open WebUI calls after an answer.
+_LAST_WORD = re.compile(
+    rb'^data: ?\[DONE\]|"finish_reason": ?"|"type": ?"message_(?:delta|stop)"|"done": ?true', re.MULTILINE
+)
+BEGIN_SECONDS = 2.0  # for reads before an answer. One that takes longer waits for its model
+END_SECONDS = 60.0  # for filters after an answer. One that takes longer is cancelled, as it was before
+_STEPS = 3  # of the event loop, in which an answer that shall stop is stopped
+
+
+class Stage(IntEnum):
+    """How far an answer is."""
+
+    NONE = 0
+    WORDS = 1
+    LAST_WORD = 2
+    ENDED = 3
+
+
+class Leaving:
+    """The way of one request and its answer, on which the client's leaving is told when it does no harm."""
+
+    def __init__(self) -> None:
+        """Nothing has come yet."""
+        self._is_whole = False  # the request
+        self._stage = Stage.NONE
+        self._changed = asyncio.Event()
+        self._left_at: float | None = None
+
+    async def receive(self, receive: AsgiReceive) -> AsgiMessage:
+        """What the client sends."""
+        message = await receive()
+        if message["type"] == "http.request":
+            self._is_whole = not message.get("more_body")
+        elif message["type"] == "http.disconnect" and self._is_whole:
+            left_at = self._left_at = time.monotonic() if self._left_at is None else self._left_at
+            await self._while_at(Stage.NONE, left_at + BEGIN_SECONDS)
+            await self._while_at(Stage.LAST_WORD, left_at + END_SECONDS)
+        return message
+
+    async def send(self, send: AsgiSend, message: AsgiMessage) -> None:
+        """What the server sends. Where the client has left before that began, the answer stops here."""
+        if message["type"] == "http.response.body":
+            self._enter(_stage_of(message))
+        await send(message)
+        if message["type"] == "http.response.start" and self._left_at is not None:
+            self._enter(Stage.WORDS)  # of which there need be none: nothing has been read for them yet
+            for _ in range(_STEPS):
+                await asyncio.sleep(0)
+
+    def end(self) -> None:
+        """The server sends no more."""
+        self._enter(Stage.ENDED)
+
+    async def _while_at(self, stage: Stage, until: float) -> None:
+        while self._stage == stage and (rest := until - time.monotonic()) > 0:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(rest):
+                    await self._changed.wait()
+
+    def _enter(self, stage: Stage) -> None:
+        if stage > self._stage:
+            self._stage = stage
+            self._changed.set()
+            self._changed = asyncio.Event()
+
+
+def _stage_of(message: AsgiMessage) -> Stage:
+    """How far an answer is that sends this part of its body."""
+    if not message.get("more_body"):
+        return Stage.ENDED
+    body = bytes(message.get("body") or b"")
+    if _LAST_WORD.search(body):
+        return Stage.LAST_WORD
+    return Stage.WORDS if _WORD.search(body) else Stage.NONE
+
+
 # --- ollama_pack.webui.routes ---
 # Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
 
@@ -2244,6 +2421,7 @@ class RouteSpec:
         without: Open WebUI has a route of this path itself, in whose place this one answers: what it would
             answer, for when the plugin is off.
         user_of: gives the user of a request that need not be checked; None: Open WebUI checks it.
+        is_chat: it answers chats.
         refused: makes the response for an error that Open WebUI raises, such as 401 without a token; None:
             Open WebUI answers in its own form.
     """
@@ -2256,6 +2434,7 @@ class RouteSpec:
     without: Callable[[Any, Any], Awaitable[Any]] | None = None
     user_of: Callable[[Any], Any] | None = None
     refused: Callable[[Any, Any], Any] | None = None
+    is_chat: bool = False
 
 
 def place_routes(app: Any, owner: str, specs: tuple[RouteSpec, ...]) -> None:
@@ -2314,6 +2493,13 @@ def _api_route(owner: str, spec: RouteSpec) -> Any:
                     return spec.refused(request, error)
 
             return handle
+
+        async def handle(self, scope: Any, receive: Any, send: Any) -> None:
+            if not spec.is_chat:
+                await super().handle(scope, receive, send)
+                return
+            leaving = Leaving()
+            await super().handle(scope, partial(leaving.receive, receive), partial(leaving.send, send))
 
     return PackRoute(
         spec.path,
@@ -3920,83 +4106,6 @@ USUAL_CONTEXT = 8192
 LEAST_CONTEXT, MOST_CONTEXT, MOST_USERS = 256, 2**22, 10**6  # that can be asked for
 
 
-# --- ollama_pack.engines.refusals ---
-# What a client gets instead of an answer, in the form of each API that clients speak.
-
-ApiForm = Literal["openai", "anthropic", "ollama"]
-
-# Anthropic names an error by its status; others are `api_error`.
-_ANTHROPIC_TYPES: dict[int, str] = {
-    HTTPStatus.BAD_REQUEST: "invalid_request_error",
-    HTTPStatus.UNAUTHORIZED: "authentication_error",
-    HTTPStatus.FORBIDDEN: "permission_error",
-    HTTPStatus.NOT_FOUND: "not_found_error",
-    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "request_too_large",
-    HTTPStatus.TOO_MANY_REQUESTS: "rate_limit_error",
-    HTTPStatus.SERVICE_UNAVAILABLE: "overloaded_error",
-    HTTPStatus.GATEWAY_TIMEOUT: "timeout_error",
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """An error as a client gets it.
-
-    Attributes:
-        status: of HTTP, where the answer has not begun.
-        message: the sentence for whoever asked.
-        code: a word that programs can act on; None: none.
-        param: the field of the request that is at fault; None: none.
-        retry_after: seconds after which a new try makes sense; None: waiting does not help.
-    """
-
-    status: int
-    message: str
-    code: str | None = None
-    param: str | None = None
-    retry_after: int | None = None
-
-    def translated(self, language: str) -> "Refusal":
-        """The same in a reader's language. Another plugin's sentence translates itself: it has the words."""
-        by_itself = getattr(self.message, "translated", None)
-        return replace(self, message=by_itself(language)) if by_itself else self
-
-    @property
-    def kind(self) -> str:
-        """OpenAI's name for errors of this kind."""
-        if self.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-            return "server_error"
-        is_limit = self.status == HTTPStatus.TOO_MANY_REQUESTS
-        return "rate_limit_error" if is_limit else "invalid_request_error"
-
-    @property
-    def headers(self) -> dict[str, str]:
-        """Of the HTTP response."""
-        return {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
-
-    def body(self, form: ApiForm = "openai") -> dict[str, Any]:
-        """The body of the HTTP response; OpenAI's is also the event that ends a stream."""
-        if form == "ollama":
-            return {"error": self.message}
-        if form == "anthropic":
-            kind = _ANTHROPIC_TYPES.get(self.status) or (
-                "api_error" if self.status >= HTTPStatus.INTERNAL_SERVER_ERROR else "invalid_request_error"
-            )
-            return {"type": "error", "error": {"type": kind, "message": self.message}}
-        # Open WebUI's page looks for the sentence in `detail`; a stream has no place for status and headers
-        return {
-            "error": {
-                "message": self.message,
-                "type": self.kind,
-                "param": self.param,
-                "code": self.code,
-                "status": int(self.status),
-                "retry_after": self.retry_after,
-                "detail": self.message,
-            }
-        }
-
-
 # --- ollama_pack.webui.errors ---
 # What goes wrong between the pack and Open WebUI.
 
@@ -5077,8 +5186,15 @@ Chunks = AsyncGenerator[dict[str, Any], None]
 def ollama_routes() -> tuple[RouteSpec, ...]:
     """Placed before Open WebUI's own routes of the same paths."""
     return (
-        RouteSpec("POST", "/ollama/api/chat", "user", _chat, without=_own_chat),
-        RouteSpec("POST", "/ollama/v1/chat/completions", "user", _completions, without=_own_completions),
+        RouteSpec("POST", "/ollama/api/chat", "user", _chat, without=_own_chat, is_chat=True),
+        RouteSpec(
+            "POST",
+            "/ollama/v1/chat/completions",
+            "user",
+            _completions,
+            without=_own_completions,
+            is_chat=True,
+        ),
         RouteSpec("GET", "/ollama/api/tags", "user", _tags, without=tags_of_open_webui),
     )
 

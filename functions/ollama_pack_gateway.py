@@ -10,58 +10,60 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/ollama_pack_gateway.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Event`, line 4585, which the server calls.
+# Begin here: `class Event`, line 4696, which the server calls.
 # The modules that it uses come first:
-#    105  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    225  base.messages                  Sentences for people, in English and in the languages of the catalogue.
-#    353  base.single_flight             What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
-#    521  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    529  cache.errors                   What goes wrong with the cache.
-#    549  engines.errors                 What goes wrong with a node.
-#    682  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    794  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#    819  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#    862  cache.replay                   A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
-#    888  engines.ollama.client_request  Requests of clients that speak Ollama's API, as OpenAI chat bodies: `from_openai` says their answers.
-#   1018  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
-#   1095  base.tables                    Tables that admins write as text: a row a line, `#` starts a comment, empty lines are skipped.
-#   1126  aliases.errors                 What goes wrong with aliases.
-#   1168  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   1277  routing.errors                 What goes wrong with routing.
-#   1429  webui.errors                   What goes wrong between the pack and Open WebUI.
-#   1465  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#   1607  engines.ollama.from_openai     An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
-#   1713  webui.anthropic                Anthropic's Messages API, by Open WebUI's own code for it. Imports `open_webui` when called, not before.
-#   1781  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#   1801  services.client_forms          The APIs that clients of the gateway speak: each request becomes an OpenAI chat body, each answer its form.
-#   1954  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#   1963  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
-#   2024  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#   2383  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   2520  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#   2557  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#   2578  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   2696  aliases.published              Which names of a table can be published as models, and what answers for them.
-#   2732  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   2740  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   2844  webui.users                    Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
-#   2866  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   2925  webui.contact                  The way from the events function to the running `gpu_router`: another plugin, which may not be there.
-#   2931  services.offer                 Which rows a deployment should have.
-#   2980  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#   3128  webui.embedding                Vectors and model facts over Open WebUI's own connections. Imports `open_webui` when called, not before.
-#   3175  services.gateway_names         The names that people and clients of the gateway may ask for, and the model that each stands for.
-#   3379  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
-#   3486  services.gateway_direct        The gateway's own chain: budgets, access, aliases, cache and router, without other filters and tools.
-#   3688  services.gateway_limits        Budgets as the rate-limit headers that OpenAI's and Anthropic's clients read.
-#   3727  services.gateway_vectors       Embeddings at the gateway, in OpenAI's and Ollama's forms, for every name of the alias tables.
-#   3868  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#   3892  webui.routes                   Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
-#   4004  webui.gateway_request          A client's request at the gateway: its body, its id, and whether its client is still there.
-#   4094  webui.ollama_models            Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
-#   4133  services.gateway               The gateway: OpenAI's, Anthropic's and Ollama's APIs for every name of the alias tables.
-#   4462  services.valves                What all valves of the pack have in common: what is refused is told to admins, without what was written.
-#   4560  webui.service                  What an event function keeps up in a process: its routes, and a task that looks again from time to time.
+#    108  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#    228  base.messages                  Sentences for people, in English and in the languages of the catalogue.
+#    356  base.single_flight             What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
+#    524  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    532  cache.errors                   What goes wrong with the cache.
+#    552  engines.errors                 What goes wrong with a node.
+#    685  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    797  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#    822  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#    865  cache.replay                   A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
+#    891  engines.ollama.client_request  Requests of clients that speak Ollama's API, as OpenAI chat bodies: `from_openai` says their answers.
+#   1021  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
+#   1098  base.tables                    Tables that admins write as text: a row a line, `#` starts a comment, empty lines are skipped.
+#   1129  aliases.errors                 What goes wrong with aliases.
+#   1171  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   1280  routing.errors                 What goes wrong with routing.
+#   1432  webui.errors                   What goes wrong between the pack and Open WebUI.
+#   1468  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#   1610  engines.ollama.from_openai     An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
+#   1716  webui.anthropic                Anthropic's Messages API, by Open WebUI's own code for it. Imports `open_webui` when called, not before.
+#   1784  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   1804  services.client_forms          The APIs that clients of the gateway speak: each request becomes an OpenAI chat body, each answer its form.
+#   1957  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#   1966  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
+#   2027  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#   2386  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   2523  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   2560  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   2581  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   2699  aliases.published              Which names of a table can be published as models, and what answers for them.
+#   2735  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   2743  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   2847  webui.users                    Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
+#   2869  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   2928  webui.contact                  The way from the events function to the running `gpu_router`: another plugin, which may not be there.
+#   2934  services.offer                 Which rows a deployment should have.
+#   2983  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#   3131  webui.embedding                Vectors and model facts over Open WebUI's own connections. Imports `open_webui` when called, not before.
+#   3178  services.gateway_names         The names that people and clients of the gateway may ask for, and the model that each stands for.
+#   3382  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
+#   3489  services.gateway_direct        The gateway's own chain: budgets, access, aliases, cache and router, without other filters and tools.
+#   3691  services.gateway_limits        Budgets as the rate-limit headers that OpenAI's and Anthropic's clients read.
+#   3730  services.gateway_vectors       Embeddings at the gateway, in OpenAI's and Ollama's forms, for every name of the alias tables.
+#   3871  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#   3884  webui.leaving                  When Open WebUI is told that a client has left: not while it reads its database.
+#   3968  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#   3988  webui.routes                   Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
+#   4109  webui.gateway_request          A client's request at the gateway: its body, its id, and whether its client is still there.
+#   4205  webui.ollama_models            Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
+#   4244  services.gateway               The gateway: OpenAI's, Anthropic's and Ollama's APIs for every name of the alias tables.
+#   4573  services.valves                What all valves of the pack have in common: what is refused is told to admins, without what was written.
+#   4671  webui.service                  What an event function keeps up in a process: its routes, and a task that looks again from time to time.
 
 import asyncio
 import base64
@@ -90,6 +92,7 @@ from collections.abc import Set as AbstractSet
 from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
+from enum import IntEnum
 from functools import cached_property, lru_cache, partial
 from graphlib import CycleError, TopologicalSorter
 from hashlib import blake2b
@@ -3865,6 +3868,103 @@ def _packed(vector: list[float]) -> str:
     return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()
 
 
+# --- ollama_pack.engines.front_route ---
+# A route in front of a server's own, which sees each answer of a chat before its client does.
+#
+# Both Open WebUI and the Pipelines server send the status 200 of a stream before they ask a plugin. Whoever
+# holds the first bytes back can send an error with its status in their place.
+#
+# starlette, which comes with both servers, is imported when it is needed.
+
+AsgiMessage = dict[str, Any]
+AsgiReceive = Callable[[], Awaitable[AsgiMessage]]
+AsgiSend = Callable[[AsgiMessage], Awaitable[None]]
+
+
+# --- ollama_pack.webui.leaving ---
+# When Open WebUI is told that a client has left: not while it reads its database.
+#
+# Whoever is told stops the answer at once. Open WebUI reads its database before the first word and after the
+# last. When 0.11.2 is stopped there, that connection to the database answers nobody ever again, and its thread
+# and files stay. So the leaving is told before an answer begins, or while it waits for its model.
+
+_WORD = re.compile(rb'"(?:choices|content_block|done)"')
+# Behind it come figures, the mark of the end, and the filters that Open WebUI calls after an answer.
+_LAST_WORD = re.compile(
+    rb'^data: ?\[DONE\]|"finish_reason": ?"|"type": ?"message_(?:delta|stop)"|"done": ?true', re.MULTILINE
+)
+BEGIN_SECONDS = 2.0  # for reads before an answer. One that takes longer waits for its model
+END_SECONDS = 60.0  # for filters after an answer. One that takes longer is cancelled, as it was before
+_STEPS = 3  # of the event loop, in which an answer that shall stop is stopped
+
+
+class Stage(IntEnum):
+    """How far an answer is."""
+
+    NONE = 0
+    WORDS = 1
+    LAST_WORD = 2
+    ENDED = 3
+
+
+class Leaving:
+    """The way of one request and its answer, on which the client's leaving is told when it does no harm."""
+
+    def __init__(self) -> None:
+        """Nothing has come yet."""
+        self._is_whole = False  # the request
+        self._stage = Stage.NONE
+        self._changed = asyncio.Event()
+        self._left_at: float | None = None
+
+    async def receive(self, receive: AsgiReceive) -> AsgiMessage:
+        """What the client sends."""
+        message = await receive()
+        if message["type"] == "http.request":
+            self._is_whole = not message.get("more_body")
+        elif message["type"] == "http.disconnect" and self._is_whole:
+            left_at = self._left_at = time.monotonic() if self._left_at is None else self._left_at
+            await self._while_at(Stage.NONE, left_at + BEGIN_SECONDS)
+            await self._while_at(Stage.LAST_WORD, left_at + END_SECONDS)
+        return message
+
+    async def send(self, send: AsgiSend, message: AsgiMessage) -> None:
+        """What the server sends. Where the client has left before that began, the answer stops here."""
+        if message["type"] == "http.response.body":
+            self._enter(_stage_of(message))
+        await send(message)
+        if message["type"] == "http.response.start" and self._left_at is not None:
+            self._enter(Stage.WORDS)  # of which there need be none: nothing has been read for them yet
+            for _ in range(_STEPS):
+                await asyncio.sleep(0)
+
+    def end(self) -> None:
+        """The server sends no more."""
+        self._enter(Stage.ENDED)
+
+    async def _while_at(self, stage: Stage, until: float) -> None:
+        while self._stage == stage and (rest := until - time.monotonic()) > 0:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(rest):
+                    await self._changed.wait()
+
+    def _enter(self, stage: Stage) -> None:
+        if stage > self._stage:
+            self._stage = stage
+            self._changed.set()
+            self._changed = asyncio.Event()
+
+
+def _stage_of(message: AsgiMessage) -> Stage:
+    """How far an answer is that sends this part of its body."""
+    if not message.get("more_body"):
+        return Stage.ENDED
+    body = bytes(message.get("body") or b"")
+    if _LAST_WORD.search(body):
+        return Stage.LAST_WORD
+    return Stage.WORDS if _WORD.search(body) else Stage.NONE
+
+
 # --- ollama_pack.webui.early_errors ---
 # The status of an error that comes before an answer, which Open WebUI leaves no room for.
 #
@@ -3873,10 +3973,6 @@ def _packed(vector: list[float]) -> str:
 # own: it holds the first bytes of an answer back until they are the answer's, and sends the error in their
 # place where a plugin has noted one on the request. Open WebUI does the same with its own connections: it waits
 # for the engine's status before it sends one.
-#
-# The route also lets Open WebUI end what it has begun. Many clients leave at `[DONE]`. Open WebUI 0.11.2 then
-# reads from its database which filters to call, and is cancelled there: that connection to the database answers
-# nobody ever again. So a client's leaving after the last word is told only when the answer has ended.
 #
 # Notes are plain values, as each plugin has a copy of this code. Imports Open WebUI when called, not before.
 
@@ -3906,6 +4002,7 @@ class RouteSpec:
         without: Open WebUI has a route of this path itself, in whose place this one answers: what it would
             answer, for when the plugin is off.
         user_of: gives the user of a request that need not be checked; None: Open WebUI checks it.
+        is_chat: it answers chats.
         refused: makes the response for an error that Open WebUI raises, such as 401 without a token; None:
             Open WebUI answers in its own form.
     """
@@ -3918,6 +4015,7 @@ class RouteSpec:
     without: Callable[[Any, Any], Awaitable[Any]] | None = None
     user_of: Callable[[Any], Any] | None = None
     refused: Callable[[Any, Any], Any] | None = None
+    is_chat: bool = False
 
 
 def place_routes(app: Any, owner: str, specs: tuple[RouteSpec, ...]) -> None:
@@ -3977,6 +4075,13 @@ def _api_route(owner: str, spec: RouteSpec) -> Any:
 
             return handle
 
+        async def handle(self, scope: Any, receive: Any, send: Any) -> None:
+            if not spec.is_chat:
+                await super().handle(scope, receive, send)
+                return
+            leaving = Leaving()
+            await super().handle(scope, partial(leaving.receive, receive), partial(leaving.send, send))
+
     return PackRoute(
         spec.path,
         endpoint,
@@ -4023,12 +4128,18 @@ async def body_of(request: Any) -> dict[str, Any]:
     Raises:
         ChatBodyError: it is none.
         ModelRefusedError: it is too large.
+        ClientLeftError: the client has left before all of it had come.
     """
+    from starlette.requests import ClientDisconnect  # noqa: PLC0415 - it comes with Open WebUI
+
     read = bytearray()
-    async for part in request.stream():
-        read += part
-        if len(read) > MAX_BODY:
-            raise ModelRefusedError(_TOO_LARGE)
+    try:
+        async for part in request.stream():
+            read += part
+            if len(read) > MAX_BODY:
+                raise ModelRefusedError(_TOO_LARGE)
+    except ClientDisconnect:
+        raise ClientLeftError from None
     try:
         found = orjson.loads(read)
     except orjson.JSONDecodeError as error:
@@ -4221,7 +4332,7 @@ class Gateway:
 
     def _chat_route(self, path: str, form: ClientForm) -> RouteSpec:
         spec = _route("POST", path, form.api, partial(self._chat, form))
-        return replace(spec, user_of=self._user_of)
+        return replace(spec, user_of=self._user_of, is_chat=True)
 
     def _user_of(self, request: Any) -> Any:
         return self._chain.user_of(request) if self._mode() == "direct" else None

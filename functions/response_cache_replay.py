@@ -10,28 +10,29 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/response_cache_replay.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipe`, line 1553, which the server calls.
+# Begin here: `class Pipe`, line 1615, which the server calls.
 # The modules that it uses come first:
-#     51  base.translations         The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    118  base.messages             Sentences for people, in English and in the languages of the catalogue.
-#    246  errors                    The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    254  engines.errors            What goes wrong with a node.
-#    387  engines.body              Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    441  engines.ollama.to_openai  What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#    466  engines.ollama.stream     A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#    483  engines.refusals          What a client gets instead of an answer, in the form of each API that clients speak.
-#    560  aliases.errors            What goes wrong with aliases.
-#    598  cache.errors              What goes wrong with the cache.
-#    618  engines.sse               Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#    727  routing.errors            What goes wrong with routing.
-#    879  webui.errors              What goes wrong between the pack and Open WebUI.
-#    911  services.answers          An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#   1064  services.cacheable        Which requests the cache is for, whose answers they share, and what it is asked.
-#   1076  webui.calling             Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#   1223  engines.front_route       A route in front of a server's own, which sees each answer of a chat before its client does.
-#   1318  webui.early_errors        The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#   1504  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#   1524  webui.users               Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
+#     53  base.translations         The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#    120  base.messages             Sentences for people, in English and in the languages of the catalogue.
+#    248  errors                    The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    256  engines.errors            What goes wrong with a node.
+#    389  engines.body              Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    443  engines.ollama.to_openai  What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#    468  engines.ollama.stream     A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#    485  engines.refusals          What a client gets instead of an answer, in the form of each API that clients speak.
+#    562  aliases.errors            What goes wrong with aliases.
+#    600  cache.errors              What goes wrong with the cache.
+#    620  engines.sse               Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#    729  routing.errors            What goes wrong with routing.
+#    881  webui.errors              What goes wrong between the pack and Open WebUI.
+#    913  services.answers          An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#   1066  services.cacheable        Which requests the cache is for, whose answers they share, and what it is asked.
+#   1078  webui.calling             Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#   1225  engines.front_route       A route in front of a server's own, which sees each answer of a chat before its client does.
+#   1320  webui.leaving             When Open WebUI is told that a client has left: not while it reads its database.
+#   1404  webui.early_errors        The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#   1566  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   1586  webui.users               Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
 
 import asyncio
 import logging
@@ -41,6 +42,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, fields, replace
+from enum import IntEnum
 from functools import lru_cache, partial
 from http import HTTPStatus
 from typing import Any, Literal, Self
@@ -1315,6 +1317,90 @@ async def send_start(send: AsgiSend, start: AsgiMessage) -> None:
         await send(start)
 
 
+# --- ollama_pack.webui.leaving ---
+# When Open WebUI is told that a client has left: not while it reads its database.
+#
+# Whoever is told stops the answer at once. Open WebUI reads its database before the first word and after the
+# last. When 0.11.2 is stopped there, that connection to the database answers nobody ever again, and its thread
+# and files stay. So the leaving is told before an answer begins, or while it waits for its model.
+
+_WORD = re.compile(rb'"(?:choices|content_block|done)"')
+# Behind it come figures, the mark of the end, and the filters that Open WebUI calls after an answer.
+_LAST_WORD = re.compile(
+    rb'^data: ?\[DONE\]|"finish_reason": ?"|"type": ?"message_(?:delta|stop)"|"done": ?true', re.MULTILINE
+)
+BEGIN_SECONDS = 2.0  # for reads before an answer. One that takes longer waits for its model
+END_SECONDS = 60.0  # for filters after an answer. One that takes longer is cancelled, as it was before
+_STEPS = 3  # of the event loop, in which an answer that shall stop is stopped
+
+
+class Stage(IntEnum):
+    """How far an answer is."""
+
+    NONE = 0
+    WORDS = 1
+    LAST_WORD = 2
+    ENDED = 3
+
+
+class Leaving:
+    """The way of one request and its answer, on which the client's leaving is told when it does no harm."""
+
+    def __init__(self) -> None:
+        """Nothing has come yet."""
+        self._is_whole = False  # the request
+        self._stage = Stage.NONE
+        self._changed = asyncio.Event()
+        self._left_at: float | None = None
+
+    async def receive(self, receive: AsgiReceive) -> AsgiMessage:
+        """What the client sends."""
+        message = await receive()
+        if message["type"] == "http.request":
+            self._is_whole = not message.get("more_body")
+        elif message["type"] == "http.disconnect" and self._is_whole:
+            left_at = self._left_at = time.monotonic() if self._left_at is None else self._left_at
+            await self._while_at(Stage.NONE, left_at + BEGIN_SECONDS)
+            await self._while_at(Stage.LAST_WORD, left_at + END_SECONDS)
+        return message
+
+    async def send(self, send: AsgiSend, message: AsgiMessage) -> None:
+        """What the server sends. Where the client has left before that began, the answer stops here."""
+        if message["type"] == "http.response.body":
+            self._enter(_stage_of(message))
+        await send(message)
+        if message["type"] == "http.response.start" and self._left_at is not None:
+            self._enter(Stage.WORDS)  # of which there need be none: nothing has been read for them yet
+            for _ in range(_STEPS):
+                await asyncio.sleep(0)
+
+    def end(self) -> None:
+        """The server sends no more."""
+        self._enter(Stage.ENDED)
+
+    async def _while_at(self, stage: Stage, until: float) -> None:
+        while self._stage == stage and (rest := until - time.monotonic()) > 0:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(rest):
+                    await self._changed.wait()
+
+    def _enter(self, stage: Stage) -> None:
+        if stage > self._stage:
+            self._stage = stage
+            self._changed.set()
+            self._changed = asyncio.Event()
+
+
+def _stage_of(message: AsgiMessage) -> Stage:
+    """How far an answer is that sends this part of its body."""
+    if not message.get("more_body"):
+        return Stage.ENDED
+    body = bytes(message.get("body") or b"")
+    if _LAST_WORD.search(body):
+        return Stage.LAST_WORD
+    return Stage.WORDS if _WORD.search(body) else Stage.NONE
+
+
 # --- ollama_pack.webui.early_errors ---
 # The status of an error that comes before an answer, which Open WebUI leaves no room for.
 #
@@ -1323,10 +1409,6 @@ async def send_start(send: AsgiSend, start: AsgiMessage) -> None:
 # own: it holds the first bytes of an answer back until they are the answer's, and sends the error in their
 # place where a plugin has noted one on the request. Open WebUI does the same with its own connections: it waits
 # for the engine's status before it sends one.
-#
-# The route also lets Open WebUI end what it has begun. Many clients leave at `[DONE]`. Open WebUI 0.11.2 then
-# reads from its database which filters to call, and is cancelled there: that connection to the database answers
-# nobody ever again. So a client's leaving after the last word is told only when the answer has ended.
 #
 # Notes are plain values, as each plugin has a copy of this code. Imports Open WebUI when called, not before.
 
@@ -1344,9 +1426,6 @@ _FIRST_ERROR = 400
 _EMPTY_ENDS = frozenset({"message_delta", "message_stop"})
 
 _WHOLE_END = re.compile(rb'"type": ?"message_(?:delta|stop)"')
-_LAST_WORD = re.compile(rb'^data: ?\[DONE\]|"type": ?"message_stop"', re.MULTILINE)
-# For the filters that Open WebUI calls after an answer. One that takes longer is cancelled, as it was before.
-END_SECONDS = 60.0
 
 
 def note_refusal(request: Any, refusal: Refusal, metadata: Mapping[str, Any]) -> None:
@@ -1387,8 +1466,9 @@ def show_early_errors() -> None:
 
 
 async def _held_back(scope: AsgiScope, receive: AsgiReceive, send: AsgiSend, behind: Any) -> None:
-    held = HeldBack(scope, send)
-    await behind(partial(held.receive, receive), held.send)
+    held, leaving = HeldBack(scope, send), Leaving()
+    await behind(partial(leaving.receive, receive), partial(leaving.send, held.send))
+    leaving.end()
     await held.end()
 
 
@@ -1404,26 +1484,9 @@ class HeldBack:
         self._send = send
         self._held: list[AsgiMessage] = []
         self._way: Literal["held", "open", "refused"] = "held"
-        self._last_word = False
-        self._ended = asyncio.Event()
-
-    async def receive(self, receive: AsgiReceive) -> AsgiMessage:
-        """What the client sends. That it has left after the last word is told when the answer has ended."""
-        message = await receive()
-        if message["type"] == "http.disconnect" and self._last_word:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(END_SECONDS):
-                    await self._ended.wait()
-        return message
 
     async def send(self, message: AsgiMessage) -> None:
         """Take a message of the server's."""
-        if message["type"] == "http.response.body":
-            self._last_word = (
-                self._last_word or _LAST_WORD.search(bytes(message.get("body") or b"")) is not None
-            )
-            if not message.get("more_body"):
-                self._ended.set()
         if self._way == "refused":
             return
         if self._way == "held":
@@ -1443,7 +1506,6 @@ class HeldBack:
 
     async def end(self) -> None:
         """The server sends no more. It waits for a start even where its client has left before an answer."""
-        self._ended.set()
         if self._held and self._way == "held":
             await self._let_pass()
 

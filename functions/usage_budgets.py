@@ -10,31 +10,32 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/usage_budgets.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Filter`, line 2800, which the server calls.
+# Begin here: `class Filter`, line 2862, which the server calls.
 # The modules that it uses come first:
-#     67  base.translations      The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    162  base.messages          Sentences for people, in English and in the languages of the catalogue.
-#    290  errors                 The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    310  base.redis             A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#    762  base.single_flight     What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
-#    785  base.tables            Tables that admins write as text: a row a line, `#` starts a comment, empty lines are skipped.
-#    816  budgets.errors         What goes wrong with budgets.
-#    832  budgets.period         Days, weeks and months in the site's time zone.
-#    901  budgets.table          The budget table: a row a line, read once and then only looked up.
-#   1231  engines.refusals       What a client gets instead of an answer, in the form of each API that clients speak.
-#   1308  budgets.store          What a store of budgets does, and the values that it takes and gives.
-#   1422  budgets.store_redis    Budgets in Redis or Valkey, for any number of replicas. Each step is one run of one script.
-#   1592  budgets.store_sqlite   Budgets in one SQLite file, for the workers of one machine.
-#   1755  services.budgets       Budgets at work: reserve before a chat, settle after it, say what is left.
-#   2095  services.budget_chats  Chats that are under way and their budgets: what each has used so far, by whoever knows it best.
-#   2262  services.cacheable     Which requests the cache is for, whose answers they share, and what it is asked.
-#   2274  services.valves        What all valves of the pack have in common: what is refused is told to admins, without what was written.
-#   2372  engines.front_route    A route in front of a server's own, which sees each answer of a chat before its client does.
-#   2467  webui.early_errors     The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#   2639  engines.model_ids      Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   2647  webui.models           What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   2721  webui.server           What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#   2762  webui.users            Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
+#     69  base.translations      The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#    164  base.messages          Sentences for people, in English and in the languages of the catalogue.
+#    292  errors                 The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    312  base.redis             A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#    764  base.single_flight     What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
+#    787  base.tables            Tables that admins write as text: a row a line, `#` starts a comment, empty lines are skipped.
+#    818  budgets.errors         What goes wrong with budgets.
+#    834  budgets.period         Days, weeks and months in the site's time zone.
+#    903  budgets.table          The budget table: a row a line, read once and then only looked up.
+#   1233  engines.refusals       What a client gets instead of an answer, in the form of each API that clients speak.
+#   1310  budgets.store          What a store of budgets does, and the values that it takes and gives.
+#   1424  budgets.store_redis    Budgets in Redis or Valkey, for any number of replicas. Each step is one run of one script.
+#   1594  budgets.store_sqlite   Budgets in one SQLite file, for the workers of one machine.
+#   1757  services.budgets       Budgets at work: reserve before a chat, settle after it, say what is left.
+#   2097  services.budget_chats  Chats that are under way and their budgets: what each has used so far, by whoever knows it best.
+#   2264  services.cacheable     Which requests the cache is for, whose answers they share, and what it is asked.
+#   2276  services.valves        What all valves of the pack have in common: what is refused is told to admins, without what was written.
+#   2374  engines.front_route    A route in front of a server's own, which sees each answer of a chat before its client does.
+#   2469  webui.leaving          When Open WebUI is told that a client has left: not while it reads its database.
+#   2553  webui.early_errors     The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#   2701  engines.model_ids      Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   2709  webui.models           What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   2783  webui.server           What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   2824  webui.users            Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
 
 import asyncio
 import hashlib
@@ -50,6 +51,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timedelta, tzinfo
+from enum import IntEnum
 from functools import lru_cache, partial
 from http import HTTPStatus
 from inspect import signature
@@ -2464,6 +2466,90 @@ async def send_start(send: AsgiSend, start: AsgiMessage) -> None:
         await send(start)
 
 
+# --- ollama_pack.webui.leaving ---
+# When Open WebUI is told that a client has left: not while it reads its database.
+#
+# Whoever is told stops the answer at once. Open WebUI reads its database before the first word and after the
+# last. When 0.11.2 is stopped there, that connection to the database answers nobody ever again, and its thread
+# and files stay. So the leaving is told before an answer begins, or while it waits for its model.
+
+_WORD = re.compile(rb'"(?:choices|content_block|done)"')
+# Behind it come figures, the mark of the end, and the filters that Open WebUI calls after an answer.
+_LAST_WORD = re.compile(
+    rb'^data: ?\[DONE\]|"finish_reason": ?"|"type": ?"message_(?:delta|stop)"|"done": ?true', re.MULTILINE
+)
+BEGIN_SECONDS = 2.0  # for reads before an answer. One that takes longer waits for its model
+END_SECONDS = 60.0  # for filters after an answer. One that takes longer is cancelled, as it was before
+_STEPS = 3  # of the event loop, in which an answer that shall stop is stopped
+
+
+class Stage(IntEnum):
+    """How far an answer is."""
+
+    NONE = 0
+    WORDS = 1
+    LAST_WORD = 2
+    ENDED = 3
+
+
+class Leaving:
+    """The way of one request and its answer, on which the client's leaving is told when it does no harm."""
+
+    def __init__(self) -> None:
+        """Nothing has come yet."""
+        self._is_whole = False  # the request
+        self._stage = Stage.NONE
+        self._changed = asyncio.Event()
+        self._left_at: float | None = None
+
+    async def receive(self, receive: AsgiReceive) -> AsgiMessage:
+        """What the client sends."""
+        message = await receive()
+        if message["type"] == "http.request":
+            self._is_whole = not message.get("more_body")
+        elif message["type"] == "http.disconnect" and self._is_whole:
+            left_at = self._left_at = time.monotonic() if self._left_at is None else self._left_at
+            await self._while_at(Stage.NONE, left_at + BEGIN_SECONDS)
+            await self._while_at(Stage.LAST_WORD, left_at + END_SECONDS)
+        return message
+
+    async def send(self, send: AsgiSend, message: AsgiMessage) -> None:
+        """What the server sends. Where the client has left before that began, the answer stops here."""
+        if message["type"] == "http.response.body":
+            self._enter(_stage_of(message))
+        await send(message)
+        if message["type"] == "http.response.start" and self._left_at is not None:
+            self._enter(Stage.WORDS)  # of which there need be none: nothing has been read for them yet
+            for _ in range(_STEPS):
+                await asyncio.sleep(0)
+
+    def end(self) -> None:
+        """The server sends no more."""
+        self._enter(Stage.ENDED)
+
+    async def _while_at(self, stage: Stage, until: float) -> None:
+        while self._stage == stage and (rest := until - time.monotonic()) > 0:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(rest):
+                    await self._changed.wait()
+
+    def _enter(self, stage: Stage) -> None:
+        if stage > self._stage:
+            self._stage = stage
+            self._changed.set()
+            self._changed = asyncio.Event()
+
+
+def _stage_of(message: AsgiMessage) -> Stage:
+    """How far an answer is that sends this part of its body."""
+    if not message.get("more_body"):
+        return Stage.ENDED
+    body = bytes(message.get("body") or b"")
+    if _LAST_WORD.search(body):
+        return Stage.LAST_WORD
+    return Stage.WORDS if _WORD.search(body) else Stage.NONE
+
+
 # --- ollama_pack.webui.early_errors ---
 # The status of an error that comes before an answer, which Open WebUI leaves no room for.
 #
@@ -2472,10 +2558,6 @@ async def send_start(send: AsgiSend, start: AsgiMessage) -> None:
 # own: it holds the first bytes of an answer back until they are the answer's, and sends the error in their
 # place where a plugin has noted one on the request. Open WebUI does the same with its own connections: it waits
 # for the engine's status before it sends one.
-#
-# The route also lets Open WebUI end what it has begun. Many clients leave at `[DONE]`. Open WebUI 0.11.2 then
-# reads from its database which filters to call, and is cancelled there: that connection to the database answers
-# nobody ever again. So a client's leaving after the last word is told only when the answer has ended.
 #
 # Notes are plain values, as each plugin has a copy of this code. Imports Open WebUI when called, not before.
 
@@ -2493,9 +2575,6 @@ _FIRST_ERROR = 400
 _EMPTY_ENDS = frozenset({"message_delta", "message_stop"})
 
 _WHOLE_END = re.compile(rb'"type": ?"message_(?:delta|stop)"')
-_LAST_WORD = re.compile(rb'^data: ?\[DONE\]|"type": ?"message_stop"', re.MULTILINE)
-# For the filters that Open WebUI calls after an answer. One that takes longer is cancelled, as it was before.
-END_SECONDS = 60.0
 
 
 def note_refusal(request: Any, refusal: Refusal, metadata: Mapping[str, Any]) -> None:
@@ -2522,8 +2601,9 @@ def show_early_errors() -> None:
 
 
 async def _held_back(scope: AsgiScope, receive: AsgiReceive, send: AsgiSend, behind: Any) -> None:
-    held = HeldBack(scope, send)
-    await behind(partial(held.receive, receive), held.send)
+    held, leaving = HeldBack(scope, send), Leaving()
+    await behind(partial(leaving.receive, receive), partial(leaving.send, held.send))
+    leaving.end()
     await held.end()
 
 
@@ -2539,26 +2619,9 @@ class HeldBack:
         self._send = send
         self._held: list[AsgiMessage] = []
         self._way: Literal["held", "open", "refused"] = "held"
-        self._last_word = False
-        self._ended = asyncio.Event()
-
-    async def receive(self, receive: AsgiReceive) -> AsgiMessage:
-        """What the client sends. That it has left after the last word is told when the answer has ended."""
-        message = await receive()
-        if message["type"] == "http.disconnect" and self._last_word:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(END_SECONDS):
-                    await self._ended.wait()
-        return message
 
     async def send(self, message: AsgiMessage) -> None:
         """Take a message of the server's."""
-        if message["type"] == "http.response.body":
-            self._last_word = (
-                self._last_word or _LAST_WORD.search(bytes(message.get("body") or b"")) is not None
-            )
-            if not message.get("more_body"):
-                self._ended.set()
         if self._way == "refused":
             return
         if self._way == "held":
@@ -2578,7 +2641,6 @@ class HeldBack:
 
     async def end(self) -> None:
         """The server sends no more. It waits for a start even where its client has left before an answer."""
-        self._ended.set()
         if self._held and self._way == "held":
             await self._let_pass()
 

@@ -10,48 +10,50 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/voice_routes.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Event`, line 5735, which the server calls.
+# Begin here: `class Event`, line 5844, which the server calls.
 # The modules that it uses come first:
-#    103  base.translations        The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    209  base.messages            Sentences for people, in English and in the languages of the catalogue.
-#    337  errors                   The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    351  base.single_flight       What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
-#    454  services.valves          What all valves of the pack have in common: what is refused is told to admins, without what was written.
-#    552  speech.errors            What goes wrong with transcription.
-#   1009  speech.languages         The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
-#   1086  speech.language          Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
-#   1180  engines.failures         Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   1216  speech.values            What recordings turn into, and what an engine is.
-#   1473  speech.http_answer       What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
-#   1623  speech.pcm               Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
-#   1711  speech.openai_http       Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
-#   1899  speech.recognizer        The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
-#   2038  speech.sentences         Segments of about a sentence, made from words with times.
-#   2092  speech.whisper_model     Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
-#   2278  speech.whisper           Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
-#   2506  services.voice_settings  The valves of voice transcription, for the tool and the routes, and the engine they ask for.
-#   2662  speech.source            Where a recording comes from: bytes, a path or an open file; and how large it may be.
-#   2746  speech.kept              Transcripts of a while ago: the same recording with the same options is not listened to twice.
-#   2835  speech.containers        What the bytes of a file tell that the decoder does not: whether the file ends before it should.
-#   2999  speech.decode            Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
-#   3610  speech.joining           Putting pieces of text together: with spaces where the script has them between words, else without.
-#   3698  speech.script            Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
-#   3774  speech.turns             One recording at a time on this machine's own processors, in turns between users, each with its place.
-#   4042  speech.vad               Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
-#   4092  speech.windows           Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
-#   4239  speech.transcribe        From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
-#   4509  webui.tracing            Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
-#   4547  webui.errors             What goes wrong between the pack and Open WebUI.
-#   4580  webui.voice_files        Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
-#   4610  services.transcribing    Transcribing on behalf of somebody: by the admin's settings, and not twice.
-#   4730  speech.subtitles         Subtitles: lines that fit on a screen, each shown while it is spoken.
-#   4868  speech.formats           A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
-#   5030  webui.routes             Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
-#   5177  webui.uploads            A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
-#   5385  webui.users              Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
-#   5394  services.voice_routes    The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
-#   5652  webui.functions          Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   5703  webui.service            What an event function keeps up in a process: its routes, and a task that looks again from time to time.
+#    106  base.translations        The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#    212  base.messages            Sentences for people, in English and in the languages of the catalogue.
+#    340  errors                   The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    354  base.single_flight       What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
+#    457  services.valves          What all valves of the pack have in common: what is refused is told to admins, without what was written.
+#    555  speech.errors            What goes wrong with transcription.
+#   1012  speech.languages         The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
+#   1089  speech.language          Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
+#   1183  engines.failures         Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   1219  speech.values            What recordings turn into, and what an engine is.
+#   1476  speech.http_answer       What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
+#   1626  speech.pcm               Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
+#   1714  speech.openai_http       Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
+#   1902  speech.recognizer        The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
+#   2041  speech.sentences         Segments of about a sentence, made from words with times.
+#   2095  speech.whisper_model     Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
+#   2281  speech.whisper           Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
+#   2509  services.voice_settings  The valves of voice transcription, for the tool and the routes, and the engine they ask for.
+#   2665  speech.source            Where a recording comes from: bytes, a path or an open file; and how large it may be.
+#   2749  speech.kept              Transcripts of a while ago: the same recording with the same options is not listened to twice.
+#   2838  speech.containers        What the bytes of a file tell that the decoder does not: whether the file ends before it should.
+#   3002  speech.decode            Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
+#   3613  speech.joining           Putting pieces of text together: with spaces where the script has them between words, else without.
+#   3701  speech.script            Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
+#   3777  speech.turns             One recording at a time on this machine's own processors, in turns between users, each with its place.
+#   4045  speech.vad               Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
+#   4095  speech.windows           Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
+#   4242  speech.transcribe        From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
+#   4512  webui.tracing            Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#   4550  webui.errors             What goes wrong between the pack and Open WebUI.
+#   4583  webui.voice_files        Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
+#   4613  services.transcribing    Transcribing on behalf of somebody: by the admin's settings, and not twice.
+#   4733  speech.subtitles         Subtitles: lines that fit on a screen, each shown while it is spoken.
+#   4871  speech.formats           A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
+#   5033  engines.front_route      A route in front of a server's own, which sees each answer of a chat before its client does.
+#   5046  webui.leaving            When Open WebUI is told that a client has left: not while it reads its database.
+#   5130  webui.routes             Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
+#   5286  webui.uploads            A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
+#   5494  webui.users              Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
+#   5503  services.voice_routes    The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
+#   5761  webui.functions          Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   5812  webui.service            What an event function keeps up in a process: its routes, and a task that looks again from time to time.
 
 import asyncio
 import email.message
@@ -86,6 +88,7 @@ from collections.abc import (
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
+from enum import IntEnum
 from functools import cache, lru_cache, partial, reduce
 from hashlib import sha256
 from importlib.util import find_spec
@@ -5027,6 +5030,103 @@ def _vtt_text(lines: tuple[str, ...]) -> str:
     return "\n".join(lines).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
+# --- ollama_pack.engines.front_route ---
+# A route in front of a server's own, which sees each answer of a chat before its client does.
+#
+# Both Open WebUI and the Pipelines server send the status 200 of a stream before they ask a plugin. Whoever
+# holds the first bytes back can send an error with its status in their place.
+#
+# starlette, which comes with both servers, is imported when it is needed.
+
+AsgiMessage = dict[str, Any]
+AsgiReceive = Callable[[], Awaitable[AsgiMessage]]
+AsgiSend = Callable[[AsgiMessage], Awaitable[None]]
+
+
+# --- ollama_pack.webui.leaving ---
+# When Open WebUI is told that a client has left: not while it reads its database.
+#
+# Whoever is told stops the answer at once. Open WebUI reads its database before the first word and after the
+# last. When 0.11.2 is stopped there, that connection to the database answers nobody ever again, and its thread
+# and files stay. So the leaving is told before an answer begins, or while it waits for its model.
+
+_WORD = re.compile(rb'"(?:choices|content_block|done)"')
+# Behind it come figures, the mark of the end, and the filters that Open WebUI calls after an answer.
+_LAST_WORD = re.compile(
+    rb'^data: ?\[DONE\]|"finish_reason": ?"|"type": ?"message_(?:delta|stop)"|"done": ?true', re.MULTILINE
+)
+BEGIN_SECONDS = 2.0  # for reads before an answer. One that takes longer waits for its model
+END_SECONDS = 60.0  # for filters after an answer. One that takes longer is cancelled, as it was before
+_STEPS = 3  # of the event loop, in which an answer that shall stop is stopped
+
+
+class Stage(IntEnum):
+    """How far an answer is."""
+
+    NONE = 0
+    WORDS = 1
+    LAST_WORD = 2
+    ENDED = 3
+
+
+class Leaving:
+    """The way of one request and its answer, on which the client's leaving is told when it does no harm."""
+
+    def __init__(self) -> None:
+        """Nothing has come yet."""
+        self._is_whole = False  # the request
+        self._stage = Stage.NONE
+        self._changed = asyncio.Event()
+        self._left_at: float | None = None
+
+    async def receive(self, receive: AsgiReceive) -> AsgiMessage:
+        """What the client sends."""
+        message = await receive()
+        if message["type"] == "http.request":
+            self._is_whole = not message.get("more_body")
+        elif message["type"] == "http.disconnect" and self._is_whole:
+            left_at = self._left_at = time.monotonic() if self._left_at is None else self._left_at
+            await self._while_at(Stage.NONE, left_at + BEGIN_SECONDS)
+            await self._while_at(Stage.LAST_WORD, left_at + END_SECONDS)
+        return message
+
+    async def send(self, send: AsgiSend, message: AsgiMessage) -> None:
+        """What the server sends. Where the client has left before that began, the answer stops here."""
+        if message["type"] == "http.response.body":
+            self._enter(_stage_of(message))
+        await send(message)
+        if message["type"] == "http.response.start" and self._left_at is not None:
+            self._enter(Stage.WORDS)  # of which there need be none: nothing has been read for them yet
+            for _ in range(_STEPS):
+                await asyncio.sleep(0)
+
+    def end(self) -> None:
+        """The server sends no more."""
+        self._enter(Stage.ENDED)
+
+    async def _while_at(self, stage: Stage, until: float) -> None:
+        while self._stage == stage and (rest := until - time.monotonic()) > 0:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(rest):
+                    await self._changed.wait()
+
+    def _enter(self, stage: Stage) -> None:
+        if stage > self._stage:
+            self._stage = stage
+            self._changed.set()
+            self._changed = asyncio.Event()
+
+
+def _stage_of(message: AsgiMessage) -> Stage:
+    """How far an answer is that sends this part of its body."""
+    if not message.get("more_body"):
+        return Stage.ENDED
+    body = bytes(message.get("body") or b"")
+    if _LAST_WORD.search(body):
+        return Stage.LAST_WORD
+    return Stage.WORDS if _WORD.search(body) else Stage.NONE
+
+
 # --- ollama_pack.webui.routes ---
 # Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
 
@@ -5047,6 +5147,7 @@ class RouteSpec:
         without: Open WebUI has a route of this path itself, in whose place this one answers: what it would
             answer, for when the plugin is off.
         user_of: gives the user of a request that need not be checked; None: Open WebUI checks it.
+        is_chat: it answers chats.
         refused: makes the response for an error that Open WebUI raises, such as 401 without a token; None:
             Open WebUI answers in its own form.
     """
@@ -5059,6 +5160,7 @@ class RouteSpec:
     without: Callable[[Any, Any], Awaitable[Any]] | None = None
     user_of: Callable[[Any], Any] | None = None
     refused: Callable[[Any, Any], Any] | None = None
+    is_chat: bool = False
 
 
 def place_routes(app: Any, owner: str, specs: tuple[RouteSpec, ...]) -> None:
@@ -5117,6 +5219,13 @@ def _api_route(owner: str, spec: RouteSpec) -> Any:
                     return spec.refused(request, error)
 
             return handle
+
+        async def handle(self, scope: Any, receive: Any, send: Any) -> None:
+            if not spec.is_chat:
+                await super().handle(scope, receive, send)
+                return
+            leaving = Leaving()
+            await super().handle(scope, partial(leaving.receive, receive), partial(leaving.send, send))
 
     return PackRoute(
         spec.path,

@@ -9,7 +9,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/pipelines/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipeline`, line 16672, which the server calls.
+# Begin here: `class Pipeline`, line 16652, which the server calls.
 # The modules that it uses come first:
 #    200  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
 #    501  base.messages                  Sentences for people, in English and in the languages of the catalogue.
@@ -26,101 +26,101 @@ version: 0.1.0
 #   1539  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
 #   1587  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
 #   1914  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
-#   2003  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
-#   2051  routing.decide.cost            What sending a request to a node costs, term by term.
-#   2163  routing.errors                 What goes wrong with routing.
-#   2345  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   2492  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
-#   2530  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
-#   2895  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
-#   3315  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
-#   3439  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   3541  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
-#   3670  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
-#   3789  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
-#   3913  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
-#   4024  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
-#   4174  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   4308  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
-#   4632  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
-#   4872  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
-#   4989  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
-#   5047  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
-#   5112  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
-#   5261  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
-#   5394  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
-#   5569  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
-#   5919  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
-#   6004  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
-#   6101  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   6147  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   6252  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#   6544  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
-#   6748  engines.vectors                Vectors for texts, as an engine gives them.
-#   6779  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
-#   7049  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
-#   7107  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
-#   7310  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
-#   7481  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
-#   7816  routing.nodes                  The `nodes` valve: a row a line, read once.
-#   8167  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
-#   8253  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
-#   8427  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
-#   8623  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
-#   8716  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
-#   8797  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
-#   8863  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
-#   8912  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#   8988  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
-#   9075  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
-#   9183  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
-#   9683  routing.probe.node_watch       One node as the router holds it: its client, what the last looks have shown, and when it counts as gone.
-#   9998  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
-#  10236  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
-#  10339  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
-#  10447  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-#  10564  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
-#  10817  routing.state.demand           How often each set of weights is asked for, over the last minutes.
-#  10850  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-#  11036  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#  11071  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#  11751  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#  11827  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#  11973  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#  12194  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
-#  12334  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  12394  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
-#  12898  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
-#  13071  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
-#  13411  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  13720  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  13835  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  14456  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, the admin's dashboard, and a plan.
-#  14523  cache.errors                   What goes wrong with the cache.
-#  14543  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  14559  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  14708  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
-#  14837  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
-#  15006  base.single_flight             What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
-#  15109  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
-#  15348  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#  15800  services.activity              What chats did in this process, until somebody writes it into the history.
-#  15867  services.history               The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
-#  16221  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  16322  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  16357  services.pipeline_requests     What a pipeline can know of a request, how it tells the next one, and the others of its server.
-#  16440  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
-#  16558  services.valves                What all valves of the pack have in common: what is refused is told to admins, without what was written.
-#  16656  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
-#  16745  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#  17104  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#  17162  aliases.published              Which names of a table can be published as models, and what answers for them.
-#  17198  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  17316  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  17441  services.router_valves         The valves of the router, wherever it runs.
-#  17595  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  17709  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  17970  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#   1992  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
+#   2040  routing.decide.cost            What sending a request to a node costs, term by term.
+#   2152  routing.errors                 What goes wrong with routing.
+#   2334  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   2481  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
+#   2519  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
+#   2884  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
+#   3304  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
+#   3428  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   3530  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
+#   3659  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
+#   3778  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
+#   3902  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
+#   4013  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
+#   4163  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   4297  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
+#   4621  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
+#   4861  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
+#   4978  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
+#   5036  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
+#   5101  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
+#   5250  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
+#   5383  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
+#   5558  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
+#   5908  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
+#   5993  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
+#   6090  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   6136  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   6241  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   6533  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
+#   6737  engines.vectors                Vectors for texts, as an engine gives them.
+#   6768  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
+#   7029  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
+#   7087  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
+#   7290  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
+#   7461  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
+#   7796  routing.nodes                  The `nodes` valve: a row a line, read once.
+#   8147  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
+#   8233  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
+#   8407  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
+#   8603  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
+#   8696  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
+#   8777  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
+#   8843  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
+#   8892  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   8968  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
+#   9055  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
+#   9163  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
+#   9663  routing.probe.node_watch       One node as the router holds it: its client, what the last looks have shown, and when it counts as gone.
+#   9978  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
+#  10216  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
+#  10319  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
+#  10427  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+#  10544  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
+#  10797  routing.state.demand           How often each set of weights is asked for, over the last minutes.
+#  10830  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+#  11016  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#  11051  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#  11731  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#  11807  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#  11953  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#  12174  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
+#  12314  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  12374  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
+#  12878  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
+#  13051  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
+#  13391  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  13700  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  13815  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  14436  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, the admin's dashboard, and a plan.
+#  14503  cache.errors                   What goes wrong with the cache.
+#  14523  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  14539  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  14688  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
+#  14817  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
+#  14986  base.single_flight             What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
+#  15089  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
+#  15328  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#  15780  services.activity              What chats did in this process, until somebody writes it into the history.
+#  15847  services.history               The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
+#  16201  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  16302  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  16337  services.pipeline_requests     What a pipeline can know of a request, how it tells the next one, and the others of its server.
+#  16420  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
+#  16538  services.valves                What all valves of the pack have in common: what is refused is told to admins, without what was written.
+#  16636  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
+#  16725  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#  17084  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#  17142  aliases.published              Which names of a table can be published as models, and what answers for them.
+#  17178  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  17296  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  17421  services.router_valves         The valves of the router, wherever it runs.
+#  17575  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  17689  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  17950  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
 
 import asyncio
 import base64
@@ -1923,16 +1923,10 @@ _LABEL = re.compile(r'(\w+)\s*=\s*"((?:\\.|[^"\\])*)"', re.ASCII)
 # Processes that share one request; each may report it.
 _RANKS = frozenset({"tp_rank", "pp_rank", "moe_ep_rank", "pid"})
 
-# By engine: what runs, what waits, how full the cache is. Where one has two names the newer is first.
+# By engine: what runs, what waits.
 _RUNNING = ("vllm:num_requests_running", "sglang:num_running_reqs", "llamacpp:requests_processing")
 _WAITING = ("vllm:num_requests_waiting", "sglang:num_queue_reqs", "llamacpp:requests_deferred")
-_CACHE_USE = (
-    "vllm:kv_cache_usage_perc",
-    "vllm:gpu_cache_usage_perc",
-    "sglang:token_usage",
-    "llamacpp:kv_cache_usage_ratio",
-)
-_KNOWN = frozenset((*_RUNNING, *_WAITING, *_CACHE_USE))
+_KNOWN = frozenset((*_RUNNING, *_WAITING))
 
 # Labels but for ranks → value.
 _Series = dict[tuple[tuple[str, str], ...], float]
@@ -1945,19 +1939,17 @@ class EngineActivity:
     Attributes:
         running: requests that it generates for.
         waiting: requests in its own queue.
-        cache_use: how full its cache of keys and values is, from 0 to 1; None: not told.
     """
 
     running: int
     waiting: int
-    cache_use: float | None
 
 
 def engine_activity(text: str) -> EngineActivity | None:
     """Read an exposition; None where none of the engines that are known speaks.
 
     Numbers of requests are added up over all series, as several engines behind one address are told apart by
-    a label; the use of the cache is the mean. What several ranks of one engine report of the same requests
+    a label. What several ranks of one engine report of the same requests
     counts once, and so does what SGLang also reports by priority.
 
     Args:
@@ -1971,10 +1963,7 @@ def engine_activity(text: str) -> EngineActivity | None:
     running = _first_of(_RUNNING, found)
     if running is None:
         return None
-    waiting, cache = _first_of(_WAITING, found) or [], _first_of(_CACHE_USE, found)
-    return EngineActivity(
-        round(sum(running)), round(sum(waiting)), min(1.0, sum(cache) / len(cache)) if cache else None
-    )
+    return EngineActivity(round(sum(running)), round(sum(_first_of(_WAITING, found) or [])))
 
 
 def _samples(text: str) -> Iterable[tuple[str, Mapping[str, str], float]]:
@@ -7035,15 +7024,6 @@ class OllamaClient:
                     return
                 done, total = line.get("completed"), line.get("total")
                 yield done if isinstance(done, int) else 0, total if isinstance(total, int) else 0
-
-    async def unload(self, model: str) -> None:
-        """Take a model out of memory, once it has finished what it does.
-
-        Raises:
-            ModelNotFoundError: the node does not have it.
-            NodeError: the node does not answer as it should.
-        """
-        await self._node.ask("/api/generate", {"model": model, "stream": False, "keep_alive": 0})
 
 
 # --- ollama_pack.engines.openai.failures ---

@@ -55,7 +55,7 @@ def test_models_in_memory(node: Node) -> None:
     assert (model.context_length, len(model.digest)) == (2048, 64)
     assert 0 <= model.size_vram <= model.size
     assert model.expires_at
-    run(node.url, lambda client: client.unload(node.model))
+    run(node.url, lambda client: client.load(node.model, seconds=PATIENCE, keep_alive=0))
     wait_until(lambda: node.model not in node.loaded())
 
 

@@ -415,5 +415,5 @@ def test_a_simulated_engine_speaks_openais_protocol() -> None:
     usage = chunks[-1]["usage"]
     assert usage["prompt_tokens_details"]["cached_tokens"] == usage["prompt_tokens"] - 1
     assert [model.name for model in models] == ["m0"]
-    assert activity == EngineActivity(0, 0, None)
+    assert activity == EngineActivity(0, 0)
     assert (refused.status_code, refused.json()["error"]["code"]) == (404, 404)

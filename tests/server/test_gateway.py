@@ -1,12 +1,14 @@
 """The gateway on a real Open WebUI, in both modes, with the clients that people use."""
 
 import gc
+import http.client
 import json
 import re
 import subprocess
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -223,6 +225,37 @@ def test_a_client_that_leaves_stops_the_generation(
     new = [one for node in routed.nodes for one in node.requests if id(one) not in before]
     asked = next(one for one in new if one.path == "/api/chat")
     assert asked.left.wait(5)
+
+
+def test_a_client_that_leaves_at_the_end_or_in_its_body(
+    root: str, keys: dict[str, str], routed: RoutedWebUI, client: openai.OpenAI
+) -> None:
+    """Would catch a cancelled read of the database, and a trace in the log for each who left."""
+    before = routed.webui.log.stat().st_size
+    headers = {"Authorization": f"Bearer {keys['student']}"}
+    body = {"model": "gpt-4", "messages": HELLO, "stream": True}
+    for _ in range(10):
+        with requests.post(
+            f"{root}/v1/chat/completions", json=body, headers=headers, stream=True, timeout=30
+        ) as answer:
+            lines = answer.iter_lines(chunk_size=1)
+            assert any(b'"finish_reason":"stop"' in line.replace(b" ", b"") for line in lines)
+    half = {**headers, "Content-Length": "1000", "Content-Type": "application/json"}
+    with closing(http.client.HTTPConnection(root.split("/")[2])) as leaver:
+        leaver.request("POST", "/ollama-pack/v1/chat/completions", b"{", half)
+    client.chat.completions.create(model="gpt-4", messages=HELLO)
+    with routed.webui.log.open("rb") as log:
+        log.seek(before)
+        said = log.read()
+    assert b"Exception terminating connection" not in said
+    assert b"ClientDisconnect" not in said
+
+
+@pytest.mark.parametrize("params", ["x", 5, [None]])
+def test_settings_of_the_wrong_type(client: openai.OpenAI, params: object) -> None:
+    """Would catch a client's mistake that is reported as a fault of the server."""
+    with pytest.raises(openai.BadRequestError):
+        client.chat.completions.create(model="gpt-4", messages=HELLO, extra_body={"params": params})
 
 
 # --- Anthropic ---

@@ -73,3 +73,17 @@ def test_choices_of_tools(routed: RoutedWebUI, path: str, choice: object, *, off
     answer, sent = said(routed, path, body)
     assert "You said" in answer
     assert [entry["function"]["name"] for entry in sent.get("tools", [])] == (["clock"] if offered else [])
+
+
+@pytest.mark.parametrize("tools", ["x", 5, [None], ["x"]])
+@pytest.mark.parametrize("path", [CHAT, "/ollama-pack/v1/chat/completions"])
+def test_tools_of_the_wrong_type_are_named(routed: RoutedWebUI, path: str, tools: object) -> None:
+    """Would catch a client's mistake that is reported as a fault of the server."""
+    answer = requests.post(
+        f"{routed.webui.url}{path}",
+        json={"model": "gpt-4", "messages": [{"role": "user", "content": "a"}], "tools": tools},
+        headers={"Authorization": f"Bearer {routed.student.key}"},
+        timeout=60,
+    )
+    assert answer.status_code == 400, answer.text
+    assert "tools" in answer.json()["error"]["message"]

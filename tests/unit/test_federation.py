@@ -27,7 +27,7 @@ from federation.counts import (
 from federation.masking import CLIPPING, QUANTIZATION, threshold_of
 from ollama_pack.cache import pool
 from ollama_pack.cache.bound import THRESHOLDS, Judged, usable_threshold
-from ollama_pack.cache.pool import PooledRound, pooled_threshold, read_rounds, round_counts, rounds_in
+from ollama_pack.cache.pool import PooledRound, pooled_thresholds, read_rounds, round_counts, rounds_in
 from ollama_pack.cache.semantic import Calibration, as_forgotten, as_set, calibration_report, label_key
 
 KEY = label_key("llama3:8b", "e", "user:1", "hello")
@@ -80,7 +80,7 @@ def test_three_sites_reach_the_bound_with_about_a_third_each() -> None:
     for seed in range(200):
         agreed = Agreement("schools", 3, 5.0, (KEY,))
         found = handed(agreed, [table(each)] * 3, dice(seed))
-        reached += pooled_threshold(counted(each), (found,), ERROR) is not None
+        reached += bool(pooled_thresholds(counted(each), (found,), ERROR))
     assert usable_threshold(counted(each), ERROR) is None
     assert reached > 0.85 * 200
 
@@ -94,7 +94,7 @@ def test_three_small_sites_reach_the_bound_with_a_third_each(users: int) -> None
     for seed in range(200):
         agreed = Agreement("schools", 3, 5.0, (KEY,))
         found = handed(agreed, [table(each)] * 3, dice(seed))
-        reached += all(pooled_threshold(look, (found,), ERROR) is not None for look in looks)
+        reached += all(pooled_thresholds(look, (found,), ERROR) for look in looks)
     assert reached > 0.8 * 200
 
 
@@ -114,7 +114,7 @@ def test_bound_holds_for_sites_that_are_alike() -> None:
             ]
             others = [sum(column) for column in zip(*sent, strict=True)]
             rounds.append(read_rounds(round_for(others, number, agreed))[KEY])
-            used = used or pooled_threshold(counted(*own), tuple(rounds), ERROR) is not None
+            used = used or bool(pooled_thresholds(counted(*own), tuple(rounds), ERROR))
         bad += used
     assert bad <= 0.05 * sites
 

@@ -60,11 +60,6 @@ class PooledRound:
     number: int = 1
 
 
-def pooled_threshold(own: Judged, rounds: tuple[PooledRound, ...], error: float) -> int | None:
-    """The place of the lowest threshold that own and others' evidence allow; None: there is none yet."""
-    return max(pooled_thresholds(own, rounds, error), default=None)
-
-
 @lru_cache(maxsize=4096)
 def pooled_thresholds(own: Judged, rounds: tuple[PooledRound, ...], error: float) -> frozenset[int]:
     """The places of all that they allow."""

@@ -141,7 +141,7 @@ class Gateway:
 
     def _chat_route(self, path: str, form: ClientForm) -> RouteSpec:
         spec = _route("POST", path, form.api, partial(self._chat, form))
-        return replace(spec, user_of=self._user_of)
+        return replace(spec, user_of=self._user_of, is_chat=True)
 
     def _user_of(self, request: Any) -> Any:
         return self._chain.user_of(request) if self._mode() == "direct" else None

@@ -35,8 +35,15 @@ Chunks = AsyncGenerator[dict[str, Any], None]
 def ollama_routes() -> tuple[RouteSpec, ...]:
     """Placed before Open WebUI's own routes of the same paths."""
     return (
-        RouteSpec("POST", "/ollama/api/chat", "user", _chat, without=_own_chat),
-        RouteSpec("POST", "/ollama/v1/chat/completions", "user", _completions, without=_own_completions),
+        RouteSpec("POST", "/ollama/api/chat", "user", _chat, without=_own_chat, is_chat=True),
+        RouteSpec(
+            "POST",
+            "/ollama/v1/chat/completions",
+            "user",
+            _completions,
+            without=_own_completions,
+            is_chat=True,
+        ),
         RouteSpec("GET", "/ollama/api/tags", "user", _tags, without=tags_of_open_webui),
     )
 

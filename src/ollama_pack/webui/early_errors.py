@@ -6,14 +6,9 @@ own: it holds the first bytes of an answer back until they are the answer's, and
 place where a plugin has noted one on the request. Open WebUI does the same with its own connections: it waits
 for the engine's status before it sends one.
 
-The route also lets Open WebUI end what it has begun. Many clients leave at `[DONE]`. Open WebUI 0.11.2 then
-reads from its database which filters to call, and is cancelled there: that connection to the database answers
-nobody ever again. So a client's leaving after the last word is told only when the answer has ended.
-
 Notes are plain values, as each plugin has a copy of this code. Imports Open WebUI when called, not before.
 """
 
-import asyncio
 import re
 import sys
 from collections.abc import AsyncGenerator, Mapping
@@ -34,6 +29,7 @@ from ollama_pack.engines.front_route import (
     send_start,
 )
 from ollama_pack.engines.refusals import ApiForm, Refusal
+from ollama_pack.webui.leaving import Leaving
 
 ROUTE_NAME = "ollama_pack:early errors"
 REFUSAL_NOTE = "ollama_pack_refusal"  # key in the state of a request
@@ -49,9 +45,6 @@ _FIRST_ERROR = 400
 _EMPTY_ENDS = frozenset({"message_delta", "message_stop"})
 
 _WHOLE_END = re.compile(rb'"type": ?"message_(?:delta|stop)"')
-_LAST_WORD = re.compile(rb'^data: ?\[DONE\]|"type": ?"message_stop"', re.MULTILINE)
-# For the filters that Open WebUI calls after an answer. One that takes longer is cancelled, as it was before.
-END_SECONDS = 60.0
 
 
 def note_refusal(request: Any, refusal: Refusal, metadata: Mapping[str, Any]) -> None:
@@ -92,8 +85,9 @@ def show_early_errors() -> None:
 
 
 async def _held_back(scope: AsgiScope, receive: AsgiReceive, send: AsgiSend, behind: Any) -> None:
-    held = HeldBack(scope, send)
-    await behind(partial(held.receive, receive), held.send)
+    held, leaving = HeldBack(scope, send), Leaving()
+    await behind(partial(leaving.receive, receive), partial(leaving.send, held.send))
+    leaving.end()
     await held.end()
 
 
@@ -109,26 +103,9 @@ class HeldBack:
         self._send = send
         self._held: list[AsgiMessage] = []
         self._way: Literal["held", "open", "refused"] = "held"
-        self._last_word = False
-        self._ended = asyncio.Event()
-
-    async def receive(self, receive: AsgiReceive) -> AsgiMessage:
-        """What the client sends. That it has left after the last word is told when the answer has ended."""
-        message = await receive()
-        if message["type"] == "http.disconnect" and self._last_word:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(END_SECONDS):
-                    await self._ended.wait()
-        return message
 
     async def send(self, message: AsgiMessage) -> None:
         """Take a message of the server's."""
-        if message["type"] == "http.response.body":
-            self._last_word = (
-                self._last_word or _LAST_WORD.search(bytes(message.get("body") or b"")) is not None
-            )
-            if not message.get("more_body"):
-                self._ended.set()
         if self._way == "refused":
             return
         if self._way == "held":
@@ -148,7 +125,6 @@ class HeldBack:
 
     async def end(self) -> None:
         """The server sends no more. It waits for a start even where its client has left before an answer."""
-        self._ended.set()
         if self._held and self._way == "held":
             await self._let_pass()
 

@@ -36,12 +36,18 @@ async def body_of(request: Any) -> dict[str, Any]:
     Raises:
         ChatBodyError: it is none.
         ModelRefusedError: it is too large.
+        ClientLeftError: the client has left before all of it had come.
     """
+    from starlette.requests import ClientDisconnect  # noqa: PLC0415 - it comes with Open WebUI
+
     read = bytearray()
-    async for part in request.stream():
-        read += part
-        if len(read) > MAX_BODY:
-            raise ModelRefusedError(_TOO_LARGE)
+    try:
+        async for part in request.stream():
+            read += part
+            if len(read) > MAX_BODY:
+                raise ModelRefusedError(_TOO_LARGE)
+    except ClientDisconnect:
+        raise ClientLeftError from None
     try:
         found = orjson.loads(read)
     except orjson.JSONDecodeError as error:

@@ -4,6 +4,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from ollama_pack.engines.body import object_at
 from ollama_pack.engines.model_ids import ROUTER
 
 
@@ -56,16 +57,22 @@ def takes_builtin_tools(model_id: str, request: Any) -> bool:
 
 
 def remove_builtin_tools(body: dict[str, Any], metadata: Mapping[str, Any]) -> None:
-    """Take Open WebUI's own tools out of a request, and leave those that the user or the client chose."""
+    """Take Open WebUI's own tools out of a request, and leave those that the user or the client chose.
+
+    What is no list of tools is left for whoever reads them to refuse.
+    """
     known = metadata.get("tools") or {}
-    offered = body.pop("tools", None) or []
+    offered = body.get("tools") or []
+    if not (isinstance(offered, list) and all(isinstance(tool, Mapping) for tool in offered)):
+        return
+    body.pop("tools", None)
     chosen = [tool for tool in offered if known.get(_tool_name(tool), {}).get("type") != "builtin"]
     if chosen:
         body["tools"] = chosen
 
 
 def _tool_name(tool: Mapping[str, Any]) -> str:
-    return str((tool.get("function") or {}).get("name"))
+    return str(object_at(tool, "function").get("name"))
 
 
 def reads_all(user: Mapping[str, Any]) -> bool:

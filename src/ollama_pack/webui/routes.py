@@ -3,9 +3,11 @@
 import hmac
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 from ollama_pack.base.messages import message
+from ollama_pack.webui.leaving import Leaving
 
 MIN_KEY = 16  # characters
 _BEARER = "bearer "
@@ -25,6 +27,7 @@ class RouteSpec:
         without: Open WebUI has a route of this path itself, in whose place this one answers: what it would
             answer, for when the plugin is off.
         user_of: gives the user of a request that need not be checked; None: Open WebUI checks it.
+        is_chat: it answers chats.
         refused: makes the response for an error that Open WebUI raises, such as 401 without a token; None:
             Open WebUI answers in its own form.
     """
@@ -37,6 +40,7 @@ class RouteSpec:
     without: Callable[[Any, Any], Awaitable[Any]] | None = None
     user_of: Callable[[Any], Any] | None = None
     refused: Callable[[Any, Any], Any] | None = None
+    is_chat: bool = False
 
 
 def place_routes(app: Any, owner: str, specs: tuple[RouteSpec, ...]) -> None:
@@ -95,6 +99,13 @@ def _api_route(owner: str, spec: RouteSpec) -> Any:
                     return spec.refused(request, error)
 
             return handle
+
+        async def handle(self, scope: Any, receive: Any, send: Any) -> None:
+            if not spec.is_chat:
+                await super().handle(scope, receive, send)
+                return
+            leaving = Leaving()
+            await super().handle(scope, partial(leaving.receive, receive), partial(leaving.send, send))
 
     return PackRoute(
         spec.path,

@@ -280,12 +280,3 @@ class OllamaClient:
                     return
                 done, total = line.get("completed"), line.get("total")
                 yield done if isinstance(done, int) else 0, total if isinstance(total, int) else 0
-
-    async def unload(self, model: str) -> None:
-        """Take a model out of memory, once it has finished what it does.
-
-        Raises:
-            ModelNotFoundError: the node does not have it.
-            NodeError: the node does not answer as it should.
-        """
-        await self._node.ask("/api/generate", {"model": model, "stream": False, "keep_alive": 0})

@@ -15,16 +15,10 @@ _LABEL = re.compile(r'(\w+)\s*=\s*"((?:\\.|[^"\\])*)"', re.ASCII)
 # Processes that share one request; each may report it.
 _RANKS = frozenset({"tp_rank", "pp_rank", "moe_ep_rank", "pid"})
 
-# By engine: what runs, what waits, how full the cache is. Where one has two names the newer is first.
+# By engine: what runs, what waits.
 _RUNNING = ("vllm:num_requests_running", "sglang:num_running_reqs", "llamacpp:requests_processing")
 _WAITING = ("vllm:num_requests_waiting", "sglang:num_queue_reqs", "llamacpp:requests_deferred")
-_CACHE_USE = (
-    "vllm:kv_cache_usage_perc",
-    "vllm:gpu_cache_usage_perc",
-    "sglang:token_usage",
-    "llamacpp:kv_cache_usage_ratio",
-)
-_KNOWN = frozenset((*_RUNNING, *_WAITING, *_CACHE_USE))
+_KNOWN = frozenset((*_RUNNING, *_WAITING))
 
 # Labels but for ranks → value.
 _Series = dict[tuple[tuple[str, str], ...], float]
@@ -37,19 +31,17 @@ class EngineActivity:
     Attributes:
         running: requests that it generates for.
         waiting: requests in its own queue.
-        cache_use: how full its cache of keys and values is, from 0 to 1; None: not told.
     """
 
     running: int
     waiting: int
-    cache_use: float | None
 
 
 def engine_activity(text: str) -> EngineActivity | None:
     """Read an exposition; None where none of the engines that are known speaks.
 
     Numbers of requests are added up over all series, as several engines behind one address are told apart by
-    a label; the use of the cache is the mean. What several ranks of one engine report of the same requests
+    a label. What several ranks of one engine report of the same requests
     counts once, and so does what SGLang also reports by priority.
 
     Args:
@@ -63,10 +55,7 @@ def engine_activity(text: str) -> EngineActivity | None:
     running = _first_of(_RUNNING, found)
     if running is None:
         return None
-    waiting, cache = _first_of(_WAITING, found) or [], _first_of(_CACHE_USE, found)
-    return EngineActivity(
-        round(sum(running)), round(sum(waiting)), min(1.0, sum(cache) / len(cache)) if cache else None
-    )
+    return EngineActivity(round(sum(running)), round(sum(_first_of(_WAITING, found) or [])))
 
 
 def _samples(text: str) -> Iterable[tuple[str, Mapping[str, str], float]]:

@@ -26,6 +26,7 @@ from ollama_pack.aliases.published import models_behind
 from ollama_pack.base.messages import Message, in_language, message, said_by
 from ollama_pack.base.redis import check_redis_url
 from ollama_pack.base.single_flight import Remembered, SingleFlight
+from ollama_pack.engines.body import object_in
 from ollama_pack.engines.model_ids import ROUTER
 from ollama_pack.engines.ollama.options import with_machine_options
 from ollama_pack.engines.ollama.to_openai import ReplyHead
@@ -556,7 +557,7 @@ async def _asked(
         row = {}
     if user.get("role") != "admin":
         body = with_machine_options(body, await defaults(), row)
-    asked = {**body, "params": {**row, **(body.get("params") or {})}}
+    asked = {**body, "params": {**row, **object_in(body.get("params") or {}, "params")}}
     known = router.catalogue().find(model)
     if known is not None and not known.can("tools"):
         remove_builtin_tools(asked, metadata)
