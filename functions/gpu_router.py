@@ -13194,7 +13194,7 @@ class Cluster:
                 one.learned(blob)
 
     def _expected(self, blob: str) -> ModelRates:
-        """What is believed of a node that has not measured some weights. A slow one is never tried."""
+        """What is believed of weights that a node has not measured. Seeming slow, it would not be tried."""
         return self._usual.get(blob, self._priors)
 
     def sized(self, name: str, room: int) -> None:
