@@ -4,6 +4,8 @@ import base64
 from collections.abc import Iterable
 from typing import Any
 
+import requests
+
 from deploy.client import OpenWebUI
 from harness.ollama_node import OllamaNode
 
@@ -33,6 +35,17 @@ TOOL = {
 def ask(api: OpenWebUI, model: str, messages: list[Json] = HELLO, **more: Any) -> Json:
     answer: Json = api.post("/api/chat/completions", {"model": model, "messages": messages, **more})
     return answer
+
+
+def ask_streaming(api: OpenWebUI, model: str, **more: Any) -> requests.Response:
+    """An answer as it comes. Whoever closes it early leaves."""
+    return requests.post(
+        f"{api.url}/api/chat/completions",
+        json={"model": model, "messages": HELLO, "stream": True, **more},
+        headers={"Authorization": f"Bearer {api.key}"},
+        stream=True,
+        timeout=60,
+    )
 
 
 def asked_for(node: OllamaNode) -> str:

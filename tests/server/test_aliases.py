@@ -6,11 +6,10 @@ from typing import Any
 
 import openai
 import pytest
-import requests
 
 from deploy.client import OpenWebUI
 from deploy.errors import ServerError
-from harness.chat_bodies import HELLO, IMAGE, PIXEL, TOOL, ask, asked_for
+from harness.chat_bodies import HELLO, IMAGE, PIXEL, TOOL, ask, ask_streaming, asked_for
 from harness.ollama_node import OllamaNode
 from local.webui import RunningWebUI
 
@@ -76,15 +75,8 @@ def test_openai_client(client: openai.OpenAI, node: OllamaNode) -> None:
 def test_a_client_that_leaves_at_the_last_word(webui: RunningWebUI, user: OpenWebUI, word: bytes) -> None:
     """Would catch a read that is cancelled after an answer: its database connection answers nobody again."""
     before = webui.log.stat().st_size
-    body = {"model": "gpt-4", "messages": HELLO, "stream": True}
     for _ in range(10):
-        with requests.post(
-            f"{webui.url}/api/chat/completions",
-            json=body,
-            headers={"Authorization": f"Bearer {user.key}"},
-            stream=True,
-            timeout=30,
-        ) as answer:
+        with ask_streaming(user, "gpt-4") as answer:
             assert any(word in line.replace(b" ", b"") for line in answer.iter_lines(chunk_size=1))
     ask(user, "gpt-4")
     with webui.log.open("rb") as log:

@@ -12,7 +12,7 @@ import pytest
 import requests
 
 from deploy.client import OpenWebUI
-from harness.chat_bodies import HELLO, IMAGE, PIXEL, TOOL, ask, said
+from harness.chat_bodies import HELLO, IMAGE, PIXEL, TOOL, ask, ask_streaming, said
 from harness.dns_server import ServiceDns
 from harness.fixtures_routing import LLAMA, RoutedWebUI
 from harness.fixtures_webui import upload
@@ -42,16 +42,9 @@ def name_of(routed: RoutedWebUI, user: OpenWebUI) -> str:
     return "admin" if user is routed.admin else "student"
 
 
-def stream(routed: RoutedWebUI, api: OpenWebUI, model: str, **more: Any) -> list[Json]:
+def stream(api: OpenWebUI, model: str, **more: Any) -> list[Json]:
     """The chunks of a streamed answer, without the mark of its end, which must be there."""
-    body = {"model": model, "messages": HELLO, "stream": True, **more}
-    with requests.post(
-        f"{routed.webui.url}/api/chat/completions",
-        json=body,
-        headers={"Authorization": f"Bearer {api.key}"},
-        stream=True,
-        timeout=60,
-    ) as answer:
+    with ask_streaming(api, model, **more) as answer:
         lines = [line.removeprefix(b"data: ") for line in answer.iter_lines() if line]
     assert lines[-1] == b"[DONE]"
     return [json.loads(line) for line in lines[:-1]]
@@ -89,9 +82,9 @@ def test_an_alias_is_answered(user: OpenWebUI) -> None:
     assert (answer["model"], answer["ollama_pack"]["model"]) == ("gpt-4", "llama3:8b")
 
 
-def test_an_alias_is_streamed(routed: RoutedWebUI, user: OpenWebUI) -> None:
+def test_an_alias_is_streamed(user: OpenWebUI) -> None:
     """Would catch chunks out of form, a second finish reason, or the mark in the wrong place."""
-    chunks = stream(routed, user, "gpt-4")
+    chunks = stream(user, "gpt-4")
     assert said(chunks) == "You said: hello"
     assert [chunk["choices"][0]["finish_reason"] for chunk in chunks] == [None, None, None, "stop"]
     assert ["ollama_pack" in chunk for chunk in chunks] == [False, False, False, True]
@@ -146,7 +139,7 @@ def test_a_dead_node_is_not_noticed(routed: RoutedWebUI, user: OpenWebUI) -> Non
     for off in routed.nodes:
         off.stop()
         try:
-            assert said(stream(routed, user, "gpt-4")) == "You said: hello"
+            assert said(stream(user, "gpt-4")) == "You said: hello"
             assert ask(user, "gpt-4")["choices"][0]["message"]["content"] == "You said: hello"
         finally:
             off.start()
@@ -156,7 +149,7 @@ def test_a_broken_answer_says_so(routed: RoutedWebUI, user: OpenWebUI) -> None:
     """Would catch an answer that just ends, or goes on in another model's words."""
     for node in routed.nodes:
         node.enqueue(Answer(["Once ", "upon "], hangs_up=True))
-    chunks = stream(routed, user, "gpt-4")
+    chunks = stream(user, "gpt-4")
     assert said(chunks) == "Once upon "
     for_whom = {"admin": "failed in the middle of this answer", "student": "The answer broke off"}
     assert for_whom[name_of(routed, user)] in chunks[-1]["error"]["message"]
@@ -227,7 +220,7 @@ def test_new_settings_break_no_answer(routed: RoutedWebUI) -> None:
     for node in routed.nodes:
         node.enqueue(Answer([f"word{number} " for number in range(60)], pause=0.03))
     found: list[list[Json]] = []
-    chat = threading.Thread(target=lambda: found.append(stream(routed, routed.student, "gpt-4")))
+    chat = threading.Thread(target=lambda: found.append(stream(routed.student, "gpt-4")))
     before = len(routed.chats())
     chat.start()
     while len(routed.chats()) == before:
