@@ -9,8 +9,9 @@ from playwright.sync_api import Page, expect
 
 from browser.conftest import Open, ask
 from deploy.errors import ServerError
+from harness.events_target import eventually
 from harness.fixtures_routing import RoutedWebUI
-from harness.ollama_node import Answer
+from harness.ollama_node import Answer, OllamaNode
 
 SLOW = 20_000  # milliseconds; the page itself may take long on a busy machine
 
@@ -72,7 +73,7 @@ def test_an_error_is_one_sentence(page: Page, routed: RoutedWebUI) -> None:
 
 def test_the_line_of_a_chat_that_waits_ends_with_its_error(page: Page, routed: RoutedWebUI) -> None:
     """Would catch "waiting for a GPU" that goes on shimmering above the error."""
-    slow = Answer([f"word{number} " for number in range(80)], pause=0.1)
+    slow = Answer([f"word{number} " for number in range(120)], pause=0.1)
     refused = Answer(refusal=(400, "the prompt is too long"))
     for node in routed.nodes:
         node.enqueue(*[slow] * 4)
@@ -80,6 +81,7 @@ def test_the_line_of_a_chat_that_waits_ends_with_its_error(page: Page, routed: R
     for holder in slot_holders:
         holder.start()
     try:
+        eventually(lambda: sum(map(at_work, routed.nodes)) == len(slot_holders), SLOW / 1000)
         ask(page, "hello")
         expect(page.locator(".shimmer", has_text="waiting for a GPU")).to_be_visible(timeout=SLOW)
         for node in routed.nodes:
@@ -94,6 +96,11 @@ def test_the_line_of_a_chat_that_waits_ends_with_its_error(page: Page, routed: R
             holder.join()
         for node in routed.nodes:
             node._server.state.answers.clear()  # noqa: SLF001 - see above
+
+
+def at_work(node: OllamaNode) -> int:
+    """How many chats a node answers."""
+    return sum(record.path == "/api/chat" and record.ended is None for record in node.records)
 
 
 def ask_api(routed: RoutedWebUI, text: str) -> None:
