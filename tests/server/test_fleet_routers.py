@@ -21,7 +21,6 @@ from ollama_pack.services.sharing import redis_sharing
 LLAMA = Model("llama3:8b")
 SLOW = Answer([f"word{number} " for number in range(100)], pause=0.02)
 SECRET = "a secret of the site"
-TOUCH_SECONDS = 0.02  # a node may note an end only after its client has sent the next chat
 
 
 @pytest.fixture
@@ -71,17 +70,9 @@ async def crowd(routers: tuple[Router, Router], count: int) -> list[Chat]:
 
 def most_at_once(nodes: list[OllamaNode]) -> list[int]:
     """How many chats each node has had at the same moment at most."""
-    spans = [
-        [
-            (record.came, (record.ended or record.came) - TOUCH_SECONDS)
-            for record in node.records
-            if record.path == "/api/chat"
-        ]
-        for node in nodes
-    ]
-    return [
-        max((sum(came <= at < ended for came, ended in each) for at, _ in each), default=0) for each in spans
-    ]
+    chats = [[record for record in node.records if record.path == "/api/chat"] for node in nodes]
+    spans = [[(record.came, record.ended or record.came) for record in each] for each in chats]
+    return [max(sum(came <= at < ended for came, ended in each) for at, _ in each) for each in spans]
 
 
 @pytest.mark.parametrize("kind", ["server", "cluster"])
