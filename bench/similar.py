@@ -41,7 +41,7 @@ from pathlib import Path
 from random import Random
 
 ROOT = Path(__file__).parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "src"), str(ROOT / "tests")]
+sys.path[:0] = [str(ROOT / folder) for folder in ("", "src", "tests", "scripts")]
 
 from bench.caching.beside import beside, table  # noqa: E402 - the path is set above
 from bench.caching.isolation import tried  # noqa: E402 - see above

@@ -1,9 +1,9 @@
 """Simulated sites that use the bound of the semantic tier: how many are ever above it, and what it takes."""
 
-import math
 from collections.abc import Callable
 from random import Random
 
+from federation.counts import Agreement
 from ollama_pack.cache.bound import THRESHOLDS, Judged, log_evidence, usable_threshold, usable_thresholds
 from ollama_pack.cache.pool import PooledRound, pooled_thresholds
 from ollama_pack.cache.semantic import Evidence
@@ -39,8 +39,8 @@ def fewest_labels_of_users(users: int, error: float, epsilon: float | None = Non
         looks = Evidence(pairs, {}).looks()
         if epsilon is None:
             return all(usable_thresholds(look, error) for look in looks)
-        noise = (sites - 1) / math.ceil(sites / 2)  # as the sites' own part of the pack adds it
-        others = (PooledRound(_similar(labels * (sites - 1)), epsilon, noise),)
+        agreed = Agreement("", sites, epsilon, ())
+        others = (PooledRound(_similar(labels * (sites - 1)), epsilon, (sites - 1) * agreed.share),)
         return all(pooled_thresholds(look, others, error) for look in looks)
 
     return _fewest(is_enough)
