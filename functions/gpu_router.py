@@ -10,7 +10,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipe`, line 19591, which the server calls.
+# Begin here: `class Pipe`, line 19595, which the server calls.
 # The modules that it uses come first:
 #    218  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
 #    504  base.messages                  Sentences for people, in English and in the languages of the catalogue.
@@ -90,56 +90,56 @@ version: 0.1.0
 #  11984  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
 #  12170  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
 #  12205  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#  12885  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#  12961  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#  13107  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#  13328  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
-#  13468  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  13528  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
-#  14032  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
-#  14205  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
-#  14545  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  14854  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  14969  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  15590  routing.dispatch.embedding     Vectors from the fleet: the node that has the model in memory and the least to do, then the others.
-#  15650  fit.planning                   Which models a fleet should have where, so that its demand needs the fewest loads: pure functions.
-#  15835  routing.plan.demand            What people ask for: chats from the router's record, or from a file like it.
-#  15930  routing.plan.virtual_fleet     A node as Ollama is, in virtual time: no sockets, no sleeping, thousands of requests in a second.
-#  16186  routing.plan.replay            A recorded day again, in virtual time: the router's own scheduler over simulated nodes.
-#  16373  routing.plan.report            What fits where, what to pull, and what one more GPU would bring: all of a plan, as people read it.
-#  16658  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, the admin's dashboard, and a plan.
-#  16761  cache.errors                   What goes wrong with the cache.
-#  16781  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  16813  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  16962  services.budget_chats          Chats that are under way and their budgets: what each has used so far, by whoever knows it best.
-#  16968  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#  16983  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#  17109  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#  17144  webui.users                    Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
-#  17177  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#  17268  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-#  17431  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
-#  17521  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
-#  17760  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  17905  services.activity              What chats did in this process, until somebody writes it into the history.
-#  17931  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  18056  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
-#  18164  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
-#  18211  services.valves                What all valves of the pack have in common: what is refused is told to admins, without what was written.
-#  18339  services.router_valves         The valves of the router, wherever it runs.
-#  18493  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  18607  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  18868  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
-#  18900  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  18922  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#  18928  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#  18979  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
-#  19086  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  19181  webui.leaving                  When Open WebUI is told that a client has left: not while it reads its database.
-#  19265  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#  19427  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
-#  19438  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#  19497  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#  12889  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#  12965  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#  13111  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#  13332  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
+#  13472  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  13532  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
+#  14036  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
+#  14209  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
+#  14549  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  14858  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  14973  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  15594  routing.dispatch.embedding     Vectors from the fleet: the node that has the model in memory and the least to do, then the others.
+#  15654  fit.planning                   Which models a fleet should have where, so that its demand needs the fewest loads: pure functions.
+#  15839  routing.plan.demand            What people ask for: chats from the router's record, or from a file like it.
+#  15934  routing.plan.virtual_fleet     A node as Ollama is, in virtual time: no sockets, no sleeping, thousands of requests in a second.
+#  16190  routing.plan.replay            A recorded day again, in virtual time: the router's own scheduler over simulated nodes.
+#  16377  routing.plan.report            What fits where, what to pull, and what one more GPU would bring: all of a plan, as people read it.
+#  16662  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, the admin's dashboard, and a plan.
+#  16765  cache.errors                   What goes wrong with the cache.
+#  16785  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  16817  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  16966  services.budget_chats          Chats that are under way and their budgets: what each has used so far, by whoever knows it best.
+#  16972  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#  16987  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#  17113  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#  17148  webui.users                    Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
+#  17181  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#  17272  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#  17435  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
+#  17525  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
+#  17764  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  17909  services.activity              What chats did in this process, until somebody writes it into the history.
+#  17935  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  18060  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#  18168  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
+#  18215  services.valves                What all valves of the pack have in common: what is refused is told to admins, without what was written.
+#  18343  services.router_valves         The valves of the router, wherever it runs.
+#  18497  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  18611  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  18872  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#  18904  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  18926  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#  18932  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#  18983  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
+#  19090  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  19185  webui.leaving                  When Open WebUI is told that a client has left: not while it reads its database.
+#  19269  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#  19431  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
+#  19442  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#  19501  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
 
 import asyncio
 import base64
@@ -12580,12 +12580,15 @@ class Planner:
         busy = len(kind.waiting) + sum([node.answers(kind.model) for node in warm])
         nearest = min([node.view.tier for node in warm], default=-1)
         left = len(roomy)
+        lost = self._lost(assignment)
         for name in kind.having.nodes:
             node = nodes[name]
             fills_up = busy > max(1.0, self.policy.prewarm_share * slots)
-            if not fills_up and not self._pays(node, assignment, kind.model):
+            if not fills_up and not lost:
                 return
             if name not in roomy or node.view.tier > nearest or node.has(kind.model):
+                continue
+            if not fills_up and lost <= node.load_seconds(kind.model):
                 continue
             if left == 1 and (self._leaves_models_out(node, kind.model) or self._is_early(node, busy, slots)):
                 return
@@ -12593,13 +12596,14 @@ class Planner:
             if quote.now_open and quote.load and not quote.victims:
                 slots += quote.rates.slots
                 left -= 1
+                lost = 0.0  # what one more node helps is seen before another one loads
                 yield self._load(node, quote, assignment)
 
-    def _pays(self, node: VirtualNode, assignment: Assignment, model: str) -> bool:
-        """Whether chats that overwrite each other lose more within the horizon than a load takes."""
-        demand = self._timelines.moment.demand.get(node.view.models[model].blob, 0.0)
-        lost = assignment.chosen.harm * max(1.0, demand * self.policy.demand_horizon)
-        return lost > node.load_seconds(model)
+    def _lost(self, assignment: Assignment) -> float:
+        """Seconds that chats lose within the horizon, as each warm node has a prompt that one overwrites."""
+        demand = self._timelines.moment.demand.get(assignment.chosen.quote.blob, 0.0)
+        harm = min([cost.harm for cost in assignment.costs if cost.quote.reused], default=0.0)
+        return harm * max(1.0, demand * self.policy.demand_horizon)
 
     def _leaves_models_out(self, node: VirtualNode, model: str) -> bool:
         """Whether a node has other models that no node has in memory."""
@@ -13194,7 +13198,7 @@ class Cluster:
                 one.learned(blob)
 
     def _expected(self, blob: str) -> ModelRates:
-        """What is believed of weights that a node has not measured. Seeming slow, it would not be tried."""
+        """What to expect of a node that has not measured some weights: as from those that have."""
         return self._usual.get(blob, self._priors)
 
     def sized(self, name: str, room: int) -> None:

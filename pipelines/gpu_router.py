@@ -9,7 +9,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/pipelines/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipeline`, line 16652, which the server calls.
+# Begin here: `class Pipeline`, line 16656, which the server calls.
 # The modules that it uses come first:
 #    200  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
 #    501  base.messages                  Sentences for people, in English and in the languages of the catalogue.
@@ -84,43 +84,43 @@ version: 0.1.0
 #  10830  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
 #  11016  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
 #  11051  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#  11731  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#  11807  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#  11953  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#  12174  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
-#  12314  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  12374  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
-#  12878  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
-#  13051  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
-#  13391  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  13700  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  13815  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  14436  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, the admin's dashboard, and a plan.
-#  14503  cache.errors                   What goes wrong with the cache.
-#  14523  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  14539  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  14688  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
-#  14817  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
-#  14986  base.single_flight             What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
-#  15089  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
-#  15328  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#  15780  services.activity              What chats did in this process, until somebody writes it into the history.
-#  15847  services.history               The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
-#  16201  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  16302  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  16337  services.pipeline_requests     What a pipeline can know of a request, how it tells the next one, and the others of its server.
-#  16420  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
-#  16538  services.valves                What all valves of the pack have in common: what is refused is told to admins, without what was written.
-#  16636  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
-#  16725  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#  17084  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#  17142  aliases.published              Which names of a table can be published as models, and what answers for them.
-#  17178  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  17296  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  17421  services.router_valves         The valves of the router, wherever it runs.
-#  17575  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  17689  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  17950  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#  11735  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#  11811  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#  11957  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#  12178  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
+#  12318  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  12378  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
+#  12882  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
+#  13055  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
+#  13395  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  13704  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  13819  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  14440  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, the admin's dashboard, and a plan.
+#  14507  cache.errors                   What goes wrong with the cache.
+#  14527  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  14543  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  14692  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
+#  14821  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
+#  14990  base.single_flight             What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
+#  15093  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
+#  15332  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#  15784  services.activity              What chats did in this process, until somebody writes it into the history.
+#  15851  services.history               The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
+#  16205  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  16306  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  16341  services.pipeline_requests     What a pipeline can know of a request, how it tells the next one, and the others of its server.
+#  16424  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
+#  16542  services.valves                What all valves of the pack have in common: what is refused is told to admins, without what was written.
+#  16640  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
+#  16729  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#  17088  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#  17146  aliases.published              Which names of a table can be published as models, and what answers for them.
+#  17182  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  17300  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  17425  services.router_valves         The valves of the router, wherever it runs.
+#  17579  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  17693  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  17954  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
 
 import asyncio
 import base64
@@ -11426,12 +11426,15 @@ class Planner:
         busy = len(kind.waiting) + sum([node.answers(kind.model) for node in warm])
         nearest = min([node.view.tier for node in warm], default=-1)
         left = len(roomy)
+        lost = self._lost(assignment)
         for name in kind.having.nodes:
             node = nodes[name]
             fills_up = busy > max(1.0, self.policy.prewarm_share * slots)
-            if not fills_up and not self._pays(node, assignment, kind.model):
+            if not fills_up and not lost:
                 return
             if name not in roomy or node.view.tier > nearest or node.has(kind.model):
+                continue
+            if not fills_up and lost <= node.load_seconds(kind.model):
                 continue
             if left == 1 and (self._leaves_models_out(node, kind.model) or self._is_early(node, busy, slots)):
                 return
@@ -11439,13 +11442,14 @@ class Planner:
             if quote.now_open and quote.load and not quote.victims:
                 slots += quote.rates.slots
                 left -= 1
+                lost = 0.0  # what one more node helps is seen before another one loads
                 yield self._load(node, quote, assignment)
 
-    def _pays(self, node: VirtualNode, assignment: Assignment, model: str) -> bool:
-        """Whether chats that overwrite each other lose more within the horizon than a load takes."""
-        demand = self._timelines.moment.demand.get(node.view.models[model].blob, 0.0)
-        lost = assignment.chosen.harm * max(1.0, demand * self.policy.demand_horizon)
-        return lost > node.load_seconds(model)
+    def _lost(self, assignment: Assignment) -> float:
+        """Seconds that chats lose within the horizon, as each warm node has a prompt that one overwrites."""
+        demand = self._timelines.moment.demand.get(assignment.chosen.quote.blob, 0.0)
+        harm = min([cost.harm for cost in assignment.costs if cost.quote.reused], default=0.0)
+        return harm * max(1.0, demand * self.policy.demand_horizon)
 
     def _leaves_models_out(self, node: VirtualNode, model: str) -> bool:
         """Whether a node has other models that no node has in memory."""
@@ -12040,7 +12044,7 @@ class Cluster:
                 one.learned(blob)
 
     def _expected(self, blob: str) -> ModelRates:
-        """What is believed of weights that a node has not measured. Seeming slow, it would not be tried."""
+        """What to expect of a node that has not measured some weights: as from those that have."""
         return self._usual.get(blob, self._priors)
 
     def sized(self, name: str, room: int) -> None:

@@ -377,10 +377,11 @@ def test_the_last_node_with_room_waits_until_a_model_is_short_of_slots() -> None
     assert [one.node for one in crowd(last_is_z(20), 3)] == ["z"]
 
 
-def test_people_who_overwrite_each_other_are_parted() -> None:
-    """Would catch two chats that evaluate all they said at each turn, beside a node that stands idle."""
+@pytest.mark.parametrize("count", [2, 4])
+def test_people_who_overwrite_each_other_are_parted(count: int) -> None:
+    """Would catch chats that evaluate all they said at each turn beside an idle node, or take all nodes."""
     clock = Timeline()
-    nodes = [SimNode(f"n{number}", clock, NodeShape(slots=1, prompt_rate=3500.0)) for number in range(2)]
+    nodes = [SimNode(f"n{number}", clock, NodeShape(slots=1, prompt_rate=3500.0)) for number in range(count)]
     worker = SharingWorker(nodes, clock, 1, Random(1), 1)  # noqa: S311 - seeded on purpose
     driver = Driver(clock, worker)
     turns = (Turn(6000, 50, 20.0), *(Turn(20, 50, 20.0),) * 9)
@@ -388,6 +389,7 @@ def test_people_who_overwrite_each_other_are_parted() -> None:
     clock.run()
     assert max(driver.measured.waits[2:6]) > 1.5
     assert max(driver.measured.waits[-8:]) < 0.3
+    assert sum(node.loads for node in nodes) <= 3
 
 
 def test_a_load_ahead_of_need_that_fails_is_not_tried_again_at_once() -> None:

@@ -399,12 +399,15 @@ class Planner:
         busy = len(kind.waiting) + sum([node.answers(kind.model) for node in warm])
         nearest = min([node.view.tier for node in warm], default=-1)
         left = len(roomy)
+        lost = self._lost(assignment)
         for name in kind.having.nodes:
             node = nodes[name]
             fills_up = busy > max(1.0, self.policy.prewarm_share * slots)
-            if not fills_up and not self._pays(node, assignment, kind.model):
+            if not fills_up and not lost:
                 return
             if name not in roomy or node.view.tier > nearest or node.has(kind.model):
+                continue
+            if not fills_up and lost <= node.load_seconds(kind.model):
                 continue
             if left == 1 and (self._leaves_models_out(node, kind.model) or self._is_early(node, busy, slots)):
                 return
@@ -412,13 +415,14 @@ class Planner:
             if quote.now_open and quote.load and not quote.victims:
                 slots += quote.rates.slots
                 left -= 1
+                lost = 0.0  # what one more node helps is seen before another one loads
                 yield self._load(node, quote, assignment)
 
-    def _pays(self, node: VirtualNode, assignment: Assignment, model: str) -> bool:
-        """Whether chats that overwrite each other lose more within the horizon than a load takes."""
-        demand = self._timelines.moment.demand.get(node.view.models[model].blob, 0.0)
-        lost = assignment.chosen.harm * max(1.0, demand * self.policy.demand_horizon)
-        return lost > node.load_seconds(model)
+    def _lost(self, assignment: Assignment) -> float:
+        """Seconds that chats lose within the horizon, as each warm node has a prompt that one overwrites."""
+        demand = self._timelines.moment.demand.get(assignment.chosen.quote.blob, 0.0)
+        harm = min([cost.harm for cost in assignment.costs if cost.quote.reused], default=0.0)
+        return harm * max(1.0, demand * self.policy.demand_horizon)
 
     def _leaves_models_out(self, node: VirtualNode, model: str) -> bool:
         """Whether a node has other models that no node has in memory."""

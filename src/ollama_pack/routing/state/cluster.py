@@ -108,7 +108,7 @@ class Cluster:
                 one.learned(blob)
 
     def _expected(self, blob: str) -> ModelRates:
-        """What is believed of weights that a node has not measured. Seeming slow, it would not be tried."""
+        """What to expect of a node that has not measured some weights: as from those that have."""
         return self._usual.get(blob, self._priors)
 
     def sized(self, name: str, room: int) -> None:
