@@ -10,136 +10,136 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipe`, line 19595, which the server calls.
+# Begin here: `class Pipe`, line 19639, which the server calls.
 # The modules that it uses come first:
-#    218  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    504  base.messages                  Sentences for people, in English and in the languages of the catalogue.
-#    632  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    658  base.tables                    Tables that admins write as text: a row a line, `#` starts a comment, empty lines are skipped.
-#    689  aliases.errors                 What goes wrong with aliases.
-#    732  engines.errors                 What goes wrong with a node.
-#    902  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#   1032  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#   1107  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
-#   1168  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#   1527  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   1674  fit.memory                     How much memory a model takes while it runs: a pure function of its shape and of what it is loaded with.
-#   1842  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#   2181  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#   2257  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   2315  aliases.published              Which names of a table can be published as models, and what answers for them.
-#   2351  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#   2803  base.single_flight             What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
-#   2971  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   3017  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
-#   3167  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   3296  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
-#   3407  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
-#   3582  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
-#   3659  engines.vectors                Vectors for texts, as an engine gives them.
-#   3690  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
-#   3768  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
-#   3816  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
-#   3864  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
-#   4191  routing.decide.cost            What sending a request to a node costs, term by term.
-#   4303  routing.errors                 What goes wrong with routing.
-#   4485  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
-#   4523  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
-#   4888  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
-#   5308  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
-#   5432  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   5534  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
-#   5663  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
-#   5787  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
-#   5937  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   6071  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
-#   6395  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
-#   6635  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
-#   6752  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
-#   6810  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
-#   6875  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
-#   7024  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
-#   7157  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
-#   7507  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
-#   7592  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
-#   7689  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   7794  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
-#   7998  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
-#   8259  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
-#   8317  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
-#   8520  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
-#   8691  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
-#   9026  routing.nodes                  The `nodes` valve: a row a line, read once.
-#   9377  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
-#   9463  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
-#   9637  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
-#   9833  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
-#   9926  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
-#  10007  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
-#  10073  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
-#  10122  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
-#  10209  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
-#  10317  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
-#  10817  routing.probe.node_watch       One node as the router holds it: its client, what the last looks have shown, and when it counts as gone.
-#  11132  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
-#  11370  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
-#  11473  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
-#  11581  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-#  11698  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
-#  11951  routing.state.demand           How often each set of weights is asked for, over the last minutes.
-#  11984  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-#  12170  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#  12205  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#  12889  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#  12965  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#  13111  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#  13332  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
-#  13472  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  13532  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
-#  14036  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
-#  14209  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
-#  14549  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  14858  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  14973  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  15594  routing.dispatch.embedding     Vectors from the fleet: the node that has the model in memory and the least to do, then the others.
-#  15654  fit.planning                   Which models a fleet should have where, so that its demand needs the fewest loads: pure functions.
-#  15839  routing.plan.demand            What people ask for: chats from the router's record, or from a file like it.
-#  15934  routing.plan.virtual_fleet     A node as Ollama is, in virtual time: no sockets, no sleeping, thousands of requests in a second.
-#  16190  routing.plan.replay            A recorded day again, in virtual time: the router's own scheduler over simulated nodes.
-#  16377  routing.plan.report            What fits where, what to pull, and what one more GPU would bring: all of a plan, as people read it.
-#  16662  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, the admin's dashboard, and a plan.
-#  16765  cache.errors                   What goes wrong with the cache.
-#  16785  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  16817  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  16966  services.budget_chats          Chats that are under way and their budgets: what each has used so far, by whoever knows it best.
-#  16972  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#  16987  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#  17113  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#  17148  webui.users                    Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
-#  17181  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#  17272  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-#  17435  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
-#  17525  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
-#  17764  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  17909  services.activity              What chats did in this process, until somebody writes it into the history.
-#  17935  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  18060  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
-#  18168  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
-#  18215  services.valves                What all valves of the pack have in common: what is refused is told to admins, without what was written.
-#  18343  services.router_valves         The valves of the router, wherever it runs.
-#  18497  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  18611  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  18872  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
-#  18904  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  18926  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#  18932  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#  18983  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
-#  19090  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  19185  webui.leaving                  When Open WebUI is told that a client has left: not while it reads its database.
-#  19269  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#  19431  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
-#  19442  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#  19501  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#    219  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#    505  base.messages                  Sentences for people, in English and in the languages of the catalogue.
+#    633  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    659  base.tables                    Tables that admins write as text: a row a line, `#` starts a comment, empty lines are skipped.
+#    690  aliases.errors                 What goes wrong with aliases.
+#    733  engines.errors                 What goes wrong with a node.
+#    903  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#   1033  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#   1108  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
+#   1169  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#   1528  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   1675  fit.memory                     How much memory a model takes while it runs: a pure function of its shape and of what it is loaded with.
+#   1843  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   2182  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   2258  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   2316  aliases.published              Which names of a table can be published as models, and what answers for them.
+#   2352  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#   2804  base.single_flight             What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
+#   2972  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   3018  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
+#   3168  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   3297  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
+#   3408  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
+#   3583  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
+#   3660  engines.vectors                Vectors for texts, as an engine gives them.
+#   3691  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
+#   3769  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
+#   3817  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
+#   3865  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
+#   4192  routing.decide.cost            What sending a request to a node costs, term by term.
+#   4304  routing.errors                 What goes wrong with routing.
+#   4486  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
+#   4524  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
+#   4889  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
+#   5309  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
+#   5433  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   5535  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
+#   5664  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
+#   5788  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
+#   5938  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   6072  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
+#   6396  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
+#   6649  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
+#   6766  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
+#   6824  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
+#   6889  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
+#   7038  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
+#   7171  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
+#   7521  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
+#   7606  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
+#   7703  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   7808  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
+#   8012  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
+#   8273  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
+#   8331  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
+#   8534  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
+#   8705  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
+#   9040  routing.nodes                  The `nodes` valve: a row a line, read once.
+#   9391  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
+#   9477  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
+#   9651  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
+#   9847  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
+#   9940  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
+#  10021  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
+#  10087  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
+#  10136  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
+#  10223  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
+#  10331  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
+#  10831  routing.probe.node_watch       One node as the router holds it: its client, what the last looks have shown, and when it counts as gone.
+#  11146  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
+#  11384  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
+#  11487  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
+#  11595  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+#  11712  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
+#  11965  routing.state.demand           How often each set of weights is asked for, over the last minutes.
+#  11998  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+#  12184  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#  12219  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#  12903  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#  12979  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#  13125  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#  13350  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
+#  13490  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  13550  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
+#  14054  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
+#  14227  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
+#  14567  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  14876  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  14991  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  15612  routing.dispatch.embedding     Vectors from the fleet: the node that has the model in memory and the least to do, then the others.
+#  15672  fit.planning                   Which models a fleet should have where, so that its demand needs the fewest loads: pure functions.
+#  15857  routing.plan.demand            What people ask for: chats from the router's record, or from a file like it.
+#  15952  routing.plan.virtual_fleet     A node as Ollama is, in virtual time: no sockets, no sleeping, thousands of requests in a second.
+#  16208  routing.plan.replay            A recorded day again, in virtual time: the router's own scheduler over simulated nodes.
+#  16395  routing.plan.report            What fits where, what to pull, and what one more GPU would bring: all of a plan, as people read it.
+#  16680  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, the admin's dashboard, and a plan.
+#  16783  cache.errors                   What goes wrong with the cache.
+#  16803  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  16835  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  16984  services.budget_chats          Chats that are under way and their budgets: what each has used so far, by whoever knows it best.
+#  16990  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#  17005  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#  17131  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#  17166  webui.users                    Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
+#  17199  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#  17290  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#  17453  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
+#  17543  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
+#  17782  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  17927  services.activity              What chats did in this process, until somebody writes it into the history.
+#  17953  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  18078  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#  18186  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
+#  18233  services.valves                What all valves of the pack have in common: what is refused is told to admins, without what was written.
+#  18361  services.router_valves         The valves of the router, wherever it runs.
+#  18515  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  18629  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  18890  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#  18922  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  18944  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#  18950  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#  19028  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
+#  19134  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  19229  webui.leaving                  When Open WebUI is told that a client has left: not while it reads its database.
+#  19313  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#  19475  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
+#  19486  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#  19545  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
 
 import asyncio
 import base64
@@ -157,6 +157,7 @@ import statistics
 import sys
 import threading
 import time
+import weakref
 from asyncio import CancelledError
 from bisect import bisect_left, insort
 from collections import Counter, OrderedDict, defaultdict, deque
@@ -188,7 +189,7 @@ from importlib import import_module
 from inspect import signature
 from ipaddress import ip_address
 from itertools import accumulate, chain, islice, product
-from math import exp, inf, prod
+from math import exp, inf, isclose, prod
 from operator import attrgetter
 from pathlib import Path
 from random import Random
@@ -6536,6 +6537,19 @@ def usual_rates(nodes: Sequence[RatesLearner], priors: ModelRates) -> ModelRates
         background_output=mean(lambda node: node.background_output, priors.background_output),
         service=mean(lambda node: node.service, priors.service),
     )
+
+
+def are_near(one: ModelRates, other: ModelRates) -> bool:
+    """Whether all that nodes measure is the same in both, give or take a tenth."""
+    pairs = (
+        (one.load, other.load),
+        (one.prompt, other.prompt),
+        (one.token, other.token),
+        (one.output, other.output),
+        (one.background_output, other.background_output),
+        (one.service, other.service),
+    )
+    return all(isclose(*pair, rel_tol=0.1) for pair in pairs)
 
 
 class SlotLearner:
@@ -13183,18 +13197,22 @@ class Cluster:
 
     def learn(self, node: NodeState, blob: str, lesson: Lesson) -> None:
         """Take in what an answered request teaches of a node, and of those that have measured less."""
-        was_learned = node.known(blob).learned
+        before = node.known(blob)
         node.stats(blob).learn(lesson)
-        if was_learned and not lesson.loaded:
-            node.learned(blob)
-            return
+        node.learned(blob)
+        after = node.known(blob)
+        if before.learned and (before.load_measured or not after.load_measured):
+            return  # what a node has measured enough it goes by, whatever the others have
         having = [one for one in self.nodes.values() if one.has_weights(blob)]
+        usual = usual_rates([one.stats(blob).rates for one in having], self._priors)
+        if are_near(usual, self._expected(blob)):
+            return  # each new node would have all others looked at anew for nothing
         if blob not in self._usual and len(self._usual) >= MAX_FOLLOWED_BLOBS:
             del self._usual[next(iter(self._usual))]
-        self._usual[blob] = usual_rates([one.stats(blob).rates for one in having], self._priors)
+        self._usual[blob] = usual
         for one in having:
             known = one.known(blob)
-            if one is node or not (known.learned and known.load_measured):
+            if one is not node and not (known.learned and known.load_measured):
                 one.learned(blob)
 
     def _expected(self, blob: str) -> ModelRates:
@@ -18932,6 +18950,11 @@ UNCOUNTED = "ollama_pack_uncounted"  # in a request's metadata, which no client 
 # --- ollama_pack.webui.functions ---
 # Functions of the running Open WebUI. Imports `open_webui` when called, not before.
 
+_SETTLED_SECONDS = 2.0  # the database has whole seconds: what is newer may change without looking otherwise
+_READ_AGAIN_SECONDS = 60.0
+# By id: the stamp of what runs, the instance, and until when it is believed.
+_live: dict[str, tuple[tuple[Any, ...], "weakref.ref[Any] | None", float]] = {}
+
 
 @dataclass(frozen=True, slots=True)
 class FunctionState:
@@ -18942,12 +18965,14 @@ class FunctionState:
         active: it is switched on.
         owner: id of the user who installed it.
         valves: what an admin set; defaults are not in it.
+        stamp: another one whenever its code or its valves have changed, at least from one second to the next.
     """
 
     installed: bool = False
     active: bool = False
     owner: str = ""
     valves: Mapping[str, Any] = field(default_factory=dict)
+    stamp: tuple[Any, ...] = ()
 
 
 async def function_state(function_id: str) -> FunctionState:
@@ -18960,24 +18985,44 @@ async def function_state(function_id: str) -> FunctionState:
     from open_webui.models.functions import Function, decrypt_valves  # noqa: PLC0415
     from sqlalchemy import select  # noqa: PLC0415 - it comes with Open WebUI
 
-    wanted = select(Function.is_active, Function.user_id, Function.valves).filter_by(id=function_id)
+    fields = (Function.is_active, Function.user_id, Function.updated_at, Function.valves)
     async with get_async_db_context() as session:
-        found = (await session.execute(wanted)).one_or_none()
+        found = (await session.execute(select(*fields).filter_by(id=function_id))).one_or_none()
     if found is None:
         return FunctionState()
-    is_active, owner, stored = found
-    valves = decrypt_valves(stored) or {}
-    return FunctionState(installed=True, active=bool(is_active), owner=str(owner or ""), valves=valves)
+    is_active, owner, changed_at, stored = found
+    return FunctionState(
+        installed=True,
+        active=bool(is_active),
+        owner=str(owner or ""),
+        valves=decrypt_valves(stored) or {},
+        stamp=(changed_at or 0, stored),
+    )
 
 
-async def live_function(app: Any, function_id: str) -> Any:
+async def live_function(app: Any, function_id: str, state: FunctionState | None = None) -> Any:
     """The instance that this process runs, of the code and with the valves that are stored.
 
-    Open WebUI's own way to it: it is loaded where it is not yet, or where its code has changed.
+    Open WebUI's own way to it: it is loaded where it is not yet, or where its code has changed. That reads
+    the whole code each time, a megabyte for some plugins, so it is not done while nothing has changed.
+
+    Args:
+        app: Open WebUI's.
+        function_id: of an installed function.
+        state: of it, as it was looked up just now; None: Open WebUI's way is gone.
     """
     from open_webui.functions import get_function_module_by_id  # noqa: PLC0415
 
-    return await get_function_module_by_id(SimpleNamespace(app=app), function_id)
+    stamp, kept, until = _live.get(function_id, ((), None, 0.0))
+    running = app.state.FUNCTIONS.get(function_id)
+    unchanged = state is not None and state.stamp == stamp and time.monotonic() < until
+    if unchanged and running is not None and kept is not None and kept() is running:
+        return running
+    found = await get_function_module_by_id(SimpleNamespace(app=app), function_id)
+    _live.pop(function_id, None)
+    if state and state.stamp and time.time() - state.stamp[0] > _SETTLED_SECONDS:
+        _live[function_id] = state.stamp, weakref.ref(found), time.monotonic() + _READ_AGAIN_SECONDS
+    return found
 
 
 # --- ollama_pack.webui.budget_contact ---
@@ -19074,9 +19119,8 @@ class BudgetContact:
         return {"fault": found["fault"], "count": len(entries), "most": entries[:_MOST_SHOWN]}
 
     async def _look(self) -> Any:
-        if not (await function_state(BUDGETS_ID)).active:
-            return None
-        return await live_function(self._app, BUDGETS_ID)
+        state = await function_state(BUDGETS_ID)
+        return await live_function(self._app, BUDGETS_ID, state) if state.active else None
 
 
 async def _addresses(ids: list[str]) -> dict[str, str]:

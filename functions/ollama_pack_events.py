@@ -10,92 +10,92 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/ollama_pack_events.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Event`, line 12425, which the server calls.
+# Begin here: `class Event`, line 12453, which the server calls.
 # The modules that it uses come first:
-#    163  base.translations            The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    644  base.messages                Sentences for people, in English and in the languages of the catalogue.
-#    789  base.single_flight           What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
-#    957  errors                       The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    983  engines.body                 Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    994  services.activity            What chats did in this process, until somebody writes it into the history.
-#   1055  base.redis                   A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#   1455  services.history             The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
-#   1835  services.dashboard           What the dashboard shows, in parts that change by themselves, and the stream that sends those that did.
-#   2101  webui.functions              Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   2169  webui.cache_contact          The way from the events function to the running `response_cache_filter`, which may not be there.
-#   2230  engines.refusals             What a client gets instead of an answer, in the form of each API that clients speak.
-#   2307  engines.front_route          A route in front of a server's own, which sees each answer of a chat before its client does.
-#   2320  webui.leaving                When Open WebUI is told that a client has left: not while it reads its database.
-#   2404  webui.routes                 Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
-#   2567  webui.dashboard              The dashboard's page, and what those see who may not look at it. Nothing in it comes from elsewhere.
-#   3832  services.calibration_routes  What sites that learn together read here and hand over: see docs/federation.md.
-#   3868  engines.ollama.names         Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   4005  fit.shapes                   Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#   4042  fit.choose                   Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#   4063  base.tables                  Tables that admins write as text: a row a line, `#` starts a comment, empty lines are skipped.
-#   4094  engines.model_ids            Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   4102  routing.plan.report          What fits where, what to pull, and what one more GPU would bring: all of a plan, as people read it.
-#   4109  webui.errors                 What goes wrong between the pack and Open WebUI.
-#   4182  webui.contact                The way from the events function to the running `gpu_router`: another plugin, which may not be there.
-#   4314  services.fleet_plan          The dashboard's plan of what to have where: this plugin has the record of chats, the router the nodes.
-#   4388  cache.counters               What the cache did, in figures without any text: of this process, and to be added up over all of them.
-#   4395  services.metrics_text        What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
-#   4540  services.node_upkeep         What admins do to nodes while chats go on: drain one, or pull a model at one after another.
-#   4614  engines.ollama.from_openai   An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
-#   4720  engines.sse                  Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   4829  webui.calling                Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#   4977  webui.models                 What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   5051  webui.ollama_models          Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
-#   5141  webui.server                 What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#   5173  services.ollama_api          Open WebUI's Ollama API for names that `gpu_router` answers.
-#   5304  aliases.errors               What goes wrong with aliases.
-#   5312  aliases.facts                What an alias table may ask about a request, read off an OpenAI chat body.
-#   5335  aliases.table                An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#   5694  aliases.resolve              Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   5752  aliases.published            Which names of a table can be published as models, and what answers for them.
-#   5821  webui.audience               Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#   5887  webui.model_rows             Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#   6017  webui.users                  Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
-#   6047  webui.access                 Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#   6213  webui.publication            Which rows of Open WebUI's models table to write, so that users see what is offered to them. Decides only.
-#   6541  services.offer               Which rows a deployment should have.
-#   6814  webui.rows                   Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
-#   6964  services.publishing          Publishing: what the router and the alias tables offer becomes models that users see and may use.
-#   7117  services.valves              What all valves of the pack have in common: what is refused is told to admins, without what was written.
-#   7237  speech.errors                What goes wrong with transcription.
-#   7694  speech.languages             The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
-#   7771  speech.language              Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
-#   7864  engines.failures             Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   7900  speech.values                What recordings turn into, and what an engine is.
-#   8157  speech.http_answer           What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
-#   8307  speech.pcm                   Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
-#   8395  speech.openai_http           Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
-#   8583  speech.recognizer            The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
-#   8722  speech.sentences             Segments of about a sentence, made from words with times.
-#   8776  speech.whisper_model         Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
-#   8962  speech.whisper               Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
-#   9190  services.voice_settings      The valves of voice transcription, for the tool and the routes, and the engine they ask for.
-#   9346  speech.source                Where a recording comes from: bytes, a path or an open file; and how large it may be.
-#   9430  speech.kept                  Transcripts of a while ago: the same recording with the same options is not listened to twice.
-#   9519  speech.containers            What the bytes of a file tell that the decoder does not: whether the file ends before it should.
-#   9683  speech.decode                Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
-#  10294  speech.joining               Putting pieces of text together: with spaces where the script has them between words, else without.
-#  10382  speech.script                Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
-#  10458  speech.turns                 One recording at a time on this machine's own processors, in turns between users, each with its place.
-#  10733  speech.vad                   Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
-#  10783  speech.windows               Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
-#  10930  speech.transcribe            From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
-#  11200  webui.tracing                Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
-#  11238  webui.voice_files            Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
-#  11268  services.transcribing        Transcribing on behalf of somebody: by the admin's settings, and not twice.
-#  11393  speech.subtitles             Subtitles: lines that fit on a screen, each shown while it is spoken.
-#  11531  speech.formats               A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
-#  11693  webui.uploads                A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
-#  11899  services.voice_routes        The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
-#  12157  webui.budget_contact         The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
-#  12278  webui.chats                  Chats of the running Open WebUI, and their ratings. Imports `open_webui` when called, not before.
-#  12307  webui.load                   What `GET /api/system/load` shows of what the router tells: keys by name, so that nothing slips out.
-#  12393  webui.service                What an event function keeps up in a process: its routes, and a task that looks again from time to time.
+#    164  base.translations            The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#    645  base.messages                Sentences for people, in English and in the languages of the catalogue.
+#    790  base.single_flight           What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
+#    958  errors                       The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    984  engines.body                 Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    995  services.activity            What chats did in this process, until somebody writes it into the history.
+#   1056  base.redis                   A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#   1456  services.history             The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
+#   1836  services.dashboard           What the dashboard shows, in parts that change by themselves, and the stream that sends those that did.
+#   2102  webui.functions              Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   2197  webui.cache_contact          The way from the events function to the running `response_cache_filter`, which may not be there.
+#   2259  engines.refusals             What a client gets instead of an answer, in the form of each API that clients speak.
+#   2336  engines.front_route          A route in front of a server's own, which sees each answer of a chat before its client does.
+#   2349  webui.leaving                When Open WebUI is told that a client has left: not while it reads its database.
+#   2433  webui.routes                 Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
+#   2596  webui.dashboard              The dashboard's page, and what those see who may not look at it. Nothing in it comes from elsewhere.
+#   3861  services.calibration_routes  What sites that learn together read here and hand over: see docs/federation.md.
+#   3897  engines.ollama.names         Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   4034  fit.shapes                   Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   4071  fit.choose                   Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   4092  base.tables                  Tables that admins write as text: a row a line, `#` starts a comment, empty lines are skipped.
+#   4123  engines.model_ids            Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   4131  routing.plan.report          What fits where, what to pull, and what one more GPU would bring: all of a plan, as people read it.
+#   4138  webui.errors                 What goes wrong between the pack and Open WebUI.
+#   4211  webui.contact                The way from the events function to the running `gpu_router`: another plugin, which may not be there.
+#   4343  services.fleet_plan          The dashboard's plan of what to have where: this plugin has the record of chats, the router the nodes.
+#   4417  cache.counters               What the cache did, in figures without any text: of this process, and to be added up over all of them.
+#   4424  services.metrics_text        What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#   4569  services.node_upkeep         What admins do to nodes while chats go on: drain one, or pull a model at one after another.
+#   4643  engines.ollama.from_openai   An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
+#   4749  engines.sse                  Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   4858  webui.calling                Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#   5006  webui.models                 What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   5080  webui.ollama_models          Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
+#   5170  webui.server                 What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   5202  services.ollama_api          Open WebUI's Ollama API for names that `gpu_router` answers.
+#   5333  aliases.errors               What goes wrong with aliases.
+#   5341  aliases.facts                What an alias table may ask about a request, read off an OpenAI chat body.
+#   5364  aliases.table                An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#   5723  aliases.resolve              Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   5781  aliases.published            Which names of a table can be published as models, and what answers for them.
+#   5850  webui.audience               Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#   5916  webui.model_rows             Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#   6046  webui.users                  Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
+#   6076  webui.access                 Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#   6242  webui.publication            Which rows of Open WebUI's models table to write, so that users see what is offered to them. Decides only.
+#   6570  services.offer               Which rows a deployment should have.
+#   6843  webui.rows                   Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
+#   6993  services.publishing          Publishing: what the router and the alias tables offer becomes models that users see and may use.
+#   7146  services.valves              What all valves of the pack have in common: what is refused is told to admins, without what was written.
+#   7266  speech.errors                What goes wrong with transcription.
+#   7723  speech.languages             The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
+#   7800  speech.language              Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
+#   7893  engines.failures             Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   7929  speech.values                What recordings turn into, and what an engine is.
+#   8186  speech.http_answer           What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
+#   8336  speech.pcm                   Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
+#   8424  speech.openai_http           Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
+#   8612  speech.recognizer            The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
+#   8751  speech.sentences             Segments of about a sentence, made from words with times.
+#   8805  speech.whisper_model         Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
+#   8991  speech.whisper               Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
+#   9219  services.voice_settings      The valves of voice transcription, for the tool and the routes, and the engine they ask for.
+#   9375  speech.source                Where a recording comes from: bytes, a path or an open file; and how large it may be.
+#   9459  speech.kept                  Transcripts of a while ago: the same recording with the same options is not listened to twice.
+#   9548  speech.containers            What the bytes of a file tell that the decoder does not: whether the file ends before it should.
+#   9712  speech.decode                Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
+#  10323  speech.joining               Putting pieces of text together: with spaces where the script has them between words, else without.
+#  10411  speech.script                Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
+#  10487  speech.turns                 One recording at a time on this machine's own processors, in turns between users, each with its place.
+#  10762  speech.vad                   Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
+#  10812  speech.windows               Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
+#  10959  speech.transcribe            From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
+#  11229  webui.tracing                Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#  11267  webui.voice_files            Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
+#  11297  services.transcribing        Transcribing on behalf of somebody: by the admin's settings, and not twice.
+#  11422  speech.subtitles             Subtitles: lines that fit on a screen, each shown while it is spoken.
+#  11560  speech.formats               A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
+#  11722  webui.uploads                A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
+#  11928  services.voice_routes        The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
+#  12186  webui.budget_contact         The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
+#  12306  webui.chats                  Chats of the running Open WebUI, and their ratings. Imports `open_webui` when called, not before.
+#  12335  webui.load                   What `GET /api/system/load` shows of what the router tells: keys by name, so that nothing slips out.
+#  12421  webui.service                What an event function keeps up in a process: its routes, and a task that looks again from time to time.
 
 import asyncio
 import csv
@@ -121,6 +121,7 @@ import time
 import unicodedata
 import warnings
 import wave
+import weakref
 from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import (
     AsyncGenerator,
@@ -2101,6 +2102,11 @@ def percentile(figures: Mapping[str, float], share: float) -> float | None:
 # --- ollama_pack.webui.functions ---
 # Functions of the running Open WebUI. Imports `open_webui` when called, not before.
 
+_SETTLED_SECONDS = 2.0  # the database has whole seconds: what is newer may change without looking otherwise
+_READ_AGAIN_SECONDS = 60.0
+# By id: the stamp of what runs, the instance, and until when it is believed.
+_live: dict[str, tuple[tuple[Any, ...], "weakref.ref[Any] | None", float]] = {}
+
 
 @dataclass(frozen=True, slots=True)
 class FunctionState:
@@ -2111,12 +2117,14 @@ class FunctionState:
         active: it is switched on.
         owner: id of the user who installed it.
         valves: what an admin set; defaults are not in it.
+        stamp: another one whenever its code or its valves have changed, at least from one second to the next.
     """
 
     installed: bool = False
     active: bool = False
     owner: str = ""
     valves: Mapping[str, Any] = field(default_factory=dict)
+    stamp: tuple[Any, ...] = ()
 
 
 async def function_state(function_id: str) -> FunctionState:
@@ -2129,14 +2137,19 @@ async def function_state(function_id: str) -> FunctionState:
     from open_webui.models.functions import Function, decrypt_valves  # noqa: PLC0415
     from sqlalchemy import select  # noqa: PLC0415 - it comes with Open WebUI
 
-    wanted = select(Function.is_active, Function.user_id, Function.valves).filter_by(id=function_id)
+    fields = (Function.is_active, Function.user_id, Function.updated_at, Function.valves)
     async with get_async_db_context() as session:
-        found = (await session.execute(wanted)).one_or_none()
+        found = (await session.execute(select(*fields).filter_by(id=function_id))).one_or_none()
     if found is None:
         return FunctionState()
-    is_active, owner, stored = found
-    valves = decrypt_valves(stored) or {}
-    return FunctionState(installed=True, active=bool(is_active), owner=str(owner or ""), valves=valves)
+    is_active, owner, changed_at, stored = found
+    return FunctionState(
+        installed=True,
+        active=bool(is_active),
+        owner=str(owner or ""),
+        valves=decrypt_valves(stored) or {},
+        stamp=(changed_at or 0, stored),
+    )
 
 
 async def set_valve(function_id: str, name: str, value: Any) -> None:
@@ -2147,14 +2160,29 @@ async def set_valve(function_id: str, name: str, value: Any) -> None:
     await Functions.update_function_valves_by_id(function_id, {**state.valves, name: value})
 
 
-async def live_function(app: Any, function_id: str) -> Any:
+async def live_function(app: Any, function_id: str, state: FunctionState | None = None) -> Any:
     """The instance that this process runs, of the code and with the valves that are stored.
 
-    Open WebUI's own way to it: it is loaded where it is not yet, or where its code has changed.
+    Open WebUI's own way to it: it is loaded where it is not yet, or where its code has changed. That reads
+    the whole code each time, a megabyte for some plugins, so it is not done while nothing has changed.
+
+    Args:
+        app: Open WebUI's.
+        function_id: of an installed function.
+        state: of it, as it was looked up just now; None: Open WebUI's way is gone.
     """
     from open_webui.functions import get_function_module_by_id  # noqa: PLC0415
 
-    return await get_function_module_by_id(SimpleNamespace(app=app), function_id)
+    stamp, kept, until = _live.get(function_id, ((), None, 0.0))
+    running = app.state.FUNCTIONS.get(function_id)
+    unchanged = state is not None and state.stamp == stamp and time.monotonic() < until
+    if unchanged and running is not None and kept is not None and kept() is running:
+        return running
+    found = await get_function_module_by_id(SimpleNamespace(app=app), function_id)
+    _live.pop(function_id, None)
+    if state and state.stamp and time.time() - state.stamp[0] > _SETTLED_SECONDS:
+        _live[function_id] = state.stamp, weakref.ref(found), time.monotonic() + _READ_AGAIN_SECONDS
+    return found
 
 
 async def shared_redis_url() -> str:
@@ -2217,9 +2245,10 @@ class CacheContact:
     async def _ask(self, method: str, *values: Any) -> Any:
         """What a method of the cache says, or in a sentence why it cannot be asked."""
         try:
-            if not (await function_state(CACHE_ID)).active:
+            state = await function_state(CACHE_ID)
+            if not state.active:
                 return NO_CACHE
-            cache = await live_function(self._app, CACHE_ID)
+            cache = await live_function(self._app, CACHE_ID, state)
             return await getattr(cache, method)(*values)
         except Exception as error:
             log.exception("%s could not be asked: %s", CACHE_ID, method)
@@ -4273,7 +4302,7 @@ class RouterContact:
             raise RouterUnavailableError(SWITCHED_OFF if state.installed else ABSENT)
         try:
             async with asyncio.timeout(seconds):
-                router = await live_function(self._app, ROUTER_ID)
+                router = await live_function(self._app, ROUTER_ID, state)
                 return await _method(router, method)(*arguments)
         except TimeoutError:
             raise RouterUnavailableError(
@@ -12248,9 +12277,8 @@ class BudgetContact:
         return {"fault": found["fault"], "count": len(entries), "most": entries[:_MOST_SHOWN]}
 
     async def _look(self) -> Any:
-        if not (await function_state(BUDGETS_ID)).active:
-            return None
-        return await live_function(self._app, BUDGETS_ID)
+        state = await function_state(BUDGETS_ID)
+        return await live_function(self._app, BUDGETS_ID, state) if state.active else None
 
 
 async def _addresses(ids: list[str]) -> dict[str, str]:
@@ -12505,7 +12533,7 @@ class EventService:
         if not state.active:
             self.stop()
             return
-        current = await live_function(self._app, self._id)
+        current = await live_function(self._app, self._id, state)
         if current is not self._plugin:  # its code was changed, through another replica perhaps
             await current.event(event={}, __event_name__=HAND_OVER, __app__=self._app, __id__=self._id)
             return

@@ -10,60 +10,60 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/ollama_pack_gateway.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Event`, line 4696, which the server calls.
+# Begin here: `class Event`, line 4728, which the server calls.
 # The modules that it uses come first:
-#    108  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    228  base.messages                  Sentences for people, in English and in the languages of the catalogue.
-#    356  base.single_flight             What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
-#    524  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    532  cache.errors                   What goes wrong with the cache.
-#    552  engines.errors                 What goes wrong with a node.
-#    685  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    797  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#    822  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#    865  cache.replay                   A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
-#    891  engines.ollama.client_request  Requests of clients that speak Ollama's API, as OpenAI chat bodies: `from_openai` says their answers.
-#   1021  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
-#   1098  base.tables                    Tables that admins write as text: a row a line, `#` starts a comment, empty lines are skipped.
-#   1129  aliases.errors                 What goes wrong with aliases.
-#   1171  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   1280  routing.errors                 What goes wrong with routing.
-#   1432  webui.errors                   What goes wrong between the pack and Open WebUI.
-#   1468  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#   1610  engines.ollama.from_openai     An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
-#   1716  webui.anthropic                Anthropic's Messages API, by Open WebUI's own code for it. Imports `open_webui` when called, not before.
-#   1784  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#   1804  services.client_forms          The APIs that clients of the gateway speak: each request becomes an OpenAI chat body, each answer its form.
-#   1957  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#   1966  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
-#   2027  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#   2386  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   2523  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#   2560  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#   2581  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   2699  aliases.published              Which names of a table can be published as models, and what answers for them.
-#   2735  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   2743  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   2847  webui.users                    Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
-#   2869  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   2928  webui.contact                  The way from the events function to the running `gpu_router`: another plugin, which may not be there.
-#   2934  services.offer                 Which rows a deployment should have.
-#   2983  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#   3131  webui.embedding                Vectors and model facts over Open WebUI's own connections. Imports `open_webui` when called, not before.
-#   3178  services.gateway_names         The names that people and clients of the gateway may ask for, and the model that each stands for.
-#   3382  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
-#   3489  services.gateway_direct        The gateway's own chain: budgets, access, aliases, cache and router, without other filters and tools.
-#   3691  services.gateway_limits        Budgets as the rate-limit headers that OpenAI's and Anthropic's clients read.
-#   3730  services.gateway_vectors       Embeddings at the gateway, in OpenAI's and Ollama's forms, for every name of the alias tables.
-#   3871  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#   3884  webui.leaving                  When Open WebUI is told that a client has left: not while it reads its database.
-#   3968  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#   3988  webui.routes                   Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
-#   4109  webui.gateway_request          A client's request at the gateway: its body, its id, and whether its client is still there.
-#   4205  webui.ollama_models            Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
-#   4244  services.gateway               The gateway: OpenAI's, Anthropic's and Ollama's APIs for every name of the alias tables.
-#   4573  services.valves                What all valves of the pack have in common: what is refused is told to admins, without what was written.
-#   4671  webui.service                  What an event function keeps up in a process: its routes, and a task that looks again from time to time.
+#    109  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#    229  base.messages                  Sentences for people, in English and in the languages of the catalogue.
+#    357  base.single_flight             What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
+#    525  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    533  cache.errors                   What goes wrong with the cache.
+#    553  engines.errors                 What goes wrong with a node.
+#    686  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    798  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#    823  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#    866  cache.replay                   A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
+#    892  engines.ollama.client_request  Requests of clients that speak Ollama's API, as OpenAI chat bodies: `from_openai` says their answers.
+#   1022  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
+#   1099  base.tables                    Tables that admins write as text: a row a line, `#` starts a comment, empty lines are skipped.
+#   1130  aliases.errors                 What goes wrong with aliases.
+#   1172  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   1281  routing.errors                 What goes wrong with routing.
+#   1433  webui.errors                   What goes wrong between the pack and Open WebUI.
+#   1469  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#   1611  engines.ollama.from_openai     An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
+#   1717  webui.anthropic                Anthropic's Messages API, by Open WebUI's own code for it. Imports `open_webui` when called, not before.
+#   1785  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   1805  services.client_forms          The APIs that clients of the gateway speak: each request becomes an OpenAI chat body, each answer its form.
+#   1958  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#   1967  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
+#   2028  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#   2387  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   2524  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   2561  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   2582  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   2700  aliases.published              Which names of a table can be published as models, and what answers for them.
+#   2736  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   2744  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   2848  webui.users                    Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
+#   2870  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   2962  webui.contact                  The way from the events function to the running `gpu_router`: another plugin, which may not be there.
+#   2968  services.offer                 Which rows a deployment should have.
+#   3017  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#   3165  webui.embedding                Vectors and model facts over Open WebUI's own connections. Imports `open_webui` when called, not before.
+#   3212  services.gateway_names         The names that people and clients of the gateway may ask for, and the model that each stands for.
+#   3416  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
+#   3522  services.gateway_direct        The gateway's own chain: budgets, access, aliases, cache and router, without other filters and tools.
+#   3723  services.gateway_limits        Budgets as the rate-limit headers that OpenAI's and Anthropic's clients read.
+#   3762  services.gateway_vectors       Embeddings at the gateway, in OpenAI's and Ollama's forms, for every name of the alias tables.
+#   3903  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#   3916  webui.leaving                  When Open WebUI is told that a client has left: not while it reads its database.
+#   4000  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#   4020  webui.routes                   Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
+#   4141  webui.gateway_request          A client's request at the gateway: its body, its id, and whether its client is still there.
+#   4237  webui.ollama_models            Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
+#   4276  services.gateway               The gateway: OpenAI's, Anthropic's and Ollama's APIs for every name of the alias tables.
+#   4605  services.valves                What all valves of the pack have in common: what is refused is told to admins, without what was written.
+#   4703  webui.service                  What an event function keeps up in a process: its routes, and a task that looks again from time to time.
 
 import asyncio
 import base64
@@ -75,6 +75,7 @@ import re
 import struct
 import sys
 import time
+import weakref
 from collections import defaultdict
 from collections.abc import (
     AsyncGenerator,
@@ -2869,6 +2870,11 @@ def accepted_language(request: Any) -> str:
 # --- ollama_pack.webui.functions ---
 # Functions of the running Open WebUI. Imports `open_webui` when called, not before.
 
+_SETTLED_SECONDS = 2.0  # the database has whole seconds: what is newer may change without looking otherwise
+_READ_AGAIN_SECONDS = 60.0
+# By id: the stamp of what runs, the instance, and until when it is believed.
+_live: dict[str, tuple[tuple[Any, ...], "weakref.ref[Any] | None", float]] = {}
+
 
 @dataclass(frozen=True, slots=True)
 class FunctionState:
@@ -2879,12 +2885,14 @@ class FunctionState:
         active: it is switched on.
         owner: id of the user who installed it.
         valves: what an admin set; defaults are not in it.
+        stamp: another one whenever its code or its valves have changed, at least from one second to the next.
     """
 
     installed: bool = False
     active: bool = False
     owner: str = ""
     valves: Mapping[str, Any] = field(default_factory=dict)
+    stamp: tuple[Any, ...] = ()
 
 
 async def function_state(function_id: str) -> FunctionState:
@@ -2897,32 +2905,58 @@ async def function_state(function_id: str) -> FunctionState:
     from open_webui.models.functions import Function, decrypt_valves  # noqa: PLC0415
     from sqlalchemy import select  # noqa: PLC0415 - it comes with Open WebUI
 
-    wanted = select(Function.is_active, Function.user_id, Function.valves).filter_by(id=function_id)
+    fields = (Function.is_active, Function.user_id, Function.updated_at, Function.valves)
     async with get_async_db_context() as session:
-        found = (await session.execute(wanted)).one_or_none()
+        found = (await session.execute(select(*fields).filter_by(id=function_id))).one_or_none()
     if found is None:
         return FunctionState()
-    is_active, owner, stored = found
-    valves = decrypt_valves(stored) or {}
-    return FunctionState(installed=True, active=bool(is_active), owner=str(owner or ""), valves=valves)
+    is_active, owner, changed_at, stored = found
+    return FunctionState(
+        installed=True,
+        active=bool(is_active),
+        owner=str(owner or ""),
+        valves=decrypt_valves(stored) or {},
+        stamp=(changed_at or 0, stored),
+    )
 
 
 async def global_filters() -> dict[str, str]:
-    """The filters that apply to all models and are switched on: id → name."""
-    from open_webui.models.functions import Functions  # noqa: PLC0415
+    """The filters that apply to all models and are switched on: id → name.
 
-    found = await Functions.get_global_filter_functions()
-    return {str(function.id): str(function.name) for function in found if function.is_active}
+    By a query of its own: Open WebUI's reads the code of all of them.
+    """
+    from open_webui.internal.db import get_async_db_context  # noqa: PLC0415 - see the top of this module
+    from open_webui.models.functions import Function  # noqa: PLC0415
+    from sqlalchemy import select  # noqa: PLC0415 - it comes with Open WebUI
+
+    wanted = select(Function.id, Function.name).filter_by(type="filter", is_active=True, is_global=True)
+    async with get_async_db_context() as session:
+        return {str(function_id): str(name) for function_id, name in await session.execute(wanted)}
 
 
-async def live_function(app: Any, function_id: str) -> Any:
+async def live_function(app: Any, function_id: str, state: FunctionState | None = None) -> Any:
     """The instance that this process runs, of the code and with the valves that are stored.
 
-    Open WebUI's own way to it: it is loaded where it is not yet, or where its code has changed.
+    Open WebUI's own way to it: it is loaded where it is not yet, or where its code has changed. That reads
+    the whole code each time, a megabyte for some plugins, so it is not done while nothing has changed.
+
+    Args:
+        app: Open WebUI's.
+        function_id: of an installed function.
+        state: of it, as it was looked up just now; None: Open WebUI's way is gone.
     """
     from open_webui.functions import get_function_module_by_id  # noqa: PLC0415
 
-    return await get_function_module_by_id(SimpleNamespace(app=app), function_id)
+    stamp, kept, until = _live.get(function_id, ((), None, 0.0))
+    running = app.state.FUNCTIONS.get(function_id)
+    unchanged = state is not None and state.stamp == stamp and time.monotonic() < until
+    if unchanged and running is not None and kept is not None and kept() is running:
+        return running
+    found = await get_function_module_by_id(SimpleNamespace(app=app), function_id)
+    _live.pop(function_id, None)
+    if state and state.stamp and time.time() - state.stamp[0] > _SETTLED_SECONDS:
+        _live[function_id] = state.stamp, weakref.ref(found), time.monotonic() + _READ_AGAIN_SECONDS
+    return found
 
 
 # --- ollama_pack.webui.contact ---
@@ -3473,9 +3507,8 @@ class BudgetContact:
         return {"fault": found["fault"], "count": len(entries), "most": entries[:_MOST_SHOWN]}
 
     async def _look(self) -> Any:
-        if not (await function_state(BUDGETS_ID)).active:
-            return None
-        return await live_function(self._app, BUDGETS_ID)
+        state = await function_state(BUDGETS_ID)
+        return await live_function(self._app, BUDGETS_ID, state) if state.active else None
 
 
 async def _addresses(ids: list[str]) -> dict[str, str]:
@@ -3670,9 +3703,8 @@ def _key_of(request: Any) -> bytes | None:
 
 async def _live_router(app: Any) -> Any:
     """The router, where it is on and knows the gateway."""
-    if not (await function_state(ROUTER_ID)).active:
-        return None
-    router = await live_function(app, ROUTER_ID)
+    state = await function_state(ROUTER_ID)
+    router = await live_function(app, ROUTER_ID, state) if state.active else None
     return router if hasattr(router, "direct_chat") else None
 
 
@@ -3681,7 +3713,7 @@ async def _live_cache(app: Any) -> Any:
     if CACHE_ID not in await global_filters():
         return None
     try:
-        cache = await live_function(app, CACHE_ID)
+        cache = await live_function(app, CACHE_ID, await function_state(CACHE_ID))
     except Exception:
         log.exception("%s cannot be asked, and chats go on without it", CACHE_ID)
         return None
@@ -4776,7 +4808,7 @@ class EventService:
         if not state.active:
             self.stop()
             return
-        current = await live_function(self._app, self._id)
+        current = await live_function(self._app, self._id, state)
         if current is not self._plugin:  # its code was changed, through another replica perhaps
             await current.event(event={}, __event_name__=HAND_OVER, __app__=self._app, __id__=self._id)
             return

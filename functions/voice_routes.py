@@ -10,50 +10,50 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/voice_routes.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Event`, line 5844, which the server calls.
+# Begin here: `class Event`, line 5872, which the server calls.
 # The modules that it uses come first:
-#    106  base.translations        The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    212  base.messages            Sentences for people, in English and in the languages of the catalogue.
-#    340  errors                   The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    354  base.single_flight       What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
-#    457  services.valves          What all valves of the pack have in common: what is refused is told to admins, without what was written.
-#    555  speech.errors            What goes wrong with transcription.
-#   1012  speech.languages         The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
-#   1089  speech.language          Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
-#   1183  engines.failures         Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   1219  speech.values            What recordings turn into, and what an engine is.
-#   1476  speech.http_answer       What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
-#   1626  speech.pcm               Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
-#   1714  speech.openai_http       Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
-#   1902  speech.recognizer        The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
-#   2041  speech.sentences         Segments of about a sentence, made from words with times.
-#   2095  speech.whisper_model     Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
-#   2281  speech.whisper           Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
-#   2509  services.voice_settings  The valves of voice transcription, for the tool and the routes, and the engine they ask for.
-#   2665  speech.source            Where a recording comes from: bytes, a path or an open file; and how large it may be.
-#   2749  speech.kept              Transcripts of a while ago: the same recording with the same options is not listened to twice.
-#   2838  speech.containers        What the bytes of a file tell that the decoder does not: whether the file ends before it should.
-#   3002  speech.decode            Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
-#   3613  speech.joining           Putting pieces of text together: with spaces where the script has them between words, else without.
-#   3701  speech.script            Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
-#   3777  speech.turns             One recording at a time on this machine's own processors, in turns between users, each with its place.
-#   4045  speech.vad               Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
-#   4095  speech.windows           Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
-#   4242  speech.transcribe        From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
-#   4512  webui.tracing            Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
-#   4550  webui.errors             What goes wrong between the pack and Open WebUI.
-#   4583  webui.voice_files        Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
-#   4613  services.transcribing    Transcribing on behalf of somebody: by the admin's settings, and not twice.
-#   4733  speech.subtitles         Subtitles: lines that fit on a screen, each shown while it is spoken.
-#   4871  speech.formats           A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
-#   5033  engines.front_route      A route in front of a server's own, which sees each answer of a chat before its client does.
-#   5046  webui.leaving            When Open WebUI is told that a client has left: not while it reads its database.
-#   5130  webui.routes             Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
-#   5286  webui.uploads            A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
-#   5494  webui.users              Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
-#   5503  services.voice_routes    The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
-#   5761  webui.functions          Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   5812  webui.service            What an event function keeps up in a process: its routes, and a task that looks again from time to time.
+#    107  base.translations        The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#    213  base.messages            Sentences for people, in English and in the languages of the catalogue.
+#    341  errors                   The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    355  base.single_flight       What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
+#    458  services.valves          What all valves of the pack have in common: what is refused is told to admins, without what was written.
+#    556  speech.errors            What goes wrong with transcription.
+#   1013  speech.languages         The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
+#   1090  speech.language          Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
+#   1184  engines.failures         Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   1220  speech.values            What recordings turn into, and what an engine is.
+#   1477  speech.http_answer       What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
+#   1627  speech.pcm               Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
+#   1715  speech.openai_http       Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
+#   1903  speech.recognizer        The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
+#   2042  speech.sentences         Segments of about a sentence, made from words with times.
+#   2096  speech.whisper_model     Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
+#   2282  speech.whisper           Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
+#   2510  services.voice_settings  The valves of voice transcription, for the tool and the routes, and the engine they ask for.
+#   2666  speech.source            Where a recording comes from: bytes, a path or an open file; and how large it may be.
+#   2750  speech.kept              Transcripts of a while ago: the same recording with the same options is not listened to twice.
+#   2839  speech.containers        What the bytes of a file tell that the decoder does not: whether the file ends before it should.
+#   3003  speech.decode            Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
+#   3614  speech.joining           Putting pieces of text together: with spaces where the script has them between words, else without.
+#   3702  speech.script            Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
+#   3778  speech.turns             One recording at a time on this machine's own processors, in turns between users, each with its place.
+#   4046  speech.vad               Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
+#   4096  speech.windows           Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
+#   4243  speech.transcribe        From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
+#   4513  webui.tracing            Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#   4551  webui.errors             What goes wrong between the pack and Open WebUI.
+#   4584  webui.voice_files        Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
+#   4614  services.transcribing    Transcribing on behalf of somebody: by the admin's settings, and not twice.
+#   4734  speech.subtitles         Subtitles: lines that fit on a screen, each shown while it is spoken.
+#   4872  speech.formats           A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
+#   5034  engines.front_route      A route in front of a server's own, which sees each answer of a chat before its client does.
+#   5047  webui.leaving            When Open WebUI is told that a client has left: not while it reads its database.
+#   5131  webui.routes             Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
+#   5287  webui.uploads            A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
+#   5495  webui.users              Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
+#   5504  services.voice_routes    The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
+#   5762  webui.functions          Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   5840  webui.service            What an event function keeps up in a process: its routes, and a task that looks again from time to time.
 
 import asyncio
 import email.message
@@ -74,6 +74,7 @@ import time
 import unicodedata
 import warnings
 import wave
+import weakref
 from collections import Counter, OrderedDict, deque
 from collections.abc import (
     AsyncGenerator,
@@ -5761,6 +5762,11 @@ def _status(error: PackError) -> int:
 # --- ollama_pack.webui.functions ---
 # Functions of the running Open WebUI. Imports `open_webui` when called, not before.
 
+_SETTLED_SECONDS = 2.0  # the database has whole seconds: what is newer may change without looking otherwise
+_READ_AGAIN_SECONDS = 60.0
+# By id: the stamp of what runs, the instance, and until when it is believed.
+_live: dict[str, tuple[tuple[Any, ...], "weakref.ref[Any] | None", float]] = {}
+
 
 @dataclass(frozen=True, slots=True)
 class FunctionState:
@@ -5771,12 +5777,14 @@ class FunctionState:
         active: it is switched on.
         owner: id of the user who installed it.
         valves: what an admin set; defaults are not in it.
+        stamp: another one whenever its code or its valves have changed, at least from one second to the next.
     """
 
     installed: bool = False
     active: bool = False
     owner: str = ""
     valves: Mapping[str, Any] = field(default_factory=dict)
+    stamp: tuple[Any, ...] = ()
 
 
 async def function_state(function_id: str) -> FunctionState:
@@ -5789,24 +5797,44 @@ async def function_state(function_id: str) -> FunctionState:
     from open_webui.models.functions import Function, decrypt_valves  # noqa: PLC0415
     from sqlalchemy import select  # noqa: PLC0415 - it comes with Open WebUI
 
-    wanted = select(Function.is_active, Function.user_id, Function.valves).filter_by(id=function_id)
+    fields = (Function.is_active, Function.user_id, Function.updated_at, Function.valves)
     async with get_async_db_context() as session:
-        found = (await session.execute(wanted)).one_or_none()
+        found = (await session.execute(select(*fields).filter_by(id=function_id))).one_or_none()
     if found is None:
         return FunctionState()
-    is_active, owner, stored = found
-    valves = decrypt_valves(stored) or {}
-    return FunctionState(installed=True, active=bool(is_active), owner=str(owner or ""), valves=valves)
+    is_active, owner, changed_at, stored = found
+    return FunctionState(
+        installed=True,
+        active=bool(is_active),
+        owner=str(owner or ""),
+        valves=decrypt_valves(stored) or {},
+        stamp=(changed_at or 0, stored),
+    )
 
 
-async def live_function(app: Any, function_id: str) -> Any:
+async def live_function(app: Any, function_id: str, state: FunctionState | None = None) -> Any:
     """The instance that this process runs, of the code and with the valves that are stored.
 
-    Open WebUI's own way to it: it is loaded where it is not yet, or where its code has changed.
+    Open WebUI's own way to it: it is loaded where it is not yet, or where its code has changed. That reads
+    the whole code each time, a megabyte for some plugins, so it is not done while nothing has changed.
+
+    Args:
+        app: Open WebUI's.
+        function_id: of an installed function.
+        state: of it, as it was looked up just now; None: Open WebUI's way is gone.
     """
     from open_webui.functions import get_function_module_by_id  # noqa: PLC0415
 
-    return await get_function_module_by_id(SimpleNamespace(app=app), function_id)
+    stamp, kept, until = _live.get(function_id, ((), None, 0.0))
+    running = app.state.FUNCTIONS.get(function_id)
+    unchanged = state is not None and state.stamp == stamp and time.monotonic() < until
+    if unchanged and running is not None and kept is not None and kept() is running:
+        return running
+    found = await get_function_module_by_id(SimpleNamespace(app=app), function_id)
+    _live.pop(function_id, None)
+    if state and state.stamp and time.time() - state.stamp[0] > _SETTLED_SECONDS:
+        _live[function_id] = state.stamp, weakref.ref(found), time.monotonic() + _READ_AGAIN_SECONDS
+    return found
 
 
 # --- ollama_pack.webui.service ---
@@ -5924,7 +5952,7 @@ class EventService:
         if not state.active:
             self.stop()
             return
-        current = await live_function(self._app, self._id)
+        current = await live_function(self._app, self._id, state)
         if current is not self._plugin:  # its code was changed, through another replica perhaps
             await current.event(event={}, __event_name__=HAND_OVER, __app__=self._app, __id__=self._id)
             return

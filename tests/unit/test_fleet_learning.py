@@ -62,6 +62,19 @@ def test_nodes_that_have_measured_speak_for_those_that_have_not() -> None:
         assert node.known("blob-b").prompt == PRIORS.prompt
 
 
+def test_a_node_that_measures_what_others_have_changes_nothing_of_them() -> None:
+    """Would catch a large fleet that is looked at anew, all of it, at each node's first answers."""
+    world = World()
+    world.ask(1)
+    world.ask(2)
+    (idle,) = world.scheduler.cluster.nodes.keys() - {binding.node for binding in world.decide()}
+    took = {"prompt": 0.5, "prompt_count": 2000, "decode": 1.0, "decode_count": 100, "load": 9.0}
+    world.finish("r1", **took)
+    before = world.scheduler.cluster.nodes[idle].known("blob-a")
+    world.finish("r2", **took)
+    assert world.scheduler.cluster.nodes[idle].known("blob-a") is before
+
+
 def test_the_answer_is_held_too() -> None:
     """Would catch a next turn that is predicted to evaluate the answer again."""
     mirror = PrefixMirror()

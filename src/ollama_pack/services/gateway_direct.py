@@ -205,9 +205,8 @@ def _key_of(request: Any) -> bytes | None:
 
 async def _live_router(app: Any) -> Any:
     """The router, where it is on and knows the gateway."""
-    if not (await function_state(ROUTER_ID)).active:
-        return None
-    router = await live_function(app, ROUTER_ID)
+    state = await function_state(ROUTER_ID)
+    router = await live_function(app, ROUTER_ID, state) if state.active else None
     return router if hasattr(router, "direct_chat") else None
 
 
@@ -216,7 +215,7 @@ async def _live_cache(app: Any) -> Any:
     if CACHE_ID not in await global_filters():
         return None
     try:
-        cache = await live_function(app, CACHE_ID)
+        cache = await live_function(app, CACHE_ID, await function_state(CACHE_ID))
     except Exception:
         log.exception("%s cannot be asked, and chats go on without it", CACHE_ID)
         return None

@@ -108,9 +108,8 @@ class BudgetContact:
         return {"fault": found["fault"], "count": len(entries), "most": entries[:_MOST_SHOWN]}
 
     async def _look(self) -> Any:
-        if not (await function_state(BUDGETS_ID)).active:
-            return None
-        return await live_function(self._app, BUDGETS_ID)
+        state = await function_state(BUDGETS_ID)
+        return await live_function(self._app, BUDGETS_ID, state) if state.active else None
 
 
 async def _addresses(ids: list[str]) -> dict[str, str]:

@@ -57,9 +57,10 @@ class CacheContact:
     async def _ask(self, method: str, *values: Any) -> Any:
         """What a method of the cache says, or in a sentence why it cannot be asked."""
         try:
-            if not (await function_state(CACHE_ID)).active:
+            state = await function_state(CACHE_ID)
+            if not state.active:
                 return NO_CACHE
-            cache = await live_function(self._app, CACHE_ID)
+            cache = await live_function(self._app, CACHE_ID, state)
             return await getattr(cache, method)(*values)
         except Exception as error:
             log.exception("%s could not be asked: %s", CACHE_ID, method)

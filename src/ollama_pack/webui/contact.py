@@ -103,7 +103,7 @@ class RouterContact:
             raise RouterUnavailableError(SWITCHED_OFF if state.installed else ABSENT)
         try:
             async with asyncio.timeout(seconds):
-                router = await live_function(self._app, ROUTER_ID)
+                router = await live_function(self._app, ROUTER_ID, state)
                 return await _method(router, method)(*arguments)
         except TimeoutError:
             raise RouterUnavailableError(

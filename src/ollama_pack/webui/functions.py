@@ -1,9 +1,16 @@
 """Functions of the running Open WebUI. Imports `open_webui` when called, not before."""
 
+import time
+import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
+
+_SETTLED_SECONDS = 2.0  # the database has whole seconds: what is newer may change without looking otherwise
+_READ_AGAIN_SECONDS = 60.0
+# By id: the stamp of what runs, the instance, and until when it is believed.
+_live: dict[str, tuple[tuple[Any, ...], "weakref.ref[Any] | None", float]] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,12 +22,14 @@ class FunctionState:
         active: it is switched on.
         owner: id of the user who installed it.
         valves: what an admin set; defaults are not in it.
+        stamp: another one whenever its code or its valves have changed, at least from one second to the next.
     """
 
     installed: bool = False
     active: bool = False
     owner: str = ""
     valves: Mapping[str, Any] = field(default_factory=dict)
+    stamp: tuple[Any, ...] = ()
 
 
 async def function_state(function_id: str) -> FunctionState:
@@ -33,14 +42,19 @@ async def function_state(function_id: str) -> FunctionState:
     from open_webui.models.functions import Function, decrypt_valves  # noqa: PLC0415
     from sqlalchemy import select  # noqa: PLC0415 - it comes with Open WebUI
 
-    wanted = select(Function.is_active, Function.user_id, Function.valves).filter_by(id=function_id)
+    fields = (Function.is_active, Function.user_id, Function.updated_at, Function.valves)
     async with get_async_db_context() as session:
-        found = (await session.execute(wanted)).one_or_none()
+        found = (await session.execute(select(*fields).filter_by(id=function_id))).one_or_none()
     if found is None:
         return FunctionState()
-    is_active, owner, stored = found
-    valves = decrypt_valves(stored) or {}
-    return FunctionState(installed=True, active=bool(is_active), owner=str(owner or ""), valves=valves)
+    is_active, owner, changed_at, stored = found
+    return FunctionState(
+        installed=True,
+        active=bool(is_active),
+        owner=str(owner or ""),
+        valves=decrypt_valves(stored) or {},
+        stamp=(changed_at or 0, stored),
+    )
 
 
 async def user_valves(function_id: str, user_id: str) -> dict[str, Any]:
@@ -51,11 +65,17 @@ async def user_valves(function_id: str, user_id: str) -> dict[str, Any]:
 
 
 async def global_filters() -> dict[str, str]:
-    """The filters that apply to all models and are switched on: id → name."""
-    from open_webui.models.functions import Functions  # noqa: PLC0415
+    """The filters that apply to all models and are switched on: id → name.
 
-    found = await Functions.get_global_filter_functions()
-    return {str(function.id): str(function.name) for function in found if function.is_active}
+    By a query of its own: Open WebUI's reads the code of all of them.
+    """
+    from open_webui.internal.db import get_async_db_context  # noqa: PLC0415 - see the top of this module
+    from open_webui.models.functions import Function  # noqa: PLC0415
+    from sqlalchemy import select  # noqa: PLC0415 - it comes with Open WebUI
+
+    wanted = select(Function.id, Function.name).filter_by(type="filter", is_active=True, is_global=True)
+    async with get_async_db_context() as session:
+        return {str(function_id): str(name) for function_id, name in await session.execute(wanted)}
 
 
 async def set_valve(function_id: str, name: str, value: Any) -> None:
@@ -66,14 +86,29 @@ async def set_valve(function_id: str, name: str, value: Any) -> None:
     await Functions.update_function_valves_by_id(function_id, {**state.valves, name: value})
 
 
-async def live_function(app: Any, function_id: str) -> Any:
+async def live_function(app: Any, function_id: str, state: FunctionState | None = None) -> Any:
     """The instance that this process runs, of the code and with the valves that are stored.
 
-    Open WebUI's own way to it: it is loaded where it is not yet, or where its code has changed.
+    Open WebUI's own way to it: it is loaded where it is not yet, or where its code has changed. That reads
+    the whole code each time, a megabyte for some plugins, so it is not done while nothing has changed.
+
+    Args:
+        app: Open WebUI's.
+        function_id: of an installed function.
+        state: of it, as it was looked up just now; None: Open WebUI's way is gone.
     """
     from open_webui.functions import get_function_module_by_id  # noqa: PLC0415
 
-    return await get_function_module_by_id(SimpleNamespace(app=app), function_id)
+    stamp, kept, until = _live.get(function_id, ((), None, 0.0))
+    running = app.state.FUNCTIONS.get(function_id)
+    unchanged = state is not None and state.stamp == stamp and time.monotonic() < until
+    if unchanged and running is not None and kept is not None and kept() is running:
+        return running
+    found = await get_function_module_by_id(SimpleNamespace(app=app), function_id)
+    _live.pop(function_id, None)
+    if state and state.stamp and time.time() - state.stamp[0] > _SETTLED_SECONDS:
+        _live[function_id] = state.stamp, weakref.ref(found), time.monotonic() + _READ_AGAIN_SECONDS
+    return found
 
 
 async def shared_redis_url() -> str:

@@ -102,7 +102,7 @@ async def _embedded(
     who = {field: value for field, value in user.items() if field != "valves"}
     state = await function_state(ROUTER_ID)
     if state.active:
-        router = await live_function(request.app, ROUTER_ID)
+        router = await live_function(request.app, ROUTER_ID, state)
         made = await router.embed({"model": name.removeprefix(ROUTER), "input": [text]}, who)
         return str(made["model"]), list(made["vectors"][0])
     vectors, _ = await embedded(_apart(request), name, [text], 0, UserModel.model_validate(who))

@@ -127,7 +127,7 @@ class EventService:
         if not state.active:
             self.stop()
             return
-        current = await live_function(self._app, self._id)
+        current = await live_function(self._app, self._id, state)
         if current is not self._plugin:  # its code was changed, through another replica perhaps
             await current.event(event={}, __event_name__=HAND_OVER, __app__=self._app, __id__=self._id)
             return

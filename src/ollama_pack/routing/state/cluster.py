@@ -15,7 +15,7 @@ from ollama_pack.routing.decide.view import (
 from ollama_pack.routing.naming import auto_parts, fold_name
 from ollama_pack.routing.nodes import NodeRow
 from ollama_pack.routing.state.demand import DemandMeter
-from ollama_pack.routing.state.estimates import usual_rates
+from ollama_pack.routing.state.estimates import are_near, usual_rates
 from ollama_pack.routing.state.model_stats import Lesson
 from ollama_pack.routing.state.node_state import NodeState, ResidentModel
 from ollama_pack.routing.state.peer_requests import RemoteRequests, node_key
@@ -93,18 +93,22 @@ class Cluster:
 
     def learn(self, node: NodeState, blob: str, lesson: Lesson) -> None:
         """Take in what an answered request teaches of a node, and of those that have measured less."""
-        was_learned = node.known(blob).learned
+        before = node.known(blob)
         node.stats(blob).learn(lesson)
-        if was_learned and not lesson.loaded:
-            node.learned(blob)
-            return
+        node.learned(blob)
+        after = node.known(blob)
+        if before.learned and (before.load_measured or not after.load_measured):
+            return  # what a node has measured enough it goes by, whatever the others have
         having = [one for one in self.nodes.values() if one.has_weights(blob)]
+        usual = usual_rates([one.stats(blob).rates for one in having], self._priors)
+        if are_near(usual, self._expected(blob)):
+            return  # each new node would have all others looked at anew for nothing
         if blob not in self._usual and len(self._usual) >= MAX_FOLLOWED_BLOBS:
             del self._usual[next(iter(self._usual))]
-        self._usual[blob] = usual_rates([one.stats(blob).rates for one in having], self._priors)
+        self._usual[blob] = usual
         for one in having:
             known = one.known(blob)
-            if one is node or not (known.learned and known.load_measured):
+            if one is not node and not (known.learned and known.load_measured):
                 one.learned(blob)
 
     def _expected(self, blob: str) -> ModelRates:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from math import isclose
 from statistics import fmean
 
 from ollama_pack.routing.decide.view import ModelRates
@@ -147,6 +148,19 @@ def usual_rates(nodes: Sequence[RatesLearner], priors: ModelRates) -> ModelRates
         background_output=mean(lambda node: node.background_output, priors.background_output),
         service=mean(lambda node: node.service, priors.service),
     )
+
+
+def are_near(one: ModelRates, other: ModelRates) -> bool:
+    """Whether all that nodes measure is the same in both, give or take a tenth."""
+    pairs = (
+        (one.load, other.load),
+        (one.prompt, other.prompt),
+        (one.token, other.token),
+        (one.output, other.output),
+        (one.background_output, other.background_output),
+        (one.service, other.service),
+    )
+    return all(isclose(*pair, rel_tol=0.1) for pair in pairs)
 
 
 class SlotLearner:
