@@ -10,7 +10,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipe`, line 19639, which the server calls.
+# Begin here: `class Pipe`, line 19641, which the server calls.
 # The modules that it uses come first:
 #    219  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
 #    505  base.messages                  Sentences for people, in English and in the languages of the catalogue.
@@ -45,101 +45,101 @@ version: 0.1.0
 #   4304  routing.errors                 What goes wrong with routing.
 #   4486  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
 #   4524  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
-#   4889  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
-#   5309  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
-#   5433  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   5535  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
-#   5664  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
-#   5788  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
-#   5938  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   6072  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
-#   6396  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
-#   6649  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
-#   6766  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
-#   6824  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
-#   6889  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
-#   7038  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
-#   7171  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
-#   7521  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
-#   7606  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
-#   7703  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   7808  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
-#   8012  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
-#   8273  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
-#   8331  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
-#   8534  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
-#   8705  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
-#   9040  routing.nodes                  The `nodes` valve: a row a line, read once.
-#   9391  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
-#   9477  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
-#   9651  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
-#   9847  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
-#   9940  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
-#  10021  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
-#  10087  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
-#  10136  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
-#  10223  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
-#  10331  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
-#  10831  routing.probe.node_watch       One node as the router holds it: its client, what the last looks have shown, and when it counts as gone.
-#  11146  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
-#  11384  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
-#  11487  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
-#  11595  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-#  11712  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
-#  11965  routing.state.demand           How often each set of weights is asked for, over the last minutes.
-#  11998  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-#  12184  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#  12219  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#  12903  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#  12979  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#  13125  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#  13350  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
-#  13490  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  13550  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
-#  14054  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
-#  14227  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
-#  14567  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  14876  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  14991  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  15612  routing.dispatch.embedding     Vectors from the fleet: the node that has the model in memory and the least to do, then the others.
-#  15672  fit.planning                   Which models a fleet should have where, so that its demand needs the fewest loads: pure functions.
-#  15857  routing.plan.demand            What people ask for: chats from the router's record, or from a file like it.
-#  15952  routing.plan.virtual_fleet     A node as Ollama is, in virtual time: no sockets, no sleeping, thousands of requests in a second.
-#  16208  routing.plan.replay            A recorded day again, in virtual time: the router's own scheduler over simulated nodes.
-#  16395  routing.plan.report            What fits where, what to pull, and what one more GPU would bring: all of a plan, as people read it.
-#  16680  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, the admin's dashboard, and a plan.
-#  16783  cache.errors                   What goes wrong with the cache.
-#  16803  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  16835  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  16984  services.budget_chats          Chats that are under way and their budgets: what each has used so far, by whoever knows it best.
-#  16990  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#  17005  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#  17131  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#  17166  webui.users                    Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
-#  17199  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#  17290  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-#  17453  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
-#  17543  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
-#  17782  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  17927  services.activity              What chats did in this process, until somebody writes it into the history.
-#  17953  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  18078  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
-#  18186  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
-#  18233  services.valves                What all valves of the pack have in common: what is refused is told to admins, without what was written.
-#  18361  services.router_valves         The valves of the router, wherever it runs.
-#  18515  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  18629  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  18890  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
-#  18922  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  18944  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#  18950  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#  19028  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
-#  19134  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  19229  webui.leaving                  When Open WebUI is told that a client has left: not while it reads its database.
-#  19313  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#  19475  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
-#  19486  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#  19545  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#   4891  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
+#   5311  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
+#   5435  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   5537  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
+#   5666  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
+#   5790  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
+#   5940  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   6074  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
+#   6398  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
+#   6651  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
+#   6768  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
+#   6826  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
+#   6891  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
+#   7040  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
+#   7173  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
+#   7523  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
+#   7608  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
+#   7705  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   7810  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
+#   8014  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
+#   8275  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
+#   8333  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
+#   8536  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
+#   8707  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
+#   9042  routing.nodes                  The `nodes` valve: a row a line, read once.
+#   9393  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
+#   9479  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
+#   9653  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
+#   9849  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
+#   9942  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
+#  10023  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
+#  10089  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
+#  10138  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
+#  10225  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
+#  10333  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
+#  10833  routing.probe.node_watch       One node as the router holds it: its client, what the last looks have shown, and when it counts as gone.
+#  11148  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
+#  11386  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
+#  11489  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
+#  11597  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+#  11714  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
+#  11967  routing.state.demand           How often each set of weights is asked for, over the last minutes.
+#  12000  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+#  12186  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#  12221  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#  12905  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#  12981  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#  13127  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#  13352  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
+#  13492  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  13552  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
+#  14056  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
+#  14229  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
+#  14569  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  14878  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  14993  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  15614  routing.dispatch.embedding     Vectors from the fleet: the node that has the model in memory and the least to do, then the others.
+#  15674  fit.planning                   Which models a fleet should have where, so that its demand needs the fewest loads: pure functions.
+#  15859  routing.plan.demand            What people ask for: chats from the router's record, or from a file like it.
+#  15954  routing.plan.virtual_fleet     A node as Ollama is, in virtual time: no sockets, no sleeping, thousands of requests in a second.
+#  16210  routing.plan.replay            A recorded day again, in virtual time: the router's own scheduler over simulated nodes.
+#  16397  routing.plan.report            What fits where, what to pull, and what one more GPU would bring: all of a plan, as people read it.
+#  16682  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, the admin's dashboard, and a plan.
+#  16785  cache.errors                   What goes wrong with the cache.
+#  16805  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  16837  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  16986  services.budget_chats          Chats that are under way and their budgets: what each has used so far, by whoever knows it best.
+#  16992  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#  17007  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#  17133  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#  17168  webui.users                    Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
+#  17201  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#  17292  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#  17455  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
+#  17545  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
+#  17784  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  17929  services.activity              What chats did in this process, until somebody writes it into the history.
+#  17955  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  18080  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#  18188  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
+#  18235  services.valves                What all valves of the pack have in common: what is refused is told to admins, without what was written.
+#  18363  services.router_valves         The valves of the router, wherever it runs.
+#  18517  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  18631  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  18892  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#  18924  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  18946  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#  18952  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#  19030  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
+#  19136  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  19231  webui.leaving                  When Open WebUI is told that a client has left: not while it reads its database.
+#  19315  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#  19477  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
+#  19488  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#  19547  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
 
 import asyncio
 import base64
@@ -4549,6 +4549,7 @@ MAX_DEBT = 120.0  # seconds of service by which a user comes after others at mos
 # Whose requests: the user, and whether they are background calls, which do not stand in their user's own way.
 Owner = tuple[str, bool]
 Place = tuple[int, int, float, int]
+_fair_place = attrgetter("place")
 
 
 @dataclass(slots=True, eq=False)  # each is itself: they are looked up in lists
@@ -4572,6 +4573,7 @@ class WaitingRequest:
         displaced: the request that lost its place to this one; None: there was room.
         peer: it waits at another worker.
         shared: other workers know that it waits.
+        place: what fair order goes by, as it was when it got into line.
     """
 
     request: FleetRequest
@@ -4591,12 +4593,15 @@ class WaitingRequest:
     grace: float = 0.0
     peer: bool = False
     shared: bool = False
+    place: Place = field(init=False)
 
-    @property
-    def place(self) -> Place:
-        """What fair order goes by."""
+    def __post_init__(self) -> None:
+        self.get_into_line()
+
+    def get_into_line(self) -> None:
+        """Take the place that it has a right to now."""
         rank = 2 if self.request.last else int(self.behind)
-        return rank, max(0, self.turn - self.spare_turns), self.tag, self.number
+        self.place = rank, max(0, self.turn - self.spare_turns), self.tag, self.number
 
     @property
     def tag(self) -> float:
@@ -4761,6 +4766,7 @@ class FairQueue:
         self._renew_turns(entry.owner)
 
     def _line_up(self, entry: WaitingRequest) -> None:
+        entry.get_into_line()
         insort(self._order, entry, key=_fair_place)
         insort(self._kinds.setdefault(entry.kind, []), entry, key=_fair_place)
 
@@ -4876,10 +4882,6 @@ class FairQueue:
 def _at_home(entries: Sequence[WaitingRequest]) -> list[WaitingRequest]:
     """Those that wait at this worker."""
     return [entry for entry in entries if not entry.peer]
-
-
-def _fair_place(entry: WaitingRequest) -> Place:
-    return entry.place
 
 
 def _start_place(entry: WaitingRequest) -> tuple[float, int]:

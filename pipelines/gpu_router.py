@@ -9,7 +9,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/pipelines/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipeline`, line 16673, which the server calls.
+# Begin here: `class Pipeline`, line 16675, which the server calls.
 # The modules that it uses come first:
 #    200  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
 #    501  base.messages                  Sentences for people, in English and in the languages of the catalogue.
@@ -32,95 +32,95 @@ version: 0.1.0
 #   2334  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
 #   2481  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
 #   2519  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
-#   2884  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
-#   3304  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
-#   3428  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   3530  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
-#   3659  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
-#   3778  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
-#   3902  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
-#   4013  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
-#   4163  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   4297  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
-#   4621  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
-#   4874  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
-#   4991  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
-#   5049  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
-#   5114  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
-#   5263  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
-#   5396  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
-#   5571  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
-#   5921  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
-#   6006  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
-#   6103  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   6149  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   6254  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#   6546  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
-#   6750  engines.vectors                Vectors for texts, as an engine gives them.
-#   6781  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
-#   7042  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
-#   7100  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
-#   7303  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
-#   7474  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
-#   7809  routing.nodes                  The `nodes` valve: a row a line, read once.
-#   8160  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
-#   8246  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
-#   8420  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
-#   8616  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
-#   8709  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
-#   8790  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
-#   8856  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
-#   8905  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#   8981  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
-#   9068  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
-#   9176  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
-#   9676  routing.probe.node_watch       One node as the router holds it: its client, what the last looks have shown, and when it counts as gone.
-#   9991  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
-#  10229  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
-#  10332  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
-#  10440  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-#  10557  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
-#  10810  routing.state.demand           How often each set of weights is asked for, over the last minutes.
-#  10843  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-#  11029  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#  11064  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#  11748  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#  11824  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#  11970  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#  12195  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
-#  12335  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  12395  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
-#  12899  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
-#  13072  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
-#  13412  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  13721  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  13836  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  14457  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, the admin's dashboard, and a plan.
-#  14524  cache.errors                   What goes wrong with the cache.
-#  14544  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  14560  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  14709  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
-#  14838  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
-#  15007  base.single_flight             What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
-#  15110  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
-#  15349  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#  15801  services.activity              What chats did in this process, until somebody writes it into the history.
-#  15868  services.history               The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
-#  16222  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  16323  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  16358  services.pipeline_requests     What a pipeline can know of a request, how it tells the next one, and the others of its server.
-#  16441  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
-#  16559  services.valves                What all valves of the pack have in common: what is refused is told to admins, without what was written.
-#  16657  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
-#  16746  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#  17105  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#  17163  aliases.published              Which names of a table can be published as models, and what answers for them.
-#  17199  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  17317  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  17442  services.router_valves         The valves of the router, wherever it runs.
-#  17596  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  17710  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  17971  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#   2886  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
+#   3306  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
+#   3430  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   3532  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
+#   3661  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
+#   3780  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
+#   3904  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
+#   4015  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
+#   4165  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   4299  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
+#   4623  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
+#   4876  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
+#   4993  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
+#   5051  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
+#   5116  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
+#   5265  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
+#   5398  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
+#   5573  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
+#   5923  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
+#   6008  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
+#   6105  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   6151  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   6256  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   6548  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
+#   6752  engines.vectors                Vectors for texts, as an engine gives them.
+#   6783  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
+#   7044  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
+#   7102  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
+#   7305  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
+#   7476  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
+#   7811  routing.nodes                  The `nodes` valve: a row a line, read once.
+#   8162  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
+#   8248  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
+#   8422  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
+#   8618  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
+#   8711  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
+#   8792  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
+#   8858  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
+#   8907  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   8983  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
+#   9070  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
+#   9178  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
+#   9678  routing.probe.node_watch       One node as the router holds it: its client, what the last looks have shown, and when it counts as gone.
+#   9993  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
+#  10231  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
+#  10334  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
+#  10442  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+#  10559  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
+#  10812  routing.state.demand           How often each set of weights is asked for, over the last minutes.
+#  10845  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+#  11031  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#  11066  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#  11750  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#  11826  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#  11972  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#  12197  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
+#  12337  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  12397  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
+#  12901  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
+#  13074  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
+#  13414  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  13723  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  13838  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  14459  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, the admin's dashboard, and a plan.
+#  14526  cache.errors                   What goes wrong with the cache.
+#  14546  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  14562  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  14711  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
+#  14840  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
+#  15009  base.single_flight             What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
+#  15112  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
+#  15351  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#  15803  services.activity              What chats did in this process, until somebody writes it into the history.
+#  15870  services.history               The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
+#  16224  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  16325  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  16360  services.pipeline_requests     What a pipeline can know of a request, how it tells the next one, and the others of its server.
+#  16443  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
+#  16561  services.valves                What all valves of the pack have in common: what is refused is told to admins, without what was written.
+#  16659  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
+#  16748  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#  17107  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#  17165  aliases.published              Which names of a table can be published as models, and what answers for them.
+#  17201  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  17319  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  17444  services.router_valves         The valves of the router, wherever it runs.
+#  17598  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  17712  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  17973  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
 
 import asyncio
 import base64
@@ -2544,6 +2544,7 @@ MAX_DEBT = 120.0  # seconds of service by which a user comes after others at mos
 # Whose requests: the user, and whether they are background calls, which do not stand in their user's own way.
 Owner = tuple[str, bool]
 Place = tuple[int, int, float, int]
+_fair_place = attrgetter("place")
 
 
 @dataclass(slots=True, eq=False)  # each is itself: they are looked up in lists
@@ -2567,6 +2568,7 @@ class WaitingRequest:
         displaced: the request that lost its place to this one; None: there was room.
         peer: it waits at another worker.
         shared: other workers know that it waits.
+        place: what fair order goes by, as it was when it got into line.
     """
 
     request: FleetRequest
@@ -2586,12 +2588,15 @@ class WaitingRequest:
     grace: float = 0.0
     peer: bool = False
     shared: bool = False
+    place: Place = field(init=False)
 
-    @property
-    def place(self) -> Place:
-        """What fair order goes by."""
+    def __post_init__(self) -> None:
+        self.get_into_line()
+
+    def get_into_line(self) -> None:
+        """Take the place that it has a right to now."""
         rank = 2 if self.request.last else int(self.behind)
-        return rank, max(0, self.turn - self.spare_turns), self.tag, self.number
+        self.place = rank, max(0, self.turn - self.spare_turns), self.tag, self.number
 
     @property
     def tag(self) -> float:
@@ -2756,6 +2761,7 @@ class FairQueue:
         self._renew_turns(entry.owner)
 
     def _line_up(self, entry: WaitingRequest) -> None:
+        entry.get_into_line()
         insort(self._order, entry, key=_fair_place)
         insort(self._kinds.setdefault(entry.kind, []), entry, key=_fair_place)
 
@@ -2871,10 +2877,6 @@ class FairQueue:
 def _at_home(entries: Sequence[WaitingRequest]) -> list[WaitingRequest]:
     """Those that wait at this worker."""
     return [entry for entry in entries if not entry.peer]
-
-
-def _fair_place(entry: WaitingRequest) -> Place:
-    return entry.place
 
 
 def _start_place(entry: WaitingRequest) -> tuple[float, int]:

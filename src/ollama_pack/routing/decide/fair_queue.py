@@ -19,6 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from heapq import heappop, heappush, nlargest
 from itertools import chain, islice
+from operator import attrgetter
 
 from ollama_pack.routing.decide.view import FleetRequest
 from ollama_pack.routing.errors import QueueFullError
@@ -36,6 +37,7 @@ MAX_DEBT = 120.0  # seconds of service by which a user comes after others at mos
 # Whose requests: the user, and whether they are background calls, which do not stand in their user's own way.
 Owner = tuple[str, bool]
 Place = tuple[int, int, float, int]
+_fair_place = attrgetter("place")
 
 
 @dataclass(slots=True, eq=False)  # each is itself: they are looked up in lists
@@ -59,6 +61,7 @@ class WaitingRequest:
         displaced: the request that lost its place to this one; None: there was room.
         peer: it waits at another worker.
         shared: other workers know that it waits.
+        place: what fair order goes by, as it was when it got into line.
     """
 
     request: FleetRequest
@@ -78,12 +81,15 @@ class WaitingRequest:
     grace: float = 0.0
     peer: bool = False
     shared: bool = False
+    place: Place = field(init=False)
 
-    @property
-    def place(self) -> Place:
-        """What fair order goes by."""
+    def __post_init__(self) -> None:
+        self.get_into_line()
+
+    def get_into_line(self) -> None:
+        """Take the place that it has a right to now."""
         rank = 2 if self.request.last else int(self.behind)
-        return rank, max(0, self.turn - self.spare_turns), self.tag, self.number
+        self.place = rank, max(0, self.turn - self.spare_turns), self.tag, self.number
 
     @property
     def tag(self) -> float:
@@ -248,6 +254,7 @@ class FairQueue:
         self._renew_turns(entry.owner)
 
     def _line_up(self, entry: WaitingRequest) -> None:
+        entry.get_into_line()
         insort(self._order, entry, key=_fair_place)
         insort(self._kinds.setdefault(entry.kind, []), entry, key=_fair_place)
 
@@ -363,10 +370,6 @@ class FairQueue:
 def _at_home(entries: Sequence[WaitingRequest]) -> list[WaitingRequest]:
     """Those that wait at this worker."""
     return [entry for entry in entries if not entry.peer]
-
-
-def _fair_place(entry: WaitingRequest) -> Place:
-    return entry.place
 
 
 def _start_place(entry: WaitingRequest) -> tuple[float, int]:
