@@ -11,8 +11,11 @@ from harness.virtual_chats import Chat, Driver, Turn
 from harness.virtual_share import SharingWorker
 from harness.virtual_world import MODELS, World, check, resident, steps, take
 from ollama_pack.routing.decide.assignment import Assignment
+from ollama_pack.routing.decide.node_timeline import TimelineContext, VirtualNode
+from ollama_pack.routing.decide.policy import RoutingPolicy
 from ollama_pack.routing.decide.view import InstalledModel
 from ollama_pack.routing.errors import NoNodeError, QueueFullError
+from ollama_pack.routing.nodes import NodeRow
 from ollama_pack.routing.plan.virtual_fleet import NodeShape, SimNode, Timeline
 from ollama_pack.routing.state.estimates import Durations
 from ollama_pack.routing.state.node_state import ResidentModel
@@ -401,3 +404,101 @@ def test_a_load_ahead_of_need_that_fails_is_not_tried_again_at_once() -> None:
     assert {one.node for one in again} == {"y", "z"} - {load.node}
     assert not world.scheduler.cluster.nodes[load.node].shut(world.now)
     assert load.node not in {one.node for one in world.running.values()}
+
+
+def holding(world: World, **held: str) -> None:
+    """Have nodes (x="ab": those models) be there with all of these in memory, and no others."""
+    for name, models in held.items():
+        there = {model: MODELS[model] for model in models}
+        loaded = [ResidentModel(model, 10, 4096, 1.0) for model in models]
+        world.scheduler.cluster.probed(name, there, loaded)
+
+
+def test_a_chat_that_waits_for_its_model_keeps_no_slot_of_another() -> None:
+    """Would catch a node that is shut since quick chats of another model overtook the queue for one."""
+    world = World(names=("x",))
+    holding(world, x="ab")
+    for number in range(4):  # two of them wait
+        world.ask(number, user=f"u{number}")
+    assert len(world.decide()) == 2
+    for number in range(10, 60):
+        world.now += 1.0
+        world.ask(number, "b", user=f"v{number}")
+        (binding,) = world.decide()
+        assert binding.model == "b"
+        world.finish(f"r{number}")
+
+
+def test_models_that_were_there_before_the_router_make_way() -> None:
+    """Would catch a fleet that waits for one node beside others that could load, after a restart."""
+    world = World(names=("x", "y"), slots=1, rows={name: {"memory": 10} for name in "xy"})
+    for name, held in {"x": "a", "y": "b"}.items():
+        both = {model: MODELS[model] for model in "ab"}
+        world.scheduler.cluster.probed(name, both, [ResidentModel(held, 10, 4096, 1.0)])
+    world.now += 60
+    node = world.scheduler.cluster.view().by_name["y"]
+    assert VirtualNode(node, TimelineContext(RoutingPolicy(), world.now)).can_load() == (True, 1000.0)
+
+
+@pytest.mark.parametrize("waiting", [30, 45, 80])
+@pytest.mark.parametrize("state", ["dead", "drained", "well"])
+def test_a_long_queue_for_one_model_stands_in_nobody_else_s_way(waiting: int, state: str) -> None:
+    """Would catch a chat that is never looked at, as each decision spends its bound on the same queue."""
+    world = World(names=("w", "x", "y", "z"), max_queue=100)
+    holding(world, w="a", x="a", y="c", z="a")
+    if state == "dead":
+        world.scheduler.cluster.unreachable("z")
+    world.scheduler.cluster.nodes["z"].draining = state == "drained"
+    world.scheduler.cluster.nodes["z"].changed()
+    for number in range(4 + waiting):
+        world.ask(number, user=f"u{number}")
+        world.decide()
+    world.ask(999, "c", user="new")
+    assert [binding.node for binding in world.decide()] == ["y"]
+
+
+def test_a_first_token_lets_the_next_one_try() -> None:
+    """Would catch 31 free slots that stand empty until the one long answer after a failure has ended."""
+    world = World(names=("x",), slots=32)
+    holding(world, x="a")
+    for number in range(2):
+        world.ask(number, user=f"u{number}")
+        world.decide()
+        world.running.clear()
+        assert not world.scheduler.failed(f"r{number}", node_down=False, busy=True)
+    world.now += 5
+    for number in range(2, 6):
+        world.ask(number, user=f"u{number}")
+    for number in range(2, 6):
+        assert [binding.request.id for binding in world.decide()] == [f"r{number}"]
+        world.first_token(f"r{number}")
+
+
+def test_a_node_that_answers_a_look_after_its_failure_is_asked_at_once() -> None:
+    """Would catch a node that stays unused for minutes after a long restart, though it answers every look."""
+    world = World(names=("x",))
+    for _ in range(60):
+        world.scheduler.cluster.unreachable("x")
+        world.now += 5
+    world.ask(1)
+    world.scheduler.cluster.probed("x", MODELS, [], world.now - 6)  # asked before it failed last
+    assert not world.decide()
+    world.scheduler.cluster.probed("x", MODELS, [], world.now)
+    assert world.decide()
+
+
+def test_models_that_do_not_fit_together_do_not_evict_each_other() -> None:
+    """Would catch a night of loads: each `warm` row takes the memory that the other has just got."""
+    world = World(names=("x",), rows={"x": {"memory": 15}})
+    world.scheduler.cluster.probed("x", MODELS, [ResidentModel("a", 10, 4096, 1.0, vram=10)])
+    assert not world.scheduler.warm("b", 1, ("a", "b"))
+    assert world.scheduler.warm("b", 1, ("b",))
+
+
+def test_a_node_that_was_renamed_and_taken_out_can_go() -> None:
+    """Would catch chats that all end with an error once its last answer under the old name has ended."""
+    world = World(names=("x",))
+    world.scheduler.cluster.add(NodeRow("renamed", "http://x"))
+    for name in ("renamed", "x"):
+        world.scheduler.cluster.remove(name)
+    assert not world.scheduler.cluster.nodes

@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.virtual_chats import Chat, Driver, Turn, trace
-from harness.virtual_share import Bus, SharingWorker
+from harness.virtual_share import Bus, SharedPlace, SharingWorker
 from harness.virtual_workers import Workers
 from harness.virtual_world import MODELS, World, resident
 from ollama_pack.routing.decide.prefix import MatchDepth, prompt_blocks
-from ollama_pack.routing.decide.view import PromptBlock
+from ollama_pack.routing.decide.view import InstalledModel, PromptBlock
 from ollama_pack.routing.dispatch.request import fleet_request
 from ollama_pack.routing.peers.messages import (
     AliveMessage,
@@ -492,3 +492,21 @@ def chats(seed: int) -> Sequence[Chat]:
         )
         for number in range(60)
     ]
+
+
+def test_a_model_that_runs_elsewhere_is_not_held_to_the_node_s_slots() -> None:
+    """Would catch cloud chats that are refused over Redis, and pause the node for all others."""
+    world = World(names=("x",), slots=2)
+    cloud = InstalledModel("cloud", 0, fixed=True, remote=True)
+    world.scheduler.cluster.probed("x", {"c:cloud": cloud}, [])
+    share = FleetShare(world.scheduler, "w0", lambda: world.now)
+    share.join()
+    place = SharedPlace()
+    for number in range(5):
+        world.ask(number, "c:cloud", user=f"u{number}")
+        (binding,) = world.decide()
+        claim = share.claim(binding).claim
+        assert claim
+        assert place.claim(claim) is None
+        share.granted(claim)
+        world.first_token(binding.request.id)

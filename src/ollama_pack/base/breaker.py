@@ -1,5 +1,6 @@
 """A breaker: after failures nothing is sent for a while, then one request tries."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -34,6 +35,7 @@ class Breaker:
         self._backoff = rule.shortest
         self._retry_at: float | None = None
         self._trying = False
+        self.failed_at = -math.inf  # the last time
 
     def state(self, now: float) -> BreakerState:
         if self._retry_at is None:
@@ -70,6 +72,7 @@ class Breaker:
             at_once: open now, whatever the threshold: such failures cost too much to wait for another.
             grows: the next time is twice as long. Not where it is only busy: it may be free any moment.
         """
+        self.failed_at = now
         if self.state(now) == "open" and not self._trying:
             return
         was_open = self._retry_at is not None

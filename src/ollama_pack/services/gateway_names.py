@@ -26,6 +26,7 @@ from ollama_pack.webui.models import (
     offered_models,
     visible_models,
 )
+from ollama_pack.webui.presets import default_params
 from ollama_pack.webui.users import group_names
 
 Body = dict[str, Any]
@@ -157,13 +158,13 @@ async def direct_name(
     for model_id in (name, ROUTER + name):
         if model_id in offered:
             if await may_use(user, model_id, request):
-                return _direct(model_id, await model_row(model_id) or {})
+                return _direct(model_id, await model_row(model_id) or {}, await default_params())
             if model_id == name or await model_row(model_id) is not None:
                 raise ModelClosedError(name)
         elif model_id == name and await model_row(name) is not None:
             raise ModelClosedError(name)
     is_routed = table is not None and next(table.matching(name), None) is not None
-    return DirectName(ROUTER + name) if is_routed else None
+    return _direct(ROUTER + name, {}, await default_params()) if is_routed else None
 
 
 async def is_unknown(request: Any, name: str, user: Mapping[str, Any]) -> bool:
@@ -175,9 +176,13 @@ async def is_unknown(request: Any, name: str, user: Mapping[str, Any]) -> bool:
     return True
 
 
-def _direct(model_id: str, row: Mapping[str, Any]) -> DirectName | None:
+def _direct(model_id: str, row: Mapping[str, Any], defaults: Mapping[str, Any]) -> DirectName | None:
+    """A row's name and parameters, over those for all models, as Open WebUI puts them together."""
     target = str(row.get("base_model_id") or model_id)
-    params = {key: value for key, value in (row.get("params") or {}).items() if value is not None}
+    own = {key: value for key, value in (row.get("params") or {}).items() if value is not None}
+    params = {**defaults, **own}
+    if custom := {**(defaults.get("custom_params") or {}), **(own.get("custom_params") or {})}:
+        params["custom_params"] = custom
     meta = row.get("meta") or {}
     has_more = params.get("system") or any(meta.get(part) for part in _MORE_THAN_A_NAME)
     if not target.startswith(ROUTER) or has_more:

@@ -9,8 +9,6 @@ from typing import Any
 
 _SETTLED_SECONDS = 2.0  # the database has whole seconds: what is newer may change without looking otherwise
 _READ_AGAIN_SECONDS = 60.0
-# By id: the stamp of what runs, the instance, and until when it is believed.
-_live: dict[str, tuple[tuple[Any, ...], "weakref.ref[Any] | None", float]] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +30,24 @@ class FunctionState:
     stamp: tuple[Any, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class _Live:
+    """What a function's state was when its instance was asked for, and until when that is believed."""
+
+    stamp: tuple[Any, ...]
+    instance: "weakref.ref[Any]"
+    valves: Any
+    until: float
+
+    def is_still(self, running: Any, state: FunctionState) -> bool:
+        """A stream that began before puts the valves back that it has seen: Open WebUI keeps them for it."""
+        as_told = self.stamp == state.stamp and time.monotonic() < self.until
+        return as_told and running is self.instance() and getattr(running, "valves", None) == self.valves
+
+
+_live: dict[str, _Live] = {}
+
+
 async def function_state(function_id: str) -> FunctionState:
     """Look a function up.
 
@@ -42,18 +58,19 @@ async def function_state(function_id: str) -> FunctionState:
     from open_webui.models.functions import Function, decrypt_valves  # noqa: PLC0415
     from sqlalchemy import select  # noqa: PLC0415 - it comes with Open WebUI
 
-    fields = (Function.is_active, Function.user_id, Function.updated_at, Function.valves)
+    version = getattr(Function, "version_id", Function.updated_at)  # Open WebUI 0.11 has none
+    fields = (Function.is_active, Function.user_id, Function.updated_at, version, Function.valves)
     async with get_async_db_context() as session:
         found = (await session.execute(select(*fields).filter_by(id=function_id))).one_or_none()
     if found is None:
         return FunctionState()
-    is_active, owner, changed_at, stored = found
+    is_active, owner, changed_at, code, stored = found
     return FunctionState(
         installed=True,
         active=bool(is_active),
         owner=str(owner or ""),
         valves=decrypt_valves(stored) or {},
-        stamp=(changed_at or 0, stored),
+        stamp=(changed_at or 0, code, stored),
     )
 
 
@@ -99,15 +116,15 @@ async def live_function(app: Any, function_id: str, state: FunctionState | None 
     """
     from open_webui.functions import get_function_module_by_id  # noqa: PLC0415
 
-    stamp, kept, until = _live.get(function_id, ((), None, 0.0))
-    running = app.state.FUNCTIONS.get(function_id)
-    unchanged = state is not None and state.stamp == stamp and time.monotonic() < until
-    if unchanged and running is not None and kept is not None and kept() is running:
+    running, known = app.state.FUNCTIONS.get(function_id), _live.pop(function_id, None)
+    if running is not None and state and known and known.is_still(running, state):
+        _live[function_id] = known
         return running
+    now = time.time()
     found = await get_function_module_by_id(SimpleNamespace(app=app), function_id)
-    _live.pop(function_id, None)
-    if state and state.stamp and time.time() - state.stamp[0] > _SETTLED_SECONDS:
-        _live[function_id] = state.stamp, weakref.ref(found), time.monotonic() + _READ_AGAIN_SECONDS
+    if state and state.stamp and now - state.stamp[0] > _SETTLED_SECONDS:
+        until = time.monotonic() + _READ_AGAIN_SECONDS
+        _live[function_id] = _Live(state.stamp, weakref.ref(found), getattr(found, "valves", None), until)
     return found
 
 

@@ -277,7 +277,7 @@ class VirtualNode:
             used += runner.size
             if not runner.remote:
                 idle_at = min(idle_at, max(runner.ready_at, runner.ends[-1] if runner.ends else 0.0))
-                if not runner.ends and runner.ready_at <= self._loading_until:
+                if not runner.ends and runner.ready_at <= max(self._moment.now, self._loading_until):
                     return True, max(self._loading_until, runner.ready_at)
         if not used or used + self.view.smallest <= self.view.room:
             return True, self._loading_until

@@ -186,7 +186,7 @@ class Timelines:
         loads_now, loads_at = node.can_load()
         listed = self._listed[name] = Listed((not loads_now, loads_at, name), [])
         insort(self._loading, listed.load_at)
-        for blob, runner in node.runners.items():
+        for blob, runner in node.runners.items() if node.view.models else ():  # else nobody may ask it now
             warm = self.warm.get(blob)
             if warm is None:
                 warm = self.warm[blob] = WarmNodes()
@@ -323,12 +323,9 @@ class Planner:
             if kind and not self._is_hopeless(kind):
                 self._kinds[name] = kind
                 heappush(ahead, (entries[0].place, kind))
-        while ahead and self._timelines.open and self._asked < 2 * self.policy.most_costs:
+        while ahead and self._timelines.open:
             _, kind = heappop(ahead)
-            if self._asked >= self.policy.most_costs and not self._has_ready(kind):
-                self.exhausted = True
-                if kind.misses:
-                    self._give_up(kind)  # the next decision looks at others
+            if self._is_enough(kind):
                 continue
             if assignment := self._look(kind):
                 found.append(assignment)
@@ -337,6 +334,22 @@ class Planner:
             elif not self._is_small():
                 self._give_up(kind)
         return found
+
+    def _is_enough(self, kind: Kind) -> bool:
+        """Whether the decision has cost so much that this kind has to wait for the next one.
+
+        The first of each kind is looked at in every decision: others must not use the bound up for it.
+        """
+        bound = self.policy.most_costs * (2 if self._has_ready(kind) else 1)
+        if not kind.seen or self._asked < bound:
+            return False
+        if kind.misses and not kind.hopeless:  # a node is kept for it
+            self.look_again = min(self.look_again, self._view.now + PATIENT_SECONDS)
+            return True
+        self.exhausted = True
+        if kind.misses:
+            self._give_up(kind)  # the next decision looks at others
+        return True
 
     def _is_small(self) -> bool:
         """Whether the fleet is so small that looking at everybody costs little."""
@@ -477,8 +490,8 @@ class Planner:
         elif ripe and chosen.quote.reused is None:
             self._take(chosen, request)  # it waits for a load there: that node is kept for it
             kind.hopeless = False
-        if pressing and not starts and chosen.name in self._timelines.open:
-            chosen.node.reserve()
+        if pressing and not starts and chosen.quote.reused is None and chosen.name in self._timelines.open:
+            chosen.node.reserve()  # one that waits for a slot of its own model gets the next one anyway
             self._touch(chosen.node)
             kind.hopeless = False
         asked = {cost.name for cost in costs}
@@ -672,10 +685,13 @@ class Planner:
                     self._timelines.nodes[name].forget_quotes()
 
 
-def warm_load(view: FleetView, node: NodeView, model: str, policy: RoutingPolicy) -> Assignment | None:
+def warm_load(
+    view: FleetView, node: NodeView, model: str, policy: RoutingPolicy, kept: Collection[str]
+) -> Assignment | None:
     """The load of a model at a node, though nobody waits for it; None: not now.
 
-    It begins only where the node is free to load, and unloads nothing that anybody has asked for lately.
+    It begins only where the node is free to load, and unloads nothing that anybody has asked for lately, and
+    none of the weights that are `kept` likewise: two that do not fit would evict each other for ever.
     """
     held = Counter(runner.blob for one in view.nodes for runner in one.runners)
     virtual = VirtualNode(node, TimelineContext(policy, view.now, view.demand, view.returns, held))
@@ -684,6 +700,8 @@ def warm_load(view: FleetView, node: NodeView, model: str, policy: RoutingPolicy
     )
     quote = virtual.quote((model, "warm", 0), request)
     if not quote.now_open or not quote.load or quote.evict > MOST_TAKEN_BY_WARMTH:
+        return None
+    if any(blob in kept for blob in quote.victims):
         return None
     return _load_assignment(request, virtual, quote, view.now, policy)
 

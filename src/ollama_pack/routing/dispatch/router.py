@@ -197,7 +197,7 @@ class Router:
         name = watch.row.name
         if answers:
             installed = {model.name: model.installed for model in watch.models}
-            self.scheduler.cluster.probed(name, installed, watch.residents)
+            self.scheduler.cluster.probed(name, installed, watch.residents, watch.seen_at)
         elif watch.is_gone:
             self.scheduler.cluster.unreachable(name)
             self._attempts.is_gone(name)

@@ -141,10 +141,11 @@ class Upkeep:
 
     def warm_now(self) -> None:
         """Load what should be in memory and is not, and ask again for what would leave it."""
+        kept = [row.model for row in self._rows if row.seconds_left(self._now())]
         for row in self._rows:
             left = row.seconds_left(self._now())
             if left:
-                for binding in self._fleet.scheduler.warm(row.model, row.copies):
+                for binding in self._fleet.scheduler.warm(row.model, row.copies, kept):
                     self._fleet.load_now(binding, left)
                 self._prolong(row, left)
 

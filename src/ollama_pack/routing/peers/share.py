@@ -213,7 +213,7 @@ class FleetShare:
             request_id=binding.request.id,
             node=node_key(self._scheduler.cluster.nodes[binding.node].row),
             blob=quote.blob,
-            slots=quote.rates.slots,
+            slots=quote.reused.slots if quote.reused is not None else quote.rates.slots,
             loads=binding.loads,
             victims=quote.victims,
         )

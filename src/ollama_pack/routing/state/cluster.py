@@ -70,7 +70,7 @@ class Cluster:
         """A node is there no more. None of this worker's requests may be at it."""
         node = self.nodes.pop(name)
         node.on_change = lambda _: None
-        if self.remote.nodes[node_key(node.row)] is node:  # no newer one has its address
+        if self.remote.nodes.get(node_key(node.row)) is node:  # no newer one has its address
             del self.remote.nodes[node_key(node.row)]
         for known in (self._stale, self._views):
             known.pop(name, None)
@@ -78,9 +78,20 @@ class Cluster:
         self._others = True
 
     def probed(
-        self, name: str, models: Mapping[str, InstalledModel], residents: Iterable[ResidentModel] | None
+        self,
+        name: str,
+        models: Mapping[str, InstalledModel],
+        residents: Iterable[ResidentModel] | None,
+        asked_at: float = -math.inf,
     ) -> None:
-        """A node has answered a probe: what it has (`/api/tags`, `/api/show`), and in memory (`/api/ps`)."""
+        """A node has answered a probe.
+
+        Args:
+            name: the node's.
+            models: what it has (`/api/tags`, `/api/show`).
+            residents: what it has in memory (`/api/ps`).
+            asked_at: when it was asked: after its last failure it is well again.
+        """
         node, now = self.nodes[name], self._clock()
         node.changed()
         node.probed(models, residents, now)
@@ -88,7 +99,7 @@ class Cluster:
             offer = node.offer(auto)
             if offer is not None and offer[1]:
                 node.set_auto(auto, offer[0])
-        if node.breaker.state(now) == "half-open":
+        if node.breaker.state(now) == "half-open" or node.breaker.failed_at < asked_at:
             node.breaker.succeeded()
 
     def learn(self, node: NodeState, blob: str, lesson: Lesson) -> None:

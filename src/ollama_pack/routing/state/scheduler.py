@@ -251,6 +251,7 @@ class Scheduler:
             return
         now = self._clock()
         running.answering = True
+        running.node.gave_up(running.assignment.model)  # it answers: another one need not wait for its end
         running.node.changed()
         running.node.loaded(running.runner, now)
         running.runner.serves(running.wanted)
@@ -458,10 +459,15 @@ class Scheduler:
         self._planner.ahead = []
         return [self._start(one, now) for one in loads if self._allows(one, now)]
 
-    def warm(self, model: str, copies: int) -> list[Assignment]:
+    def warm(self, model: str, copies: int, others: Iterable[str] = ()) -> list[Assignment]:
         """Begin loads after which so many nodes have a model in memory, as far as that is possible now.
 
         Each counts as running until `finished`, `load_failed` or `cancel`.
+
+        Args:
+            model: its name.
+            copies: on so many nodes.
+            others: models that are kept likewise, and are not unloaded for it.
         """
         now, name = self._clock(), fold_name(model)
         view = self.cluster.view()
@@ -471,7 +477,8 @@ class Scheduler:
         missing = copies - (len(having) - len(cold))
         loads: list[Assignment] = []
         for node in sorted(cold, key=lambda node: (node.tier, -_free(node), node.name)):
-            if len(loads) < missing and (load := warm_load(view, node, name, self.policy)):
+            kept = {node.models[other].blob for other in map(fold_name, others) if other in node.models}
+            if len(loads) < missing and (load := warm_load(view, node, name, self.policy, kept)):
                 loads.append(self._start(load, now))
         return loads
 
