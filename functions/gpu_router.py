@@ -10,7 +10,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipe`, line 19641, which the server calls.
+# Begin here: `class Pipe`, line 19710, which the server calls.
 # The modules that it uses come first:
 #    219  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
 #    505  base.messages                  Sentences for people, in English and in the languages of the catalogue.
@@ -37,109 +37,109 @@ version: 0.1.0
 #   3408  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
 #   3583  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
 #   3660  engines.vectors                Vectors for texts, as an engine gives them.
-#   3691  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
-#   3769  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
-#   3817  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
-#   3865  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
-#   4192  routing.decide.cost            What sending a request to a node costs, term by term.
-#   4304  routing.errors                 What goes wrong with routing.
-#   4486  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
-#   4524  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
-#   4891  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
-#   5311  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
-#   5435  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   5537  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
-#   5666  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
-#   5790  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
-#   5940  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   6074  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
-#   6398  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
-#   6651  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
-#   6768  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
-#   6826  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
-#   6891  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
-#   7040  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
-#   7173  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
-#   7523  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
-#   7608  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
-#   7705  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   7810  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
-#   8014  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
-#   8275  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
-#   8333  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
-#   8536  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
-#   8707  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
-#   9042  routing.nodes                  The `nodes` valve: a row a line, read once.
-#   9393  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
-#   9479  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
-#   9653  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
-#   9849  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
-#   9942  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
-#  10023  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
-#  10089  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
-#  10138  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
-#  10225  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
-#  10333  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
-#  10833  routing.probe.node_watch       One node as the router holds it: its client, what the last looks have shown, and when it counts as gone.
-#  11148  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
-#  11386  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
-#  11489  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
-#  11597  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-#  11714  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
-#  11967  routing.state.demand           How often each set of weights is asked for, over the last minutes.
-#  12000  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-#  12186  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#  12221  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#  12905  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#  12981  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#  13127  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#  13352  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
-#  13492  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  13552  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
-#  14056  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
-#  14229  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
-#  14569  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  14878  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  14993  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  15614  routing.dispatch.embedding     Vectors from the fleet: the node that has the model in memory and the least to do, then the others.
-#  15674  fit.planning                   Which models a fleet should have where, so that its demand needs the fewest loads: pure functions.
-#  15859  routing.plan.demand            What people ask for: chats from the router's record, or from a file like it.
-#  15954  routing.plan.virtual_fleet     A node as Ollama is, in virtual time: no sockets, no sleeping, thousands of requests in a second.
-#  16210  routing.plan.replay            A recorded day again, in virtual time: the router's own scheduler over simulated nodes.
-#  16397  routing.plan.report            What fits where, what to pull, and what one more GPU would bring: all of a plan, as people read it.
-#  16682  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, the admin's dashboard, and a plan.
-#  16785  cache.errors                   What goes wrong with the cache.
-#  16805  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  16837  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  16986  services.budget_chats          Chats that are under way and their budgets: what each has used so far, by whoever knows it best.
-#  16992  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#  17007  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#  17133  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#  17168  webui.users                    Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
-#  17201  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#  17292  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-#  17455  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
-#  17545  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
-#  17784  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  17929  services.activity              What chats did in this process, until somebody writes it into the history.
-#  17955  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  18080  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
-#  18188  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
-#  18235  services.valves                What all valves of the pack have in common: what is refused is told to admins, without what was written.
-#  18363  services.router_valves         The valves of the router, wherever it runs.
-#  18517  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  18631  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  18892  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
-#  18924  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  18946  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#  18952  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#  19030  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
-#  19136  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  19231  webui.leaving                  When Open WebUI is told that a client has left: not while it reads its database.
-#  19315  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#  19477  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
-#  19488  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#  19547  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#   3693  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
+#   3771  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
+#   3819  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
+#   3867  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
+#   4194  routing.decide.cost            What sending a request to a node costs, term by term.
+#   4306  routing.errors                 What goes wrong with routing.
+#   4488  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
+#   4526  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
+#   4893  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
+#   5313  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
+#   5437  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   5539  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
+#   5668  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
+#   5792  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
+#   5942  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   6076  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
+#   6409  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
+#   6662  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
+#   6779  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
+#   6837  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
+#   6902  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
+#   7051  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
+#   7184  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
+#   7534  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
+#   7619  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
+#   7716  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   7821  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
+#   8025  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
+#   8286  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
+#   8344  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
+#   8547  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
+#   8718  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
+#   9055  routing.nodes                  The `nodes` valve: a row a line, read once.
+#   9406  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
+#   9492  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
+#   9666  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
+#   9862  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
+#   9955  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
+#  10038  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
+#  10104  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
+#  10153  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
+#  10240  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
+#  10348  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
+#  10848  routing.probe.node_watch       One node as the router holds it: its client, what the last looks have shown, and when it counts as gone.
+#  11163  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
+#  11401  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
+#  11504  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
+#  11612  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+#  11729  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
+#  11982  routing.state.demand           How often each set of weights is asked for, over the last minutes.
+#  12015  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+#  12201  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#  12236  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#  12938  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#  13014  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#  13160  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#  13396  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
+#  13536  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  13596  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
+#  14107  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
+#  14280  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
+#  14621  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  14930  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  15045  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  15666  routing.dispatch.embedding     Vectors from the fleet: the node that has the model in memory and the least to do, then the others.
+#  15726  fit.planning                   Which models a fleet should have where, so that its demand needs the fewest loads: pure functions.
+#  15911  routing.plan.demand            What people ask for: chats from the router's record, or from a file like it.
+#  16006  routing.plan.virtual_fleet     A node as Ollama is, in virtual time: no sockets, no sleeping, thousands of requests in a second.
+#  16262  routing.plan.replay            A recorded day again, in virtual time: the router's own scheduler over simulated nodes.
+#  16449  routing.plan.report            What fits where, what to pull, and what one more GPU would bring: all of a plan, as people read it.
+#  16734  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, the admin's dashboard, and a plan.
+#  16837  cache.errors                   What goes wrong with the cache.
+#  16857  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  16889  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  17038  services.budget_chats          Chats that are under way and their budgets: what each has used so far, by whoever knows it best.
+#  17044  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#  17059  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#  17185  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#  17220  webui.users                    Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
+#  17253  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#  17344  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#  17507  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
+#  17597  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
+#  17836  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  17981  services.activity              What chats did in this process, until somebody writes it into the history.
+#  18007  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  18132  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#  18240  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
+#  18287  services.valves                What all valves of the pack have in common: what is refused is told to admins, without what was written.
+#  18415  services.router_valves         The valves of the router, wherever it runs.
+#  18569  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  18683  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  18944  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#  18976  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  18998  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#  19004  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#  19099  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
+#  19205  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  19300  webui.leaving                  When Open WebUI is told that a client has left: not while it reads its database.
+#  19384  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#  19546  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
+#  19557  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#  19616  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
 
 import asyncio
 import base64
@@ -3660,6 +3660,8 @@ class Refusal:
 # --- ollama_pack.engines.vectors ---
 # Vectors for texts, as an engine gives them.
 
+VECTOR_BYTES = 128 * 1024  # that a vector may take in an answer: 6,000 dimensions of some 20 digits
+
 
 @dataclass(frozen=True, slots=True)
 class Vectors:
@@ -5139,7 +5141,7 @@ class VirtualNode:
             used += runner.size
             if not runner.remote:
                 idle_at = min(idle_at, max(runner.ready_at, runner.ends[-1] if runner.ends else 0.0))
-                if not runner.ends and runner.ready_at <= self._loading_until:
+                if not runner.ends and runner.ready_at <= max(self._moment.now, self._loading_until):
                     return True, max(self._loading_until, runner.ready_at)
         if not used or used + self.view.smallest <= self.view.room:
             return True, self._loading_until
@@ -6160,7 +6162,11 @@ class NodeTransport:
             log.warning("Node %s: %s", self.name, sentence)
 
     async def ask(
-        self, path: str, body: Mapping[str, Any] | None = None, seconds: float | None = None
+        self,
+        path: str,
+        body: Mapping[str, Any] | None = None,
+        seconds: float | None = None,
+        limit: int = 0,
     ) -> dict[str, Any]:
         """The answer to a GET, or to a POST of the body, as a whole.
 
@@ -6168,20 +6174,25 @@ class NodeTransport:
             path: such as /api/tags.
             body: of a POST.
             seconds: for all of it, instead of the limit for answers.
+            limit: bytes that the answer may have, where that is more than the limit for answers.
 
         Raises:
             NodeError: there is none, or not in time, or it is an error or no JSON object.
         """
-        return self.parsed(await self.fetch(path, body, seconds))
+        return self.parsed(await self.fetch(path, body, seconds, limit))
 
     async def fetch(
-        self, path: str, body: Mapping[str, Any] | None = None, seconds: float | None = None
+        self,
+        path: str,
+        body: Mapping[str, Any] | None = None,
+        seconds: float | None = None,
+        limit: int = 0,
     ) -> bytes:
         """As `ask`, for an answer that need not be JSON."""
         async with self._within("answer", self.limits.answer if seconds is None else seconds):
             response = await self._open(path, body)
             try:
-                return await self._read(response, self.limits.answer_bytes)
+                return await self._read(response, max(limit, self.limits.answer_bytes))
             finally:
                 response.close()  # after its end, this leaves the connection in the pool
 
@@ -6326,12 +6337,12 @@ class NodeTransport:
 
     async def _read(self, response: aiohttp.ClientResponse, limit: int, *, whole: bool = True) -> bytes:
         """The body, or its beginning where it is not needed as a whole."""
-        body = b""
+        body = bytearray()
         while len(body) <= limit and (data := await self._some(response)):
             body += data
         if whole and len(body) > limit:
             raise NodeFaultError(self.name, message("answers with more than {limit} bytes", limit=limit))
-        return body[:limit]
+        return bytes(body[:limit])
 
     async def _next_pieces(self, response: aiohttp.ClientResponse, buffer: "StreamBuffer[T]") -> list[T]:
         """One piece or more; none when the answer has ended."""
@@ -8250,7 +8261,7 @@ class OllamaClient:
         """
         wanted = {"dimensions": dimensions} if dimensions else {}
         body = {"model": self._ids.real(model), "input": list(texts), **wanted}
-        answer = await self._node.ask("/api/embed", body, seconds)
+        answer = await self._node.ask("/api/embed", body, seconds, len(texts) * VECTOR_BYTES)
         tokens = answer.get("prompt_eval_count")
         return vectors_in(self.name, answer.get("embeddings"), tokens, len(texts), working_seconds(answer))
 
@@ -8808,7 +8819,9 @@ class OpenAIClient:
         """
         wanted = {"dimensions": dimensions} if dimensions else {}
         body = {"model": self._ids.real(model), "input": list(texts), **wanted}
-        answer = await self._node.ask(f"{self._bases[0]}/embeddings", body, seconds)
+        answer = await self._node.ask(
+            f"{self._bases[0]}/embeddings", body, seconds, len(texts) * VECTOR_BYTES
+        )
         entries = [entry for entry in answer.get("data") or () if isinstance(entry, Mapping)]
         ordered = sorted(entries, key=lambda entry: entry.get("index") or 0)
         tokens = object_at(answer, "usage").get("prompt_tokens")
@@ -9973,6 +9986,7 @@ class Breaker:
         self._backoff = rule.shortest
         self._retry_at: float | None = None
         self._trying = False
+        self.failed_at = -math.inf  # the last time
 
     def state(self, now: float) -> BreakerState:
         if self._retry_at is None:
@@ -10009,6 +10023,7 @@ class Breaker:
             at_once: open now, whatever the threshold: such failures cost too much to wait for another.
             grows: the next time is twice as long. Not where it is only busy: it may be free any moment.
         """
+        self.failed_at = now
         if self.state(now) == "open" and not self._trying:
             return
         was_open = self._retry_at is not None
@@ -12383,7 +12398,7 @@ class Timelines:
         loads_now, loads_at = node.can_load()
         listed = self._listed[name] = Listed((not loads_now, loads_at, name), [])
         insort(self._loading, listed.load_at)
-        for blob, runner in node.runners.items():
+        for blob, runner in node.runners.items() if node.view.models else ():  # else nobody may ask it now
             warm = self.warm.get(blob)
             if warm is None:
                 warm = self.warm[blob] = WarmNodes()
@@ -12520,12 +12535,9 @@ class Planner:
             if kind and not self._is_hopeless(kind):
                 self._kinds[name] = kind
                 heappush(ahead, (entries[0].place, kind))
-        while ahead and self._timelines.open and self._asked < 2 * self.policy.most_costs:
+        while ahead and self._timelines.open:
             _, kind = heappop(ahead)
-            if self._asked >= self.policy.most_costs and not self._has_ready(kind):
-                self.exhausted = True
-                if kind.misses:
-                    self._give_up(kind)  # the next decision looks at others
+            if self._is_enough(kind):
                 continue
             if assignment := self._look(kind):
                 found.append(assignment)
@@ -12534,6 +12546,22 @@ class Planner:
             elif not self._is_small():
                 self._give_up(kind)
         return found
+
+    def _is_enough(self, kind: Kind) -> bool:
+        """Whether the decision has cost so much that this kind has to wait for the next one.
+
+        The first of each kind is looked at in every decision: others must not use the bound up for it.
+        """
+        bound = self.policy.most_costs * (2 if self._has_ready(kind) else 1)
+        if not kind.seen or self._asked < bound:
+            return False
+        if kind.misses and not kind.hopeless:  # a node is kept for it
+            self.look_again = min(self.look_again, self._view.now + PATIENT_SECONDS)
+            return True
+        self.exhausted = True
+        if kind.misses:
+            self._give_up(kind)  # the next decision looks at others
+        return True
 
     def _is_small(self) -> bool:
         """Whether the fleet is so small that looking at everybody costs little."""
@@ -12674,8 +12702,8 @@ class Planner:
         elif ripe and chosen.quote.reused is None:
             self._take(chosen, request)  # it waits for a load there: that node is kept for it
             kind.hopeless = False
-        if pressing and not starts and chosen.name in self._timelines.open:
-            chosen.node.reserve()
+        if pressing and not starts and chosen.quote.reused is None and chosen.name in self._timelines.open:
+            chosen.node.reserve()  # one that waits for a slot of its own model gets the next one anyway
             self._touch(chosen.node)
             kind.hopeless = False
         asked = {cost.name for cost in costs}
@@ -12869,10 +12897,13 @@ class Planner:
                     self._timelines.nodes[name].forget_quotes()
 
 
-def warm_load(view: FleetView, node: NodeView, model: str, policy: RoutingPolicy) -> Assignment | None:
+def warm_load(
+    view: FleetView, node: NodeView, model: str, policy: RoutingPolicy, kept: Collection[str]
+) -> Assignment | None:
     """The load of a model at a node, though nobody waits for it; None: not now.
 
-    It begins only where the node is free to load, and unloads nothing that anybody has asked for lately.
+    It begins only where the node is free to load, and unloads nothing that anybody has asked for lately, and
+    none of the weights that are `kept` likewise: two that do not fit would evict each other for ever.
     """
     held = Counter(runner.blob for one in view.nodes for runner in one.runners)
     virtual = VirtualNode(node, TimelineContext(policy, view.now, view.demand, view.returns, held))
@@ -12881,6 +12912,8 @@ def warm_load(view: FleetView, node: NodeView, model: str, policy: RoutingPolicy
     )
     quote = virtual.quote((model, "warm", 0), request)
     if not quote.now_open or not quote.load or quote.evict > MOST_TAKEN_BY_WARMTH:
+        return None
+    if any(blob in kept for blob in quote.victims):
         return None
     return _load_assignment(request, virtual, quote, view.now, policy)
 
@@ -13176,7 +13209,7 @@ class Cluster:
         """A node is there no more. None of this worker's requests may be at it."""
         node = self.nodes.pop(name)
         node.on_change = lambda _: None
-        if self.remote.nodes[node_key(node.row)] is node:  # no newer one has its address
+        if self.remote.nodes.get(node_key(node.row)) is node:  # no newer one has its address
             del self.remote.nodes[node_key(node.row)]
         for known in (self._stale, self._views):
             known.pop(name, None)
@@ -13184,9 +13217,20 @@ class Cluster:
         self._others = True
 
     def probed(
-        self, name: str, models: Mapping[str, InstalledModel], residents: Iterable[ResidentModel] | None
+        self,
+        name: str,
+        models: Mapping[str, InstalledModel],
+        residents: Iterable[ResidentModel] | None,
+        asked_at: float = -math.inf,
     ) -> None:
-        """A node has answered a probe: what it has (`/api/tags`, `/api/show`), and in memory (`/api/ps`)."""
+        """A node has answered a probe.
+
+        Args:
+            name: the node's.
+            models: what it has (`/api/tags`, `/api/show`).
+            residents: what it has in memory (`/api/ps`).
+            asked_at: when it was asked: after its last failure it is well again.
+        """
         node, now = self.nodes[name], self._clock()
         node.changed()
         node.probed(models, residents, now)
@@ -13194,7 +13238,7 @@ class Cluster:
             offer = node.offer(auto)
             if offer is not None and offer[1]:
                 node.set_auto(auto, offer[0])
-        if node.breaker.state(now) == "half-open":
+        if node.breaker.state(now) == "half-open" or node.breaker.failed_at < asked_at:
             node.breaker.succeeded()
 
     def learn(self, node: NodeState, blob: str, lesson: Lesson) -> None:
@@ -13767,6 +13811,7 @@ class Scheduler:
             return
         now = self._clock()
         running.answering = True
+        running.node.gave_up(running.assignment.model)  # it answers: another one need not wait for its end
         running.node.changed()
         running.node.loaded(running.runner, now)
         running.runner.serves(running.wanted)
@@ -13974,10 +14019,15 @@ class Scheduler:
         self._planner.ahead = []
         return [self._start(one, now) for one in loads if self._allows(one, now)]
 
-    def warm(self, model: str, copies: int) -> list[Assignment]:
+    def warm(self, model: str, copies: int, others: Iterable[str] = ()) -> list[Assignment]:
         """Begin loads after which so many nodes have a model in memory, as far as that is possible now.
 
         Each counts as running until `finished`, `load_failed` or `cancel`.
+
+        Args:
+            model: its name.
+            copies: on so many nodes.
+            others: models that are kept likewise, and are not unloaded for it.
         """
         now, name = self._clock(), fold_name(model)
         view = self.cluster.view()
@@ -13987,7 +14037,8 @@ class Scheduler:
         missing = copies - (len(having) - len(cold))
         loads: list[Assignment] = []
         for node in sorted(cold, key=lambda node: (node.tier, -_free(node), node.name)):
-            if len(loads) < missing and (load := warm_load(view, node, name, self.policy)):
+            kept = {node.models[other].blob for other in map(fold_name, others) if other in node.models}
+            if len(loads) < missing and (load := warm_load(view, node, name, self.policy, kept)):
                 loads.append(self._start(load, now))
         return loads
 
@@ -14349,10 +14400,11 @@ class Upkeep:
 
     def warm_now(self) -> None:
         """Load what should be in memory and is not, and ask again for what would leave it."""
+        kept = [row.model for row in self._rows if row.seconds_left(self._now())]
         for row in self._rows:
             left = row.seconds_left(self._now())
             if left:
-                for binding in self._fleet.scheduler.warm(row.model, row.copies):
+                for binding in self._fleet.scheduler.warm(row.model, row.copies, kept):
                     self._fleet.load_now(binding, left)
                 self._prolong(row, left)
 
@@ -14759,7 +14811,7 @@ class FleetShare:
             request_id=binding.request.id,
             node=node_key(self._scheduler.cluster.nodes[binding.node].row),
             blob=quote.blob,
-            slots=quote.rates.slots,
+            slots=quote.reused.slots if quote.reused is not None else quote.rates.slots,
             loads=binding.loads,
             victims=quote.victims,
         )
@@ -15111,7 +15163,7 @@ class Router:
         name = watch.row.name
         if answers:
             installed = {model.name: model.installed for model in watch.models}
-            self.scheduler.cluster.probed(name, installed, watch.residents)
+            self.scheduler.cluster.probed(name, installed, watch.residents, watch.seen_at)
         elif watch.is_gone:
             self.scheduler.cluster.unreachable(name)
             self._attempts.is_gone(name)
@@ -16902,7 +16954,7 @@ def refusal_of(error: Exception, *, for_admin: bool) -> Refusal:
 
 def _param(error: PackError) -> str | None:
     if isinstance(error, ChatBodyError):
-        return error.field
+        return None if isinstance(error.field, Message) else error.field  # a sentence names no field
     is_model = isinstance(error, NoNodeError | AliasUnavailableError | ModelNotFoundError | ModelClosedError)
     return "model" if is_model else None
 
@@ -18954,8 +19006,6 @@ UNCOUNTED = "ollama_pack_uncounted"  # in a request's metadata, which no client 
 
 _SETTLED_SECONDS = 2.0  # the database has whole seconds: what is newer may change without looking otherwise
 _READ_AGAIN_SECONDS = 60.0
-# By id: the stamp of what runs, the instance, and until when it is believed.
-_live: dict[str, tuple[tuple[Any, ...], "weakref.ref[Any] | None", float]] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -18977,6 +19027,24 @@ class FunctionState:
     stamp: tuple[Any, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class _Live:
+    """What a function's state was when its instance was asked for, and until when that is believed."""
+
+    stamp: tuple[Any, ...]
+    instance: weakref.ref[Any]
+    valves: Any
+    until: float
+
+    def is_still(self, running: Any, state: FunctionState) -> bool:
+        """A stream that began before puts the valves back that it has seen: Open WebUI keeps them for it."""
+        as_told = self.stamp == state.stamp and time.monotonic() < self.until
+        return as_told and running is self.instance() and getattr(running, "valves", None) == self.valves
+
+
+_live: dict[str, _Live] = {}
+
+
 async def function_state(function_id: str) -> FunctionState:
     """Look a function up.
 
@@ -18987,18 +19055,19 @@ async def function_state(function_id: str) -> FunctionState:
     from open_webui.models.functions import Function, decrypt_valves  # noqa: PLC0415
     from sqlalchemy import select  # noqa: PLC0415 - it comes with Open WebUI
 
-    fields = (Function.is_active, Function.user_id, Function.updated_at, Function.valves)
+    version = getattr(Function, "version_id", Function.updated_at)  # Open WebUI 0.11 has none
+    fields = (Function.is_active, Function.user_id, Function.updated_at, version, Function.valves)
     async with get_async_db_context() as session:
         found = (await session.execute(select(*fields).filter_by(id=function_id))).one_or_none()
     if found is None:
         return FunctionState()
-    is_active, owner, changed_at, stored = found
+    is_active, owner, changed_at, code, stored = found
     return FunctionState(
         installed=True,
         active=bool(is_active),
         owner=str(owner or ""),
         valves=decrypt_valves(stored) or {},
-        stamp=(changed_at or 0, stored),
+        stamp=(changed_at or 0, code, stored),
     )
 
 
@@ -19015,15 +19084,15 @@ async def live_function(app: Any, function_id: str, state: FunctionState | None 
     """
     from open_webui.functions import get_function_module_by_id  # noqa: PLC0415
 
-    stamp, kept, until = _live.get(function_id, ((), None, 0.0))
-    running = app.state.FUNCTIONS.get(function_id)
-    unchanged = state is not None and state.stamp == stamp and time.monotonic() < until
-    if unchanged and running is not None and kept is not None and kept() is running:
+    running, known = app.state.FUNCTIONS.get(function_id), _live.pop(function_id, None)
+    if running is not None and state and known and known.is_still(running, state):
+        _live[function_id] = known
         return running
+    now = time.time()
     found = await get_function_module_by_id(SimpleNamespace(app=app), function_id)
-    _live.pop(function_id, None)
-    if state and state.stamp and time.time() - state.stamp[0] > _SETTLED_SECONDS:
-        _live[function_id] = state.stamp, weakref.ref(found), time.monotonic() + _READ_AGAIN_SECONDS
+    if state and state.stamp and now - state.stamp[0] > _SETTLED_SECONDS:
+        until = time.monotonic() + _READ_AGAIN_SECONDS
+        _live[function_id] = _Live(state.stamp, weakref.ref(found), getattr(found, "valves", None), until)
     return found
 
 

@@ -10,7 +10,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/ollama_pack_events.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Event`, line 12453, which the server calls.
+# Begin here: `class Event`, line 12477, which the server calls.
 # The modules that it uses come first:
 #    164  base.translations            The translations of all sentences. GENERATED from locale/ by scripts/package.py.
 #    645  base.messages                Sentences for people, in English and in the languages of the catalogue.
@@ -22,80 +22,80 @@ version: 0.1.0
 #   1456  services.history             The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
 #   1836  services.dashboard           What the dashboard shows, in parts that change by themselves, and the stream that sends those that did.
 #   2102  webui.functions              Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   2197  webui.cache_contact          The way from the events function to the running `response_cache_filter`, which may not be there.
-#   2259  engines.refusals             What a client gets instead of an answer, in the form of each API that clients speak.
-#   2336  engines.front_route          A route in front of a server's own, which sees each answer of a chat before its client does.
-#   2349  webui.leaving                When Open WebUI is told that a client has left: not while it reads its database.
-#   2433  webui.routes                 Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
-#   2596  webui.dashboard              The dashboard's page, and what those see who may not look at it. Nothing in it comes from elsewhere.
-#   3861  services.calibration_routes  What sites that learn together read here and hand over: see docs/federation.md.
-#   3897  engines.ollama.names         Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   4034  fit.shapes                   Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#   4071  fit.choose                   Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#   4092  base.tables                  Tables that admins write as text: a row a line, `#` starts a comment, empty lines are skipped.
-#   4123  engines.model_ids            Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   4131  routing.plan.report          What fits where, what to pull, and what one more GPU would bring: all of a plan, as people read it.
-#   4138  webui.errors                 What goes wrong between the pack and Open WebUI.
-#   4211  webui.contact                The way from the events function to the running `gpu_router`: another plugin, which may not be there.
-#   4343  services.fleet_plan          The dashboard's plan of what to have where: this plugin has the record of chats, the router the nodes.
-#   4417  cache.counters               What the cache did, in figures without any text: of this process, and to be added up over all of them.
-#   4424  services.metrics_text        What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
-#   4569  services.node_upkeep         What admins do to nodes while chats go on: drain one, or pull a model at one after another.
-#   4643  engines.ollama.from_openai   An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
-#   4749  engines.sse                  Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   4858  webui.calling                Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#   5006  webui.models                 What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   5080  webui.ollama_models          Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
-#   5170  webui.server                 What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#   5202  services.ollama_api          Open WebUI's Ollama API for names that `gpu_router` answers.
-#   5333  aliases.errors               What goes wrong with aliases.
-#   5341  aliases.facts                What an alias table may ask about a request, read off an OpenAI chat body.
-#   5364  aliases.table                An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#   5723  aliases.resolve              Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   5781  aliases.published            Which names of a table can be published as models, and what answers for them.
-#   5850  webui.audience               Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#   5916  webui.model_rows             Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#   6046  webui.users                  Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
-#   6076  webui.access                 Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#   6242  webui.publication            Which rows of Open WebUI's models table to write, so that users see what is offered to them. Decides only.
-#   6570  services.offer               Which rows a deployment should have.
-#   6843  webui.rows                   Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
-#   6993  services.publishing          Publishing: what the router and the alias tables offer becomes models that users see and may use.
-#   7146  services.valves              What all valves of the pack have in common: what is refused is told to admins, without what was written.
-#   7266  speech.errors                What goes wrong with transcription.
-#   7723  speech.languages             The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
-#   7800  speech.language              Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
-#   7893  engines.failures             Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   7929  speech.values                What recordings turn into, and what an engine is.
-#   8186  speech.http_answer           What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
-#   8336  speech.pcm                   Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
-#   8424  speech.openai_http           Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
-#   8612  speech.recognizer            The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
-#   8751  speech.sentences             Segments of about a sentence, made from words with times.
-#   8805  speech.whisper_model         Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
-#   8991  speech.whisper               Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
-#   9219  services.voice_settings      The valves of voice transcription, for the tool and the routes, and the engine they ask for.
-#   9375  speech.source                Where a recording comes from: bytes, a path or an open file; and how large it may be.
-#   9459  speech.kept                  Transcripts of a while ago: the same recording with the same options is not listened to twice.
-#   9548  speech.containers            What the bytes of a file tell that the decoder does not: whether the file ends before it should.
-#   9712  speech.decode                Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
-#  10323  speech.joining               Putting pieces of text together: with spaces where the script has them between words, else without.
-#  10411  speech.script                Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
-#  10487  speech.turns                 One recording at a time on this machine's own processors, in turns between users, each with its place.
-#  10762  speech.vad                   Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
-#  10812  speech.windows               Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
-#  10959  speech.transcribe            From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
-#  11229  webui.tracing                Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
-#  11267  webui.voice_files            Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
-#  11297  services.transcribing        Transcribing on behalf of somebody: by the admin's settings, and not twice.
-#  11422  speech.subtitles             Subtitles: lines that fit on a screen, each shown while it is spoken.
-#  11560  speech.formats               A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
-#  11722  webui.uploads                A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
-#  11928  services.voice_routes        The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
-#  12186  webui.budget_contact         The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
-#  12306  webui.chats                  Chats of the running Open WebUI, and their ratings. Imports `open_webui` when called, not before.
-#  12335  webui.load                   What `GET /api/system/load` shows of what the router tells: keys by name, so that nothing slips out.
-#  12421  webui.service                What an event function keeps up in a process: its routes, and a task that looks again from time to time.
+#   2214  webui.cache_contact          The way from the events function to the running `response_cache_filter`, which may not be there.
+#   2276  engines.refusals             What a client gets instead of an answer, in the form of each API that clients speak.
+#   2353  engines.front_route          A route in front of a server's own, which sees each answer of a chat before its client does.
+#   2366  webui.leaving                When Open WebUI is told that a client has left: not while it reads its database.
+#   2450  webui.routes                 Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
+#   2613  webui.dashboard              The dashboard's page, and what those see who may not look at it. Nothing in it comes from elsewhere.
+#   3878  services.calibration_routes  What sites that learn together read here and hand over: see docs/federation.md.
+#   3914  engines.ollama.names         Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   4051  fit.shapes                   Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   4088  fit.choose                   Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   4109  base.tables                  Tables that admins write as text: a row a line, `#` starts a comment, empty lines are skipped.
+#   4140  engines.model_ids            Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   4148  routing.plan.report          What fits where, what to pull, and what one more GPU would bring: all of a plan, as people read it.
+#   4155  webui.errors                 What goes wrong between the pack and Open WebUI.
+#   4228  webui.contact                The way from the events function to the running `gpu_router`: another plugin, which may not be there.
+#   4360  services.fleet_plan          The dashboard's plan of what to have where: this plugin has the record of chats, the router the nodes.
+#   4434  cache.counters               What the cache did, in figures without any text: of this process, and to be added up over all of them.
+#   4441  services.metrics_text        What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#   4586  services.node_upkeep         What admins do to nodes while chats go on: drain one, or pull a model at one after another.
+#   4660  engines.ollama.from_openai   An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
+#   4766  engines.sse                  Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   4875  webui.calling                Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#   5023  webui.models                 What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   5097  webui.ollama_models          Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
+#   5194  webui.server                 What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   5226  services.ollama_api          Open WebUI's Ollama API for names that `gpu_router` answers.
+#   5357  aliases.errors               What goes wrong with aliases.
+#   5365  aliases.facts                What an alias table may ask about a request, read off an OpenAI chat body.
+#   5388  aliases.table                An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#   5747  aliases.resolve              Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   5805  aliases.published            Which names of a table can be published as models, and what answers for them.
+#   5874  webui.audience               Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#   5940  webui.model_rows             Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#   6070  webui.users                  Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
+#   6100  webui.access                 Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#   6266  webui.publication            Which rows of Open WebUI's models table to write, so that users see what is offered to them. Decides only.
+#   6594  services.offer               Which rows a deployment should have.
+#   6867  webui.rows                   Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
+#   7017  services.publishing          Publishing: what the router and the alias tables offer becomes models that users see and may use.
+#   7170  services.valves              What all valves of the pack have in common: what is refused is told to admins, without what was written.
+#   7290  speech.errors                What goes wrong with transcription.
+#   7747  speech.languages             The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
+#   7824  speech.language              Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
+#   7917  engines.failures             Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   7953  speech.values                What recordings turn into, and what an engine is.
+#   8210  speech.http_answer           What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
+#   8360  speech.pcm                   Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
+#   8448  speech.openai_http           Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
+#   8636  speech.recognizer            The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
+#   8775  speech.sentences             Segments of about a sentence, made from words with times.
+#   8829  speech.whisper_model         Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
+#   9015  speech.whisper               Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
+#   9243  services.voice_settings      The valves of voice transcription, for the tool and the routes, and the engine they ask for.
+#   9399  speech.source                Where a recording comes from: bytes, a path or an open file; and how large it may be.
+#   9483  speech.kept                  Transcripts of a while ago: the same recording with the same options is not listened to twice.
+#   9572  speech.containers            What the bytes of a file tell that the decoder does not: whether the file ends before it should.
+#   9736  speech.decode                Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
+#  10347  speech.joining               Putting pieces of text together: with spaces where the script has them between words, else without.
+#  10435  speech.script                Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
+#  10511  speech.turns                 One recording at a time on this machine's own processors, in turns between users, each with its place.
+#  10786  speech.vad                   Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
+#  10836  speech.windows               Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
+#  10983  speech.transcribe            From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
+#  11253  webui.tracing                Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#  11291  webui.voice_files            Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
+#  11321  services.transcribing        Transcribing on behalf of somebody: by the admin's settings, and not twice.
+#  11446  speech.subtitles             Subtitles: lines that fit on a screen, each shown while it is spoken.
+#  11584  speech.formats               A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
+#  11746  webui.uploads                A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
+#  11952  services.voice_routes        The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
+#  12210  webui.budget_contact         The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
+#  12330  webui.chats                  Chats of the running Open WebUI, and their ratings. Imports `open_webui` when called, not before.
+#  12359  webui.load                   What `GET /api/system/load` shows of what the router tells: keys by name, so that nothing slips out.
+#  12445  webui.service                What an event function keeps up in a process: its routes, and a task that looks again from time to time.
 
 import asyncio
 import csv
@@ -2104,8 +2104,6 @@ def percentile(figures: Mapping[str, float], share: float) -> float | None:
 
 _SETTLED_SECONDS = 2.0  # the database has whole seconds: what is newer may change without looking otherwise
 _READ_AGAIN_SECONDS = 60.0
-# By id: the stamp of what runs, the instance, and until when it is believed.
-_live: dict[str, tuple[tuple[Any, ...], "weakref.ref[Any] | None", float]] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -2127,6 +2125,24 @@ class FunctionState:
     stamp: tuple[Any, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class _Live:
+    """What a function's state was when its instance was asked for, and until when that is believed."""
+
+    stamp: tuple[Any, ...]
+    instance: weakref.ref[Any]
+    valves: Any
+    until: float
+
+    def is_still(self, running: Any, state: FunctionState) -> bool:
+        """A stream that began before puts the valves back that it has seen: Open WebUI keeps them for it."""
+        as_told = self.stamp == state.stamp and time.monotonic() < self.until
+        return as_told and running is self.instance() and getattr(running, "valves", None) == self.valves
+
+
+_live: dict[str, _Live] = {}
+
+
 async def function_state(function_id: str) -> FunctionState:
     """Look a function up.
 
@@ -2137,18 +2153,19 @@ async def function_state(function_id: str) -> FunctionState:
     from open_webui.models.functions import Function, decrypt_valves  # noqa: PLC0415
     from sqlalchemy import select  # noqa: PLC0415 - it comes with Open WebUI
 
-    fields = (Function.is_active, Function.user_id, Function.updated_at, Function.valves)
+    version = getattr(Function, "version_id", Function.updated_at)  # Open WebUI 0.11 has none
+    fields = (Function.is_active, Function.user_id, Function.updated_at, version, Function.valves)
     async with get_async_db_context() as session:
         found = (await session.execute(select(*fields).filter_by(id=function_id))).one_or_none()
     if found is None:
         return FunctionState()
-    is_active, owner, changed_at, stored = found
+    is_active, owner, changed_at, code, stored = found
     return FunctionState(
         installed=True,
         active=bool(is_active),
         owner=str(owner or ""),
         valves=decrypt_valves(stored) or {},
-        stamp=(changed_at or 0, stored),
+        stamp=(changed_at or 0, code, stored),
     )
 
 
@@ -2173,15 +2190,15 @@ async def live_function(app: Any, function_id: str, state: FunctionState | None 
     """
     from open_webui.functions import get_function_module_by_id  # noqa: PLC0415
 
-    stamp, kept, until = _live.get(function_id, ((), None, 0.0))
-    running = app.state.FUNCTIONS.get(function_id)
-    unchanged = state is not None and state.stamp == stamp and time.monotonic() < until
-    if unchanged and running is not None and kept is not None and kept() is running:
+    running, known = app.state.FUNCTIONS.get(function_id), _live.pop(function_id, None)
+    if running is not None and state and known and known.is_still(running, state):
+        _live[function_id] = known
         return running
+    now = time.time()
     found = await get_function_module_by_id(SimpleNamespace(app=app), function_id)
-    _live.pop(function_id, None)
-    if state and state.stamp and time.time() - state.stamp[0] > _SETTLED_SECONDS:
-        _live[function_id] = state.stamp, weakref.ref(found), time.monotonic() + _READ_AGAIN_SECONDS
+    if state and state.stamp and now - state.stamp[0] > _SETTLED_SECONDS:
+        until = time.monotonic() + _READ_AGAIN_SECONDS
+        _live[function_id] = _Live(state.stamp, weakref.ref(found), getattr(found, "valves", None), until)
     return found
 
 
@@ -5081,6 +5098,7 @@ def _is_hidden(model: Mapping[str, Any]) -> bool:
 # Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
 
 MOST_HOPS = 10
+_YEAR_9999 = 253_370_764_800
 UNKNOWN = {
     "parent_model": "",
     "format": "",
@@ -5089,6 +5107,12 @@ UNKNOWN = {
     "parameter_size": "",
     "quantization_level": "",
 }
+
+
+def created_at(model: Mapping[str, Any]) -> int:
+    """When a listed model was made, in seconds of the epoch; 0 where that is not told in seconds."""
+    told = model.get("created")
+    return int(told) if isinstance(told, int | float) and 0 < told < _YEAR_9999 else 0
 
 
 async def routed_body(form: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -5141,7 +5165,7 @@ def tags_entry(name: str, model: Mapping[str, Any], own: Mapping[str, Mapping[st
     """
     base = str((model.get("info") or {}).get("base_model_id") or name)
     known = own.get(base.removeprefix(ROUTER)) or {}
-    created = datetime.fromtimestamp(int(model.get("created") or 0), UTC).isoformat()
+    created = datetime.fromtimestamp(created_at(model), UTC).isoformat()
     return {
         "name": name,
         "model": name,

@@ -10,60 +10,61 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/ollama_pack_gateway.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Event`, line 4728, which the server calls.
+# Begin here: `class Event`, line 4798, which the server calls.
 # The modules that it uses come first:
-#    109  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    229  base.messages                  Sentences for people, in English and in the languages of the catalogue.
-#    357  base.single_flight             What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
-#    525  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    533  cache.errors                   What goes wrong with the cache.
-#    553  engines.errors                 What goes wrong with a node.
-#    686  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    798  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#    823  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#    866  cache.replay                   A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
-#    892  engines.ollama.client_request  Requests of clients that speak Ollama's API, as OpenAI chat bodies: `from_openai` says their answers.
-#   1022  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
-#   1099  base.tables                    Tables that admins write as text: a row a line, `#` starts a comment, empty lines are skipped.
-#   1130  aliases.errors                 What goes wrong with aliases.
-#   1172  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   1281  routing.errors                 What goes wrong with routing.
-#   1433  webui.errors                   What goes wrong between the pack and Open WebUI.
-#   1469  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#   1611  engines.ollama.from_openai     An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
-#   1717  webui.anthropic                Anthropic's Messages API, by Open WebUI's own code for it. Imports `open_webui` when called, not before.
-#   1785  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#   1805  services.client_forms          The APIs that clients of the gateway speak: each request becomes an OpenAI chat body, each answer its form.
-#   1958  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#   1967  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
-#   2028  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#   2387  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   2524  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#   2561  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#   2582  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   2700  aliases.published              Which names of a table can be published as models, and what answers for them.
-#   2736  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   2744  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   2848  webui.users                    Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
-#   2870  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   2962  webui.contact                  The way from the events function to the running `gpu_router`: another plugin, which may not be there.
-#   2968  services.offer                 Which rows a deployment should have.
-#   3017  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#   3165  webui.embedding                Vectors and model facts over Open WebUI's own connections. Imports `open_webui` when called, not before.
-#   3212  services.gateway_names         The names that people and clients of the gateway may ask for, and the model that each stands for.
-#   3416  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
-#   3522  services.gateway_direct        The gateway's own chain: budgets, access, aliases, cache and router, without other filters and tools.
-#   3723  services.gateway_limits        Budgets as the rate-limit headers that OpenAI's and Anthropic's clients read.
-#   3762  services.gateway_vectors       Embeddings at the gateway, in OpenAI's and Ollama's forms, for every name of the alias tables.
-#   3903  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#   3916  webui.leaving                  When Open WebUI is told that a client has left: not while it reads its database.
-#   4000  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#   4020  webui.routes                   Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
-#   4141  webui.gateway_request          A client's request at the gateway: its body, its id, and whether its client is still there.
-#   4237  webui.ollama_models            Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
-#   4276  services.gateway               The gateway: OpenAI's, Anthropic's and Ollama's APIs for every name of the alias tables.
-#   4605  services.valves                What all valves of the pack have in common: what is refused is told to admins, without what was written.
-#   4703  webui.service                  What an event function keeps up in a process: its routes, and a task that looks again from time to time.
+#    110  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#    232  base.messages                  Sentences for people, in English and in the languages of the catalogue.
+#    360  base.single_flight             What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
+#    528  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    536  cache.errors                   What goes wrong with the cache.
+#    556  engines.errors                 What goes wrong with a node.
+#    689  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    801  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#    826  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#    869  cache.replay                   A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
+#    895  engines.ollama.client_request  Requests of clients that speak Ollama's API, as OpenAI chat bodies: `from_openai` says their answers.
+#   1025  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
+#   1102  base.tables                    Tables that admins write as text: a row a line, `#` starts a comment, empty lines are skipped.
+#   1133  aliases.errors                 What goes wrong with aliases.
+#   1175  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   1284  routing.errors                 What goes wrong with routing.
+#   1436  webui.errors                   What goes wrong between the pack and Open WebUI.
+#   1472  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#   1614  engines.ollama.from_openai     An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
+#   1720  webui.anthropic                Anthropic's Messages API, by Open WebUI's own code for it. Imports `open_webui` when called, not before.
+#   1807  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   1827  services.client_forms          The APIs that clients of the gateway speak: each request becomes an OpenAI chat body, each answer its form.
+#   1980  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#   1989  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
+#   2050  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#   2409  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   2546  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   2583  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   2604  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   2722  aliases.published              Which names of a table can be published as models, and what answers for them.
+#   2758  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   2766  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   2870  webui.users                    Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
+#   2892  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   3001  webui.contact                  The way from the events function to the running `gpu_router`: another plugin, which may not be there.
+#   3007  services.offer                 Which rows a deployment should have.
+#   3056  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#   3204  webui.embedding                Vectors and model facts over Open WebUI's own connections. Imports `open_webui` when called, not before.
+#   3251  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
+#   3262  services.gateway_names         The names that people and clients of the gateway may ask for, and the model that each stands for.
+#   3470  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
+#   3576  services.gateway_direct        The gateway's own chain: budgets, access, aliases, cache and router, without other filters and tools.
+#   3777  services.gateway_limits        Budgets as the rate-limit headers that OpenAI's and Anthropic's clients read.
+#   3816  services.gateway_vectors       Embeddings at the gateway, in OpenAI's and Ollama's forms, for every name of the alias tables.
+#   3957  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#   3970  webui.leaving                  When Open WebUI is told that a client has left: not while it reads its database.
+#   4054  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#   4074  webui.routes                   Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
+#   4195  webui.gateway_request          A client's request at the gateway: its body, its id, and whether its client is still there.
+#   4300  webui.ollama_models            Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
+#   4346  services.gateway               The gateway: OpenAI's, Anthropic's and Ollama's APIs for every name of the alias tables.
+#   4675  services.valves                What all valves of the pack have in common: what is refused is told to admins, without what was written.
+#   4773  webui.service                  What an event function keeps up in a process: its routes, and a task that looks again from time to time.
 
 import asyncio
 import base64
@@ -161,6 +162,7 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "has not sent its answer within {seconds:g} s": "{seconds:g} 秒内没有返回回答",
         "has not sent its first byte within {seconds:g} s": "{seconds:g} 秒内没有返回任何数据",
         "has not sent its next line within {seconds:g} s": "{seconds:g} 秒内没有返回后续内容",
+        "has {count} characters: a name has at most {limit}": "有 {count} 个字符：名称最多 {limit} 个",
         "has {count} texts: send at most {limit} at once": "有 {count} 段文本：一次最多发送 {limit} 段",
         "is busy (status {status})": "正忙（状态码 {status}）",
         "is missing": "缺失",
@@ -172,6 +174,7 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "is no JSON ({error}): send a JSON object": "不是 JSON（{error}）：请发送 JSON 对象",
         "is not known": "未知",
         "is not of the form of Anthropic's Messages API": "不符合 Anthropic Messages API 的格式",
+        "is of the type {kind!r}: Ollama takes text and images only": "类型为 {kind!r}：Ollama 只接受文本和图片",
         "must be \"json\" or a JSON schema": "必须是 \"json\" 或 JSON schema",
         "must be a JSON object": "必须是 JSON 对象",
         "must be a list": "必须是列表",
@@ -1527,7 +1530,7 @@ def passed_refusal(error: Exception, *, for_admin: bool) -> Refusal:
 
 def _param(error: PackError) -> str | None:
     if isinstance(error, ChatBodyError):
-        return error.field
+        return None if isinstance(error.field, Message) else error.field  # a sentence names no field
     is_model = isinstance(error, NoNodeError | AliasUnavailableError | ModelNotFoundError | ModelClosedError)
     return "model" if is_model else None
 
@@ -1718,6 +1721,7 @@ def _arguments(text: str) -> Any:
 # Anthropic's Messages API, by Open WebUI's own code for it. Imports `open_webui` when called, not before.
 
 Body = dict[str, Any]
+_BLOCKS = frozenset({"text", "image", "thinking", "redacted_thinking", "tool_use", "tool_result"})
 
 
 def chat_from_anthropic(body: Mapping[str, Any]) -> Body:
@@ -1730,26 +1734,44 @@ def chat_from_anthropic(body: Mapping[str, Any]) -> Body:
 
     if not objects_in(body.get("messages"), "messages"):
         raise ChatBodyError("messages", message("is missing: send a list of messages"))
-    for number, turn in enumerate(body["messages"]):
-        content = turn.get("content")
-        if not isinstance(content, str):
-            objects_in(content, f"messages[{number}].content")
+    turns = [_readable(turn, f"messages[{number}].content") for number, turn in enumerate(body["messages"])]
     for number, tool in enumerate(objects_in(body.get("tools"), "tools")):
         if not isinstance(tool.get("input_schema"), Mapping):
             reason = message("is missing: only tools that the client runs can be used here")
             raise ChatBodyError(f"tools[{number}].input_schema", reason)
     try:
-        made: Body = convert_anthropic_to_openai_payload(dict(body))
+        made: Body = convert_anthropic_to_openai_payload({**body, "messages": turns})
     except (AttributeError, KeyError, TypeError, ValueError) as error:  # it takes the form for granted
         raise ChatBodyError(
             message("The body"), message("is not of the form of Anthropic's Messages API")
         ) from error
     made.pop("metadata", None)
     made.pop("service_tier", None)  # Anthropic's tiers mean nothing to a node
-    if not made.get("tools"):
+    if not made.get("tools") or object_at(body, "tool_choice").get("type") == "none":
         made.pop("tools", None)
         made.pop("tool_choice", None)
     return {**made, "stream": bool(body.get("stream"))}
+
+
+def _readable(turn: Mapping[str, Any], field: str) -> Body:
+    """A message without blocks that the conversion would leave out: documents of text are made text."""
+    content = turn.get("content")
+    if isinstance(content, str):
+        return {**turn}
+    blocks = enumerate(objects_in(content, field))
+    return {**turn, "content": [_readable_block(block, f"{field}[{number}]") for number, block in blocks]}
+
+
+def _readable_block(block: Mapping[str, Any], field: str) -> Mapping[str, Any]:
+    kind, source = str(block.get("type"))[:40], object_at(block, "source")
+    if kind in _BLOCKS:
+        return block
+    if kind == "document" and source.get("type") == "text":
+        told = (block.get("title"), block.get("context"), source.get("data"))
+        return {"type": "text", "text": "\n".join(str(part) for part in told if part)}
+    raise ChatBodyError(
+        field, message("is of the type {kind!r}: Ollama takes text and images only", kind=kind)
+    )
 
 
 def anthropic_answer(completion: Body, name: str) -> Body:
@@ -2872,8 +2894,6 @@ def accepted_language(request: Any) -> str:
 
 _SETTLED_SECONDS = 2.0  # the database has whole seconds: what is newer may change without looking otherwise
 _READ_AGAIN_SECONDS = 60.0
-# By id: the stamp of what runs, the instance, and until when it is believed.
-_live: dict[str, tuple[tuple[Any, ...], "weakref.ref[Any] | None", float]] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -2895,6 +2915,24 @@ class FunctionState:
     stamp: tuple[Any, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class _Live:
+    """What a function's state was when its instance was asked for, and until when that is believed."""
+
+    stamp: tuple[Any, ...]
+    instance: weakref.ref[Any]
+    valves: Any
+    until: float
+
+    def is_still(self, running: Any, state: FunctionState) -> bool:
+        """A stream that began before puts the valves back that it has seen: Open WebUI keeps them for it."""
+        as_told = self.stamp == state.stamp and time.monotonic() < self.until
+        return as_told and running is self.instance() and getattr(running, "valves", None) == self.valves
+
+
+_live: dict[str, _Live] = {}
+
+
 async def function_state(function_id: str) -> FunctionState:
     """Look a function up.
 
@@ -2905,18 +2943,19 @@ async def function_state(function_id: str) -> FunctionState:
     from open_webui.models.functions import Function, decrypt_valves  # noqa: PLC0415
     from sqlalchemy import select  # noqa: PLC0415 - it comes with Open WebUI
 
-    fields = (Function.is_active, Function.user_id, Function.updated_at, Function.valves)
+    version = getattr(Function, "version_id", Function.updated_at)  # Open WebUI 0.11 has none
+    fields = (Function.is_active, Function.user_id, Function.updated_at, version, Function.valves)
     async with get_async_db_context() as session:
         found = (await session.execute(select(*fields).filter_by(id=function_id))).one_or_none()
     if found is None:
         return FunctionState()
-    is_active, owner, changed_at, stored = found
+    is_active, owner, changed_at, code, stored = found
     return FunctionState(
         installed=True,
         active=bool(is_active),
         owner=str(owner or ""),
         valves=decrypt_valves(stored) or {},
-        stamp=(changed_at or 0, stored),
+        stamp=(changed_at or 0, code, stored),
     )
 
 
@@ -2947,15 +2986,15 @@ async def live_function(app: Any, function_id: str, state: FunctionState | None 
     """
     from open_webui.functions import get_function_module_by_id  # noqa: PLC0415
 
-    stamp, kept, until = _live.get(function_id, ((), None, 0.0))
-    running = app.state.FUNCTIONS.get(function_id)
-    unchanged = state is not None and state.stamp == stamp and time.monotonic() < until
-    if unchanged and running is not None and kept is not None and kept() is running:
+    running, known = app.state.FUNCTIONS.get(function_id), _live.pop(function_id, None)
+    if running is not None and state and known and known.is_still(running, state):
+        _live[function_id] = known
         return running
+    now = time.time()
     found = await get_function_module_by_id(SimpleNamespace(app=app), function_id)
-    _live.pop(function_id, None)
-    if state and state.stamp and time.time() - state.stamp[0] > _SETTLED_SECONDS:
-        _live[function_id] = state.stamp, weakref.ref(found), time.monotonic() + _READ_AGAIN_SECONDS
+    if state and state.stamp and now - state.stamp[0] > _SETTLED_SECONDS:
+        until = time.monotonic() + _READ_AGAIN_SECONDS
+        _live[function_id] = _Live(state.stamp, weakref.ref(found), getattr(found, "valves", None), until)
     return found
 
 
@@ -3209,6 +3248,17 @@ async def shown_by_connection(request: Any, model: str, user: Any) -> dict[str, 
     return {name: value for name, value in object_at(told).items() if name not in {"modelfile", "tensors"}}
 
 
+# --- ollama_pack.webui.presets ---
+# What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
+
+
+async def default_params() -> dict[str, Any]:
+    """The parameters that an admin has set for all models."""
+    from open_webui.models.config import Config  # noqa: PLC0415 - see the top of this module
+
+    return dict(await Config.get("models.default_params", {}) or {})
+
+
 # --- ollama_pack.services.gateway_names ---
 # The names that people and clients of the gateway may ask for, and the model that each stands for.
 #
@@ -3341,13 +3391,13 @@ async def direct_name(
     for model_id in (name, ROUTER + name):
         if model_id in offered:
             if await may_use(user, model_id, request):
-                return _direct(model_id, await model_row(model_id) or {})
+                return _direct(model_id, await model_row(model_id) or {}, await default_params())
             if model_id == name or await model_row(model_id) is not None:
                 raise ModelClosedError(name)
         elif model_id == name and await model_row(name) is not None:
             raise ModelClosedError(name)
     is_routed = table is not None and next(table.matching(name), None) is not None
-    return DirectName(ROUTER + name) if is_routed else None
+    return _direct(ROUTER + name, {}, await default_params()) if is_routed else None
 
 
 async def is_unknown(request: Any, name: str, user: Mapping[str, Any]) -> bool:
@@ -3359,9 +3409,13 @@ async def is_unknown(request: Any, name: str, user: Mapping[str, Any]) -> bool:
     return True
 
 
-def _direct(model_id: str, row: Mapping[str, Any]) -> DirectName | None:
+def _direct(model_id: str, row: Mapping[str, Any], defaults: Mapping[str, Any]) -> DirectName | None:
+    """A row's name and parameters, over those for all models, as Open WebUI puts them together."""
     target = str(row.get("base_model_id") or model_id)
-    params = {key: value for key, value in (row.get("params") or {}).items() if value is not None}
+    own = {key: value for key, value in (row.get("params") or {}).items() if value is not None}
+    params = {**defaults, **own}
+    if custom := {**(defaults.get("custom_params") or {}), **(own.get("custom_params") or {})}:
+        params["custom_params"] = custom
     meta = row.get("meta") or {}
     has_more = params.get("system") or any(meta.get(part) for part in _MORE_THAN_A_NAME)
     if not target.startswith(ROUTER) or has_more:
@@ -4142,6 +4196,7 @@ def json_answer(value: Any, status: int = 200, headers: dict[str, str] | None = 
 # A client's request at the gateway: its body, its id, and whether its client is still there.
 
 MAX_BODY = 64 * 2**20  # bytes: a conversation with many pictures
+MAX_NAME = 512  # characters
 _ID = re.compile(r"[\w.:-]{1,128}", re.ASCII)
 _ID_HEADERS: dict[ApiForm, str] = {"anthropic": "request-id"}
 _TOO_LARGE = Refusal(
@@ -4158,7 +4213,7 @@ async def body_of(request: Any) -> dict[str, Any]:
     """The JSON object that a client has sent.
 
     Raises:
-        ChatBodyError: it is none.
+        ChatBodyError: it is none, or names a model by a name that can be none.
         ModelRefusedError: it is too large.
         ClientLeftError: the client has left before all of it had come.
     """
@@ -4180,6 +4235,14 @@ async def body_of(request: Any) -> dict[str, Any]:
         ) from error
     if not isinstance(found, dict):
         raise ChatBodyError(message("The body"), message("must be a JSON object"))
+    for field in ("model", "name"):  # names are remembered for a while
+        if isinstance(name := found.get(field), str) and len(name) > MAX_NAME:
+            raise ChatBodyError(
+                field,
+                message(
+                    "has {count} characters: a name has at most {limit}", count=len(name), limit=MAX_NAME
+                ),
+            )
     return found
 
 
@@ -4237,6 +4300,7 @@ async def while_connected(request: Any) -> AsyncIterator[None]:
 # --- ollama_pack.webui.ollama_models ---
 # Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
 
+_YEAR_9999 = 253_370_764_800
 UNKNOWN = {
     "parent_model": "",
     "format": "",
@@ -4245,6 +4309,12 @@ UNKNOWN = {
     "parameter_size": "",
     "quantization_level": "",
 }
+
+
+def created_at(model: Mapping[str, Any]) -> int:
+    """When a listed model was made, in seconds of the epoch; 0 where that is not told in seconds."""
+    told = model.get("created")
+    return int(told) if isinstance(told, int | float) and 0 < told < _YEAR_9999 else 0
 
 
 def own_ollama_models(request: Any) -> Mapping[str, Mapping[str, Any]]:
@@ -4262,7 +4332,7 @@ def tags_entry(name: str, model: Mapping[str, Any], own: Mapping[str, Mapping[st
     """
     base = str((model.get("info") or {}).get("base_model_id") or name)
     known = own.get(base.removeprefix(ROUTER)) or {}
-    created = datetime.fromtimestamp(int(model.get("created") or 0), UTC).isoformat()
+    created = datetime.fromtimestamp(created_at(model), UTC).isoformat()
     return {
         "name": name,
         "model": name,
@@ -4505,7 +4575,7 @@ def _refused_route(api: ApiForm, request: Any, error: Any) -> Any:
 
 def _model_entry(offered: Any) -> Body:
     """A model as OpenAI's and Anthropic's clients read it: both look at the same list."""
-    created = int(offered.about.get("created") or 0)
+    created = created_at(offered.about)
     entry: Body = {
         "id": offered.name,
         "object": "model",

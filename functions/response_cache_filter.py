@@ -10,7 +10,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/response_cache_filter.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Filter`, line 9286, which the server calls.
+# Begin here: `class Filter`, line 9305, which the server calls.
 # The modules that it uses come first:
 #    143  base.translations         The translations of all sentences. GENERATED from locale/ by scripts/package.py.
 #    233  base.messages             Sentences for people, in English and in the languages of the catalogue.
@@ -25,61 +25,61 @@ version: 0.1.0
 #   1394  cache.collect             From the chunks of a generation to what may be kept of it.
 #   1549  cache.counters            What the cache did, in figures without any text: of this process, and to be added up over all of them.
 #   1604  base.breaker              A breaker: after failures nothing is sent for a while, then one request tries.
-#   1685  cache.store               What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
-#   1885  cache.guard               A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
-#   2057  cache.live                An answer while it is being generated: any number of listeners get it from the start.
-#   2161  cache.contrast_words      English words that embeddings confuse: of one kind, but not the same.
-#   2270  cache.normal_words        The words of the normal form, in English: which say the same, which say nothing, and whose case matters.
-#   2457  cache.guards              What two questions must have in common before the similarity of their meanings counts at all.
-#   2679  cache.judge               The judge of similar answers: what it is asked, and when its word counts as a yes.
-#   2786  cache.pool                Evidence of other sites: counts that were added up over several deployments, with noise.
-#   3001  cache.semantic            The semantic tier: answers to questions that mean the same, once it is known how often that is wrong.
-#   3521  cache.normal_zh           The normal form of a question in Chinese: see `normal_form`.
-#   3659  cache.normal_form         The normal form of a question: two texts with the same form are one question in other words.
-#   4182  cache.similar             The normalised tier: a second key, by the normal form of the last message, that leads to an answer.
-#   4307  cache.outcome             What a request asks of the cache, and what the cache makes of it.
-#   4399  cache.generation          One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
-#   4727  cache.follow              One generation for many: the followers' side, in every process but the leader's.
-#   4830  engines.body              Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#   4841  engines.ollama.to_openai  What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   4866  engines.ollama.stream     A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   4899  cache.replay              A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
-#   5045  cache.cache               The response cache: look an answer up, follow one that is being generated, or lead.
-#   5765  engines.model_ids         Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   5773  engines.ollama.installed  Which models some Ollama nodes have, and which weights, by `GET /api/tags`. One event loop at a time.
-#   5898  base.redis                A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#   6350  services.valves           What all valves of the pack have in common: what is refused is told to admins, without what was written.
-#   6448  services.cache_valves     The valves of the response cache, wherever it runs.
-#   6550  cache.scope               Who may share an answer. The scope is part of an entry's key and of its encryption.
-#   6625  services.cacheable        Which requests the cache is for, whose answers they share, and what it is asked.
-#   6749  cache.redis_scripts       What happens in one step inside of Redis: the scripts, and the names of the keys.
-#   7092  cache.store_redis         The cache in Redis or Valkey, for any number of processes and hosts.
-#   7336  cache.sqlite_cache        The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
-#   7663  cache.store_sqlite        The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
-#   7873  services.activity         What chats did in this process, until somebody writes it into the history.
-#   7899  engines.refusals          What a client gets instead of an answer, in the form of each API that clients speak.
-#   7976  engines.sse               Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   8070  webui.errors              What goes wrong between the pack and Open WebUI.
-#   8090  services.answers          An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#   8101  services.caching          The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
-#   8302  webui.chats               Chats of the running Open WebUI, and their ratings. Imports `open_webui` when called, not before.
-#   8341  engines.way_in            What a node is asked with besides the request: its login, its key, its headers.
-#   8406  webui.connections         Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-#   8463  webui.functions           Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   8548  webui.calling             Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#   8696  webui.contact             The way from the events function to the running `gpu_router`: another plugin, which may not be there.
-#   8702  webui.embedding           Vectors and model facts over Open WebUI's own connections. Imports `open_webui` when called, not before.
-#   8735  webui.meaning             What the running Open WebUI lends the cache to compare meanings. Imports `open_webui` when called.
-#   8874  webui.audience            Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#   8888  webui.model_rows          Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#   8897  webui.models              What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   8940  webui.presets             What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
-#   8999  webui.users               Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
-#   9027  webui.rows                Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
-#   9079  webui.replay_model        Whether chats can be sent through `response_cache_replay`. Imports `open_webui` when called, not before.
-#   9159  webui.router_digest       What the running `gpu_router` says of the weights behind a name. Imports `open_webui` when called.
-#   9185  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#   9237  webui.tracing             Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#   1687  cache.store               What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
+#   1887  cache.guard               A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
+#   2059  cache.live                An answer while it is being generated: any number of listeners get it from the start.
+#   2163  cache.contrast_words      English words that embeddings confuse: of one kind, but not the same.
+#   2272  cache.normal_words        The words of the normal form, in English: which say the same, which say nothing, and whose case matters.
+#   2459  cache.guards              What two questions must have in common before the similarity of their meanings counts at all.
+#   2681  cache.judge               The judge of similar answers: what it is asked, and when its word counts as a yes.
+#   2788  cache.pool                Evidence of other sites: counts that were added up over several deployments, with noise.
+#   3003  cache.semantic            The semantic tier: answers to questions that mean the same, once it is known how often that is wrong.
+#   3523  cache.normal_zh           The normal form of a question in Chinese: see `normal_form`.
+#   3661  cache.normal_form         The normal form of a question: two texts with the same form are one question in other words.
+#   4184  cache.similar             The normalised tier: a second key, by the normal form of the last message, that leads to an answer.
+#   4309  cache.outcome             What a request asks of the cache, and what the cache makes of it.
+#   4401  cache.generation          One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
+#   4729  cache.follow              One generation for many: the followers' side, in every process but the leader's.
+#   4832  engines.body              Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#   4843  engines.ollama.to_openai  What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   4868  engines.ollama.stream     A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   4901  cache.replay              A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
+#   5047  cache.cache               The response cache: look an answer up, follow one that is being generated, or lead.
+#   5767  engines.model_ids         Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   5775  engines.ollama.installed  Which models some Ollama nodes have, and which weights, by `GET /api/tags`. One event loop at a time.
+#   5900  base.redis                A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#   6352  services.valves           What all valves of the pack have in common: what is refused is told to admins, without what was written.
+#   6450  services.cache_valves     The valves of the response cache, wherever it runs.
+#   6552  cache.scope               Who may share an answer. The scope is part of an entry's key and of its encryption.
+#   6627  services.cacheable        Which requests the cache is for, whose answers they share, and what it is asked.
+#   6751  cache.redis_scripts       What happens in one step inside of Redis: the scripts, and the names of the keys.
+#   7094  cache.store_redis         The cache in Redis or Valkey, for any number of processes and hosts.
+#   7338  cache.sqlite_cache        The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
+#   7665  cache.store_sqlite        The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
+#   7875  services.activity         What chats did in this process, until somebody writes it into the history.
+#   7901  engines.refusals          What a client gets instead of an answer, in the form of each API that clients speak.
+#   7978  engines.sse               Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   8072  webui.errors              What goes wrong between the pack and Open WebUI.
+#   8092  services.answers          An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#   8103  services.caching          The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
+#   8304  webui.chats               Chats of the running Open WebUI, and their ratings. Imports `open_webui` when called, not before.
+#   8343  engines.way_in            What a node is asked with besides the request: its login, its key, its headers.
+#   8408  webui.connections         Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#   8465  webui.functions           Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   8567  webui.calling             Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#   8715  webui.contact             The way from the events function to the running `gpu_router`: another plugin, which may not be there.
+#   8721  webui.embedding           Vectors and model facts over Open WebUI's own connections. Imports `open_webui` when called, not before.
+#   8754  webui.meaning             What the running Open WebUI lends the cache to compare meanings. Imports `open_webui` when called.
+#   8893  webui.audience            Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#   8907  webui.model_rows          Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#   8916  webui.models              What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   8959  webui.presets             What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
+#   9018  webui.users               Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
+#   9046  webui.rows                Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
+#   9098  webui.replay_model        Whether chats can be sent through `response_cache_replay`. Imports `open_webui` when called, not before.
+#   9178  webui.router_digest       What the running `gpu_router` says of the weights behind a name. Imports `open_webui` when called.
+#   9204  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   9256  webui.tracing             Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
 
 import asyncio
 import base64
@@ -1635,6 +1635,7 @@ class Breaker:
         self._backoff = rule.shortest
         self._retry_at: float | None = None
         self._trying = False
+        self.failed_at = -math.inf  # the last time
 
     def state(self, now: float) -> BreakerState:
         if self._retry_at is None:
@@ -1671,6 +1672,7 @@ class Breaker:
             at_once: open now, whatever the threshold: such failures cost too much to wait for another.
             grows: the next time is twice as long. Not where it is only busy: it may be free any moment.
         """
+        self.failed_at = now
         if self.state(now) == "open" and not self._trying:
             return
         was_open = self._retry_at is not None
@@ -8465,8 +8467,6 @@ async def _connections_on() -> list[tuple[str, Mapping[str, Any]]]:
 
 _functions__SETTLED_SECONDS = 2.0  # the database has whole seconds: what is newer may change without looking otherwise
 _READ_AGAIN_SECONDS = 60.0
-# By id: the stamp of what runs, the instance, and until when it is believed.
-_live: dict[str, tuple[tuple[Any, ...], "weakref.ref[Any] | None", float]] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -8488,6 +8488,24 @@ class FunctionState:
     stamp: tuple[Any, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class _Live:
+    """What a function's state was when its instance was asked for, and until when that is believed."""
+
+    stamp: tuple[Any, ...]
+    instance: weakref.ref[Any]
+    valves: Any
+    until: float
+
+    def is_still(self, running: Any, state: FunctionState) -> bool:
+        """A stream that began before puts the valves back that it has seen: Open WebUI keeps them for it."""
+        as_told = self.stamp == state.stamp and time.monotonic() < self.until
+        return as_told and running is self.instance() and getattr(running, "valves", None) == self.valves
+
+
+_live: dict[str, _Live] = {}
+
+
 async def function_state(function_id: str) -> FunctionState:
     """Look a function up.
 
@@ -8498,18 +8516,19 @@ async def function_state(function_id: str) -> FunctionState:
     from open_webui.models.functions import Function, decrypt_valves  # noqa: PLC0415
     from sqlalchemy import select  # noqa: PLC0415 - it comes with Open WebUI
 
-    fields = (Function.is_active, Function.user_id, Function.updated_at, Function.valves)
+    version = getattr(Function, "version_id", Function.updated_at)  # Open WebUI 0.11 has none
+    fields = (Function.is_active, Function.user_id, Function.updated_at, version, Function.valves)
     async with get_async_db_context() as session:
         found = (await session.execute(select(*fields).filter_by(id=function_id))).one_or_none()
     if found is None:
         return FunctionState()
-    is_active, owner, changed_at, stored = found
+    is_active, owner, changed_at, code, stored = found
     return FunctionState(
         installed=True,
         active=bool(is_active),
         owner=str(owner or ""),
         valves=decrypt_valves(stored) or {},
-        stamp=(changed_at or 0, stored),
+        stamp=(changed_at or 0, code, stored),
     )
 
 
@@ -8533,15 +8552,15 @@ async def live_function(app: Any, function_id: str, state: FunctionState | None 
     """
     from open_webui.functions import get_function_module_by_id  # noqa: PLC0415
 
-    stamp, kept, until = _live.get(function_id, ((), None, 0.0))
-    running = app.state.FUNCTIONS.get(function_id)
-    unchanged = state is not None and state.stamp == stamp and time.monotonic() < until
-    if unchanged and running is not None and kept is not None and kept() is running:
+    running, known = app.state.FUNCTIONS.get(function_id), _live.pop(function_id, None)
+    if running is not None and state and known and known.is_still(running, state):
+        _live[function_id] = known
         return running
+    now = time.time()
     found = await get_function_module_by_id(SimpleNamespace(app=app), function_id)
-    _live.pop(function_id, None)
-    if state and state.stamp and time.time() - state.stamp[0] > _functions__SETTLED_SECONDS:
-        _live[function_id] = state.stamp, weakref.ref(found), time.monotonic() + _READ_AGAIN_SECONDS
+    if state and state.stamp and now - state.stamp[0] > _functions__SETTLED_SECONDS:
+        until = time.monotonic() + _READ_AGAIN_SECONDS
+        _live[function_id] = _Live(state.stamp, weakref.ref(found), getattr(found, "valves", None), until)
     return found
 
 

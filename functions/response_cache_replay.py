@@ -989,7 +989,7 @@ def passed_refusal(error: Exception, *, for_admin: bool) -> Refusal:
 
 def _param(error: PackError) -> str | None:
     if isinstance(error, ChatBodyError):
-        return error.field
+        return None if isinstance(error.field, Message) else error.field  # a sentence names no field
     is_model = isinstance(error, NoNodeError | AliasUnavailableError | ModelNotFoundError | ModelClosedError)
     return "model" if is_model else None
 

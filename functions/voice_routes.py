@@ -10,7 +10,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/voice_routes.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Event`, line 5872, which the server calls.
+# Begin here: `class Event`, line 5889, which the server calls.
 # The modules that it uses come first:
 #    107  base.translations        The translations of all sentences. GENERATED from locale/ by scripts/package.py.
 #    213  base.messages            Sentences for people, in English and in the languages of the catalogue.
@@ -53,7 +53,7 @@ version: 0.1.0
 #   5495  webui.users              Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
 #   5504  services.voice_routes    The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
 #   5762  webui.functions          Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   5840  webui.service            What an event function keeps up in a process: its routes, and a task that looks again from time to time.
+#   5857  webui.service            What an event function keeps up in a process: its routes, and a task that looks again from time to time.
 
 import asyncio
 import email.message
@@ -5764,8 +5764,6 @@ def _status(error: PackError) -> int:
 
 _SETTLED_SECONDS = 2.0  # the database has whole seconds: what is newer may change without looking otherwise
 _READ_AGAIN_SECONDS = 60.0
-# By id: the stamp of what runs, the instance, and until when it is believed.
-_live: dict[str, tuple[tuple[Any, ...], "weakref.ref[Any] | None", float]] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -5787,6 +5785,24 @@ class FunctionState:
     stamp: tuple[Any, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class _Live:
+    """What a function's state was when its instance was asked for, and until when that is believed."""
+
+    stamp: tuple[Any, ...]
+    instance: weakref.ref[Any]
+    valves: Any
+    until: float
+
+    def is_still(self, running: Any, state: FunctionState) -> bool:
+        """A stream that began before puts the valves back that it has seen: Open WebUI keeps them for it."""
+        as_told = self.stamp == state.stamp and time.monotonic() < self.until
+        return as_told and running is self.instance() and getattr(running, "valves", None) == self.valves
+
+
+_live: dict[str, _Live] = {}
+
+
 async def function_state(function_id: str) -> FunctionState:
     """Look a function up.
 
@@ -5797,18 +5813,19 @@ async def function_state(function_id: str) -> FunctionState:
     from open_webui.models.functions import Function, decrypt_valves  # noqa: PLC0415
     from sqlalchemy import select  # noqa: PLC0415 - it comes with Open WebUI
 
-    fields = (Function.is_active, Function.user_id, Function.updated_at, Function.valves)
+    version = getattr(Function, "version_id", Function.updated_at)  # Open WebUI 0.11 has none
+    fields = (Function.is_active, Function.user_id, Function.updated_at, version, Function.valves)
     async with get_async_db_context() as session:
         found = (await session.execute(select(*fields).filter_by(id=function_id))).one_or_none()
     if found is None:
         return FunctionState()
-    is_active, owner, changed_at, stored = found
+    is_active, owner, changed_at, code, stored = found
     return FunctionState(
         installed=True,
         active=bool(is_active),
         owner=str(owner or ""),
         valves=decrypt_valves(stored) or {},
-        stamp=(changed_at or 0, stored),
+        stamp=(changed_at or 0, code, stored),
     )
 
 
@@ -5825,15 +5842,15 @@ async def live_function(app: Any, function_id: str, state: FunctionState | None 
     """
     from open_webui.functions import get_function_module_by_id  # noqa: PLC0415
 
-    stamp, kept, until = _live.get(function_id, ((), None, 0.0))
-    running = app.state.FUNCTIONS.get(function_id)
-    unchanged = state is not None and state.stamp == stamp and time.monotonic() < until
-    if unchanged and running is not None and kept is not None and kept() is running:
+    running, known = app.state.FUNCTIONS.get(function_id), _live.pop(function_id, None)
+    if running is not None and state and known and known.is_still(running, state):
+        _live[function_id] = known
         return running
+    now = time.time()
     found = await get_function_module_by_id(SimpleNamespace(app=app), function_id)
-    _live.pop(function_id, None)
-    if state and state.stamp and time.time() - state.stamp[0] > _SETTLED_SECONDS:
-        _live[function_id] = state.stamp, weakref.ref(found), time.monotonic() + _READ_AGAIN_SECONDS
+    if state and state.stamp and now - state.stamp[0] > _SETTLED_SECONDS:
+        until = time.monotonic() + _READ_AGAIN_SECONDS
+        _live[function_id] = _Live(state.stamp, weakref.ref(found), getattr(found, "valves", None), until)
     return found
 
 

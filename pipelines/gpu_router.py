@@ -9,7 +9,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/pipelines/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipeline`, line 16675, which the server calls.
+# Begin here: `class Pipeline`, line 16727, which the server calls.
 # The modules that it uses come first:
 #    200  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
 #    501  base.messages                  Sentences for people, in English and in the languages of the catalogue.
@@ -42,85 +42,85 @@ version: 0.1.0
 #   4015  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
 #   4165  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
 #   4299  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
-#   4623  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
-#   4876  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
-#   4993  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
-#   5051  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
-#   5116  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
-#   5265  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
-#   5398  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
-#   5573  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
-#   5923  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
-#   6008  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
-#   6105  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   6151  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   6256  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#   6548  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
-#   6752  engines.vectors                Vectors for texts, as an engine gives them.
-#   6783  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
-#   7044  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
-#   7102  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
-#   7305  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
-#   7476  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
-#   7811  routing.nodes                  The `nodes` valve: a row a line, read once.
-#   8162  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
-#   8248  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
-#   8422  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
-#   8618  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
-#   8711  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
-#   8792  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
-#   8858  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
-#   8907  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#   8983  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
-#   9070  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
-#   9178  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
-#   9678  routing.probe.node_watch       One node as the router holds it: its client, what the last looks have shown, and when it counts as gone.
-#   9993  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
-#  10231  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
-#  10334  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
-#  10442  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-#  10559  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
-#  10812  routing.state.demand           How often each set of weights is asked for, over the last minutes.
-#  10845  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-#  11031  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#  11066  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#  11750  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#  11826  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#  11972  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#  12197  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
-#  12337  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  12397  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
-#  12901  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
-#  13074  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
-#  13414  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  13723  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  13838  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  14459  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, the admin's dashboard, and a plan.
-#  14526  cache.errors                   What goes wrong with the cache.
-#  14546  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  14562  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  14711  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
-#  14840  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
-#  15009  base.single_flight             What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
-#  15112  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
-#  15351  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#  15803  services.activity              What chats did in this process, until somebody writes it into the history.
-#  15870  services.history               The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
-#  16224  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  16325  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  16360  services.pipeline_requests     What a pipeline can know of a request, how it tells the next one, and the others of its server.
-#  16443  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
-#  16561  services.valves                What all valves of the pack have in common: what is refused is told to admins, without what was written.
-#  16659  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
-#  16748  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#  17107  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#  17165  aliases.published              Which names of a table can be published as models, and what answers for them.
-#  17201  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  17319  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  17444  services.router_valves         The valves of the router, wherever it runs.
-#  17598  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  17712  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  17973  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#   4632  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
+#   4885  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
+#   5002  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
+#   5060  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
+#   5125  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
+#   5274  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
+#   5407  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
+#   5582  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
+#   5932  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
+#   6017  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
+#   6114  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   6160  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   6265  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   6557  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
+#   6761  engines.vectors                Vectors for texts, as an engine gives them.
+#   6794  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
+#   7055  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
+#   7113  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
+#   7316  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
+#   7487  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
+#   7824  routing.nodes                  The `nodes` valve: a row a line, read once.
+#   8175  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
+#   8261  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
+#   8435  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
+#   8631  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
+#   8724  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
+#   8807  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
+#   8873  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
+#   8922  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   8998  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
+#   9085  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
+#   9193  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
+#   9693  routing.probe.node_watch       One node as the router holds it: its client, what the last looks have shown, and when it counts as gone.
+#  10008  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
+#  10246  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
+#  10349  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
+#  10457  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+#  10574  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
+#  10827  routing.state.demand           How often each set of weights is asked for, over the last minutes.
+#  10860  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+#  11046  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#  11081  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#  11783  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#  11859  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#  12005  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#  12241  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
+#  12381  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  12441  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
+#  12952  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
+#  13125  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
+#  13466  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  13775  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  13890  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  14511  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, the admin's dashboard, and a plan.
+#  14578  cache.errors                   What goes wrong with the cache.
+#  14598  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  14614  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  14763  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
+#  14892  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
+#  15061  base.single_flight             What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
+#  15164  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
+#  15403  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#  15855  services.activity              What chats did in this process, until somebody writes it into the history.
+#  15922  services.history               The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
+#  16276  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  16377  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  16412  services.pipeline_requests     What a pipeline can know of a request, how it tells the next one, and the others of its server.
+#  16495  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
+#  16613  services.valves                What all valves of the pack have in common: what is refused is told to admins, without what was written.
+#  16711  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
+#  16800  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#  17159  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#  17217  aliases.published              Which names of a table can be published as models, and what answers for them.
+#  17253  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  17371  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  17496  services.router_valves         The valves of the router, wherever it runs.
+#  17650  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  17764  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  18025  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
 
 import asyncio
 import base64
@@ -3134,7 +3134,7 @@ class VirtualNode:
             used += runner.size
             if not runner.remote:
                 idle_at = min(idle_at, max(runner.ready_at, runner.ends[-1] if runner.ends else 0.0))
-                if not runner.ends and runner.ready_at <= self._loading_until:
+                if not runner.ends and runner.ready_at <= max(self._moment.now, self._loading_until):
                     return True, max(self._loading_until, runner.ready_at)
         if not used or used + self.view.smallest <= self.view.room:
             return True, self._loading_until
@@ -4385,7 +4385,11 @@ class NodeTransport:
             log.warning("Node %s: %s", self.name, sentence)
 
     async def ask(
-        self, path: str, body: Mapping[str, Any] | None = None, seconds: float | None = None
+        self,
+        path: str,
+        body: Mapping[str, Any] | None = None,
+        seconds: float | None = None,
+        limit: int = 0,
     ) -> dict[str, Any]:
         """The answer to a GET, or to a POST of the body, as a whole.
 
@@ -4393,20 +4397,25 @@ class NodeTransport:
             path: such as /api/tags.
             body: of a POST.
             seconds: for all of it, instead of the limit for answers.
+            limit: bytes that the answer may have, where that is more than the limit for answers.
 
         Raises:
             NodeError: there is none, or not in time, or it is an error or no JSON object.
         """
-        return self.parsed(await self.fetch(path, body, seconds))
+        return self.parsed(await self.fetch(path, body, seconds, limit))
 
     async def fetch(
-        self, path: str, body: Mapping[str, Any] | None = None, seconds: float | None = None
+        self,
+        path: str,
+        body: Mapping[str, Any] | None = None,
+        seconds: float | None = None,
+        limit: int = 0,
     ) -> bytes:
         """As `ask`, for an answer that need not be JSON."""
         async with self._within("answer", self.limits.answer if seconds is None else seconds):
             response = await self._open(path, body)
             try:
-                return await self._read(response, self.limits.answer_bytes)
+                return await self._read(response, max(limit, self.limits.answer_bytes))
             finally:
                 response.close()  # after its end, this leaves the connection in the pool
 
@@ -4551,12 +4560,12 @@ class NodeTransport:
 
     async def _read(self, response: aiohttp.ClientResponse, limit: int, *, whole: bool = True) -> bytes:
         """The body, or its beginning where it is not needed as a whole."""
-        body = b""
+        body = bytearray()
         while len(body) <= limit and (data := await self._some(response)):
             body += data
         if whole and len(body) > limit:
             raise NodeFaultError(self.name, message("answers with more than {limit} bytes", limit=limit))
-        return body[:limit]
+        return bytes(body[:limit])
 
     async def _next_pieces(self, response: aiohttp.ClientResponse, buffer: "StreamBuffer[T]") -> list[T]:
         """One piece or more; none when the answer has ended."""
@@ -6752,6 +6761,8 @@ def entries_in(answer: Mapping[str, Any], kind: type[_Entry]) -> tuple[list[_Ent
 # --- ollama_pack.engines.vectors ---
 # Vectors for texts, as an engine gives them.
 
+VECTOR_BYTES = 128 * 1024  # that a vector may take in an answer: 6,000 dimensions of some 20 digits
+
 
 @dataclass(frozen=True, slots=True)
 class Vectors:
@@ -7019,7 +7030,7 @@ class OllamaClient:
         """
         wanted = {"dimensions": dimensions} if dimensions else {}
         body = {"model": self._ids.real(model), "input": list(texts), **wanted}
-        answer = await self._node.ask("/api/embed", body, seconds)
+        answer = await self._node.ask("/api/embed", body, seconds, len(texts) * VECTOR_BYTES)
         tokens = answer.get("prompt_eval_count")
         return vectors_in(self.name, answer.get("embeddings"), tokens, len(texts), working_seconds(answer))
 
@@ -7577,7 +7588,9 @@ class OpenAIClient:
         """
         wanted = {"dimensions": dimensions} if dimensions else {}
         body = {"model": self._ids.real(model), "input": list(texts), **wanted}
-        answer = await self._node.ask(f"{self._bases[0]}/embeddings", body, seconds)
+        answer = await self._node.ask(
+            f"{self._bases[0]}/embeddings", body, seconds, len(texts) * VECTOR_BYTES
+        )
         entries = [entry for entry in answer.get("data") or () if isinstance(entry, Mapping)]
         ordered = sorted(entries, key=lambda entry: entry.get("index") or 0)
         tokens = object_at(answer, "usage").get("prompt_tokens")
@@ -8742,6 +8755,7 @@ class Breaker:
         self._backoff = rule.shortest
         self._retry_at: float | None = None
         self._trying = False
+        self.failed_at = -math.inf  # the last time
 
     def state(self, now: float) -> BreakerState:
         if self._retry_at is None:
@@ -8778,6 +8792,7 @@ class Breaker:
             at_once: open now, whatever the threshold: such failures cost too much to wait for another.
             grows: the next time is twice as long. Not where it is only busy: it may be free any moment.
         """
+        self.failed_at = now
         if self.state(now) == "open" and not self._trying:
             return
         was_open = self._retry_at is not None
@@ -11228,7 +11243,7 @@ class Timelines:
         loads_now, loads_at = node.can_load()
         listed = self._listed[name] = Listed((not loads_now, loads_at, name), [])
         insort(self._loading, listed.load_at)
-        for blob, runner in node.runners.items():
+        for blob, runner in node.runners.items() if node.view.models else ():  # else nobody may ask it now
             warm = self.warm.get(blob)
             if warm is None:
                 warm = self.warm[blob] = WarmNodes()
@@ -11365,12 +11380,9 @@ class Planner:
             if kind and not self._is_hopeless(kind):
                 self._kinds[name] = kind
                 heappush(ahead, (entries[0].place, kind))
-        while ahead and self._timelines.open and self._asked < 2 * self.policy.most_costs:
+        while ahead and self._timelines.open:
             _, kind = heappop(ahead)
-            if self._asked >= self.policy.most_costs and not self._has_ready(kind):
-                self.exhausted = True
-                if kind.misses:
-                    self._give_up(kind)  # the next decision looks at others
+            if self._is_enough(kind):
                 continue
             if assignment := self._look(kind):
                 found.append(assignment)
@@ -11379,6 +11391,22 @@ class Planner:
             elif not self._is_small():
                 self._give_up(kind)
         return found
+
+    def _is_enough(self, kind: Kind) -> bool:
+        """Whether the decision has cost so much that this kind has to wait for the next one.
+
+        The first of each kind is looked at in every decision: others must not use the bound up for it.
+        """
+        bound = self.policy.most_costs * (2 if self._has_ready(kind) else 1)
+        if not kind.seen or self._asked < bound:
+            return False
+        if kind.misses and not kind.hopeless:  # a node is kept for it
+            self.look_again = min(self.look_again, self._view.now + PATIENT_SECONDS)
+            return True
+        self.exhausted = True
+        if kind.misses:
+            self._give_up(kind)  # the next decision looks at others
+        return True
 
     def _is_small(self) -> bool:
         """Whether the fleet is so small that looking at everybody costs little."""
@@ -11519,8 +11547,8 @@ class Planner:
         elif ripe and chosen.quote.reused is None:
             self._take(chosen, request)  # it waits for a load there: that node is kept for it
             kind.hopeless = False
-        if pressing and not starts and chosen.name in self._timelines.open:
-            chosen.node.reserve()
+        if pressing and not starts and chosen.quote.reused is None and chosen.name in self._timelines.open:
+            chosen.node.reserve()  # one that waits for a slot of its own model gets the next one anyway
             self._touch(chosen.node)
             kind.hopeless = False
         asked = {cost.name for cost in costs}
@@ -11714,10 +11742,13 @@ class Planner:
                     self._timelines.nodes[name].forget_quotes()
 
 
-def warm_load(view: FleetView, node: NodeView, model: str, policy: RoutingPolicy) -> Assignment | None:
+def warm_load(
+    view: FleetView, node: NodeView, model: str, policy: RoutingPolicy, kept: Collection[str]
+) -> Assignment | None:
     """The load of a model at a node, though nobody waits for it; None: not now.
 
-    It begins only where the node is free to load, and unloads nothing that anybody has asked for lately.
+    It begins only where the node is free to load, and unloads nothing that anybody has asked for lately, and
+    none of the weights that are `kept` likewise: two that do not fit would evict each other for ever.
     """
     held = Counter(runner.blob for one in view.nodes for runner in one.runners)
     virtual = VirtualNode(node, TimelineContext(policy, view.now, view.demand, view.returns, held))
@@ -11726,6 +11757,8 @@ def warm_load(view: FleetView, node: NodeView, model: str, policy: RoutingPolicy
     )
     quote = virtual.quote((model, "warm", 0), request)
     if not quote.now_open or not quote.load or quote.evict > MOST_TAKEN_BY_WARMTH:
+        return None
+    if any(blob in kept for blob in quote.victims):
         return None
     return _load_assignment(request, virtual, quote, view.now, policy)
 
@@ -12021,7 +12054,7 @@ class Cluster:
         """A node is there no more. None of this worker's requests may be at it."""
         node = self.nodes.pop(name)
         node.on_change = lambda _: None
-        if self.remote.nodes[node_key(node.row)] is node:  # no newer one has its address
+        if self.remote.nodes.get(node_key(node.row)) is node:  # no newer one has its address
             del self.remote.nodes[node_key(node.row)]
         for known in (self._stale, self._views):
             known.pop(name, None)
@@ -12029,9 +12062,20 @@ class Cluster:
         self._others = True
 
     def probed(
-        self, name: str, models: Mapping[str, InstalledModel], residents: Iterable[ResidentModel] | None
+        self,
+        name: str,
+        models: Mapping[str, InstalledModel],
+        residents: Iterable[ResidentModel] | None,
+        asked_at: float = -math.inf,
     ) -> None:
-        """A node has answered a probe: what it has (`/api/tags`, `/api/show`), and in memory (`/api/ps`)."""
+        """A node has answered a probe.
+
+        Args:
+            name: the node's.
+            models: what it has (`/api/tags`, `/api/show`).
+            residents: what it has in memory (`/api/ps`).
+            asked_at: when it was asked: after its last failure it is well again.
+        """
         node, now = self.nodes[name], self._clock()
         node.changed()
         node.probed(models, residents, now)
@@ -12039,7 +12083,7 @@ class Cluster:
             offer = node.offer(auto)
             if offer is not None and offer[1]:
                 node.set_auto(auto, offer[0])
-        if node.breaker.state(now) == "half-open":
+        if node.breaker.state(now) == "half-open" or node.breaker.failed_at < asked_at:
             node.breaker.succeeded()
 
     def learn(self, node: NodeState, blob: str, lesson: Lesson) -> None:
@@ -12612,6 +12656,7 @@ class Scheduler:
             return
         now = self._clock()
         running.answering = True
+        running.node.gave_up(running.assignment.model)  # it answers: another one need not wait for its end
         running.node.changed()
         running.node.loaded(running.runner, now)
         running.runner.serves(running.wanted)
@@ -12819,10 +12864,15 @@ class Scheduler:
         self._planner.ahead = []
         return [self._start(one, now) for one in loads if self._allows(one, now)]
 
-    def warm(self, model: str, copies: int) -> list[Assignment]:
+    def warm(self, model: str, copies: int, others: Iterable[str] = ()) -> list[Assignment]:
         """Begin loads after which so many nodes have a model in memory, as far as that is possible now.
 
         Each counts as running until `finished`, `load_failed` or `cancel`.
+
+        Args:
+            model: its name.
+            copies: on so many nodes.
+            others: models that are kept likewise, and are not unloaded for it.
         """
         now, name = self._clock(), fold_name(model)
         view = self.cluster.view()
@@ -12832,7 +12882,8 @@ class Scheduler:
         missing = copies - (len(having) - len(cold))
         loads: list[Assignment] = []
         for node in sorted(cold, key=lambda node: (node.tier, -_free(node), node.name)):
-            if len(loads) < missing and (load := warm_load(view, node, name, self.policy)):
+            kept = {node.models[other].blob for other in map(fold_name, others) if other in node.models}
+            if len(loads) < missing and (load := warm_load(view, node, name, self.policy, kept)):
                 loads.append(self._start(load, now))
         return loads
 
@@ -13194,10 +13245,11 @@ class Upkeep:
 
     def warm_now(self) -> None:
         """Load what should be in memory and is not, and ask again for what would leave it."""
+        kept = [row.model for row in self._rows if row.seconds_left(self._now())]
         for row in self._rows:
             left = row.seconds_left(self._now())
             if left:
-                for binding in self._fleet.scheduler.warm(row.model, row.copies):
+                for binding in self._fleet.scheduler.warm(row.model, row.copies, kept):
                     self._fleet.load_now(binding, left)
                 self._prolong(row, left)
 
@@ -13604,7 +13656,7 @@ class FleetShare:
             request_id=binding.request.id,
             node=node_key(self._scheduler.cluster.nodes[binding.node].row),
             blob=quote.blob,
-            slots=quote.rates.slots,
+            slots=quote.reused.slots if quote.reused is not None else quote.rates.slots,
             loads=binding.loads,
             victims=quote.victims,
         )
@@ -13956,7 +14008,7 @@ class Router:
         name = watch.row.name
         if answers:
             installed = {model.name: model.installed for model in watch.models}
-            self.scheduler.cluster.probed(name, installed, watch.residents)
+            self.scheduler.cluster.probed(name, installed, watch.residents, watch.seen_at)
         elif watch.is_gone:
             self.scheduler.cluster.unreachable(name)
             self._attempts.is_gone(name)
@@ -14627,7 +14679,7 @@ def refusal_of(error: Exception, *, for_admin: bool) -> Refusal:
 
 def _param(error: PackError) -> str | None:
     if isinstance(error, ChatBodyError):
-        return error.field
+        return None if isinstance(error.field, Message) else error.field  # a sentence names no field
     is_model = isinstance(error, NoNodeError | AliasUnavailableError | ModelNotFoundError | ModelClosedError)
     return "model" if is_model else None
 

@@ -10,7 +10,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/pipelines/response_cache_replay.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipeline`, line 7535, which the server calls.
+# Begin here: `class Pipeline`, line 7537, which the server calls.
 # The modules that it uses come first:
 #    116  base.translations           The translations of all sentences. GENERATED from locale/ by scripts/package.py.
 #    193  base.messages               Sentences for people, in English and in the languages of the catalogue.
@@ -24,42 +24,42 @@ version: 0.1.0
 #   1116  cache.collect               From the chunks of a generation to what may be kept of it.
 #   1271  cache.counters              What the cache did, in figures without any text: of this process, and to be added up over all of them.
 #   1326  base.breaker                A breaker: after failures nothing is sent for a while, then one request tries.
-#   1407  base.single_flight          What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
-#   1490  cache.store                 What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
-#   1690  cache.guard                 A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
-#   1862  cache.live                  An answer while it is being generated: any number of listeners get it from the start.
-#   1966  cache.contrast_words        English words that embeddings confuse: of one kind, but not the same.
-#   2075  cache.normal_words          The words of the normal form, in English: which say the same, which say nothing, and whose case matters.
-#   2262  cache.guards                What two questions must have in common before the similarity of their meanings counts at all.
-#   2483  cache.judge                 The judge of similar answers: what it is asked, and when its word counts as a yes.
-#   2590  cache.pool                  Evidence of other sites: counts that were added up over several deployments, with noise.
-#   2736  cache.semantic              The semantic tier: answers to questions that mean the same, once it is known how often that is wrong.
-#   3182  cache.normal_zh             The normal form of a question in Chinese: see `normal_form`.
-#   3320  cache.normal_form           The normal form of a question: two texts with the same form are one question in other words.
-#   3843  cache.similar               The normalised tier: a second key, by the normal form of the last message, that leads to an answer.
-#   3968  cache.outcome               What a request asks of the cache, and what the cache makes of it.
-#   4060  cache.generation            One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
-#   4388  cache.follow                One generation for many: the followers' side, in every process but the leader's.
-#   4491  engines.errors              What goes wrong with a node.
-#   4509  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#   4563  engines.ollama.to_openai    What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   4588  engines.ollama.stream       A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   4605  cache.replay                A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
-#   4690  cache.cache                 The response cache: look an answer up, follow one that is being generated, or lead.
-#   5410  cache.scope                 Who may share an answer. The scope is part of an entry's key and of its encryption.
-#   5485  services.cacheable          Which requests the cache is for, whose answers they share, and what it is asked.
-#   5604  base.redis                  A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#   6043  cache.redis_scripts         What happens in one step inside of Redis: the scripts, and the names of the keys.
-#   6386  cache.store_redis           The cache in Redis or Valkey, for any number of processes and hosts.
-#   6630  cache.sqlite_cache          The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
-#   6957  cache.store_sqlite          The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
-#   7167  engines.model_ids           Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   7175  services.activity           What chats did in this process, until somebody writes it into the history.
-#   7201  services.caching            The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
-#   7309  services.webui_tasks        Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#   7344  services.pipeline_requests  What a pipeline can know of a request, how it tells the next one, and the others of its server.
-#   7421  services.valves             What all valves of the pack have in common: what is refused is told to admins, without what was written.
-#   7519  services.pipeline_valves    Valves on the Pipelines server: what all of our pipelines have in common there.
+#   1409  base.single_flight          What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
+#   1492  cache.store                 What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
+#   1692  cache.guard                 A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
+#   1864  cache.live                  An answer while it is being generated: any number of listeners get it from the start.
+#   1968  cache.contrast_words        English words that embeddings confuse: of one kind, but not the same.
+#   2077  cache.normal_words          The words of the normal form, in English: which say the same, which say nothing, and whose case matters.
+#   2264  cache.guards                What two questions must have in common before the similarity of their meanings counts at all.
+#   2485  cache.judge                 The judge of similar answers: what it is asked, and when its word counts as a yes.
+#   2592  cache.pool                  Evidence of other sites: counts that were added up over several deployments, with noise.
+#   2738  cache.semantic              The semantic tier: answers to questions that mean the same, once it is known how often that is wrong.
+#   3184  cache.normal_zh             The normal form of a question in Chinese: see `normal_form`.
+#   3322  cache.normal_form           The normal form of a question: two texts with the same form are one question in other words.
+#   3845  cache.similar               The normalised tier: a second key, by the normal form of the last message, that leads to an answer.
+#   3970  cache.outcome               What a request asks of the cache, and what the cache makes of it.
+#   4062  cache.generation            One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
+#   4390  cache.follow                One generation for many: the followers' side, in every process but the leader's.
+#   4493  engines.errors              What goes wrong with a node.
+#   4511  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#   4565  engines.ollama.to_openai    What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   4590  engines.ollama.stream       A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   4607  cache.replay                A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
+#   4692  cache.cache                 The response cache: look an answer up, follow one that is being generated, or lead.
+#   5412  cache.scope                 Who may share an answer. The scope is part of an entry's key and of its encryption.
+#   5487  services.cacheable          Which requests the cache is for, whose answers they share, and what it is asked.
+#   5606  base.redis                  A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#   6045  cache.redis_scripts         What happens in one step inside of Redis: the scripts, and the names of the keys.
+#   6388  cache.store_redis           The cache in Redis or Valkey, for any number of processes and hosts.
+#   6632  cache.sqlite_cache          The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
+#   6959  cache.store_sqlite          The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
+#   7169  engines.model_ids           Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   7177  services.activity           What chats did in this process, until somebody writes it into the history.
+#   7203  services.caching            The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
+#   7311  services.webui_tasks        Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#   7346  services.pipeline_requests  What a pipeline can know of a request, how it tells the next one, and the others of its server.
+#   7423  services.valves             What all valves of the pack have in common: what is refused is told to admins, without what was written.
+#   7521  services.pipeline_valves    Valves on the Pipelines server: what all of our pipelines have in common there.
 
 import asyncio
 import base64
@@ -1357,6 +1357,7 @@ class Breaker:
         self._backoff = rule.shortest
         self._retry_at: float | None = None
         self._trying = False
+        self.failed_at = -math.inf  # the last time
 
     def state(self, now: float) -> BreakerState:
         if self._retry_at is None:
@@ -1393,6 +1394,7 @@ class Breaker:
             at_once: open now, whatever the threshold: such failures cost too much to wait for another.
             grows: the next time is twice as long. Not where it is only busy: it may be free any moment.
         """
+        self.failed_at = now
         if self.state(now) == "open" and not self._trying:
             return
         was_open = self._retry_at is not None

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import json
 import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, closing
@@ -359,6 +360,20 @@ def test_an_answer_has_a_longest_length() -> None:
 
     with pytest.raises(NodeFaultError, match="more than 1000 bytes"):
         asyncio.run(tags())
+
+
+def test_vectors_may_be_longer_than_a_list_of_models() -> None:
+    """Would catch a thousand texts that every node computes, and whose vectors nobody gets."""
+    vector = [0.0123456789] * 100
+    answer = json.dumps({"embeddings": [vector] * 10}).encode()
+
+    async def embed() -> None:
+        async with server_sending(OK, answer) as url, aiohttp.ClientSession() as session:
+            client = OllamaClient(url, session, limits=NodeLimits(answer_bytes=1000))
+            made = await client.embed("m", ["text"] * 10, seconds=10)
+            assert made.vectors == (vector,) * 10
+
+    asyncio.run(embed())
 
 
 @pytest.mark.parametrize(

@@ -288,6 +288,32 @@ def test_anthropic_uses_tools_and_images(claude: anthropic.Anthropic, routed: Ro
     assert called.content[0].input == {"zone": "UTC"}  # type: ignore[union-attr]
 
 
+def test_anthropic_reads_documents_of_text(claude: anthropic.Anthropic, routed: RoutedWebUI) -> None:
+    """Would catch an answer about a document that the model has never seen."""
+
+    def ask(source: Json) -> None:
+        document = {"type": "document", "title": "Rules", "source": source}
+        content: Any = [document, {"type": "text", "text": "sum it up"}]
+        claude.messages.create(model="gpt-4", messages=[{"role": "user", "content": content}], max_tokens=9)
+
+    ask({"type": "text", "media_type": "text/plain", "data": "No dogs."})
+    said = routed.chats()[-1]["messages"][-1]["content"]  # type: ignore[index]
+    assert "Rules" in said
+    assert "No dogs." in said
+    with pytest.raises(anthropic.BadRequestError, match="document"):
+        ask({"type": "base64", "media_type": "application/pdf", "data": "JVBERi0="})
+
+
+def test_anthropic_tools_can_be_switched_off(claude: anthropic.Anthropic, routed: RoutedWebUI) -> None:
+    """Would catch tools that are called though the client has said `none`."""
+    tool: Any = {"name": "clock", "description": "the time", "input_schema": {"type": "object"}}
+    none: Any = {"type": "none"}
+    asked: Any = {"messages": HELLO, "max_tokens": 9, "tools": [tool]}
+    claude.messages.create(model="gpt-4-tools", **asked)
+    claude.messages.create(model="gpt-4-tools", tool_choice=none, **asked)
+    assert [bool(chat.get("tools")) for chat in routed.chats()[-2:]] == [True, False]
+
+
 def test_anthropic_errors_are_typed(claude: anthropic.Anthropic, routed: RoutedWebUI) -> None:
     with pytest.raises(anthropic.NotFoundError):
         claude.messages.create(model="gpt-admin", messages=HELLO, max_tokens=20)  # type: ignore[arg-type]
@@ -457,6 +483,41 @@ def test_a_plain_user_gets_nowhere_without_a_grant(
             assert answer.ok is is_open, (name, answer.text)
     reached = len(routed.chats()) - before
     assert reached == (0 if path == "/api/show" else 2 * sum(NAMES.values()))
+
+
+def test_a_name_that_can_be_none_is_not_remembered(root: str, keys: dict[str, str]) -> None:
+    """Would catch a user who fills the server's memory with names."""
+    headers = {"Authorization": f"Bearer {keys['student']}"}
+    for path, field in {
+        "/v1/chat/completions": "model",
+        "/v1/embeddings": "model",
+        "/api/show": "name",
+    }.items():
+        body = {field: "x" * 600, "messages": HELLO, "input": "one"}
+        answer = requests.post(f"{root}{path}", json=body, headers=headers, timeout=60)
+        assert answer.status_code == 400
+        assert "600 characters" in answer.text
+        assert len(answer.text) < 500
+
+
+def test_parameters_for_all_models_reach_the_node(
+    root: str, keys: dict[str, str], routed: RoutedWebUI, mode: str
+) -> None:
+    """Would catch prompts that are cut at the node's own context, since an admin's is left out."""
+    before = routed.admin.get("/api/v1/configs/models")
+    params = {"num_ctx": 8192, "temperature": 0.1}
+    routed.admin.post("/api/v1/configs/models", before | {"DEFAULT_MODEL_PARAMS": params})
+    try:
+        time.sleep(ACCESS_SECONDS + 0.5)
+        for key in keys.values():
+            body = {"model": "gpt-4", "messages": HELLO}
+            headers = {"Authorization": f"Bearer {key}"}
+            chat = f"{root}/v1/chat/completions"
+            requests.post(chat, json=body, headers=headers, timeout=60).raise_for_status()
+            assert routed.chats()[-1]["options"] == params, mode
+    finally:
+        routed.admin.post("/api/v1/configs/models", before)
+        time.sleep(ACCESS_SECONDS + 0.5)
 
 
 def test_a_revoked_key_is_noticed_at_once(root: str, routed: RoutedWebUI, mode: str) -> None:

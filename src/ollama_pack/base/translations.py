@@ -643,6 +643,7 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "has not sent its next line within {seconds:g} s": "{seconds:g} 秒内没有返回后续内容",
         "has stopped answering": "已停止响应",
         "has the script {script!r}": "使用了文字 {script!r}",
+        "has {count} characters: a name has at most {limit}": "有 {count} 个字符：名称最多 {limit} 个",
         "has {count} texts: send at most {limit} at once": "有 {count} 段文本：一次最多发送 {limit} 段",
         "header= needs a name and a value, as in header=\"X-Team: blue\"": "header= 需要名称和值，例如 header=\"X-Team: blue\"",
         "healthy": "正常",

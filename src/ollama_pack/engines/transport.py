@@ -110,7 +110,11 @@ class NodeTransport:
             log.warning("Node %s: %s", self.name, sentence)
 
     async def ask(
-        self, path: str, body: Mapping[str, Any] | None = None, seconds: float | None = None
+        self,
+        path: str,
+        body: Mapping[str, Any] | None = None,
+        seconds: float | None = None,
+        limit: int = 0,
     ) -> dict[str, Any]:
         """The answer to a GET, or to a POST of the body, as a whole.
 
@@ -118,20 +122,25 @@ class NodeTransport:
             path: such as /api/tags.
             body: of a POST.
             seconds: for all of it, instead of the limit for answers.
+            limit: bytes that the answer may have, where that is more than the limit for answers.
 
         Raises:
             NodeError: there is none, or not in time, or it is an error or no JSON object.
         """
-        return self.parsed(await self.fetch(path, body, seconds))
+        return self.parsed(await self.fetch(path, body, seconds, limit))
 
     async def fetch(
-        self, path: str, body: Mapping[str, Any] | None = None, seconds: float | None = None
+        self,
+        path: str,
+        body: Mapping[str, Any] | None = None,
+        seconds: float | None = None,
+        limit: int = 0,
     ) -> bytes:
         """As `ask`, for an answer that need not be JSON."""
         async with self._within("answer", self.limits.answer if seconds is None else seconds):
             response = await self._open(path, body)
             try:
-                return await self._read(response, self.limits.answer_bytes)
+                return await self._read(response, max(limit, self.limits.answer_bytes))
             finally:
                 response.close()  # after its end, this leaves the connection in the pool
 
@@ -276,12 +285,12 @@ class NodeTransport:
 
     async def _read(self, response: aiohttp.ClientResponse, limit: int, *, whole: bool = True) -> bytes:
         """The body, or its beginning where it is not needed as a whole."""
-        body = b""
+        body = bytearray()
         while len(body) <= limit and (data := await self._some(response)):
             body += data
         if whole and len(body) > limit:
             raise NodeFaultError(self.name, message("answers with more than {limit} bytes", limit=limit))
-        return body[:limit]
+        return bytes(body[:limit])
 
     async def _next_pieces(self, response: aiohttp.ClientResponse, buffer: "StreamBuffer[T]") -> list[T]:
         """One piece or more; none when the answer has ended."""

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from ollama_pack.base.messages import message
 from ollama_pack.engines.errors import NodeFaultError
 
+VECTOR_BYTES = 128 * 1024  # that a vector may take in an answer: 6,000 dimensions of some 20 digits
+
 
 @dataclass(frozen=True, slots=True)
 class Vectors:

@@ -51,7 +51,7 @@ from ollama_pack.webui.gateway_request import (
     refused_response,
     while_connected,
 )
-from ollama_pack.webui.ollama_models import own_ollama_models, tags_entry
+from ollama_pack.webui.ollama_models import created_at, own_ollama_models, tags_entry
 from ollama_pack.webui.routes import RouteSpec, json_answer
 from ollama_pack.webui.server import event_stream
 from ollama_pack.webui.users import accepted_language
@@ -282,7 +282,7 @@ def _refused_route(api: ApiForm, request: Any, error: Any) -> Any:
 
 def _model_entry(offered: Any) -> Body:
     """A model as OpenAI's and Anthropic's clients read it: both look at the same list."""
-    created = int(offered.about.get("created") or 0)
+    created = created_at(offered.about)
     entry: Body = {
         "id": offered.name,
         "object": "model",

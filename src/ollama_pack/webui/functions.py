@@ -35,7 +35,7 @@ class _Live:
     """What a function's state was when its instance was asked for, and until when that is believed."""
 
     stamp: tuple[Any, ...]
-    instance: "weakref.ref[Any]"
+    instance: weakref.ref[Any]
     valves: Any
     until: float
 

@@ -18,6 +18,7 @@ from ollama_pack.webui.routes import json_answer
 from ollama_pack.webui.users import accepted_language
 
 MAX_BODY = 64 * 2**20  # bytes: a conversation with many pictures
+MAX_NAME = 512  # characters
 _ID = re.compile(r"[\w.:-]{1,128}", re.ASCII)
 _ID_HEADERS: dict[ApiForm, str] = {"anthropic": "request-id"}
 _TOO_LARGE = Refusal(
@@ -34,7 +35,7 @@ async def body_of(request: Any) -> dict[str, Any]:
     """The JSON object that a client has sent.
 
     Raises:
-        ChatBodyError: it is none.
+        ChatBodyError: it is none, or names a model by a name that can be none.
         ModelRefusedError: it is too large.
         ClientLeftError: the client has left before all of it had come.
     """
@@ -56,6 +57,14 @@ async def body_of(request: Any) -> dict[str, Any]:
         ) from error
     if not isinstance(found, dict):
         raise ChatBodyError(message("The body"), message("must be a JSON object"))
+    for field in ("model", "name"):  # names are remembered for a while
+        if isinstance(name := found.get(field), str) and len(name) > MAX_NAME:
+            raise ChatBodyError(
+                field,
+                message(
+                    "has {count} characters: a name has at most {limit}", count=len(name), limit=MAX_NAME
+                ),
+            )
     return found
 
 

@@ -8,6 +8,7 @@ from ollama_pack.engines.model_ids import ROUTER
 from ollama_pack.webui.models import visible_models
 
 MOST_HOPS = 10
+_YEAR_9999 = 253_370_764_800
 UNKNOWN = {
     "parent_model": "",
     "format": "",
@@ -16,6 +17,12 @@ UNKNOWN = {
     "parameter_size": "",
     "quantization_level": "",
 }
+
+
+def created_at(model: Mapping[str, Any]) -> int:
+    """When a listed model was made, in seconds of the epoch; 0 where that is not told in seconds."""
+    told = model.get("created")
+    return int(told) if isinstance(told, int | float) and 0 < told < _YEAR_9999 else 0
 
 
 async def routed_body(form: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -68,7 +75,7 @@ def tags_entry(name: str, model: Mapping[str, Any], own: Mapping[str, Mapping[st
     """
     base = str((model.get("info") or {}).get("base_model_id") or name)
     known = own.get(base.removeprefix(ROUTER)) or {}
-    created = datetime.fromtimestamp(int(model.get("created") or 0), UTC).isoformat()
+    created = datetime.fromtimestamp(created_at(model), UTC).isoformat()
     return {
         "name": name,
         "model": name,

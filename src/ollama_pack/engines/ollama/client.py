@@ -22,7 +22,7 @@ from ollama_pack.engines.ollama.to_ollama import Thinking, request_to_ollama
 from ollama_pack.engines.ollama.to_openai import ReplyHead, working_seconds
 from ollama_pack.engines.ollama.values import ListedModel, LoadedModel, ShownModel, entries_in
 from ollama_pack.engines.transport import NO_HEADERS, NodeLimits, NodeTransport
-from ollama_pack.engines.vectors import Vectors, vectors_in
+from ollama_pack.engines.vectors import VECTOR_BYTES, Vectors, vectors_in
 
 PULL_SECONDS = 3600.0  # without a word, while a node checks a large file
 
@@ -260,7 +260,7 @@ class OllamaClient:
         """
         wanted = {"dimensions": dimensions} if dimensions else {}
         body = {"model": self._ids.real(model), "input": list(texts), **wanted}
-        answer = await self._node.ask("/api/embed", body, seconds)
+        answer = await self._node.ask("/api/embed", body, seconds, len(texts) * VECTOR_BYTES)
         tokens = answer.get("prompt_eval_count")
         return vectors_in(self.name, answer.get("embeddings"), tokens, len(texts), working_seconds(answer))
 

@@ -38,7 +38,7 @@ from ollama_pack.engines.openai.request import CACHE_KEY, request_to_engine, wit
 from ollama_pack.engines.openai.stream import EngineReply
 from ollama_pack.engines.sse import ServerEvent
 from ollama_pack.engines.transport import NO_HEADERS, Dialect, NodeLimits, NodeTransport
-from ollama_pack.engines.vectors import Vectors, vectors_in
+from ollama_pack.engines.vectors import VECTOR_BYTES, Vectors, vectors_in
 
 METRICS_RETRY_SECONDS = 600.0  # until an engine without metrics is asked again: it may have been restarted
 OPENAI_DIALECT = Dialect(message("an OpenAI-compatible engine"), engine_status_error)
@@ -141,7 +141,9 @@ class OpenAIClient:
         """
         wanted = {"dimensions": dimensions} if dimensions else {}
         body = {"model": self._ids.real(model), "input": list(texts), **wanted}
-        answer = await self._node.ask(f"{self._bases[0]}/embeddings", body, seconds)
+        answer = await self._node.ask(
+            f"{self._bases[0]}/embeddings", body, seconds, len(texts) * VECTOR_BYTES
+        )
         entries = [entry for entry in answer.get("data") or () if isinstance(entry, Mapping)]
         ordered = sorted(entries, key=lambda entry: entry.get("index") or 0)
         tokens = object_at(answer, "usage").get("prompt_tokens")
