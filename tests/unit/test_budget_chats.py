@@ -1,8 +1,12 @@
 """What a chat has used, as the chunks of its answer tell."""
 
+import asyncio
+from pathlib import Path
 from typing import Any
 
-from ollama_pack.budgets.table import BudgetTable, BudgetUser
+from ollama_pack.budgets.store_sqlite import SqliteBudgetStore
+from ollama_pack.budgets.table import BudgetTable, BudgetUser, parse_budgets
+from ollama_pack.engines.refusals import Refusal
 from ollama_pack.plugins.functions.usage_budgets import _is_browsers_own
 from ollama_pack.services.budget_chats import ChatBudget
 from ollama_pack.services.budgets import Budgets, Reservation
@@ -35,6 +39,19 @@ def test_rounds_of_an_answer_are_added_up() -> None:
         one.take(chunk(name, 10), second + 2)
     use = one.use(20.0)
     assert (use.tokens, use.seconds, use.requests) == (20, 4.0, 1)
+
+
+def test_a_background_call_under_way_takes_no_request(tmp_path: Path) -> None:
+    """Would catch a user whose last chat is refused while the title of the one before is made."""
+    user = BudgetUser("u")
+
+    async def begin() -> list[object]:
+        store = SqliteBudgetStore(tmp_path / "budgets.sqlite3")
+        budgets = Budgets(parse_budgets("everyone 1 requests/day"), store)
+        await budgets.reserve(user, always=True)
+        return [await budgets.reserve(user) for _ in range(2)]
+
+    assert [type(found) for found in asyncio.run(begin())] == [Reservation, Refusal]
 
 
 def test_only_the_browsers_own_model_is_the_browsers() -> None:
