@@ -16,7 +16,7 @@ from deploy.client import OpenWebUI
 from deploy.errors import ServerError
 from harness.events_target import eventually
 from harness.fixtures_cache import DIRECT, CachedWebUI, SteppedWebUI, emptied
-from harness.ollama_node import Answer
+from harness.ollama_node import Answer, ToolCall
 
 Json = dict[str, Any]
 
@@ -168,6 +168,60 @@ def test_a_client_that_leaves_pays_what_was_used(budgeted: CachedWebUI, model: s
     assert 0.2 <= used(budgeted.student, 0) <= took + 5
 
 
+TOOL = {"type": "function", "function": {"name": "look_up", "parameters": {"type": "object"}}}
+
+
+@pytest.mark.parametrize("path", ["/api/chat/completions", "/ollama-pack/v1/chat/completions"])
+@pytest.mark.parametrize(
+    "answer", [Answer(tool_calls=[ToolCall("look_up", {})]), Answer([""])], ids=["tool call", "no text"]
+)
+def test_whole_answers_without_text_count(budgeted: CachedWebUI, path: str, answer: Answer) -> None:
+    """Would catch agents that ask for nothing: Open WebUI calls no outlet where an answer has no text."""
+    rows = "everyone 100 gpu-seconds/day", "everyone 10000 tokens/day", "everyone 1 requests/day"
+    set_budgets(budgeted, *rows)
+    budgeted.node.enqueue(answer)
+    body = {"model": DIRECT, "messages": [{"role": "user", "content": "look it up"}], "tools": [TOOL]}
+    figures = usage_in(post(budgeted.student, path, {**body, "stream": False}))
+    wait_until_used(budgeted.student, 1, 2)
+    assert used(budgeted.student, 1) == figures["prompt_tokens"] + figures["completion_tokens"] > 0
+    assert 0 < used(budgeted.student, 0) < 5
+    assert post(budgeted.student, path, {**body, "stream": False}).status_code == 429
+
+
+@pytest.mark.parametrize("path", ["/api/chat/completions", "/ollama-pack/v1/chat/completions"])
+def test_a_whole_answer_that_failed_costs_nothing(budgeted: CachedWebUI, path: str) -> None:
+    """Would catch users who pay for a node's error."""
+    set_budgets(budgeted, "everyone 100 gpu-seconds/day", "everyone 9 requests/day")
+    budgeted.node.enqueue(Answer(refusal=(500, "the node's own fault")))
+    body = {"model": DIRECT, "messages": [{"role": "user", "content": "fail"}], "stream": False}
+    assert post(budgeted.student, path, body).status_code >= 400
+    wait_until_nothing_is_under_way(budgeted.student)
+    assert (used(budgeted.student, 0), used(budgeted.student, 1)) == (0, 0)
+
+
+def wait_until_nothing_is_under_way(api: OpenWebUI) -> None:
+    eventually(lambda: not any(budget["under_way"] for budget in usage(api)["budgets"]))
+
+
+def leave(api: OpenWebUI, model: str, seconds: float) -> None:
+    """Ask the gateway for a whole answer, and hang up before it is there."""
+    body = {"model": model, "messages": [{"role": "user", "content": "take your time"}], "stream": False}
+    headers = {"Authorization": f"Bearer {api.key}"}
+    with pytest.raises(requests.ReadTimeout):
+        requests.post(
+            f"{api.url}/ollama-pack/v1/chat/completions", json=body, headers=headers, timeout=seconds
+        )
+
+
+def test_a_client_that_leaves_the_gateway_pays_what_was_used(budgeted: CachedWebUI) -> None:
+    """Would catch long answers for nothing: ask for whole ones, and hang up."""
+    set_budgets(budgeted, "everyone 100 gpu-seconds/day", "everyone 9 requests/day")
+    budgeted.node.enqueue(Answer(["late"], delay=20))
+    leave(budgeted.student, DIRECT, 2)
+    wait_until_used(budgeted.student, 1, 1)
+    assert 1 <= used(budgeted.student, 0) <= 10
+
+
 def test_a_page_s_chat_is_refused_with_a_sentence(budgeted: CachedWebUI) -> None:
     """Would catch a chat that shows nothing, or "400", when its user's budget is used up."""
     set_budgets(budgeted, "role=user 1 gpu-seconds/month shared", "everyone 1 requests/day")
@@ -244,6 +298,46 @@ def test_a_used_up_budget_may_lead_to_the_end_of_the_queue(one_slot: CachedWebUI
         assert [answer.result().status_code for answer in answers] == [200, 200]
     asked = [chat["messages"][-1]["content"] for chat in one_slot.generations()]
     assert asked == ["within the budget", "take the slot", "came later", "over the budget"]
+
+
+def test_a_client_that_leaves_while_it_waits_in_the_queue_pays_nothing(one_slot: CachedWebUI) -> None:
+    """Would catch a wait that a user pays for."""
+    set_budgets(one_slot, "role=user 100 gpu-seconds/day", "role=user 9 requests/day")
+    one_slot.node.enqueue(Answer(["word "] * 1000, pause=0.05))
+    blocker = one_slot.stream(
+        one_slot.admin, {"model": "gpt-4", "messages": [{"role": "user", "content": "take the slot"}]}
+    )
+    next(blocker)
+    leave(one_slot.student, "gpt-4", 2)
+    wait_until_nothing_is_under_way(one_slot.student)
+    blocker.close()
+    assert (used(one_slot.student, 0), used(one_slot.student, 1)) == (0, 0)
+
+
+@pytest.fixture
+def titles(budgeted: CachedWebUI) -> Iterator[None]:
+    """Open WebUI makes titles."""
+    config = budgeted.admin.get("/api/v1/tasks/config")
+    budgeted.admin.post("/api/v1/tasks/config/update", config | {"ENABLE_TITLE_GENERATION": True})
+    yield
+    budgeted.admin.post("/api/v1/tasks/config/update", config)
+
+
+@pytest.mark.usefixtures("titles")
+def test_a_title_under_way_takes_no_request(budgeted: CachedWebUI) -> None:
+    """Would catch a user whose last chat is refused while the title of the one before is made."""
+    set_budgets(budgeted, "role=user 1 requests/day")
+    budgeted.node.enqueue(Answer(["a title"], delay=8))
+    title = {"model": "gpt-4", "messages": [{"role": "user", "content": "hello"}]}
+    with ThreadPoolExecutor(1) as pool:
+        made = pool.submit(post, budgeted.student, "/api/v1/tasks/title/completions", title)
+        eventually(lambda: len(budgeted.generations()) == 1)
+        assert ask(budgeted.student, "the last one").status_code == 200
+        assert not made.done()
+        assert made.result().status_code == 200
+    wait_until_used(budgeted.student, 1)
+    wait_until_nothing_is_under_way(budgeted.student)
+    assert used(budgeted.student) == 1
 
 
 def wait_until_queued(admin: OpenWebUI, chats: int) -> None:

@@ -1,11 +1,19 @@
 """What a chat has used, as the chunks of its answer tell."""
 
+import asyncio
+from pathlib import Path
 from typing import Any
 
-from ollama_pack.budgets.table import BudgetTable, BudgetUser
+import orjson
+import pytest
+
+from ollama_pack.budgets.store_sqlite import SqliteBudgetStore
+from ollama_pack.budgets.table import BudgetTable, BudgetUser, parse_budgets
+from ollama_pack.engines.refusals import Refusal
 from ollama_pack.plugins.functions.usage_budgets import _is_browsers_own
 from ollama_pack.services.budget_chats import ChatBudget
 from ollama_pack.services.budgets import Budgets, Reservation
+from ollama_pack.webui.early_errors import OUTCOME_NOTE, HeldBack
 
 
 def chat() -> ChatBudget:
@@ -35,6 +43,64 @@ def test_rounds_of_an_answer_are_added_up() -> None:
         one.take(chunk(name, 10), second + 2)
     use = one.use(20.0)
     assert (use.tokens, use.seconds, use.requests) == (20, 4.0, 1)
+
+
+@pytest.mark.parametrize(("is_routed", "seconds"), [(False, 9.0), (True, 0.0)], ids=["own", "router"])
+def test_who_leaves_before_an_answer_pays_the_time_but_no_wait(is_routed: bool, seconds: float) -> None:  # noqa: FBT001
+    """Would catch a wait at the router that a user pays for, and a connection's answer for nothing."""
+    one = chat()
+    one.is_routed = is_routed
+    use = one.use(9.0, left=True)
+    assert (use.seconds, use.requests) == (seconds, int(seconds > 0))
+
+
+ANSWER = {"choices": [{"message": {"content": "", "tool_calls": [{}]}}], "usage": {"total_tokens": 7}}
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "noted"),
+    [
+        (200, ANSWER, {"usage": {"total_tokens": 7}}),
+        (
+            200,
+            {"type": "message", "content": [], "usage": {"output_tokens": 7}},
+            {"usage": {"output_tokens": 7}},
+        ),
+        (200, {"output": [{}], "timings": {"predicted_ms": 9}}, {"usage": {"predicted_ms": 9}}),
+        (200, {"status": True, "task_ids": ["a page's chat"]}, {}),
+        (200, {"error": {"message": "no"}}, {}),
+        (500, ANSWER, {}),
+    ],
+)
+def test_only_whole_answers_are_noted(status: int, body: dict[str, Any], noted: dict[str, Any]) -> None:
+    """Would catch an answer that is free, and an error or a page's start of a chat that is not."""
+    outcome: dict[str, Any] = {}
+    sent: list[Any] = []
+
+    async def send(part: Any) -> None:
+        sent.append(part)
+
+    async def answer() -> None:
+        held = HeldBack({"path": "/api/chat/completions", "state": {OUTCOME_NOTE: outcome}}, send)
+        await held.send({"type": "http.response.start", "status": status})
+        await held.send({"type": "http.response.body", "body": orjson.dumps(body)})
+
+    asyncio.run(answer())
+    assert outcome == noted
+    assert len(sent) == 2
+
+
+def test_a_background_call_under_way_takes_no_request(tmp_path: Path) -> None:
+    """Would catch a user whose last chat is refused while the title of the one before is made."""
+    user = BudgetUser("u")
+
+    async def begin() -> list[object]:
+        store = SqliteBudgetStore(tmp_path / "budgets.sqlite3")
+        budgets = Budgets(parse_budgets("everyone 1 requests/day"), store)
+        await budgets.reserve(user, always=True)
+        return [await budgets.reserve(user) for _ in range(2)]
+
+    assert [type(found) for found in asyncio.run(begin())] == [Reservation, Refusal]
 
 
 def test_only_the_browsers_own_model_is_the_browsers() -> None:

@@ -121,6 +121,17 @@ def test_periods_begin_at_the_sites_midnight(
     assert [each.strftime("%Y-%m-%dT%H:%M") for each in found] == [before, start, end]
 
 
+@pytest.mark.parametrize(
+    ("name", "moment"),
+    [("Atlantic/Azores", "2026-10-25T00:30"), ("America/Havana", "2026-11-01T00:30")],
+)
+def test_an_hour_after_midnight_that_comes_twice_is_of_one_day(name: str, moment: str) -> None:
+    """Would catch a budget that begins anew in the second one, on the day the clocks go back."""
+    zone = site_zone(name)
+    first = datetime.fromisoformat(moment).replace(tzinfo=zone).timestamp()
+    assert period_at(first, "day", zone) == period_at(first + 3600, "day", zone)
+
+
 def test_an_unknown_time_zone_is_refused() -> None:
     with pytest.raises(ValueError, match="'Mars/Base' is not a known time zone"):
         site_zone("Mars/Base")

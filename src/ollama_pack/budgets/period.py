@@ -56,7 +56,9 @@ def local_time(moment: float, zone: tzinfo | None) -> datetime:
 
 def period_at(moment: float, name: PeriodName, zone: tzinfo | None) -> Period:
     """The period that a moment is in: days and weeks begin at midnight, weeks on Monday."""
-    today = local_time(moment, zone).replace(tzinfo=None, hour=0, minute=0, second=0, microsecond=0)
+    local = local_time(moment, zone)
+    # A midnight that comes twice counts as the first one.
+    today = local.replace(tzinfo=None, hour=0, minute=0, second=0, microsecond=0, fold=0)
     start = _first_day(today, name)
     before = _first_day(start - timedelta(days=1), name)
     after = _first_day(start + timedelta(days=_MOST_DAYS[name]), name)

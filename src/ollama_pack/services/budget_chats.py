@@ -33,6 +33,7 @@ class ChatBudget:
         budgets: where it counts.
         began: when, in seconds of the monotonic clock.
         is_request: it counts as a request; a background call of a chat does not.
+        is_routed: the router answers it, and says what each answer took.
         served: seconds of GPU time and tokens of each answer, as the router knows them.
         figures: seconds and tokens of each answer, as the engine reported them.
         first_at: when the answer began that has no figures yet; None: none has.
@@ -47,6 +48,7 @@ class ChatBudget:
     budgets: Budgets
     began: float
     is_request: bool = True
+    is_routed: bool = False
     served: list[tuple[float, float]] = field(default_factory=list)
     figures: list[tuple[float, float]] = field(default_factory=list)
     first_at: float | None = None
@@ -102,7 +104,7 @@ class ChatBudget:
         found = list(self.figures)
         if self.first_at is not None:
             found.append((now - self.first_at, float(self.pieces)))
-        elif left and not found:
+        elif left and not found and not self.is_routed:  # at the router it has only waited
             found.append((now - self.began, 0.0))
         if found:
             return _sum(found, requests=int(self.is_request))

@@ -116,7 +116,8 @@ class Budgets:
 
         Args:
             user: who asks.
-            always: it may begin whatever is used up: a background call of a chat that has begun.
+            always: it may begin whatever is used up, and counts as no request: a background call of a chat
+                that has begun.
 
         Returns:
             None: no budget holds for the user, or the store cannot be asked.
@@ -126,7 +127,8 @@ class Budgets:
             return None
         now = self._clock()
         limits = self._limits(rows, user, now)
-        amounts = [self._expected.steps(row) for row in rows]
+        expected = replace(self._expected, requests=0 if always else 1)
+        amounts = [expected.steps(row) for row in rows]
         token = uuid4().hex
         answer = await self._ask(self._store.reserve(token, limits, amounts, now, always=always))
         if answer is None:

@@ -42,7 +42,7 @@ from ollama_pack.services.gateway_vectors import (
     vectors_for,
 )
 from ollama_pack.webui.calling import BAD_GATEWAY, ModelCall, refusal_in
-from ollama_pack.webui.early_errors import noted_refusal
+from ollama_pack.webui.early_errors import note_answer, noted_refusal
 from ollama_pack.webui.errors import ClientLeftError, ModelClosedError, ModelRefusedError
 from ollama_pack.webui.gateway_request import (
     answer_headers,
@@ -164,6 +164,7 @@ class Gateway:
                 return event_stream(texts, form.media_type, headers)
             async with while_connected(request):
                 completion = await call.completion()
+            note_answer(request.scope.get("state") or {}, completion)
             return json_answer(await form.whole(completion, asked.name), headers=headers)
 
         return await _answered(request, user, form.api, answer)

@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 import orjson
 
+from ollama_pack.engines.body import object_at
 from ollama_pack.engines.front_route import (
     AsgiMessage,
     AsgiReceive,
@@ -33,6 +34,7 @@ from ollama_pack.webui.leaving import Leaving
 
 ROUTE_NAME = "ollama_pack:early errors"
 REFUSAL_NOTE = "ollama_pack_refusal"  # key in the state of a request
+OUTCOME_NOTE = "ollama_pack_outcome"  # likewise
 _REFUSAL_FIELDS = ("status", "message", "code", "param", "retry_after")
 _CHAT_FORMS: dict[str, ApiForm] = {
     "/api/chat/completions": "openai",
@@ -41,6 +43,7 @@ _CHAT_FORMS: dict[str, ApiForm] = {
     "/api/v1/messages": "anthropic",
 }
 _FIRST_ERROR = 400
+_ANSWER_FIELDS = ("choices", "output", "content", "usage")  # of which each API's answers have one
 # What Open WebUI 0.11.2 sends first in Anthropic's form where its pipe gave an error, which it drops.
 _EMPTY_ENDS = frozenset({"message_delta", "message_stop"})
 
@@ -61,6 +64,30 @@ def noted_refusal(state: Mapping[str, Any]) -> Refusal | None:
     """What a plugin has noted on a request, by the state in its scope; None: nothing."""
     noted = state.get(REFUSAL_NOTE)
     return Refusal(**noted) if noted else None
+
+
+def awaited_outcome(request: Any) -> dict[str, Any]:
+    """How a request ends, which is noted here before its task is over.
+
+    Returns:
+        `usage`: a whole answer went to the client, with these figures. `left`: the client left before that.
+    """
+    outcome: dict[str, Any] = {}
+    setattr(request.state, OUTCOME_NOTE, outcome)
+    return outcome
+
+
+def note_answer(state: Mapping[str, Any], answer: object) -> None:
+    """Note a whole answer, which Open WebUI shows to no filter where it has no text."""
+    found, outcome = object_at(answer), state.get(OUTCOME_NOTE)
+    if outcome is not None and any(found.get(name) for name in _ANSWER_FIELDS):
+        outcome["usage"] = {**object_at(found.get("usage")), **object_at(found.get("timings"))}
+
+
+def note_left(state: Mapping[str, Any]) -> None:
+    """Note that the client has left before it had an answer."""
+    if (outcome := state.get(OUTCOME_NOTE)) is not None:
+        outcome["left"] = True
 
 
 def refused_answer(refusal: Refusal) -> Any:
@@ -119,6 +146,8 @@ class HeldBack:
                 return
             if kind == "prelude" and message.get("more_body"):
                 return
+            if kind == "answer" and not message.get("more_body") and self._noted is None:
+                self._note_answer(bytes(message.get("body") or b""))
             await self._let_pass()
             return
         await self._send(message if self._noted is None else self._with_error(message, self._noted))
@@ -135,6 +164,12 @@ class HeldBack:
         for held in others:
             await self._send(held)
         self._held.clear()
+
+    def _note_answer(self, body: bytes) -> None:
+        state = self._scope.get("state") or {}
+        if OUTCOME_NOTE in state:
+            with suppress(orjson.JSONDecodeError):
+                note_answer(state, orjson.loads(body))
 
     @property
     def _noted(self) -> Refusal | None:

@@ -11,7 +11,7 @@ version: {version}
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from http import HTTPStatus
@@ -37,7 +37,7 @@ from ollama_pack.services.budget_chats import (
 from ollama_pack.services.budgets import Budgets
 from ollama_pack.services.cacheable import STATE
 from ollama_pack.services.valves import PackValves
-from ollama_pack.webui.early_errors import note_refusal, show_early_errors
+from ollama_pack.webui.early_errors import awaited_outcome, note_refusal, show_early_errors
 from ollama_pack.webui.models import catalogue, may_use
 from ollama_pack.webui.server import data_folder, take_over
 from ollama_pack.webui.users import group_names, reader_language
@@ -152,7 +152,7 @@ class Filter:
         try:
             chat = await self._begin(__user__)
             if isinstance(chat, ChatBudget):
-                self._follow(chat, body, __metadata__)
+                self._follow(chat, body, __metadata__, __request__)
                 chat = await self._answered_by(chat, body, __user__, __request__)
             line = _status_line(chat) if isinstance(chat, ChatBudget) and self.valves.show_status else ""
             if line and __event_emitter__:
@@ -178,11 +178,8 @@ class Filter:
         chat = self._chat_of(__metadata__)
         if chat is None:
             return body
-        if (__metadata__.get(STATE) or {}).get("cached"):
-            chat.take_kept()
-        elif not chat.figures:
-            last = (body.get("messages") or [{}])[-1]
-            chat.take_whole(last.get("usage") or {}, time.monotonic())
+        last = (body.get("messages") or [{}])[-1]
+        _take_whole(chat, last.get("usage") or {}, __metadata__)
         self._end(chat)
         return body
 
@@ -208,6 +205,7 @@ class Filter:
             `last`: it comes behind all others. `refusal`: the fields of a `Refusal`; None: it may begin.
         """
         if (known := self._chat_of(metadata)) is not None:
+            known.is_routed = True
             return _begun(known, own=False)
         chat = await self._begin(user, always=always) if self.valves.budgets else None
         if isinstance(chat, ChatBudget) and not always and chat.reservation.model not in ("", model):
@@ -274,7 +272,7 @@ class Filter:
         )
         return Refusal(HTTPStatus.TOO_MANY_REQUESTS, sentence, "budget_used_up")
 
-    def _follow(self, chat: ChatBudget, body: Body, metadata: dict[str, Any]) -> None:
+    def _follow(self, chat: ChatBudget, body: Body, metadata: dict[str, Any], request: Any) -> None:
         """Count the chat when it ends, however it ends.
 
         That is at its outlet; or when its task is cancelled; or when nothing refers to its metadata any more,
@@ -287,11 +285,14 @@ class Filter:
             body["metadata"][BUDGET_STATE] = ticket  # a copy, where the Pipelines server has seen the request
         loop = asyncio.get_running_loop()
         finalize(ticket, _soon, loop, self._end, chat).atexit = False
-        streams = bool(body.get("stream"))
+        streams, outcome = bool(body.get("stream")), awaited_outcome(request)
 
         def task_ended(task: asyncio.Task[Any]) -> None:
-            if task.cancelled() or not streams or not chat.answered:
-                self._end(chat, left=task.cancelled())
+            left = task.cancelled() or "left" in outcome
+            if "usage" in outcome:  # Open WebUI calls no outlet for an answer without text
+                _take_whole(chat, outcome["usage"], metadata)
+            if left or not streams or not chat.answered:
+                self._end(chat, left=left)
             else:
                 self._end_when_silent(chat)
 
@@ -319,6 +320,14 @@ class Filter:
         task = asyncio.get_running_loop().create_task(chat.budgets.settle(chat.reservation, use))
         self._settling.add(task)
         task.add_done_callback(self._settling.discard)
+
+
+def _take_whole(chat: ChatBudget, usage: Mapping[str, Any], metadata: Mapping[str, Any]) -> None:
+    """A chat's answer has ended, with these figures or none."""
+    if (metadata.get(STATE) or {}).get("cached"):
+        chat.take_kept()
+    elif not chat.figures:
+        chat.take_whole(usage, time.monotonic())
 
 
 def _is_browsers_own(body: Body, metadata: dict[str, Any]) -> bool:
