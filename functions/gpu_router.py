@@ -10,7 +10,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipe`, line 19710, which the server calls.
+# Begin here: `class Pipe`, line 19735, which the server calls.
 # The modules that it uses come first:
 #    219  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
 #    505  base.messages                  Sentences for people, in English and in the languages of the catalogue.
@@ -51,95 +51,95 @@ version: 0.1.0
 #   5539  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
 #   5668  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
 #   5792  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
-#   5942  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   6076  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
-#   6409  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
-#   6662  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
-#   6779  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
-#   6837  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
-#   6902  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
-#   7051  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
-#   7184  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
-#   7534  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
-#   7619  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
-#   7716  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   7821  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
-#   8025  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
-#   8286  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
-#   8344  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
-#   8547  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
-#   8718  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
-#   9055  routing.nodes                  The `nodes` valve: a row a line, read once.
-#   9406  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
-#   9492  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
-#   9666  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
-#   9862  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
-#   9955  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
-#  10038  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
-#  10104  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
-#  10153  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
-#  10240  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
-#  10348  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
-#  10848  routing.probe.node_watch       One node as the router holds it: its client, what the last looks have shown, and when it counts as gone.
-#  11163  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
-#  11401  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
-#  11504  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
-#  11612  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-#  11729  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
-#  11982  routing.state.demand           How often each set of weights is asked for, over the last minutes.
-#  12015  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-#  12201  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#  12236  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#  12938  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#  13014  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#  13160  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#  13396  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
-#  13536  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  13596  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
-#  14107  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
-#  14280  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
-#  14621  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  14930  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  15045  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  15666  routing.dispatch.embedding     Vectors from the fleet: the node that has the model in memory and the least to do, then the others.
-#  15726  fit.planning                   Which models a fleet should have where, so that its demand needs the fewest loads: pure functions.
-#  15911  routing.plan.demand            What people ask for: chats from the router's record, or from a file like it.
-#  16006  routing.plan.virtual_fleet     A node as Ollama is, in virtual time: no sockets, no sleeping, thousands of requests in a second.
-#  16262  routing.plan.replay            A recorded day again, in virtual time: the router's own scheduler over simulated nodes.
-#  16449  routing.plan.report            What fits where, what to pull, and what one more GPU would bring: all of a plan, as people read it.
-#  16734  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, the admin's dashboard, and a plan.
-#  16837  cache.errors                   What goes wrong with the cache.
-#  16857  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  16889  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  17038  services.budget_chats          Chats that are under way and their budgets: what each has used so far, by whoever knows it best.
-#  17044  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#  17059  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#  17185  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#  17220  webui.users                    Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
-#  17253  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#  17344  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-#  17507  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
-#  17597  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
-#  17836  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  17981  services.activity              What chats did in this process, until somebody writes it into the history.
-#  18007  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  18132  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
-#  18240  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
-#  18287  services.valves                What all valves of the pack have in common: what is refused is told to admins, without what was written.
-#  18415  services.router_valves         The valves of the router, wherever it runs.
-#  18569  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  18683  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  18944  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
-#  18976  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  18998  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#  19004  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#  19099  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
-#  19205  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  19300  webui.leaving                  When Open WebUI is told that a client has left: not while it reads its database.
-#  19384  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#  19546  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
-#  19557  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#  19616  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#   5950  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   6084  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
+#   6417  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
+#   6670  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
+#   6787  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
+#   6845  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
+#   6910  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
+#   7059  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
+#   7192  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
+#   7542  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
+#   7627  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
+#   7724  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   7829  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
+#   8033  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
+#   8294  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
+#   8352  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
+#   8555  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
+#   8726  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
+#   9063  routing.nodes                  The `nodes` valve: a row a line, read once.
+#   9414  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
+#   9500  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
+#   9674  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
+#   9870  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
+#   9963  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
+#  10046  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
+#  10112  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
+#  10161  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
+#  10248  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
+#  10356  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
+#  10856  routing.probe.node_watch       One node as the router holds it: its client, what the last looks have shown, and when it counts as gone.
+#  11171  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
+#  11409  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
+#  11512  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
+#  11620  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+#  11737  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
+#  11990  routing.state.demand           How often each set of weights is asked for, over the last minutes.
+#  12023  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+#  12209  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#  12244  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#  12946  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#  13022  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#  13168  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#  13404  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
+#  13544  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  13604  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
+#  14115  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
+#  14288  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
+#  14629  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  14938  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  15053  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  15674  routing.dispatch.embedding     Vectors from the fleet: the node that has the model in memory and the least to do, then the others.
+#  15734  fit.planning                   Which models a fleet should have where, so that its demand needs the fewest loads: pure functions.
+#  15919  routing.plan.demand            What people ask for: chats from the router's record, or from a file like it.
+#  16014  routing.plan.virtual_fleet     A node as Ollama is, in virtual time: no sockets, no sleeping, thousands of requests in a second.
+#  16270  routing.plan.replay            A recorded day again, in virtual time: the router's own scheduler over simulated nodes.
+#  16457  routing.plan.report            What fits where, what to pull, and what one more GPU would bring: all of a plan, as people read it.
+#  16742  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, the admin's dashboard, and a plan.
+#  16845  cache.errors                   What goes wrong with the cache.
+#  16865  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  16897  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  17046  services.budget_chats          Chats that are under way and their budgets: what each has used so far, by whoever knows it best.
+#  17052  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#  17067  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#  17193  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#  17228  webui.users                    Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
+#  17261  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#  17352  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#  17515  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
+#  17605  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
+#  17844  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  17989  services.activity              What chats did in this process, until somebody writes it into the history.
+#  18015  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  18140  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#  18248  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
+#  18295  services.valves                What all valves of the pack have in common: what is refused is told to admins, without what was written.
+#  18423  services.router_valves         The valves of the router, wherever it runs.
+#  18577  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  18691  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  18952  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#  18984  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  19006  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#  19012  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#  19107  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
+#  19213  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  19308  webui.leaving                  When Open WebUI is told that a client has left: not while it reads its database.
+#  19392  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#  19571  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
+#  19582  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#  19641  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
 
 import asyncio
 import base64
@@ -5826,6 +5826,20 @@ def request_to_ollama(body: Mapping[str, Any], thinking: Thinking | None = None)
     Raises:
         ChatBodyError: something in the body cannot be put into Ollama's form.
     """
+    return {
+        "model": text_in(body.get("model"), "model"),
+        "messages": ollama_messages(body.get("messages")),
+        "stream": bool(body.get("stream")),
+        **ollama_settings(body, thinking),
+        **_logprobs(body),
+    }
+
+
+def ollama_settings(body: Mapping[str, Any], thinking: Thinking | None = None) -> dict[str, Any]:
+    """What an OpenAI chat body sets, in Ollama's form: `tools`, `format`, `think`, `keep_alive`, `options`.
+
+    What it does not set is left out. Arguments and errors are those of `request_to_ollama`.
+    """
     settings = flat_settings(body)
     found = {
         "tools": _tools(body),
@@ -5833,14 +5847,8 @@ def request_to_ollama(body: Mapping[str, Any], thinking: Thinking | None = None)
         "think": _think(settings, thinking),
         "keep_alive": _keep_alive(settings.get("keep_alive")),
         "options": ollama_options(body) or None,
-        **_logprobs(body),
     }
-    return {
-        "model": text_in(body.get("model"), "model"),
-        "messages": ollama_messages(body.get("messages")),
-        "stream": bool(body.get("stream")),
-        **{name: value for name, value in found.items() if value is not None},
-    }
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def _tools(body: Mapping[str, Any]) -> list[Mapping[str, Any]] | None:
@@ -19394,6 +19402,7 @@ def _stage_of(message: AsgiMessage) -> Stage:
 
 ROUTE_NAME = "ollama_pack:early errors"
 REFUSAL_NOTE = "ollama_pack_refusal"  # key in the state of a request
+OUTCOME_NOTE = "ollama_pack_outcome"  # likewise
 _REFUSAL_FIELDS = ("status", "message", "code", "param", "retry_after")
 _CHAT_FORMS: dict[str, ApiForm] = {
     "/api/chat/completions": "openai",
@@ -19402,6 +19411,7 @@ _CHAT_FORMS: dict[str, ApiForm] = {
     "/api/v1/messages": "anthropic",
 }
 _FIRST_ERROR = 400
+_ANSWER_FIELDS = ("choices", "output", "content", "usage")  # of which each API's answers have one
 # What Open WebUI 0.11.2 sends first in Anthropic's form where its pipe gave an error, which it drops.
 _EMPTY_ENDS = frozenset({"message_delta", "message_stop"})
 
@@ -19422,6 +19432,13 @@ def noted_refusal(state: Mapping[str, Any]) -> Refusal | None:
     """What a plugin has noted on a request, by the state in its scope; None: nothing."""
     noted = state.get(REFUSAL_NOTE)
     return Refusal(**noted) if noted else None
+
+
+def note_answer(state: Mapping[str, Any], answer: object) -> None:
+    """Note a whole answer, which Open WebUI shows to no filter where it has no text."""
+    found, outcome = object_at(answer), state.get(OUTCOME_NOTE)
+    if outcome is not None and any(found.get(name) for name in _ANSWER_FIELDS):
+        outcome["usage"] = {**object_at(found.get("usage")), **object_at(found.get("timings"))}
 
 
 def refused_answer(refusal: Refusal) -> Any:
@@ -19480,6 +19497,8 @@ class HeldBack:
                 return
             if kind == "prelude" and message.get("more_body"):
                 return
+            if kind == "answer" and not message.get("more_body") and self._noted is None:
+                self._note_answer(bytes(message.get("body") or b""))
             await self._let_pass()
             return
         await self._send(message if self._noted is None else self._with_error(message, self._noted))
@@ -19496,6 +19515,12 @@ class HeldBack:
         for held in others:
             await self._send(held)
         self._held.clear()
+
+    def _note_answer(self, body: bytes) -> None:
+        state = self._scope.get("state") or {}
+        if OUTCOME_NOTE in state:
+            with suppress(orjson.JSONDecodeError):
+                note_answer(state, orjson.loads(body))
 
     @property
     def _noted(self) -> Refusal | None:

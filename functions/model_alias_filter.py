@@ -10,7 +10,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/model_alias_filter.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Filter`, line 1837, which the server calls.
+# Begin here: `class Filter`, line 1854, which the server calls.
 # The modules that it uses come first:
 #     62  base.translations       The translations of all sentences. GENERATED from locale/ by scripts/package.py.
 #    112  base.messages           Sentences for people, in English and in the languages of the catalogue.
@@ -1689,6 +1689,7 @@ def _stage_of(message: AsgiMessage) -> Stage:
 
 ROUTE_NAME = "ollama_pack:early errors"
 REFUSAL_NOTE = "ollama_pack_refusal"  # key in the state of a request
+OUTCOME_NOTE = "ollama_pack_outcome"  # likewise
 _REFUSAL_FIELDS = ("status", "message", "code", "param", "retry_after")
 _CHAT_FORMS: dict[str, ApiForm] = {
     "/api/chat/completions": "openai",
@@ -1697,6 +1698,7 @@ _CHAT_FORMS: dict[str, ApiForm] = {
     "/api/v1/messages": "anthropic",
 }
 _FIRST_ERROR = 400
+_ANSWER_FIELDS = ("choices", "output", "content", "usage")  # of which each API's answers have one
 # What Open WebUI 0.11.2 sends first in Anthropic's form where its pipe gave an error, which it drops.
 _EMPTY_ENDS = frozenset({"message_delta", "message_stop"})
 
@@ -1717,6 +1719,13 @@ def noted_refusal(state: Mapping[str, Any]) -> Refusal | None:
     """What a plugin has noted on a request, by the state in its scope; None: nothing."""
     noted = state.get(REFUSAL_NOTE)
     return Refusal(**noted) if noted else None
+
+
+def note_answer(state: Mapping[str, Any], answer: object) -> None:
+    """Note a whole answer, which Open WebUI shows to no filter where it has no text."""
+    found, outcome = object_at(answer), state.get(OUTCOME_NOTE)
+    if outcome is not None and any(found.get(name) for name in _ANSWER_FIELDS):
+        outcome["usage"] = {**object_at(found.get("usage")), **object_at(found.get("timings"))}
 
 
 def show_early_errors() -> None:
@@ -1761,6 +1770,8 @@ class HeldBack:
                 return
             if kind == "prelude" and message.get("more_body"):
                 return
+            if kind == "answer" and not message.get("more_body") and self._noted is None:
+                self._note_answer(bytes(message.get("body") or b""))
             await self._let_pass()
             return
         await self._send(message if self._noted is None else self._with_error(message, self._noted))
@@ -1777,6 +1788,12 @@ class HeldBack:
         for held in others:
             await self._send(held)
         self._held.clear()
+
+    def _note_answer(self, body: bytes) -> None:
+        state = self._scope.get("state") or {}
+        if OUTCOME_NOTE in state:
+            with suppress(orjson.JSONDecodeError):
+                note_answer(state, orjson.loads(body))
 
     @property
     def _noted(self) -> Refusal | None:

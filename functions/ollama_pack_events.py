@@ -10,7 +10,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/ollama_pack_events.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Event`, line 12477, which the server calls.
+# Begin here: `class Event`, line 12498, which the server calls.
 # The modules that it uses come first:
 #    164  base.translations            The translations of all sentences. GENERATED from locale/ by scripts/package.py.
 #    645  base.messages                Sentences for people, in English and in the languages of the catalogue.
@@ -44,58 +44,58 @@ version: 0.1.0
 #   4660  engines.ollama.from_openai   An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
 #   4766  engines.sse                  Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
 #   4875  webui.calling                Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#   5023  webui.models                 What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   5097  webui.ollama_models          Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
-#   5194  webui.server                 What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#   5226  services.ollama_api          Open WebUI's Ollama API for names that `gpu_router` answers.
-#   5357  aliases.errors               What goes wrong with aliases.
-#   5365  aliases.facts                What an alias table may ask about a request, read off an OpenAI chat body.
-#   5388  aliases.table                An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#   5747  aliases.resolve              Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   5805  aliases.published            Which names of a table can be published as models, and what answers for them.
-#   5874  webui.audience               Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#   5940  webui.model_rows             Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#   6070  webui.users                  Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
-#   6100  webui.access                 Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#   6266  webui.publication            Which rows of Open WebUI's models table to write, so that users see what is offered to them. Decides only.
-#   6594  services.offer               Which rows a deployment should have.
-#   6867  webui.rows                   Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
-#   7017  services.publishing          Publishing: what the router and the alias tables offer becomes models that users see and may use.
-#   7170  services.valves              What all valves of the pack have in common: what is refused is told to admins, without what was written.
-#   7290  speech.errors                What goes wrong with transcription.
-#   7747  speech.languages             The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
-#   7824  speech.language              Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
-#   7917  engines.failures             Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   7953  speech.values                What recordings turn into, and what an engine is.
-#   8210  speech.http_answer           What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
-#   8360  speech.pcm                   Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
-#   8448  speech.openai_http           Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
-#   8636  speech.recognizer            The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
-#   8775  speech.sentences             Segments of about a sentence, made from words with times.
-#   8829  speech.whisper_model         Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
-#   9015  speech.whisper               Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
-#   9243  services.voice_settings      The valves of voice transcription, for the tool and the routes, and the engine they ask for.
-#   9399  speech.source                Where a recording comes from: bytes, a path or an open file; and how large it may be.
-#   9483  speech.kept                  Transcripts of a while ago: the same recording with the same options is not listened to twice.
-#   9572  speech.containers            What the bytes of a file tell that the decoder does not: whether the file ends before it should.
-#   9736  speech.decode                Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
-#  10347  speech.joining               Putting pieces of text together: with spaces where the script has them between words, else without.
-#  10435  speech.script                Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
-#  10511  speech.turns                 One recording at a time on this machine's own processors, in turns between users, each with its place.
-#  10786  speech.vad                   Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
-#  10836  speech.windows               Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
-#  10983  speech.transcribe            From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
-#  11253  webui.tracing                Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
-#  11291  webui.voice_files            Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
-#  11321  services.transcribing        Transcribing on behalf of somebody: by the admin's settings, and not twice.
-#  11446  speech.subtitles             Subtitles: lines that fit on a screen, each shown while it is spoken.
-#  11584  speech.formats               A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
-#  11746  webui.uploads                A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
-#  11952  services.voice_routes        The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
-#  12210  webui.budget_contact         The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
-#  12330  webui.chats                  Chats of the running Open WebUI, and their ratings. Imports `open_webui` when called, not before.
-#  12359  webui.load                   What `GET /api/system/load` shows of what the router tells: keys by name, so that nothing slips out.
-#  12445  webui.service                What an event function keeps up in a process: its routes, and a task that looks again from time to time.
+#   5044  webui.models                 What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   5118  webui.ollama_models          Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
+#   5215  webui.server                 What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   5247  services.ollama_api          Open WebUI's Ollama API for names that `gpu_router` answers.
+#   5378  aliases.errors               What goes wrong with aliases.
+#   5386  aliases.facts                What an alias table may ask about a request, read off an OpenAI chat body.
+#   5409  aliases.table                An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#   5768  aliases.resolve              Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   5826  aliases.published            Which names of a table can be published as models, and what answers for them.
+#   5895  webui.audience               Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#   5961  webui.model_rows             Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#   6091  webui.users                  Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
+#   6121  webui.access                 Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#   6287  webui.publication            Which rows of Open WebUI's models table to write, so that users see what is offered to them. Decides only.
+#   6615  services.offer               Which rows a deployment should have.
+#   6888  webui.rows                   Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
+#   7038  services.publishing          Publishing: what the router and the alias tables offer becomes models that users see and may use.
+#   7191  services.valves              What all valves of the pack have in common: what is refused is told to admins, without what was written.
+#   7311  speech.errors                What goes wrong with transcription.
+#   7768  speech.languages             The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
+#   7845  speech.language              Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
+#   7938  engines.failures             Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   7974  speech.values                What recordings turn into, and what an engine is.
+#   8231  speech.http_answer           What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
+#   8381  speech.pcm                   Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
+#   8469  speech.openai_http           Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
+#   8657  speech.recognizer            The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
+#   8796  speech.sentences             Segments of about a sentence, made from words with times.
+#   8850  speech.whisper_model         Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
+#   9036  speech.whisper               Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
+#   9264  services.voice_settings      The valves of voice transcription, for the tool and the routes, and the engine they ask for.
+#   9420  speech.source                Where a recording comes from: bytes, a path or an open file; and how large it may be.
+#   9504  speech.kept                  Transcripts of a while ago: the same recording with the same options is not listened to twice.
+#   9593  speech.containers            What the bytes of a file tell that the decoder does not: whether the file ends before it should.
+#   9757  speech.decode                Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
+#  10368  speech.joining               Putting pieces of text together: with spaces where the script has them between words, else without.
+#  10456  speech.script                Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
+#  10532  speech.turns                 One recording at a time on this machine's own processors, in turns between users, each with its place.
+#  10807  speech.vad                   Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
+#  10857  speech.windows               Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
+#  11004  speech.transcribe            From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
+#  11274  webui.tracing                Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#  11312  webui.voice_files            Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
+#  11342  services.transcribing        Transcribing on behalf of somebody: by the admin's settings, and not twice.
+#  11467  speech.subtitles             Subtitles: lines that fit on a screen, each shown while it is spoken.
+#  11605  speech.formats               A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
+#  11767  webui.uploads                A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
+#  11973  services.voice_routes        The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
+#  12231  webui.budget_contact         The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
+#  12351  webui.chats                  Chats of the running Open WebUI, and their ratings. Imports `open_webui` when called, not before.
+#  12380  webui.load                   What `GET /api/system/load` shows of what the router tells: keys by name, so that nothing slips out.
+#  12466  webui.service                What an event function keeps up in a process: its routes, and a task that looks again from time to time.
 
 import asyncio
 import csv
@@ -4905,22 +4905,13 @@ class ModelCall:
         Raises:
             ModelRefusedError: there is none.
         """
-        answer = await self._answer()
+        answer = await self.answer()
         if isinstance(answer, dict):
             yield answer
             return
-        buffer = SseBuffer(EVENT_OCTETS)
-        try:
-            async for data in answer.body_iterator:
-                for event in buffer.feed(data.encode() if isinstance(data, str) else bytes(data)):
-                    if (chunk := _chunk_of(event)) is not None:
-                        yield chunk
-            for event in buffer.end():
-                if (chunk := _chunk_of(event)) is not None:
-                    yield chunk
-        finally:
-            if answer.background is not None:
-                await answer.background()  # gives Open WebUI's connection to the model back
+        async with aclosing(answer):
+            async for chunk in answer:
+                yield chunk
 
     async def streamed(self) -> AsyncGenerator[dict[str, Any], None]:
         """The answer as it comes, to a request that wants no stream.
@@ -4941,11 +4932,25 @@ class ModelCall:
         Raises:
             ModelRefusedError: there is none.
         """
-        answer = await self._answer()
+        answer = await self.answer()
         if not isinstance(answer, dict):
+            async with aclosing(answer):
+                await anext(answer, None)  # what has not begun cannot be closed
             sentence = message("The model sends a stream, though none was asked for.")
             raise ModelRefusedError(Refusal(BAD_GATEWAY, sentence))
         return answer
+
+    async def answer(self) -> dict[str, Any] | AsyncGenerator[dict[str, Any], None]:
+        """The answer as Open WebUI gives it: one body, or the chunks of a stream.
+
+        A new request may get either, whatever it asks for: the row of its model decides. The caller reads
+        the stream.
+
+        Raises:
+            ModelRefusedError: there is none.
+        """
+        answer = await self._answer()
+        return answer if isinstance(answer, dict) else _chunks_of(answer)
 
     async def _answer(self) -> Any:
         """A whole body, or a response that streams."""
@@ -4974,6 +4979,22 @@ class ModelCall:
         return await generate_chat_completion(
             self.request, dict(self.body), user, bypass_system_prompt=self.has_system
         )
+
+
+async def _chunks_of(answer: Any) -> AsyncGenerator[dict[str, Any], None]:
+    """What a response that streams says."""
+    buffer = SseBuffer(EVENT_OCTETS)
+    try:
+        async for data in answer.body_iterator:
+            for event in buffer.feed(data.encode() if isinstance(data, str) else bytes(data)):
+                if (chunk := _chunk_of(event)) is not None:
+                    yield chunk
+        for event in buffer.end():
+            if (chunk := _chunk_of(event)) is not None:
+                yield chunk
+    finally:
+        if answer.background is not None:
+            await answer.background()  # gives Open WebUI's connection to the model back
 
 
 def _chunk_of(event: ServerEvent) -> dict[str, Any] | None:

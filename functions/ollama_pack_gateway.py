@@ -10,61 +10,67 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/ollama_pack_gateway.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Event`, line 4798, which the server calls.
+# Begin here: `class Event`, line 5597, which the server calls.
 # The modules that it uses come first:
-#    110  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    232  base.messages                  Sentences for people, in English and in the languages of the catalogue.
-#    360  base.single_flight             What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
-#    528  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    536  cache.errors                   What goes wrong with the cache.
-#    556  engines.errors                 What goes wrong with a node.
-#    689  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    801  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#    826  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#    869  cache.replay                   A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
-#    895  engines.ollama.client_request  Requests of clients that speak Ollama's API, as OpenAI chat bodies: `from_openai` says their answers.
-#   1025  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
-#   1102  base.tables                    Tables that admins write as text: a row a line, `#` starts a comment, empty lines are skipped.
-#   1133  aliases.errors                 What goes wrong with aliases.
-#   1175  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   1284  routing.errors                 What goes wrong with routing.
-#   1436  webui.errors                   What goes wrong between the pack and Open WebUI.
-#   1472  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#   1614  engines.ollama.from_openai     An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
-#   1720  webui.anthropic                Anthropic's Messages API, by Open WebUI's own code for it. Imports `open_webui` when called, not before.
-#   1807  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#   1827  services.client_forms          The APIs that clients of the gateway speak: each request becomes an OpenAI chat body, each answer its form.
-#   1980  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#   1989  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
-#   2050  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#   2409  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   2546  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#   2583  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#   2604  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   2722  aliases.published              Which names of a table can be published as models, and what answers for them.
-#   2758  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   2766  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   2870  webui.users                    Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
-#   2892  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   3001  webui.contact                  The way from the events function to the running `gpu_router`: another plugin, which may not be there.
-#   3007  services.offer                 Which rows a deployment should have.
-#   3056  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#   3204  webui.embedding                Vectors and model facts over Open WebUI's own connections. Imports `open_webui` when called, not before.
-#   3251  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
-#   3262  services.gateway_names         The names that people and clients of the gateway may ask for, and the model that each stands for.
-#   3470  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
-#   3576  services.gateway_direct        The gateway's own chain: budgets, access, aliases, cache and router, without other filters and tools.
-#   3777  services.gateway_limits        Budgets as the rate-limit headers that OpenAI's and Anthropic's clients read.
-#   3816  services.gateway_vectors       Embeddings at the gateway, in OpenAI's and Ollama's forms, for every name of the alias tables.
-#   3957  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#   3970  webui.leaving                  When Open WebUI is told that a client has left: not while it reads its database.
-#   4054  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#   4074  webui.routes                   Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
-#   4195  webui.gateway_request          A client's request at the gateway: its body, its id, and whether its client is still there.
-#   4300  webui.ollama_models            Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
-#   4346  services.gateway               The gateway: OpenAI's, Anthropic's and Ollama's APIs for every name of the alias tables.
-#   4675  services.valves                What all valves of the pack have in common: what is refused is told to admins, without what was written.
-#   4773  webui.service                  What an event function keeps up in a process: its routes, and a task that looks again from time to time.
+#    117  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#    258  base.messages                  Sentences for people, in English and in the languages of the catalogue.
+#    386  base.single_flight             What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
+#    554  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    562  cache.errors                   What goes wrong with the cache.
+#    582  cache.entry                    An answer as it is kept.
+#    615  cache.collect                  From the chunks of a generation to what may be kept of it.
+#    754  engines.errors                 What goes wrong with a node.
+#    887  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#   1017  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   1042  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   1085  cache.replay                   A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
+#   1152  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#   1161  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
+#   1278  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
+#   1402  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
+#   1513  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
+#   1630  engines.ollama.client_request  Requests of clients that speak Ollama's API, as OpenAI chat bodies: `from_openai` says their answers.
+#   1783  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
+#   1860  base.tables                    Tables that admins write as text: a row a line, `#` starts a comment, empty lines are skipped.
+#   1891  aliases.errors                 What goes wrong with aliases.
+#   1933  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   2042  routing.errors                 What goes wrong with routing.
+#   2194  webui.errors                   What goes wrong between the pack and Open WebUI.
+#   2230  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#   2372  engines.ollama.from_openai     An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
+#   2478  webui.anthropic                Anthropic's Messages API, by Open WebUI's own code for it. Imports `open_webui` when called, not before.
+#   2565  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   2585  services.client_forms          The APIs that clients of the gateway speak: each request becomes an OpenAI chat body, each answer its form.
+#   2738  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
+#   2799  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#   3158  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   3295  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   3332  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   3353  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   3471  aliases.published              Which names of a table can be published as models, and what answers for them.
+#   3507  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   3515  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   3619  webui.users                    Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
+#   3641  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   3750  webui.contact                  The way from the events function to the running `gpu_router`: another plugin, which may not be there.
+#   3756  services.offer                 Which rows a deployment should have.
+#   3805  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#   3974  webui.embedding                Vectors and model facts over Open WebUI's own connections. Imports `open_webui` when called, not before.
+#   4021  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
+#   4032  services.gateway_names         The names that people and clients of the gateway may ask for, and the model that each stands for.
+#   4240  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
+#   4346  services.gateway_direct        The gateway's own chain: budgets, access, aliases, cache and router, without other filters and tools.
+#   4547  services.gateway_limits        Budgets as the rate-limit headers that OpenAI's and Anthropic's clients read.
+#   4586  services.gateway_vectors       Embeddings at the gateway, in OpenAI's and Ollama's forms, for every name of the alias tables.
+#   4727  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#   4740  webui.leaving                  When Open WebUI is told that a client has left: not while it reads its database.
+#   4824  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#   4859  webui.routes                   Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
+#   4980  webui.gateway_request          A client's request at the gateway: its body, its id, and whether its client is still there.
+#   5086  webui.ollama_models            Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
+#   5132  services.gateway               The gateway: OpenAI's, Anthropic's and Ollama's APIs for every name of the alias tables.
+#   5474  services.valves                What all valves of the pack have in common: what is refused is told to admins, without what was written.
+#   5572  webui.service                  What an event function keeps up in a process: its routes, and a task that looks again from time to time.
 
 import asyncio
 import base64
@@ -100,6 +106,7 @@ from graphlib import CycleError, TopologicalSorter
 from hashlib import blake2b
 from http import HTTPStatus
 from inspect import signature
+from itertools import count
 from types import ModuleType, SimpleNamespace
 from typing import Any, Generic, Literal, Protocol, Self, TypeVar
 from uuid import uuid4
@@ -171,23 +178,41 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "is missing: only tools that the client runs can be used here": "缺失：这里只能使用由客户端运行的工具",
         "is missing: send a list of messages": "缺失：请发送消息列表",
         "is missing: send a list of messages, such as [{{role, content}}]": "缺失：请发送消息列表，例如 [{{role, content}}]",
+        "is neither json nor a JSON schema": "既不是 json 也不是 JSON schema",
         "is no JSON ({error}): send a JSON object": "不是 JSON（{error}）：请发送 JSON 对象",
         "is not known": "未知",
         "is not of the form of Anthropic's Messages API": "不符合 Anthropic Messages API 的格式",
         "is of the type {kind!r}: Ollama takes text and images only": "类型为 {kind!r}：Ollama 只接受文本和图片",
+        "is too large a JSON schema: at most {limits} are possible": "JSON schema 过大：最多 {limits}",
+        "may repeat something {limit} times at most": "重复次数最多为 {limit}",
+        "must be \"auto\", \"none\", \"required\" or the name of one of the tools": "必须是 \"auto\"、\"none\"、\"required\" 或其中一个工具的名称",
         "must be \"json\" or a JSON schema": "必须是 \"json\" 或 JSON schema",
         "must be a JSON object": "必须是 JSON 对象",
+        "must be a JSON schema: an object, true or false": "必须是 JSON schema：对象、true 或 false",
         "must be a list": "必须是列表",
+        "must be a list of JSON schemas": "必须是 JSON schema 的列表",
         "must be a number": "必须是数字",
         "must be a whole number": "必须是整数",
+        "must be a whole number from 0 to {limit}": "必须是 0 到 {limit} 的整数",
+        "must be an object of JSON schemas": "必须是由 JSON schema 组成的对象",
         "must be at least {limit}": "不能小于 {limit}",
         "must be at most {limit}": "不能大于 {limit}",
+        "must be from {least:.16g} to {most:.16g}": "必须在 {least:.16g} 到 {most:.16g} 之间",
+        "must be one of none, {levels}": "必须是 none、{levels} 之一",
         "must be one of {choices}": "必须是以下之一：{choices}",
+        "must be one of {types}": "必须是 {types} 之一",
         "must be one text: send one request for each prompt": "必须是一段文本：请为每个 prompt 单独发送请求",
+        "must be seconds or a duration such as \"5m\"": "必须是秒数，或 \"5m\" 这样的时长",
         "must be text": "必须是文本",
+        "must be text or a list of texts": "必须是文本或文本列表",
         "must be text or a list of texts (LangChain: check_embedding_ctx_length=False)": "必须是文本或文本列表（LangChain：check_embedding_ctx_length=False）",
+        "must be text, json_object or json_schema": "必须是 text、json_object 或 json_schema",
         "must be true or false": "必须是 true 或 false",
         "must be {wanted}, not {value}": "必须是{wanted}，而不是{value}",
+        "must begin with ^ and end with $: Ollama takes no other pattern": "必须以 ^ 开头、以 $ 结尾：Ollama 不接受其他模式",
+        "must lead to a part of this schema, such as #/$defs/name": "必须指向此 schema 的一部分，例如 #/$defs/name",
+        "must not be 0: 1 means no penalty": "不能为 0：1 表示没有惩罚",
+        "names a function that is not among the tools": "指定的函数不在 tools 中",
         "no node answers that may have {wanted}: no node is configured": "没有可能提供 {wanted} 的节点：尚未配置任何节点",
         "no node answers that may have {wanted}: {faults}": "可能提供 {wanted} 的节点都没有响应：{faults}",
         "no node can answer with {model} now": "目前没有节点能用 {model} 回答",
@@ -215,6 +240,7 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "{beginning!r}… has {count} characters, and a model id has at most {limit}": "{beginning!r}… 有 {count} 个字符，而模型 ID 最多 {limit} 个",
         "{condition!r} is the second condition of its kind: put both into one": "{condition!r} 是同类的第二个条件：请合并为一个",
         "{count} models are named, and at most {limit} are tried": "写了 {count} 个模型，而最多尝试 {limit} 个",
+        "{depth} levels and {count} parts and values": "{depth} 层以及 {count} 个部分和值",
         "{field} {reason}": "{field} {reason}",
         "{model} is not installed": "未安装 {model}",
         "{name!r} has a space in it: separate models with commas, conditions go in [ ]": "{name!r} 中有空格：模型之间用逗号分隔，条件写在 [ ] 中",
@@ -553,6 +579,178 @@ class LeaderLostError(PackError):
         self.chunks = chunks
 
 
+# --- ollama_pack.cache.entry ---
+# An answer as it is kept.
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A complete answer: its finish reason is `stop`, and it is not empty. Tool calls are never kept.
+
+    Attributes:
+        content: the text.
+        reasoning: what the model thought before it; may be empty.
+        model: the name that the engine gave itself.
+        usage: tokens, rates and durations as the engine told them; None where it told nothing.
+        sources: citations, in Open WebUI's form.
+        created: Unix time in seconds, on the clock of who generated it.
+        seconds: how long the generation took.
+    """
+
+    content: str
+    reasoning: str = ""
+    model: str = ""
+    usage: dict[str, Any] | None = None
+    sources: list[Any] = field(default_factory=list)
+    created: float = 0.0
+    seconds: float = 0.0
+
+    @property
+    def completion_tokens(self) -> int:
+        """How many tokens the model need not generate again."""
+        tokens = (self.usage or {}).get("completion_tokens")
+        return tokens if isinstance(tokens, int) and tokens > 0 else 0
+
+
+# --- ollama_pack.cache.collect ---
+# From the chunks of a generation to what may be kept of it.
+
+# Of a chunk and its delta, what is understood. An answer with anything else cannot be told again faithfully,
+# and so it is not kept.
+_CHUNK_FIELDS = {
+    *("error", "id", "object", "created", "model", "choices", "usage", "sources", "event", "ollama_pack"),
+    *("system_fingerprint", "service_tier", "timings", "selected_model_id", "provider", "obfuscation"),
+}
+_FINISHES = ("length", "tool_calls", "function_call", "content_filter", "load", "unload", "error")
+_REASONING = ("reasoning_content", "reasoning", "thinking")  # three names for one thing
+_DELTA_FIELDS = {"role", "content", "tool_calls", "refusal", *_REASONING}
+
+
+class AnswerCollector:
+    """Takes the chunks of one generation as they pass, and says in the end what they were.
+
+    Attributes:
+        usage: the last figures that came; None before.
+        finish_reason: why the model stopped; empty while it has not.
+    """
+
+    def __init__(self, *, needs_usage: bool = False, answerer: str = "") -> None:
+        """Know of nothing yet; `needs_usage` and `answerer`: see `Question`."""
+        self._needs_usage = needs_usage
+        self._answerer = answerer
+        self._answered = ""  # the model that the router says has answered
+        self.usage: dict[str, Any] | None = None
+        self.finish_reason = ""
+        self._content: list[str] = []
+        self._reasoning: list[str] = []
+        self._sources: list[Any] = []
+        self._calls: list[Any] = []
+        self._model = ""
+        self._against = ""  # the first thing that speaks against keeping it
+
+    @property
+    def content(self) -> str:
+        return "".join(self._content)
+
+    @property
+    def reasoning(self) -> str:
+        return "".join(self._reasoning)
+
+    @property
+    def sources(self) -> list[Any]:
+        return list(self._sources)
+
+    @property
+    def tool_calls(self) -> list[Any]:
+        """The calls as they came: of a streamed answer, pieces."""
+        return list(self._calls)
+
+    def add(self, chunk: Mapping[str, Any]) -> None:
+        """Take a chunk, OpenAI's `chat.completion.chunk` or a line that Open WebUI puts in between."""
+        if chunk.get("error"):
+            self._refuse("error")
+        if not chunk.keys() <= _CHUNK_FIELDS:
+            self._refuse("unknown field")
+        if isinstance(usage := chunk.get("usage"), dict):
+            self.usage = usage
+        if isinstance(model := chunk.get("model"), str) and model:
+            self._model = model
+        if isinstance(routed := chunk.get("ollama_pack"), dict) and isinstance(routed.get("model"), str):
+            self._answered = routed["model"]
+        if isinstance(sources := chunk.get("sources"), list):
+            self._sources += sources
+        self._add_choices(chunk.get("choices"))
+
+    def verdict(self, *, created: float, seconds: float) -> Entry | str:
+        """What may be kept, or the reason why it may not.
+
+        Args:
+            created: Unix time in seconds.
+            seconds: how long the generation took.
+        """
+        if self._against or self._calls:
+            return self._against or "tool calls"
+        if self.finish_reason != "stop":
+            reason = self.finish_reason if self.finish_reason in _FINISHES else "other"
+            return f"finish reason {reason}" if self.finish_reason else "no finish reason"
+        if self._needs_usage and not self.usage:
+            return "no usage"
+        if not self.content.strip():
+            return "empty"
+        if self._answerer and _as_compared(self._answered) != _as_compared(self._answerer):
+            return "another model"
+        return Entry(
+            content=self.content,
+            reasoning=self.reasoning,
+            model=self._model,
+            usage=self.usage,
+            sources=self.sources,
+            created=created,
+            seconds=seconds,
+        )
+
+    def _add_choices(self, choices: object) -> None:
+        given = choices if isinstance(choices, list) else []
+        for choice in given:
+            if not isinstance(choice, dict) or choice.get("index") not in (None, 0):
+                self._refuse("several choices")
+                continue
+            if choice.get("logprobs"):
+                self._refuse("log probabilities")
+            if isinstance(reason := choice.get("finish_reason"), str) and reason:
+                self.finish_reason = reason
+            delta = choice.get("delta") or choice.get("message")
+            self._add_delta(delta if isinstance(delta, dict) else {})
+
+    def _add_delta(self, delta: Mapping[str, Any]) -> None:
+        if isinstance(content := delta.get("content"), str):
+            self._content.append(content)
+        elif content is not None:
+            self._refuse("an answer that is not text")
+        self._reasoning += reasoning_in(delta)
+        if isinstance(calls := delta.get("tool_calls"), list):
+            self._calls += calls
+        if delta.get("refusal"):
+            self._refuse("refusal")
+        if any(delta[name] for name in delta.keys() - _DELTA_FIELDS):
+            self._refuse("unknown field")
+
+    def _refuse(self, reason: str) -> None:
+        self._against = self._against or reason
+
+
+def _as_compared(model: str) -> str:
+    """A name in the form in which Ollama takes two names of one model to be equal."""
+    return model.lower().removesuffix(":latest")
+
+
+def reasoning_in(delta: Mapping[str, Any]) -> Iterator[str]:
+    """What a delta has of the model's thoughts, under the first of the names that is there."""
+    found = (delta[name] for name in _REASONING if isinstance(delta.get(name), str))
+    if text := next(found, ""):
+        yield text
+
+
 # --- ollama_pack.engines.errors ---
 # What goes wrong with a node.
 
@@ -749,6 +947,15 @@ def text_in(value: object, field: str) -> str:
     raise _unfit(value, field, "text")
 
 
+def decimal_in(value: object, field: str) -> float:
+    """The value as a finite number. Open WebUI's custom parameters may be numbers in text.
+
+    Raises:
+        ChatBodyError: it is something else.
+    """
+    return _finite(value, field, "a number")
+
+
 def whole_in(value: object, field: str) -> int:
     """The value as a whole number, cut off at the point as Ollama does it.
 
@@ -770,6 +977,15 @@ def switch_in(value: object, field: str) -> bool:
     if isinstance(meant, bool):
         return meant
     raise _unfit(value, field, message("true or false"))
+
+
+def json_in(text: str | bytes) -> Any:
+    """What the text says as JSON.
+
+    Raises:
+        ValueError: it is none, or too deep. NaN and the infinities, which JSON has not, count as none.
+    """
+    return orjson.loads(text)  # a JSONDecodeError is a ValueError
 
 
 def _finite(value: object, field: str, kind: str) -> float:
@@ -869,6 +1085,8 @@ def _joined(deltas: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
 # --- ollama_pack.cache.replay ---
 # A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
 
+MARKER = "ollama_pack"
+
 
 def completion_chunks(body: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """An unstreamed answer as chunks, so that one whose client wants no stream can be shared and kept."""
@@ -892,6 +1110,523 @@ def _delta_of(message: Mapping[str, Any]) -> dict[str, Any]:
     return {**message, **({"tool_calls": numbered} if calls else {})}
 
 
+async def completion_from(chunks: AsyncIterable[Mapping[str, Any]], head: ReplyHead) -> dict[str, Any]:
+    """One body from a stream, for a client that wants none. An error in the stream becomes the body."""
+    collector = AnswerCollector()
+    mark: dict[str, Any] = {}
+    async for chunk in chunks:
+        if chunk.get("error"):
+            return {"error": chunk["error"]}
+        collector.add(chunk)
+        mark = {MARKER: chunk[MARKER]} if MARKER in chunk else mark
+    reasoning = {"reasoning_content": collector.reasoning} if collector.reasoning else {}
+    calls = {"tool_calls": _joined_calls(collector.tool_calls)} if collector.tool_calls else {}
+    message = {"role": "assistant", "content": collector.content, **reasoning, **calls}
+    return _completion(head, message, collector.finish_reason, collector.usage, collector.sources) | mark
+
+
+def _completion(
+    head: ReplyHead,
+    message: dict[str, Any],
+    finish_reason: str,
+    usage: dict[str, Any] | None,
+    sources: list[Any],
+) -> dict[str, Any]:
+    choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": finish_reason or None}
+    cited = {"sources": sources} if sources else {}
+    return {**head.tagged("chat.completion"), "choices": [choice], "usage": usage, **cited}
+
+
+def _joined_calls(pieces: list[Any]) -> list[dict[str, Any]]:
+    """Tool calls from the pieces of a stream: of one index, the arguments are put together."""
+    calls: dict[Any, dict[str, Any]] = {}
+    for piece in pieces:
+        function = piece.get("function") or {}
+        call = calls.setdefault(piece.get("index"), {**piece, "function": {"name": "", "arguments": ""}})
+        call["function"]["name"] += function.get("name") or ""
+        call["function"]["arguments"] += function.get("arguments") or ""
+        call["id"] = call.get("id") or piece.get("id")
+    return list(calls.values())
+
+
+# --- ollama_pack.engines.content ---
+# The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#
+# OpenAI's chat and Responses APIs, Anthropic's API and LangChain each have their own names for text and images.
+# Clients also send back what another model thought, or marks for a provider's cache: no model reads those.
+
+IMAGE_PARTS = frozenset({"image_url", "input_image", "image"})
+
+
+# --- ollama_pack.engines.ollama.options ---
+# Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
+
+
+def _stop_in(value: object, field: str) -> list[str]:
+    """OpenAI allows one text or a list of them, Ollama a list."""
+    if isinstance(value, str):
+        return [value]
+    if isinstance(value, list):
+        return [text_in(item, f"{field}[{number}]") for number, item in enumerate(value)]
+    raise ChatBodyError(field, message("must be text or a list of texts"))
+
+
+_WHOLE_OPTIONS = (
+    "num_ctx",
+    "num_batch",
+    "num_gpu",
+    "main_gpu",
+    "num_thread",
+    "num_keep",
+    "num_predict",
+    "seed",
+    "top_k",
+    "repeat_last_n",
+    "mirostat",
+)
+_DECIMAL_OPTIONS = (
+    "temperature",
+    "top_p",
+    "min_p",
+    "typical_p",
+    "repeat_penalty",
+    "presence_penalty",
+    "frequency_penalty",
+    "mirostat_tau",
+    "mirostat_eta",
+)
+# The options that are known here, and the type without which Ollama refuses the request. The mirostat ones
+# mean nothing to a newer Ollama, and do no harm there.
+OPTION_TYPES: dict[str, Callable[[object, str], Any]] = {
+    **dict.fromkeys(_WHOLE_OPTIONS, whole_in),
+    **dict.fromkeys(_DECIMAL_OPTIONS, decimal_in),
+    "use_mmap": switch_in,
+    "stop": _stop_in,
+}
+# From and to. Ollama itself looks at none of them: a batch of 0 ends its runner, 10,000 threads or a window
+# of a billion tokens its machine, and what no float32 can hold the request.
+_INT32, _DECIMAL = 2**31 - 1, 1e6
+OPTION_RANGES: dict[str, tuple[float, float]] = {
+    **dict.fromkeys(_WHOLE_OPTIONS, (-_INT32, _INT32)),
+    **dict.fromkeys(_DECIMAL_OPTIONS, (-_DECIMAL, _DECIMAL)),
+    "num_batch": (1, _INT32),
+    "num_gpu": (-1, _INT32),
+    "main_gpu": (0, 255),
+    "num_thread": (0, 512),
+    "num_keep": (-1, _INT32),
+    "seed": (-(2**63), 2**63 - 1),
+    "repeat_last_n": (-1, 2**22),
+}
+# OpenAI's names of `num_predict`; a later one counts where several are given.
+_LENGTH_NAMES = ("num_predict", "max_tokens", "max_completion_tokens")
+# Open WebUI puts these among the options; Ollama looks for them beside the options, or nowhere.
+_BESIDE_OPTIONS = ("format", "keep_alive", "think", "reasoning_effort", "response_format", "system")
+_NO_OPTIONS = frozenset((*_BESIDE_OPTIONS, *_LENGTH_NAMES))
+
+
+def flat_settings(body: Mapping[str, Any]) -> dict[str, Any]:
+    """Everything that a body sets, in one place and in Ollama's names.
+
+    What stands at the top counts more than `options`, those more than `params.custom_params`, and those more
+    than `params`. Null counts as absent.
+
+    Raises:
+        ChatBodyError: `params`, `custom_params` or `options` is no object.
+    """
+    params = object_in(body.get("params"), "params")
+    custom = object_in(params.get("custom_params"), "params.custom_params")
+    options = object_in(body.get("options"), "options")
+    settings: dict[str, Any] = {}
+    for layer in (params, custom, options, body):
+        given = {name: value for name, value in layer.items() if value is not None}
+        settings |= given
+        lengths = [given[name] for name in _LENGTH_NAMES if name in given]
+        settings |= {"num_predict": lengths[-1]} if lengths else {}
+    return settings
+
+
+def ollama_options(body: Mapping[str, Any]) -> dict[str, Any]:
+    """Ollama's `options` for an OpenAI chat body.
+
+    What is in the body's own `options` and unknown here goes along as it is: a newer Ollama may know it.
+
+    Raises:
+        ChatBodyError: an option has a value of a type or in a range that no Ollama can use.
+    """
+    settings = flat_settings(body)
+    own = object_in(body.get("options"), "options")
+    unknown = {
+        str(name): value
+        for name, value in own.items()
+        if value is not None and name not in OPTION_TYPES and name not in _NO_OPTIONS
+    }
+    known = {name: read(settings[name], name) for name, read in OPTION_TYPES.items() if name in settings}
+    _check_ranges(known)
+    return unknown | known
+
+
+def _check_ranges(options: Mapping[str, Any]) -> None:
+    for name, (least, most) in OPTION_RANGES.items():
+        if name in options and not least <= options[name] <= most:
+            raise ChatBodyError(
+                name, message("must be from {least:.16g} to {most:.16g}", least=least, most=most)
+            )
+    if options.get("repeat_penalty") == 0:
+        raise ChatBodyError("repeat_penalty", message("must not be 0: 1 means no penalty"))
+
+
+# --- ollama_pack.engines.ollama.schema ---
+# What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
+#
+# Seen on 0.17.4: a bound of 2,000 repetitions works; one of 10,000 ends the runner, for everybody who uses it.
+# So do 200 levels. What is valid, and only unknown to some version, is left to the node.
+
+MAX_DEPTH = 64
+MAX_PARTS = 2000  # schemas and enumerated values of one schema
+MAX_REPETITIONS = 2000
+
+_TYPES = frozenset({"array", "boolean", "integer", "null", "number", "object", "string"})
+_BOUNDS = ("minLength", "maxLength", "minItems", "maxItems")
+_SCHEMAS_BY_NAME = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
+_SCHEMA_LISTS = ("anyOf", "oneOf", "allOf", "prefixItems")
+_SCHEMAS = ("items", "additionalProperties", "contains", "propertyNames")
+_REPEATED = re.compile(r"\{(\d+)?(?:,(\d+)?)?\}")
+
+
+def check_schema(schema: Mapping[str, Any], field: str) -> None:
+    """Refuse a schema that no Ollama can use.
+
+    Args:
+        schema: what an answer has to be.
+        field: where it stands.
+
+    Raises:
+        ChatBodyError: naming the part that is wrong.
+    """
+    waiting: list[tuple[Any, str, int]] = [(schema, field, 0)]
+    parts = 0
+    while waiting:
+        part, where, depth = waiting.pop()
+        if isinstance(part, bool):
+            continue
+        if not isinstance(part, Mapping):
+            raise ChatBodyError(where, message("must be a JSON schema: an object, true or false"))
+        values = part.get("enum")
+        parts += 1 + (len(values) if isinstance(values, list) else 0)
+        if depth > MAX_DEPTH or parts > MAX_PARTS:
+            limits = message(
+                "{depth} levels and {count} parts and values",
+                depth=MAX_DEPTH,
+                count=MAX_PARTS,
+            )
+            raise ChatBodyError(
+                field, message("is too large a JSON schema: at most {limits} are possible", limits=limits)
+            )
+        _check_part(part, where, schema)
+        waiting += [(inner, f"{where}.{name}", depth + 1) for name, inner in _inner(part, where)]
+
+
+def _inner(part: Mapping[str, Any], where: str) -> Iterator[tuple[str, Any]]:
+    """The schemas within one."""
+    for key in _SCHEMAS_BY_NAME:
+        if key in part:
+            if not isinstance(part[key], Mapping):
+                raise ChatBodyError(f"{where}.{key}", message("must be an object of JSON schemas"))
+            yield from ((f"{key}.{name}", inner) for name, inner in part[key].items())
+    for key in _SCHEMA_LISTS:
+        if key in part:
+            if not isinstance(part[key], list) or not part[key]:
+                raise ChatBodyError(f"{where}.{key}", message("must be a list of JSON schemas"))
+            yield from ((f"{key}[{number}]", inner) for number, inner in enumerate(part[key]))
+    for key in _SCHEMAS:
+        if key in part:
+            several = part[key] if isinstance(part[key], list) and key == "items" else [part[key]]
+            yield from ((key, inner) for inner in several)
+
+
+def _check_part(part: Mapping[str, Any], where: str, root: Mapping[str, Any]) -> None:
+    """Refuse what is wrong with one schema itself."""
+    kinds = part.get("type", [])
+    for kind in kinds if isinstance(kinds, list) else [kinds]:
+        if not isinstance(kind, str) or kind not in _TYPES:
+            raise ChatBodyError(
+                f"{where}.type", message("must be one of {types}", types=", ".join(sorted(_TYPES)))
+            )
+    for name in _BOUNDS:
+        _check_bound(part.get(name, 0), f"{where}.{name}")
+    for name in ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"):
+        if not isinstance(part.get(name, 0), int | float):
+            raise ChatBodyError(f"{where}.{name}", message("must be a number"))
+    if "pattern" in part:
+        _check_pattern(part["pattern"], f"{where}.pattern")
+    if "$ref" in part and not _leads_somewhere(part["$ref"], root):
+        raise ChatBodyError(
+            f"{where}.$ref", message("must lead to a part of this schema, such as #/$defs/name")
+        )
+
+
+def _check_bound(value: object, where: str) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MAX_REPETITIONS:
+        raise ChatBodyError(
+            where,
+            message("must be a whole number from 0 to {limit}", limit=MAX_REPETITIONS),
+        )
+
+
+def _check_pattern(pattern: object, where: str) -> None:
+    if not isinstance(pattern, str) or not pattern.startswith("^") or not pattern.endswith("$"):
+        raise ChatBodyError(where, message("must begin with ^ and end with $: Ollama takes no other pattern"))
+    counts = [int(count) for found in _REPEATED.findall(pattern) for count in found if count]
+    if max(counts, default=0) > MAX_REPETITIONS:
+        raise ChatBodyError(
+            where,
+            message("may repeat something {limit} times at most", limit=MAX_REPETITIONS),
+        )
+
+
+def _leads_somewhere(reference: object, root: Any) -> bool:
+    if not isinstance(reference, str) or not reference.startswith("#"):
+        return False
+    found = root
+    for step in reference.removeprefix("#").strip("/").split("/") if reference.strip("#/") else ():
+        name = step.replace("~1", "/").replace("~0", "~")
+        if isinstance(found, list) and name.isdecimal() and int(name) < len(found):
+            found = found[int(name)]
+        elif isinstance(found, Mapping) and name in found:
+            found = found[name]
+        else:
+            return False
+    return isinstance(found, Mapping | bool)
+
+
+# --- ollama_pack.engines.tools ---
+# The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
+
+ChoiceMode = Literal["auto", "required", "none"]
+
+# OpenAI's words, Anthropic's and Mistral's `any`, and the switch that LangChain knows.
+_CHOICE_MODES: dict[object, ChoiceMode] = {
+    "auto": "auto",
+    "required": "required",
+    "any": "required",
+    "none": "none",
+    True: "required",
+    False: "none",
+}
+_NAMED_TYPES = frozenset({"function", "tool", "custom"})
+_UNKNOWN_CHOICE = message('must be "auto", "none", "required" or the name of one of the tools')
+
+
+@dataclass(frozen=True, slots=True)
+class OfferedTools:
+    """What a model may call.
+
+    Attributes:
+        tools: in OpenAI's form, those alone that `tool_choice` allows; empty: none.
+        mode: whether it must call one; None where the body does not say.
+        name: of the one tool that it must call; empty: any.
+    """
+
+    tools: list[Mapping[str, Any]]
+    mode: ChoiceMode | None = None
+    name: str = ""
+
+
+def offered_tools(body: Mapping[str, Any]) -> OfferedTools:
+    """Read `tools` and `tool_choice`.
+
+    Known are the forms of OpenAI's chat API, of its Responses API (`{"type": "function", "name": …}`,
+    `allowed_tools`), of Anthropic (`{"type": "auto" | "any" | "tool" | "none"}`)
+    and of Bedrock (`{"any": {}}`).
+
+    Raises:
+        ChatBodyError: a field is not of its form, or asks for a tool that is not there.
+    """
+    tools = [_openai_tool(tool) for tool in objects_in(body.get("tools"), "tools")]
+    mode, names = _choice_in(body.get("tool_choice"), frozenset(map(_declared_name, tools)))
+    if not names:
+        return OfferedTools(tools, mode if tools else None)
+    chosen = [tool for tool in tools if _declared_name(tool) in names]
+    if not chosen:
+        raise ChatBodyError("tool_choice", message("names a function that is not among the tools"))
+    return OfferedTools(chosen, mode, next(iter(names)) if mode == "required" and len(names) == 1 else "")
+
+
+def _openai_tool(tool: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A tool of the Responses API or of Anthropic's has its name at the top."""
+    if not isinstance(tool.get("name"), str) or "function" in tool or "custom" in tool:
+        return tool
+    parameters = tool.get("parameters", tool.get("input_schema"))
+    if parameters is None and tool.get("type") != "function":
+        return tool  # of a kind that the provider runs itself
+    found = {"name": tool["name"], "description": tool.get("description"), "parameters": parameters}
+    return {
+        "type": "function",
+        "function": {name: value for name, value in found.items() if value is not None},
+    }
+
+
+def _declared_name(tool: Mapping[str, Any]) -> str:
+    """The name of a tool, or of the tool that a choice asks for; empty where there is none."""
+    for inner in (tool.get("function"), tool.get("custom"), tool.get("tool"), tool):
+        name = inner.get("name") if isinstance(inner, Mapping) else inner
+        if isinstance(name, str) and name:
+            return name
+    return ""
+
+
+def _choice_in(choice: object, declared: frozenset[str]) -> tuple[ChoiceMode | None, frozenset[str]]:
+    """How much a model must call, and the names of the tools that it may call; empty: all."""
+    if choice is None or choice == "":
+        return None, frozenset()
+    if isinstance(choice, str | bool):
+        mode = _mode_in(choice)
+        if mode is None and choice not in declared:
+            raise ChatBodyError("tool_choice", _UNKNOWN_CHOICE)
+        return (mode, frozenset()) if mode else ("required", frozenset({str(choice)}))
+    given = object_in(choice, "tool_choice")
+    kind = given.get("type")
+    if kind == "allowed_tools" or "allowed_tools" in given:
+        return _allowed_in(object_in(given.get("allowed_tools", given), "tool_choice.allowed_tools"))
+    mode = _mode_in(kind) or next((mode for name in given if (mode := _mode_in(name))), None)
+    if mode:
+        return mode, frozenset()
+    name = _declared_name(given)
+    if name or kind in _NAMED_TYPES:
+        return "required", frozenset({name} if name else ())
+    raise ChatBodyError("tool_choice", _UNKNOWN_CHOICE)
+
+
+def _mode_in(word: object) -> ChoiceMode | None:
+    if not isinstance(word, str | bool):
+        return None
+    return _CHOICE_MODES.get(word.lower() if isinstance(word, str) else word)
+
+
+def _allowed_in(allowed: Mapping[str, Any]) -> tuple[ChoiceMode, frozenset[str]]:
+    """OpenAI's `allowed_tools`: some of the tools, and whether one must be called."""
+    tools = list_in(allowed.get("tools"), "tool_choice.tools")
+    names = (_declared_name(tool) for tool in tools if isinstance(tool, Mapping))
+    return _mode_in(allowed.get("mode")) or "auto", frozenset(filter(None, names))
+
+
+# --- ollama_pack.engines.ollama.to_ollama ---
+# An OpenAI chat request as Ollama's `POST /api/chat` wants it.
+
+# What `think` a model takes: none, true and false, or also how much.
+Thinking = Literal["never", "switch", "levels"]
+
+# Of any length, as a client has written it: each digit is looked at once.
+_GO_DURATION = re.compile(r"[-+]?(?:0|(?:(?:\d++(?:\.\d*+)?+|\.\d++)(?:ns|us|µs|ms|s|m|h))++)")
+_KEEP_ALIVE_FORMS = message('must be seconds or a duration such as "5m"')
+# OpenAI's efforts → Ollama's levels.
+_LEVELS = {"minimal": "low", "low": "low", "medium": "medium", "high": "high", "xhigh": "high", "max": "high"}
+
+
+def ollama_settings(body: Mapping[str, Any], thinking: Thinking | None = None) -> dict[str, Any]:
+    """What an OpenAI chat body sets, in Ollama's form: `tools`, `format`, `think`, `keep_alive`, `options`.
+
+    What it does not set is left out. Arguments and errors are those of `request_to_ollama`.
+    """
+    settings = flat_settings(body)
+    found = {
+        "tools": _tools(body),
+        "format": _format(settings),
+        "think": _think(settings, thinking),
+        "keep_alive": _keep_alive(settings.get("keep_alive")),
+        "options": ollama_options(body) or None,
+    }
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _tools(body: Mapping[str, Any]) -> list[Mapping[str, Any]] | None:
+    """The tools that the model may call. Ollama cannot be made to call one, only which there are."""
+    offered = offered_tools(body)
+    return None if offered.mode == "none" else offered.tools or None
+
+
+def _format(settings: Mapping[str, Any]) -> str | Mapping[str, Any] | None:
+    """Ollama's `format`: "json", or a JSON schema."""
+    wanted = object_in(settings.get("response_format"), "response_format")
+    match wanted.get("type"):
+        case "json_schema":
+            given = object_in(wanted.get("json_schema"), "response_format.json_schema")
+            schema = object_in(given.get("schema"), "response_format.json_schema.schema")
+            check_schema(schema, "response_format.json_schema.schema")
+            return schema or "json"
+        case "json_object":
+            return "json"
+        case "text":
+            return None
+        case None:
+            return _own_format(settings.get("format"))
+    raise ChatBodyError("response_format.type", message("must be text, json_object or json_schema"))
+
+
+def _own_format(value: object) -> str | Mapping[str, Any] | None:
+    """`format` as Ollama itself names it. Open WebUI's settings have a schema as text."""
+    if isinstance(value, str) and value.strip().startswith(("{", "[")):
+        try:
+            value = json_in(value)
+        except ValueError as error:
+            raise ChatBodyError("format", message("is neither json nor a JSON schema")) from error
+    if isinstance(value, str):
+        if value not in {"", "json"}:
+            raise ChatBodyError("format", message('must be "json" or a JSON schema'))
+        return value or None
+    schema = object_in(value, "format")
+    check_schema(schema, "format")
+    return schema or None
+
+
+def _think(settings: Mapping[str, Any], thinking: Thinking | None) -> bool | str | None:
+    """`think` as asked for, true for a level where the model has none; an effort only where it is safe."""
+    explicit = "think" in settings
+    asked = _level_in(settings["think"]) if explicit else _effort(settings.get("reasoning_effort"))
+    if isinstance(asked, str) and thinking == "switch":
+        return True
+    if isinstance(asked, str) and thinking != "levels" and not explicit:
+        return None
+    return asked
+
+
+def _level_in(value: object) -> str | bool:
+    level = _LEVELS.get(value.lower()) if isinstance(value, str) else None
+    return level or switch_in(value, "think")
+
+
+def _effort(value: object) -> str | bool | None:
+    if value is None:
+        return None
+    effort = text_in(value, "reasoning_effort").lower()
+    if effort != "none" and effort not in _LEVELS:
+        raise ChatBodyError(
+            "reasoning_effort", message("must be one of none, {levels}", levels=", ".join(_LEVELS))
+        )
+    return _LEVELS.get(effort, False)
+
+
+def _keep_alive(value: object) -> str | float | None:
+    """Seconds, or Go's "5m30s". Open WebUI's settings have seconds as text, which Ollama would refuse."""
+    if isinstance(value, str):
+        try:
+            value = json_in(value)
+        except ValueError:
+            if not isinstance(value, str) or not value.strip():
+                return None
+            if not _GO_DURATION.fullmatch(value):
+                raise ChatBodyError("keep_alive", _KEEP_ALIVE_FORMS) from None
+            return value
+    if value is None or isinstance(value, str):
+        if value and not _GO_DURATION.fullmatch(value):
+            raise ChatBodyError("keep_alive", _KEEP_ALIVE_FORMS)
+        return value or None
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        decimal_in(value, "keep_alive")  # refuses what is beyond every number
+        return value
+    raise ChatBodyError("keep_alive", _KEEP_ALIVE_FORMS)
+
+
 # --- ollama_pack.engines.ollama.client_request ---
 # Requests of clients that speak Ollama's API, as OpenAI chat bodies: `from_openai` says their answers.
 #
@@ -899,13 +1634,15 @@ def _delta_of(message: Mapping[str, Any]) -> dict[str, Any]:
 
 # How the base64 of an image begins; Ollama's clients do not say which kind it is.
 _IMAGE_STARTS = {"/9j/": "jpeg", "R0lGOD": "gif", "UklGR": "webp"}
-_BESIDE_OPTIONS = ("keep_alive", "think")  # of a request; Open WebUI wants them among the options
+_client_request__BESIDE_OPTIONS = ("keep_alive", "think")  # of a request; Open WebUI wants them among the options
 # Ollama's names of settings that any engine has → OpenAI's.
 _COMMON_SETTINGS = {
     **{name: name for name in ("temperature", "top_p", "seed", "stop", "frequency_penalty")},
     "presence_penalty": "presence_penalty",
     "num_predict": "max_tokens",
 }
+# What is put elsewhere for Open WebUI's own connection to an Ollama, and would be misread at the top.
+_MOVED = frozenset({"max_tokens", "max_completion_tokens", "stop", "response_format", "tools"})
 
 
 def chat_from_ollama(body: Mapping[str, Any]) -> dict[str, Any]:
@@ -915,8 +1652,9 @@ def chat_from_ollama(body: Mapping[str, Any]) -> dict[str, Any]:
         ChatBodyError: something in it is not of its form.
     """
     messages = objects_in(body.get("messages"), "messages")
-    calls: dict[str, str] = {}  # name of a tool → id of its latest call
-    converted = [_message(message, f"messages[{at}]", calls) for at, message in enumerate(messages)]
+    calls: dict[str, list[str]] = {}
+    numbers = count()
+    converted = [_message(message, f"messages[{at}]", calls, numbers) for at, message in enumerate(messages)]
     tools = list_in(body.get("tools"), "tools")
     return {**_common(body), "messages": converted, **({"tools": tools} if tools else {})}
 
@@ -935,7 +1673,7 @@ def chat_from_generate(body: Mapping[str, Any]) -> dict[str, Any]:
     asked = {"role": "user", "content": body.get("prompt") or "", "images": body.get("images")}
     system = body.get("system")
     before = [{"role": "system", "content": text_in(system, "system")}] if system else []
-    return {**_common(body), "messages": [*before, _message(asked, "prompt", {})]}
+    return {**_common(body), "messages": [*before, _message(asked, "prompt", {}, count())]}
 
 
 def asks_nothing(body: Mapping[str, Any]) -> bool:
@@ -949,31 +1687,42 @@ def fitted_settings(body: Mapping[str, Any], owner: str) -> dict[str, Any]:
     Args:
         body: an OpenAI chat body, with `options` where the client speaks Ollama's API.
         owner: `ollama` or `openai`: what the connection leads to.
+
+    Raises:
+        ChatBodyError: a setting has a form that Ollama cannot use.
     """
-    options = object_in(body.get("options"), "options")
     if owner == "ollama":
-        given = {own: body[name] for own, name in _COMMON_SETTINGS.items() if body.get(name) is not None}
-        effort = body.get("reasoning_effort")
-        thinks = {} if effort is None else {"think": False if effort == "none" else effort}
-        settings = {**thinks, **options, **given}
-        return {**body, "options": settings} if settings else dict(body)
+        return _fitted_to_ollama(body)
+    options = object_in(body.get("options"), "options")
     common = {name: options[own] for own, name in _COMMON_SETTINGS.items() if own in options}
     return {**common, **{name: value for name, value in body.items() if name != "options"}}
 
 
+def _fitted_to_ollama(body: Mapping[str, Any]) -> dict[str, Any]:
+    """All settings as `options`: Open WebUI itself puts `format`, `keep_alive` and `think` beside them."""
+    settings = ollama_settings(body, "levels")
+    tools = settings.pop("tools", None)
+    options = settings | settings.pop("options", {})
+    if "num_predict" in options:
+        # By the name that Open WebUI's own settings have, or a model's row would count more than the client.
+        options["max_tokens"] = options.pop("num_predict")
+    kept = {name: value for name, value in body.items() if value is not None and name not in _MOVED}
+    return kept | ({"tools": tools} if tools else {}) | ({"options": options} if options else {})
+
+
 def _common(body: Mapping[str, Any]) -> dict[str, Any]:
     options = dict(object_in(body.get("options"), "options"))
-    options |= {name: body[name] for name in _BESIDE_OPTIONS if body.get(name) is not None}
+    options |= {name: body[name] for name in _client_request__BESIDE_OPTIONS if body.get(name) is not None}
     streams = body.get("stream")
     return {
         "model": body.get("model"),
         "stream": True if streams is None else switch_in(streams, "stream"),
         **({"options": options} if options else {}),
-        **_format(body.get("format")),
+        **_client_request__format(body.get("format")),
     }
 
 
-def _format(value: object) -> dict[str, Any]:
+def _client_request__format(value: object) -> dict[str, Any]:
     if value is None or value == "":
         return {}
     if value == "json":
@@ -984,7 +1733,10 @@ def _format(value: object) -> dict[str, Any]:
     raise ChatBodyError("format", message('must be "json" or a JSON schema'))
 
 
-def _message(message: Mapping[str, Any], field: str, calls: dict[str, str]) -> dict[str, Any]:
+def _message(
+    message: Mapping[str, Any], field: str, calls: dict[str, list[str]], numbers: Iterator[int]
+) -> dict[str, Any]:
+    """A message in OpenAI's form. `calls` has the ids of each tool's calls that have no result yet."""
     role = text_in(message.get("role"), f"{field}.role")
     content = message.get("content") or ""
     text = text_in(content, field if field == "prompt" else f"{field}.content")
@@ -996,11 +1748,15 @@ def _message(message: Mapping[str, Any], field: str, calls: dict[str, str]) -> d
         made["reasoning_content"] = text_in(message["thinking"], f"{field}.thinking")
     if called := objects_in(message.get("tool_calls"), f"{field}.tool_calls"):
         made["tool_calls"] = [
-            _call(call, f"{field}.tool_calls[{at}]", calls) for at, call in enumerate(called)
+            _call(call, f"{field}.tool_calls[{at}]", calls, numbers) for at, call in enumerate(called)
         ]
     if role == "tool":
         name = str(message.get("tool_name") or message.get("name") or "")
-        made["tool_call_id"] = str(message.get("tool_call_id") or calls.get(name) or f"call_{name}")
+        waiting = calls.get(name) or [f"call_{name}"]
+        identity = str(message.get("tool_call_id") or waiting[0])
+        if identity in waiting:
+            waiting.remove(identity)
+        made["tool_call_id"] = identity
     return made
 
 
@@ -1012,12 +1768,14 @@ def _image_part(image: object, field: str) -> dict[str, Any]:
     return {"type": "image_url", "image_url": {"url": data}}
 
 
-def _call(call: Mapping[str, Any], field: str, calls: dict[str, str]) -> dict[str, Any]:
+def _call(
+    call: Mapping[str, Any], field: str, calls: dict[str, list[str]], numbers: Iterator[int]
+) -> dict[str, Any]:
     function = object_in(call.get("function"), f"{field}.function")
     name = text_in(function.get("name"), f"{field}.function.name")
     arguments = function.get("arguments")
-    identity = str(call.get("id") or f"call_{name}_{len(calls)}")
-    calls[name] = identity
+    identity = str(call.get("id") or f"call_{name}_{next(numbers)}")
+    calls.setdefault(name, []).append(identity)
     text = arguments if isinstance(arguments, str) else json.dumps(arguments or {}, ensure_ascii=False)
     return {"id": identity, "type": "function", "function": {"name": name, "arguments": text}}
 
@@ -1975,15 +2733,6 @@ OLLAMA_CHAT = ClientForm("ollama", chat_from_ollama, _ollama_whole, _ollama_stre
 OLLAMA_GENERATE = ClientForm(
     "ollama", chat_from_generate, _generate_whole, _generate_stream, media_type=LINES_TYPE
 )
-
-
-# --- ollama_pack.engines.content ---
-# The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#
-# OpenAI's chat and Responses APIs, Anthropic's API and LangChain each have their own names for text and images.
-# Clients also send back what another model thought, or marks for a provider's cache: no model reads those.
-
-IMAGE_PARTS = frozenset({"image_url", "input_image", "image"})
 
 
 # --- ollama_pack.aliases.facts ---
@@ -3086,22 +3835,13 @@ class ModelCall:
         Raises:
             ModelRefusedError: there is none.
         """
-        answer = await self._answer()
+        answer = await self.answer()
         if isinstance(answer, dict):
             yield answer
             return
-        buffer = SseBuffer(EVENT_OCTETS)
-        try:
-            async for data in answer.body_iterator:
-                for event in buffer.feed(data.encode() if isinstance(data, str) else bytes(data)):
-                    if (chunk := _chunk_of(event)) is not None:
-                        yield chunk
-            for event in buffer.end():
-                if (chunk := _chunk_of(event)) is not None:
-                    yield chunk
-        finally:
-            if answer.background is not None:
-                await answer.background()  # gives Open WebUI's connection to the model back
+        async with aclosing(answer):
+            async for chunk in answer:
+                yield chunk
 
     async def streamed(self) -> AsyncGenerator[dict[str, Any], None]:
         """The answer as it comes, to a request that wants no stream.
@@ -3122,11 +3862,25 @@ class ModelCall:
         Raises:
             ModelRefusedError: there is none.
         """
-        answer = await self._answer()
+        answer = await self.answer()
         if not isinstance(answer, dict):
+            async with aclosing(answer):
+                await anext(answer, None)  # what has not begun cannot be closed
             sentence = message("The model sends a stream, though none was asked for.")
             raise ModelRefusedError(Refusal(BAD_GATEWAY, sentence))
         return answer
+
+    async def answer(self) -> dict[str, Any] | AsyncGenerator[dict[str, Any], None]:
+        """The answer as Open WebUI gives it: one body, or the chunks of a stream.
+
+        A new request may get either, whatever it asks for: the row of its model decides. The caller reads
+        the stream.
+
+        Raises:
+            ModelRefusedError: there is none.
+        """
+        answer = await self._answer()
+        return answer if isinstance(answer, dict) else _chunks_of(answer)
 
     async def _answer(self) -> Any:
         """A whole body, or a response that streams."""
@@ -3155,6 +3909,22 @@ class ModelCall:
         return await generate_chat_completion(
             self.request, dict(self.body), user, bypass_system_prompt=self.has_system
         )
+
+
+async def _chunks_of(answer: Any) -> AsyncGenerator[dict[str, Any], None]:
+    """What a response that streams says."""
+    buffer = SseBuffer(EVENT_OCTETS)
+    try:
+        async for data in answer.body_iterator:
+            for event in buffer.feed(data.encode() if isinstance(data, str) else bytes(data)):
+                if (chunk := _chunk_of(event)) is not None:
+                    yield chunk
+        for event in buffer.end():
+            if (chunk := _chunk_of(event)) is not None:
+                yield chunk
+    finally:
+        if answer.background is not None:
+            await answer.background()  # gives Open WebUI's connection to the model back
 
 
 def _chunk_of(event: ServerEvent) -> dict[str, Any] | None:
@@ -4063,12 +4833,27 @@ def _stage_of(message: AsgiMessage) -> Stage:
 # Notes are plain values, as each plugin has a copy of this code. Imports Open WebUI when called, not before.
 
 REFUSAL_NOTE = "ollama_pack_refusal"  # key in the state of a request
+OUTCOME_NOTE = "ollama_pack_outcome"  # likewise
+_ANSWER_FIELDS = ("choices", "output", "content", "usage")  # of which each API's answers have one
 
 
 def noted_refusal(state: Mapping[str, Any]) -> Refusal | None:
     """What a plugin has noted on a request, by the state in its scope; None: nothing."""
     noted = state.get(REFUSAL_NOTE)
     return Refusal(**noted) if noted else None
+
+
+def note_answer(state: Mapping[str, Any], answer: object) -> None:
+    """Note a whole answer, which Open WebUI shows to no filter where it has no text."""
+    found, outcome = object_at(answer), state.get(OUTCOME_NOTE)
+    if outcome is not None and any(found.get(name) for name in _ANSWER_FIELDS):
+        outcome["usage"] = {**object_at(found.get("usage")), **object_at(found.get("timings"))}
+
+
+def note_left(state: Mapping[str, Any]) -> None:
+    """Note that the client has left before it had an answer."""
+    if (outcome := state.get(OUTCOME_NOTE)) is not None:
+        outcome["left"] = True
 
 
 # --- ollama_pack.webui.routes ---
@@ -4291,6 +5076,7 @@ async def while_connected(request: Any) -> AsyncIterator[None]:
         yield
     except asyncio.CancelledError:
         if gone.is_set() and task is not None and not task.uncancel():
+            note_left(request.scope.get("state") or {})
             raise ClientLeftError from None
         raise
     finally:
@@ -4456,7 +5242,8 @@ class Gateway:
                 texts = _written(asked, await _begun(request, call))
                 return event_stream(texts, form.media_type, headers)
             async with while_connected(request):
-                completion = await call.completion()
+                completion = await _gateway__whole(call, asked.name)
+            note_answer(request.scope.get("state") or {}, completion)
             return json_answer(await form.whole(completion, asked.name), headers=headers)
 
         return await _answered(request, user, form.api, answer)
@@ -4599,6 +5386,18 @@ def _owner(model: Mapping[str, Any]) -> str | None:
     if model.get("pipe") or model.get("arena"):
         return None
     return "ollama" if model.get("owned_by") == "ollama" else "openai"
+
+
+async def _gateway__whole(call: ModelCall | DirectCall, name: str) -> Body:
+    """The answer to a client that wants no stream: the row of its model may have Open WebUI send one."""
+    if isinstance(call, DirectCall):
+        return await call.completion()
+    answer = await call.answer()
+    if isinstance(answer, dict):
+        return answer
+    head = ReplyHead(f"chatcmpl-{uuid4().hex}", int(time.time()), name)
+    made = await completion_from(_answer_alone(answer), head)
+    return {name: value for name, value in made.items() if value is not None}  # a stream may tell no usage
 
 
 async def _begun(request: Any, call: ModelCall | DirectCall) -> _gateway__Chunks:

@@ -10,7 +10,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/response_cache_filter.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Filter`, line 9305, which the server calls.
+# Begin here: `class Filter`, line 9326, which the server calls.
 # The modules that it uses come first:
 #    143  base.translations         The translations of all sentences. GENERATED from locale/ by scripts/package.py.
 #    233  base.messages             Sentences for people, in English and in the languages of the catalogue.
@@ -67,19 +67,19 @@ version: 0.1.0
 #   8408  webui.connections         Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
 #   8465  webui.functions           Functions of the running Open WebUI. Imports `open_webui` when called, not before.
 #   8567  webui.calling             Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#   8715  webui.contact             The way from the events function to the running `gpu_router`: another plugin, which may not be there.
-#   8721  webui.embedding           Vectors and model facts over Open WebUI's own connections. Imports `open_webui` when called, not before.
-#   8754  webui.meaning             What the running Open WebUI lends the cache to compare meanings. Imports `open_webui` when called.
-#   8893  webui.audience            Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#   8907  webui.model_rows          Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#   8916  webui.models              What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   8959  webui.presets             What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
-#   9018  webui.users               Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
-#   9046  webui.rows                Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
-#   9098  webui.replay_model        Whether chats can be sent through `response_cache_replay`. Imports `open_webui` when called, not before.
-#   9178  webui.router_digest       What the running `gpu_router` says of the weights behind a name. Imports `open_webui` when called.
-#   9204  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#   9256  webui.tracing             Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#   8736  webui.contact             The way from the events function to the running `gpu_router`: another plugin, which may not be there.
+#   8742  webui.embedding           Vectors and model facts over Open WebUI's own connections. Imports `open_webui` when called, not before.
+#   8775  webui.meaning             What the running Open WebUI lends the cache to compare meanings. Imports `open_webui` when called.
+#   8914  webui.audience            Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#   8928  webui.model_rows          Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#   8937  webui.models              What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   8980  webui.presets             What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
+#   9039  webui.users               Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
+#   9067  webui.rows                Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
+#   9119  webui.replay_model        Whether chats can be sent through `response_cache_replay`. Imports `open_webui` when called, not before.
+#   9199  webui.router_digest       What the running `gpu_router` says of the weights behind a name. Imports `open_webui` when called.
+#   9225  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   9277  webui.tracing             Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
 
 import asyncio
 import base64
@@ -8597,22 +8597,13 @@ class ModelCall:
         Raises:
             ModelRefusedError: there is none.
         """
-        answer = await self._answer()
+        answer = await self.answer()
         if isinstance(answer, dict):
             yield answer
             return
-        buffer = SseBuffer(EVENT_OCTETS)
-        try:
-            async for data in answer.body_iterator:
-                for event in buffer.feed(data.encode() if isinstance(data, str) else bytes(data)):
-                    if (chunk := _chunk_of(event)) is not None:
-                        yield chunk
-            for event in buffer.end():
-                if (chunk := _chunk_of(event)) is not None:
-                    yield chunk
-        finally:
-            if answer.background is not None:
-                await answer.background()  # gives Open WebUI's connection to the model back
+        async with aclosing(answer):
+            async for chunk in answer:
+                yield chunk
 
     async def streamed(self) -> AsyncGenerator[dict[str, Any], None]:
         """The answer as it comes, to a request that wants no stream.
@@ -8633,11 +8624,25 @@ class ModelCall:
         Raises:
             ModelRefusedError: there is none.
         """
-        answer = await self._answer()
+        answer = await self.answer()
         if not isinstance(answer, dict):
+            async with aclosing(answer):
+                await anext(answer, None)  # what has not begun cannot be closed
             sentence = message("The model sends a stream, though none was asked for.")
             raise ModelRefusedError(Refusal(BAD_GATEWAY, sentence))
         return answer
+
+    async def answer(self) -> dict[str, Any] | AsyncGenerator[dict[str, Any], None]:
+        """The answer as Open WebUI gives it: one body, or the chunks of a stream.
+
+        A new request may get either, whatever it asks for: the row of its model decides. The caller reads
+        the stream.
+
+        Raises:
+            ModelRefusedError: there is none.
+        """
+        answer = await self._answer()
+        return answer if isinstance(answer, dict) else _chunks_of(answer)
 
     async def _answer(self) -> Any:
         """A whole body, or a response that streams."""
@@ -8666,6 +8671,22 @@ class ModelCall:
         return await generate_chat_completion(
             self.request, dict(self.body), user, bypass_system_prompt=self.has_system
         )
+
+
+async def _chunks_of(answer: Any) -> AsyncGenerator[dict[str, Any], None]:
+    """What a response that streams says."""
+    buffer = SseBuffer(EVENT_OCTETS)
+    try:
+        async for data in answer.body_iterator:
+            for event in buffer.feed(data.encode() if isinstance(data, str) else bytes(data)):
+                if (chunk := _chunk_of(event)) is not None:
+                    yield chunk
+        for event in buffer.end():
+            if (chunk := _chunk_of(event)) is not None:
+                yield chunk
+    finally:
+        if answer.background is not None:
+            await answer.background()  # gives Open WebUI's connection to the model back
 
 
 def _chunk_of(event: ServerEvent) -> dict[str, Any] | None:

@@ -10,7 +10,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/response_cache_replay.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipe`, line 1615, which the server calls.
+# Begin here: `class Pipe`, line 1653, which the server calls.
 # The modules that it uses come first:
 #     53  base.translations         The translations of all sentences. GENERATED from locale/ by scripts/package.py.
 #    120  base.messages             Sentences for people, in English and in the languages of the catalogue.
@@ -28,11 +28,11 @@ version: 0.1.0
 #    913  services.answers          An answer as clients of OpenAI's API take it, and the one place that says which error they get.
 #   1066  services.cacheable        Which requests the cache is for, whose answers they share, and what it is asked.
 #   1078  webui.calling             Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#   1225  engines.front_route       A route in front of a server's own, which sees each answer of a chat before its client does.
-#   1320  webui.leaving             When Open WebUI is told that a client has left: not while it reads its database.
-#   1404  webui.early_errors        The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#   1566  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#   1586  webui.users               Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
+#   1246  engines.front_route       A route in front of a server's own, which sees each answer of a chat before its client does.
+#   1341  webui.leaving             When Open WebUI is told that a client has left: not while it reads its database.
+#   1425  webui.early_errors        The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#   1604  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   1624  webui.users               Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
 
 import asyncio
 import logging
@@ -1107,22 +1107,13 @@ class ModelCall:
         Raises:
             ModelRefusedError: there is none.
         """
-        answer = await self._answer()
+        answer = await self.answer()
         if isinstance(answer, dict):
             yield answer
             return
-        buffer = SseBuffer(EVENT_OCTETS)
-        try:
-            async for data in answer.body_iterator:
-                for event in buffer.feed(data.encode() if isinstance(data, str) else bytes(data)):
-                    if (chunk := _chunk_of(event)) is not None:
-                        yield chunk
-            for event in buffer.end():
-                if (chunk := _chunk_of(event)) is not None:
-                    yield chunk
-        finally:
-            if answer.background is not None:
-                await answer.background()  # gives Open WebUI's connection to the model back
+        async with aclosing(answer):
+            async for chunk in answer:
+                yield chunk
 
     async def streamed(self) -> AsyncGenerator[dict[str, Any], None]:
         """The answer as it comes, to a request that wants no stream.
@@ -1143,11 +1134,25 @@ class ModelCall:
         Raises:
             ModelRefusedError: there is none.
         """
-        answer = await self._answer()
+        answer = await self.answer()
         if not isinstance(answer, dict):
+            async with aclosing(answer):
+                await anext(answer, None)  # what has not begun cannot be closed
             sentence = message("The model sends a stream, though none was asked for.")
             raise ModelRefusedError(Refusal(BAD_GATEWAY, sentence))
         return answer
+
+    async def answer(self) -> dict[str, Any] | AsyncGenerator[dict[str, Any], None]:
+        """The answer as Open WebUI gives it: one body, or the chunks of a stream.
+
+        A new request may get either, whatever it asks for: the row of its model decides. The caller reads
+        the stream.
+
+        Raises:
+            ModelRefusedError: there is none.
+        """
+        answer = await self._answer()
+        return answer if isinstance(answer, dict) else _chunks_of(answer)
 
     async def _answer(self) -> Any:
         """A whole body, or a response that streams."""
@@ -1176,6 +1181,22 @@ class ModelCall:
         return await generate_chat_completion(
             self.request, dict(self.body), user, bypass_system_prompt=self.has_system
         )
+
+
+async def _chunks_of(answer: Any) -> AsyncGenerator[dict[str, Any], None]:
+    """What a response that streams says."""
+    buffer = SseBuffer(EVENT_OCTETS)
+    try:
+        async for data in answer.body_iterator:
+            for event in buffer.feed(data.encode() if isinstance(data, str) else bytes(data)):
+                if (chunk := _chunk_of(event)) is not None:
+                    yield chunk
+        for event in buffer.end():
+            if (chunk := _chunk_of(event)) is not None:
+                yield chunk
+    finally:
+        if answer.background is not None:
+            await answer.background()  # gives Open WebUI's connection to the model back
 
 
 def _chunk_of(event: ServerEvent) -> dict[str, Any] | None:
@@ -1414,6 +1435,7 @@ def _stage_of(message: AsgiMessage) -> Stage:
 
 ROUTE_NAME = "ollama_pack:early errors"
 REFUSAL_NOTE = "ollama_pack_refusal"  # key in the state of a request
+OUTCOME_NOTE = "ollama_pack_outcome"  # likewise
 _REFUSAL_FIELDS = ("status", "message", "code", "param", "retry_after")
 _CHAT_FORMS: dict[str, ApiForm] = {
     "/api/chat/completions": "openai",
@@ -1422,6 +1444,7 @@ _CHAT_FORMS: dict[str, ApiForm] = {
     "/api/v1/messages": "anthropic",
 }
 _FIRST_ERROR = 400
+_ANSWER_FIELDS = ("choices", "output", "content", "usage")  # of which each API's answers have one
 # What Open WebUI 0.11.2 sends first in Anthropic's form where its pipe gave an error, which it drops.
 _EMPTY_ENDS = frozenset({"message_delta", "message_stop"})
 
@@ -1442,6 +1465,13 @@ def noted_refusal(state: Mapping[str, Any]) -> Refusal | None:
     """What a plugin has noted on a request, by the state in its scope; None: nothing."""
     noted = state.get(REFUSAL_NOTE)
     return Refusal(**noted) if noted else None
+
+
+def note_answer(state: Mapping[str, Any], answer: object) -> None:
+    """Note a whole answer, which Open WebUI shows to no filter where it has no text."""
+    found, outcome = object_at(answer), state.get(OUTCOME_NOTE)
+    if outcome is not None and any(found.get(name) for name in _ANSWER_FIELDS):
+        outcome["usage"] = {**object_at(found.get("usage")), **object_at(found.get("timings"))}
 
 
 def refused_answer(refusal: Refusal) -> Any:
@@ -1500,6 +1530,8 @@ class HeldBack:
                 return
             if kind == "prelude" and message.get("more_body"):
                 return
+            if kind == "answer" and not message.get("more_body") and self._noted is None:
+                self._note_answer(bytes(message.get("body") or b""))
             await self._let_pass()
             return
         await self._send(message if self._noted is None else self._with_error(message, self._noted))
@@ -1516,6 +1548,12 @@ class HeldBack:
         for held in others:
             await self._send(held)
         self._held.clear()
+
+    def _note_answer(self, body: bytes) -> None:
+        state = self._scope.get("state") or {}
+        if OUTCOME_NOTE in state:
+            with suppress(orjson.JSONDecodeError):
+                note_answer(state, orjson.loads(body))
 
     @property
     def _noted(self) -> Refusal | None:

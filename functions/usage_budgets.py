@@ -10,32 +10,33 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/usage_budgets.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Filter`, line 2862, which the server calls.
+# Begin here: `class Filter`, line 2908, which the server calls.
 # The modules that it uses come first:
-#     69  base.translations      The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    164  base.messages          Sentences for people, in English and in the languages of the catalogue.
-#    292  errors                 The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    312  base.redis             A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#    764  base.single_flight     What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
-#    787  base.tables            Tables that admins write as text: a row a line, `#` starts a comment, empty lines are skipped.
-#    818  budgets.errors         What goes wrong with budgets.
-#    834  budgets.period         Days, weeks and months in the site's time zone.
-#    903  budgets.table          The budget table: a row a line, read once and then only looked up.
-#   1233  engines.refusals       What a client gets instead of an answer, in the form of each API that clients speak.
-#   1310  budgets.store          What a store of budgets does, and the values that it takes and gives.
-#   1424  budgets.store_redis    Budgets in Redis or Valkey, for any number of replicas. Each step is one run of one script.
-#   1594  budgets.store_sqlite   Budgets in one SQLite file, for the workers of one machine.
-#   1757  services.budgets       Budgets at work: reserve before a chat, settle after it, say what is left.
-#   2097  services.budget_chats  Chats that are under way and their budgets: what each has used so far, by whoever knows it best.
-#   2264  services.cacheable     Which requests the cache is for, whose answers they share, and what it is asked.
-#   2276  services.valves        What all valves of the pack have in common: what is refused is told to admins, without what was written.
-#   2374  engines.front_route    A route in front of a server's own, which sees each answer of a chat before its client does.
-#   2469  webui.leaving          When Open WebUI is told that a client has left: not while it reads its database.
-#   2553  webui.early_errors     The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#   2701  engines.model_ids      Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   2709  webui.models           What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   2783  webui.server           What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#   2824  webui.users            Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
+#     70  base.translations      The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#    165  base.messages          Sentences for people, in English and in the languages of the catalogue.
+#    293  errors                 The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    313  base.redis             A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#    765  base.single_flight     What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
+#    788  base.tables            Tables that admins write as text: a row a line, `#` starts a comment, empty lines are skipped.
+#    819  budgets.errors         What goes wrong with budgets.
+#    835  budgets.period         Days, weeks and months in the site's time zone.
+#    906  budgets.table          The budget table: a row a line, read once and then only looked up.
+#   1236  engines.refusals       What a client gets instead of an answer, in the form of each API that clients speak.
+#   1313  budgets.store          What a store of budgets does, and the values that it takes and gives.
+#   1427  budgets.store_redis    Budgets in Redis or Valkey, for any number of replicas. Each step is one run of one script.
+#   1597  budgets.store_sqlite   Budgets in one SQLite file, for the workers of one machine.
+#   1760  services.budgets       Budgets at work: reserve before a chat, settle after it, say what is left.
+#   2102  services.budget_chats  Chats that are under way and their budgets: what each has used so far, by whoever knows it best.
+#   2271  engines.body           Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#   2282  services.cacheable     Which requests the cache is for, whose answers they share, and what it is asked.
+#   2294  services.valves        What all valves of the pack have in common: what is refused is told to admins, without what was written.
+#   2392  engines.front_route    A route in front of a server's own, which sees each answer of a chat before its client does.
+#   2487  webui.leaving          When Open WebUI is told that a client has left: not while it reads its database.
+#   2571  webui.early_errors     The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#   2747  engines.model_ids      Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   2755  webui.models           What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   2829  webui.server           What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   2870  webui.users            Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
 
 import asyncio
 import hashlib
@@ -882,7 +883,9 @@ def local_time(moment: float, zone: tzinfo | None) -> datetime:
 
 def period_at(moment: float, name: PeriodName, zone: tzinfo | None) -> Period:
     """The period that a moment is in: days and weeks begin at midnight, weeks on Monday."""
-    today = local_time(moment, zone).replace(tzinfo=None, hour=0, minute=0, second=0, microsecond=0)
+    local = local_time(moment, zone)
+    # A midnight that comes twice counts as the first one.
+    today = local.replace(tzinfo=None, hour=0, minute=0, second=0, microsecond=0, fold=0)
     start = _first_day(today, name)
     before = _first_day(start - timedelta(days=1), name)
     after = _first_day(start + timedelta(days=_MOST_DAYS[name]), name)
@@ -1852,7 +1855,8 @@ class Budgets:
 
         Args:
             user: who asks.
-            always: it may begin whatever is used up: a background call of a chat that has begun.
+            always: it may begin whatever is used up, and counts as no request: a background call of a chat
+                that has begun.
 
         Returns:
             None: no budget holds for the user, or the store cannot be asked.
@@ -1862,7 +1866,8 @@ class Budgets:
             return None
         now = self._clock()
         limits = self._limits(rows, user, now)
-        amounts = [self._expected.steps(row) for row in rows]
+        expected = replace(self._expected, requests=0 if always else 1)
+        amounts = [expected.steps(row) for row in rows]
         token = uuid4().hex
         answer = await self._ask(self._store.reserve(token, limits, amounts, now, always=always))
         if answer is None:
@@ -2116,6 +2121,7 @@ class ChatBudget:
         budgets: where it counts.
         began: when, in seconds of the monotonic clock.
         is_request: it counts as a request; a background call of a chat does not.
+        is_routed: the router answers it, and says what each answer took.
         served: seconds of GPU time and tokens of each answer, as the router knows them.
         figures: seconds and tokens of each answer, as the engine reported them.
         first_at: when the answer began that has no figures yet; None: none has.
@@ -2130,6 +2136,7 @@ class ChatBudget:
     budgets: Budgets
     began: float
     is_request: bool = True
+    is_routed: bool = False
     served: list[tuple[float, float]] = field(default_factory=list)
     figures: list[tuple[float, float]] = field(default_factory=list)
     first_at: float | None = None
@@ -2185,7 +2192,7 @@ class ChatBudget:
         found = list(self.figures)
         if self.first_at is not None:
             found.append((now - self.first_at, float(self.pieces)))
-        elif left and not found:
+        elif left and not found and not self.is_routed:  # at the router it has only waited
             found.append((now - self.began, 0.0))
         if found:
             return _sum(found, requests=int(self.is_request))
@@ -2259,6 +2266,17 @@ class BudgetKeeper:
 
 def _store_of(settings: BudgetSettings) -> BudgetStore:
     return RedisBudgetStore(redis_client(settings.url)) if settings.url else SqliteBudgetStore(settings.path)
+
+
+# --- ollama_pack.engines.body ---
+# Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+
+
+def object_at(value: object, *path: str) -> Mapping[str, Any]:
+    """The object that a path of fields leads to; an empty one where there is something else."""
+    for field in path:
+        value = value.get(field) if isinstance(value, Mapping) else None
+    return value if isinstance(value, Mapping) else {}
 
 
 # --- ollama_pack.services.cacheable ---
@@ -2563,6 +2581,7 @@ def _stage_of(message: AsgiMessage) -> Stage:
 
 ROUTE_NAME = "ollama_pack:early errors"
 REFUSAL_NOTE = "ollama_pack_refusal"  # key in the state of a request
+OUTCOME_NOTE = "ollama_pack_outcome"  # likewise
 _REFUSAL_FIELDS = ("status", "message", "code", "param", "retry_after")
 _CHAT_FORMS: dict[str, ApiForm] = {
     "/api/chat/completions": "openai",
@@ -2571,6 +2590,7 @@ _CHAT_FORMS: dict[str, ApiForm] = {
     "/api/v1/messages": "anthropic",
 }
 _FIRST_ERROR = 400
+_ANSWER_FIELDS = ("choices", "output", "content", "usage")  # of which each API's answers have one
 # What Open WebUI 0.11.2 sends first in Anthropic's form where its pipe gave an error, which it drops.
 _EMPTY_ENDS = frozenset({"message_delta", "message_stop"})
 
@@ -2591,6 +2611,24 @@ def noted_refusal(state: Mapping[str, Any]) -> Refusal | None:
     """What a plugin has noted on a request, by the state in its scope; None: nothing."""
     noted = state.get(REFUSAL_NOTE)
     return Refusal(**noted) if noted else None
+
+
+def awaited_outcome(request: Any) -> dict[str, Any]:
+    """How a request ends, which is noted here before its task is over.
+
+    Returns:
+        `usage`: a whole answer went to the client, with these figures. `left`: the client left before that.
+    """
+    outcome: dict[str, Any] = {}
+    setattr(request.state, OUTCOME_NOTE, outcome)
+    return outcome
+
+
+def note_answer(state: Mapping[str, Any], answer: object) -> None:
+    """Note a whole answer, which Open WebUI shows to no filter where it has no text."""
+    found, outcome = object_at(answer), state.get(OUTCOME_NOTE)
+    if outcome is not None and any(found.get(name) for name in _ANSWER_FIELDS):
+        outcome["usage"] = {**object_at(found.get("usage")), **object_at(found.get("timings"))}
 
 
 def show_early_errors() -> None:
@@ -2635,6 +2673,8 @@ class HeldBack:
                 return
             if kind == "prelude" and message.get("more_body"):
                 return
+            if kind == "answer" and not message.get("more_body") and self._noted is None:
+                self._note_answer(bytes(message.get("body") or b""))
             await self._let_pass()
             return
         await self._send(message if self._noted is None else self._with_error(message, self._noted))
@@ -2651,6 +2691,12 @@ class HeldBack:
         for held in others:
             await self._send(held)
         self._held.clear()
+
+    def _note_answer(self, body: bytes) -> None:
+        state = self._scope.get("state") or {}
+        if OUTCOME_NOTE in state:
+            with suppress(orjson.JSONDecodeError):
+                note_answer(state, orjson.loads(body))
 
     @property
     def _noted(self) -> Refusal | None:
@@ -2959,7 +3005,7 @@ class Filter:
         try:
             chat = await self._begin(__user__)
             if isinstance(chat, ChatBudget):
-                self._follow(chat, body, __metadata__)
+                self._follow(chat, body, __metadata__, __request__)
                 chat = await self._answered_by(chat, body, __user__, __request__)
             line = _status_line(chat) if isinstance(chat, ChatBudget) and self.valves.show_status else ""
             if line and __event_emitter__:
@@ -2985,11 +3031,8 @@ class Filter:
         chat = self._chat_of(__metadata__)
         if chat is None:
             return body
-        if (__metadata__.get(STATE) or {}).get("cached"):
-            chat.take_kept()
-        elif not chat.figures:
-            last = (body.get("messages") or [{}])[-1]
-            chat.take_whole(last.get("usage") or {}, time.monotonic())
+        last = (body.get("messages") or [{}])[-1]
+        _take_whole(chat, last.get("usage") or {}, __metadata__)
         self._end(chat)
         return body
 
@@ -3015,6 +3058,7 @@ class Filter:
             `last`: it comes behind all others. `refusal`: the fields of a `Refusal`; None: it may begin.
         """
         if (known := self._chat_of(metadata)) is not None:
+            known.is_routed = True
             return _begun(known, own=False)
         chat = await self._begin(user, always=always) if self.valves.budgets else None
         if isinstance(chat, ChatBudget) and not always and chat.reservation.model not in ("", model):
@@ -3081,7 +3125,7 @@ class Filter:
         )
         return Refusal(HTTPStatus.TOO_MANY_REQUESTS, sentence, "budget_used_up")
 
-    def _follow(self, chat: ChatBudget, body: Body, metadata: dict[str, Any]) -> None:
+    def _follow(self, chat: ChatBudget, body: Body, metadata: dict[str, Any], request: Any) -> None:
         """Count the chat when it ends, however it ends.
 
         That is at its outlet; or when its task is cancelled; or when nothing refers to its metadata any more,
@@ -3094,11 +3138,14 @@ class Filter:
             body["metadata"][BUDGET_STATE] = ticket  # a copy, where the Pipelines server has seen the request
         loop = asyncio.get_running_loop()
         finalize(ticket, _soon, loop, self._end, chat).atexit = False
-        streams = bool(body.get("stream"))
+        streams, outcome = bool(body.get("stream")), awaited_outcome(request)
 
         def task_ended(task: asyncio.Task[Any]) -> None:
-            if task.cancelled() or not streams or not chat.answered:
-                self._end(chat, left=task.cancelled())
+            left = task.cancelled() or "left" in outcome
+            if "usage" in outcome:  # Open WebUI calls no outlet for an answer without text
+                _take_whole(chat, outcome["usage"], metadata)
+            if left or not streams or not chat.answered:
+                self._end(chat, left=left)
             else:
                 self._end_when_silent(chat)
 
@@ -3126,6 +3173,14 @@ class Filter:
         task = asyncio.get_running_loop().create_task(chat.budgets.settle(chat.reservation, use))
         self._settling.add(task)
         task.add_done_callback(self._settling.discard)
+
+
+def _take_whole(chat: ChatBudget, usage: Mapping[str, Any], metadata: Mapping[str, Any]) -> None:
+    """A chat's answer has ended, with these figures or none."""
+    if (metadata.get(STATE) or {}).get("cached"):
+        chat.take_kept()
+    elif not chat.figures:
+        chat.take_whole(usage, time.monotonic())
 
 
 def _is_browsers_own(body: Body, metadata: dict[str, Any]) -> bool:

@@ -9,7 +9,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/pipelines/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipeline`, line 16727, which the server calls.
+# Begin here: `class Pipeline`, line 16735, which the server calls.
 # The modules that it uses come first:
 #    200  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
 #    501  base.messages                  Sentences for people, in English and in the languages of the catalogue.
@@ -40,87 +40,87 @@ version: 0.1.0
 #   3780  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
 #   3904  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
 #   4015  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
-#   4165  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   4299  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
-#   4632  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
-#   4885  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
-#   5002  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
-#   5060  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
-#   5125  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
-#   5274  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
-#   5407  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
-#   5582  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
-#   5932  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
-#   6017  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
-#   6114  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   6160  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   6265  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#   6557  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
-#   6761  engines.vectors                Vectors for texts, as an engine gives them.
-#   6794  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
-#   7055  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
-#   7113  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
-#   7316  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
-#   7487  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
-#   7824  routing.nodes                  The `nodes` valve: a row a line, read once.
-#   8175  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
-#   8261  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
-#   8435  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
-#   8631  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
-#   8724  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
-#   8807  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
-#   8873  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
-#   8922  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#   8998  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
-#   9085  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
-#   9193  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
-#   9693  routing.probe.node_watch       One node as the router holds it: its client, what the last looks have shown, and when it counts as gone.
-#  10008  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
-#  10246  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
-#  10349  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
-#  10457  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-#  10574  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
-#  10827  routing.state.demand           How often each set of weights is asked for, over the last minutes.
-#  10860  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-#  11046  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#  11081  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#  11783  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#  11859  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#  12005  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#  12241  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
-#  12381  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  12441  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
-#  12952  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
-#  13125  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
-#  13466  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  13775  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  13890  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  14511  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, the admin's dashboard, and a plan.
-#  14578  cache.errors                   What goes wrong with the cache.
-#  14598  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  14614  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  14763  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
-#  14892  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
-#  15061  base.single_flight             What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
-#  15164  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
-#  15403  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#  15855  services.activity              What chats did in this process, until somebody writes it into the history.
-#  15922  services.history               The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
-#  16276  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  16377  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  16412  services.pipeline_requests     What a pipeline can know of a request, how it tells the next one, and the others of its server.
-#  16495  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
-#  16613  services.valves                What all valves of the pack have in common: what is refused is told to admins, without what was written.
-#  16711  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
-#  16800  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#  17159  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#  17217  aliases.published              Which names of a table can be published as models, and what answers for them.
-#  17253  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  17371  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  17496  services.router_valves         The valves of the router, wherever it runs.
-#  17650  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  17764  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  18025  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#   4173  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   4307  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
+#   4640  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
+#   4893  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
+#   5010  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
+#   5068  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
+#   5133  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
+#   5282  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
+#   5415  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
+#   5590  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
+#   5940  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
+#   6025  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
+#   6122  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   6168  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   6273  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   6565  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
+#   6769  engines.vectors                Vectors for texts, as an engine gives them.
+#   6802  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
+#   7063  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
+#   7121  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
+#   7324  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
+#   7495  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
+#   7832  routing.nodes                  The `nodes` valve: a row a line, read once.
+#   8183  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
+#   8269  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
+#   8443  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
+#   8639  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
+#   8732  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
+#   8815  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
+#   8881  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
+#   8930  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   9006  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
+#   9093  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
+#   9201  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
+#   9701  routing.probe.node_watch       One node as the router holds it: its client, what the last looks have shown, and when it counts as gone.
+#  10016  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
+#  10254  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
+#  10357  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
+#  10465  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+#  10582  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
+#  10835  routing.state.demand           How often each set of weights is asked for, over the last minutes.
+#  10868  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+#  11054  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#  11089  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#  11791  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#  11867  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#  12013  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#  12249  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
+#  12389  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  12449  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
+#  12960  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
+#  13133  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
+#  13474  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  13783  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  13898  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  14519  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, the admin's dashboard, and a plan.
+#  14586  cache.errors                   What goes wrong with the cache.
+#  14606  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  14622  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  14771  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
+#  14900  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
+#  15069  base.single_flight             What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
+#  15172  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
+#  15411  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#  15863  services.activity              What chats did in this process, until somebody writes it into the history.
+#  15930  services.history               The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
+#  16284  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  16385  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  16420  services.pipeline_requests     What a pipeline can know of a request, how it tells the next one, and the others of its server.
+#  16503  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
+#  16621  services.valves                What all valves of the pack have in common: what is refused is told to admins, without what was written.
+#  16719  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
+#  16808  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#  17167  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#  17225  aliases.published              Which names of a table can be published as models, and what answers for them.
+#  17261  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  17379  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  17504  services.router_valves         The valves of the router, wherever it runs.
+#  17658  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  17772  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  18033  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
 
 import asyncio
 import base64
@@ -4049,6 +4049,20 @@ def request_to_ollama(body: Mapping[str, Any], thinking: Thinking | None = None)
     Raises:
         ChatBodyError: something in the body cannot be put into Ollama's form.
     """
+    return {
+        "model": text_in(body.get("model"), "model"),
+        "messages": ollama_messages(body.get("messages")),
+        "stream": bool(body.get("stream")),
+        **ollama_settings(body, thinking),
+        **_logprobs(body),
+    }
+
+
+def ollama_settings(body: Mapping[str, Any], thinking: Thinking | None = None) -> dict[str, Any]:
+    """What an OpenAI chat body sets, in Ollama's form: `tools`, `format`, `think`, `keep_alive`, `options`.
+
+    What it does not set is left out. Arguments and errors are those of `request_to_ollama`.
+    """
     settings = flat_settings(body)
     found = {
         "tools": _tools(body),
@@ -4056,14 +4070,8 @@ def request_to_ollama(body: Mapping[str, Any], thinking: Thinking | None = None)
         "think": _think(settings, thinking),
         "keep_alive": _keep_alive(settings.get("keep_alive")),
         "options": ollama_options(body) or None,
-        **_logprobs(body),
     }
-    return {
-        "model": text_in(body.get("model"), "model"),
-        "messages": ollama_messages(body.get("messages")),
-        "stream": bool(body.get("stream")),
-        **{name: value for name, value in found.items() if value is not None},
-    }
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def _tools(body: Mapping[str, Any]) -> list[Mapping[str, Any]] | None:

@@ -24,8 +24,9 @@ from pydantic import BaseModel
 import ollama
 from deploy.client import OpenWebUI
 from harness.chat_bodies import HELLO, IMAGE, PIXEL, TOOL
+from harness.fixtures_cache import share
 from harness.fixtures_routing import RoutedWebUI
-from harness.ollama_node import Answer, ToolCall
+from harness.ollama_node import Answer, Model, OllamaNode, ToolCall
 from ollama_pack.services.gateway_direct import ACCESS_SECONDS
 
 # LangChain's and Ollama's clients leave their connections to the collector of rubbish.
@@ -392,6 +393,86 @@ def test_ollama_errors_are_typed(llama: ollama.Client, root: str) -> None:
     with pytest.raises(ollama.ResponseError) as stranger:
         ollama.Client(root).list()
     assert stranger.value.status_code == 401
+
+
+# --- models of Open WebUI's own connections ---
+
+OWN, FORCED = "own:1b", "own-forced"  # the row of the second has "Stream Chat Response: On"
+
+
+@pytest.fixture(scope="module")
+def own(routed: RoutedWebUI) -> Iterator[OllamaNode]:
+    """An Ollama that Open WebUI asks over a connection of its own."""
+    with OllamaNode([Model(OWN, capabilities=("completion", "tools"))]) as node:
+        form = {"ENABLE_OLLAMA_API": True, "OLLAMA_BASE_URLS": [node.url], "OLLAMA_API_CONFIGS": {}}
+        routed.admin.post("/ollama/config/update", form)
+        share(routed.admin, OWN)
+        share(routed.admin, FORCED, base_model_id=OWN, params={"stream_response": True})
+        routed.admin.models(refresh=True)
+        yield node
+        for name in (OWN, FORCED):
+            routed.admin.post("/api/v1/models/model/delete", {"id": name})
+        routed.admin.post(
+            "/ollama/config/update", form | {"ENABLE_OLLAMA_API": False, "OLLAMA_BASE_URLS": []}
+        )
+        routed.admin.models(refresh=True)
+
+
+def asked_of(node: OllamaNode) -> Json:
+    """The last chat that reached it."""
+    return next(request.body or {} for request in reversed(node.requests) if request.path == "/api/chat")
+
+
+def test_an_own_connection_gets_the_settings_of_openais_clients(
+    client: openai.OpenAI, own: OllamaNode
+) -> None:
+    """Would catch a length limit, a form or a stop that Open WebUI loses, or that Ollama refuses."""
+    made = client.chat.completions.create(
+        model=OWN,
+        messages=HELLO,
+        max_completion_tokens=16,
+        stop="\n",
+        tools=[TOOL],
+        tool_choice="none",
+        response_format={"type": "json_object"},
+        extra_body={"top_k": 7, "max_tokens": None},
+    )
+    assert made.choices[0].message.content == SAID
+    sent = asked_of(own)
+    assert sent["options"] == {"num_predict": 16, "stop": ["\n"], "top_k": 7}
+    assert sent["format"] == "json"
+    assert not sent.get("tools")
+    empty: Json = {"response_format": None, "stop": None, "max_tokens": None, "tools": None}
+    client.chat.completions.create(model=OWN, messages=HELLO, extra_body=empty)
+    assert not asked_of(own).get("options")
+
+
+def test_an_own_connection_gets_the_settings_of_other_clients(
+    claude: anthropic.Anthropic, llama: ollama.Client, own: OllamaNode
+) -> None:
+    """As above, for what Anthropic's and Ollama's own clients call the same settings."""
+    llama.chat(OWN, HELLO, format="json", options={"num_predict": 16, "stop": ["x"]}, keep_alive="5m")
+    sent = asked_of(own)
+    assert (sent["format"], sent["keep_alive"]) == ("json", "5m")
+    assert sent["options"] == {"num_predict": 16, "stop": ["x"]}
+    claude.messages.create(model=OWN, messages=HELLO, max_tokens=16, top_k=7, stop_sequences=["x"])  # type: ignore[arg-type]
+    assert asked_of(own)["options"] == {"num_predict": 16, "stop": ["x"], "top_k": 7}
+
+
+def test_a_row_that_streams_answers_whole(
+    client: openai.OpenAI, claude: anthropic.Anthropic, llama: ollama.Client, own: OllamaNode
+) -> None:
+    """Would catch a model that fails for clients that want no stream, as its row says that it streams."""
+    made = client.chat.completions.create(model=FORCED, messages=HELLO)
+    assert asked_of(own)["stream"] is True
+    assert (made.object, made.model, made.choices[0].message.content) == ("chat.completion", FORCED, SAID)
+    assert made.choices[0].finish_reason == "stop"
+    assert claude.messages.create(model=FORCED, messages=HELLO, max_tokens=20).content[0].text == SAID  # type: ignore[arg-type,union-attr]
+    assert llama.chat(FORCED, HELLO).message.content == SAID
+    own.enqueue(Answer(tool_calls=[ToolCall("clock", {"zone": "UTC"})]))
+    called = client.chat.completions.create(model=FORCED, messages=HELLO, tools=[TOOL]).choices[0]
+    assert called.message.tool_calls is not None
+    assert json.loads(called.message.tool_calls[0].function.arguments) == {"zone": "UTC"}
 
 
 # --- others ---

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from harness.webui_converters import Converters
 from ollama_pack.engines.errors import ChatBodyError
+from ollama_pack.engines.ollama.client_request import fitted_settings
 from ollama_pack.engines.ollama.stream import StreamState, completion_of, line_to_chunks
 from ollama_pack.engines.ollama.to_ollama import request_to_ollama
 from ollama_pack.engines.ollama.to_openai import ReplyHead
@@ -604,3 +605,47 @@ def test_plain_answers_agree(theirs: Converters, lines: list[JSON], figures: set
     assert stream_differences(theirs, [*lines, last]) == ({}, {})
     for each in lines:
         assert answer_differences(theirs, last | {"message": each["message"]}) == ({}, {})
+
+
+# --- what the gateway gives an own connection ---
+
+
+@pytest.mark.parametrize(
+    ("asked", "sent"),
+    [
+        ({"max_tokens": 9, "max_completion_tokens": 16}, {"options": {"num_predict": 16}}),
+        ({"stop": "\n"}, {"options": {"stop": ["\n"]}}),
+        ({"top_k": 7, "seed": 1}, {"options": {"top_k": 7, "seed": 1}}),
+        ({"response_format": {"type": "json_object"}}, {"format": "json"}),
+        ({"response_format": {"type": "text"}}, {}),
+        (
+            {
+                "response_format": {
+                    "type": "json_schema",
+                    "json_schema": {"name": "a", "schema": {"type": "object"}},
+                }
+            },
+            {"format": {"type": "object"}},
+        ),
+        ({"response_format": None, "stop": None, "max_tokens": None, "tools": None}, {}),
+        ({"reasoning_effort": "none"}, {"think": False}),
+        ({"reasoning_effort": "high", "options": {"think": "low"}}, {"think": "low"}),
+        ({"options": {"keep_alive": "5m", "num_ctx": 9}}, {"options": {"num_ctx": 9}, "keep_alive": "5m"}),
+        ({"tools": [TOOL], "tool_choice": "none"}, {}),
+        ({"tools": [TOOL], "tool_choice": "auto"}, {"tools": [TOOL]}),
+    ],
+)
+def test_settings_reach_an_own_connection(theirs: Converters, asked: Any, sent: Any) -> None:
+    """Would catch a setting that Open WebUI loses, or gives in a form that Ollama refuses."""
+    body = {"model": "m", "messages": [USER], **asked}
+    made = theirs.request(fitted_settings(body, "ollama"))
+    made = {name: value for name, value in made.items() if value not in ({}, None)}
+    assert made == {"model": "m", "messages": body["messages"], "stream": False, **sent}
+
+
+@pytest.mark.parametrize("row", [{"max_tokens": 99}, {"num_predict": 99}])
+def test_a_client_s_length_counts_more_than_its_model_s(theirs: Converters, row: Any) -> None:
+    """Would catch a row's limit in place of the client's: Open WebUI has two names for it."""
+    fitted = fitted_settings({"model": "m", "messages": [], "max_completion_tokens": 16}, "ollama")
+    merged = fitted | {"options": {**row, **fitted["options"]}}  # as its apply_params_to_form_data does
+    assert theirs.request(merged)["options"]["num_predict"] == 16

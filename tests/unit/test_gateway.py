@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator
 from datetime import UTC, datetime
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,9 +17,11 @@ from ollama_pack.engines.ollama.client_request import (
 )
 from ollama_pack.engines.ollama.to_ollama import request_to_ollama
 from ollama_pack.services.client_forms import OLLAMA_CHAT, OPENAI_PROMPT, loaded_answer
-from ollama_pack.services.gateway import _answer_alone
+from ollama_pack.services.gateway import _answer_alone, _whole
 from ollama_pack.services.gateway_limits import limit_headers
 from ollama_pack.services.gateway_vectors import Embedded, TextsAsked, openai_vectors, texts_asked
+from ollama_pack.webui.calling import ModelCall
+from ollama_pack.webui.errors import ModelRefusedError
 
 CALL = {"function": {"name": "clock", "arguments": {"zone": "UTC"}}}
 
@@ -48,6 +51,23 @@ def test_a_request_of_ollamas_comes_back_as_it_was() -> None:
     assert sent["messages"][1]["images"] == ["iVBORw0KGgo="]
     assert sent["messages"][2]["tool_calls"][0]["function"]["arguments"] == {"zone": "UTC"}
     assert sent["messages"][3]["tool_name"] == "clock"
+
+
+def test_each_result_of_a_tool_belongs_to_its_own_call() -> None:
+    """Would catch two calls of one tool whose results go to the same call, and ids that are not unique."""
+
+    def result(text: str, **more: str) -> dict[str, str]:
+        return {"role": "tool", "content": text, "tool_name": "clock", **more}
+
+    turn = {"role": "assistant", "content": "", "tool_calls": [CALL, CALL, {**CALL, "id": "mine"}, CALL]}
+    results = [result("1"), result("mine", tool_call_id="mine"), result("2"), result("3")]
+    chat = chat_from_ollama({"model": "m", "messages": [turn, *results, turn, result("4")]})
+    first, *answered, second, last = chat["messages"]
+    one, two, mine, three = (call["id"] for call in first["tool_calls"])
+    assert [message["tool_call_id"] for message in answered] == [one, mine, two, three]
+    assert last["tool_call_id"] == second["tool_calls"][0]["id"]
+    made = [call["id"] for message in (first, second) for call in message["tool_calls"]]
+    assert len({*made}) == len(made) - 1  # the client's own comes twice
 
 
 def test_ollama_streams_unless_told_otherwise() -> None:
@@ -90,7 +110,7 @@ def test_messages_out_of_form_are_refused_by_name(messages: Any) -> None:
 def test_settings_are_where_a_connection_looks_for_them() -> None:
     """Would catch a temperature that Open WebUI drops on its way to an Ollama, or options sent to OpenAI."""
     openai = {"model": "m", "temperature": 0.5, "max_tokens": 7}
-    assert fitted_settings(openai, "ollama")["options"] == {"temperature": 0.5, "num_predict": 7}
+    assert fitted_settings(openai, "ollama")["options"] == {"temperature": 0.5, "max_tokens": 7}
     ollama = {"model": "m", "options": {"temperature": 0.5, "num_predict": 7, "num_ctx": 2048}}
     assert fitted_settings(ollama, "openai") == {"model": "m", "temperature": 0.5, "max_tokens": 7}
 
@@ -135,6 +155,46 @@ def test_a_whole_answer_to_who_wants_a_stream_is_streamed() -> None:
     texts = asyncio.run(said())
     assert '"text":"Hi"' in texts[0]
     assert '"finish_reason":"stop"' in texts[-2]
+
+
+class Streaming(ModelCall):
+    """A call that Open WebUI answers with a stream, whatever was asked for."""
+
+    async def _answer(self) -> Any:
+        return self.request
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_stream_to_who_wants_none_is_read_and_closed(*, fails: bool) -> None:
+    """Would catch an unasked stream that is refused, or a connection to a model that stays open."""
+    closed = []
+
+    async def events() -> AsyncGenerator[str, None]:
+        try:
+            for text in ("Hel", "lo"):
+                yield f'data: {{"choices": [{{"index": 0, "delta": {{"content": "{text}"}}}}]}}\n\n'
+            yield 'data: {"error": {"message": "out of memory"}}\n\n' if fails else "data: [DONE]\n\n"
+        finally:
+            closed.append("body")
+
+    async def background() -> None:
+        closed.append("background")
+
+    async def whole(*, collects: bool) -> Any:
+        call = Streaming(SimpleNamespace(body_iterator=events(), background=background), {}, {}, is_new=True)
+        return await (_whole(call, "m") if collects else call.completion())
+
+    if fails:
+        with pytest.raises(ModelRefusedError) as refused:
+            asyncio.run(whole(collects=True))
+        assert refused.value.refusal.message == "out of memory"
+    else:
+        made = asyncio.run(whole(collects=True))
+        assert (made["object"], made["choices"][0]["message"]["content"]) == ("chat.completion", "Hello")
+    assert sorted(closed) == ["background", "body"]
+    with pytest.raises(ModelRefusedError):
+        asyncio.run(whole(collects=False))
+    assert sorted(closed) == ["background", "background", "body", "body"]
 
 
 @pytest.mark.parametrize("keep_alive", [[], {}, "5m", None])

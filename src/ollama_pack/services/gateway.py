@@ -12,13 +12,15 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
+from uuid import uuid4
 
 from ollama_pack.base.messages import message
 from ollama_pack.base.single_flight import SingleFlight
-from ollama_pack.cache.replay import completion_chunks
+from ollama_pack.cache.replay import completion_chunks, completion_from
 from ollama_pack.engines.body import object_at
 from ollama_pack.engines.errors import ChatBodyError
 from ollama_pack.engines.ollama.client_request import asks_nothing, fitted_settings
+from ollama_pack.engines.ollama.to_openai import ReplyHead
 from ollama_pack.engines.refusals import ApiForm, Refusal
 from ollama_pack.services.answers import passed_refusal
 from ollama_pack.services.client_forms import (
@@ -163,7 +165,7 @@ class Gateway:
                 texts = _written(asked, await _begun(request, call))
                 return event_stream(texts, form.media_type, headers)
             async with while_connected(request):
-                completion = await call.completion()
+                completion = await _whole(call, asked.name)
             note_answer(request.scope.get("state") or {}, completion)
             return json_answer(await form.whole(completion, asked.name), headers=headers)
 
@@ -307,6 +309,18 @@ def _owner(model: Mapping[str, Any]) -> str | None:
     if model.get("pipe") or model.get("arena"):
         return None
     return "ollama" if model.get("owned_by") == "ollama" else "openai"
+
+
+async def _whole(call: ModelCall | DirectCall, name: str) -> Body:
+    """The answer to a client that wants no stream: the row of its model may have Open WebUI send one."""
+    if isinstance(call, DirectCall):
+        return await call.completion()
+    answer = await call.answer()
+    if isinstance(answer, dict):
+        return answer
+    head = ReplyHead(f"chatcmpl-{uuid4().hex}", int(time.time()), name)
+    made = await completion_from(_answer_alone(answer), head)
+    return {name: value for name, value in made.items() if value is not None}  # a stream may tell no usage
 
 
 async def _begun(request: Any, call: ModelCall | DirectCall) -> Chunks:

@@ -44,22 +44,13 @@ class ModelCall:
         Raises:
             ModelRefusedError: there is none.
         """
-        answer = await self._answer()
+        answer = await self.answer()
         if isinstance(answer, dict):
             yield answer
             return
-        buffer = SseBuffer(EVENT_OCTETS)
-        try:
-            async for data in answer.body_iterator:
-                for event in buffer.feed(data.encode() if isinstance(data, str) else bytes(data)):
-                    if (chunk := _chunk_of(event)) is not None:
-                        yield chunk
-            for event in buffer.end():
-                if (chunk := _chunk_of(event)) is not None:
-                    yield chunk
-        finally:
-            if answer.background is not None:
-                await answer.background()  # gives Open WebUI's connection to the model back
+        async with aclosing(answer):
+            async for chunk in answer:
+                yield chunk
 
     async def streamed(self) -> AsyncGenerator[dict[str, Any], None]:
         """The answer as it comes, to a request that wants no stream.
@@ -80,11 +71,25 @@ class ModelCall:
         Raises:
             ModelRefusedError: there is none.
         """
-        answer = await self._answer()
+        answer = await self.answer()
         if not isinstance(answer, dict):
+            async with aclosing(answer):
+                await anext(answer, None)  # what has not begun cannot be closed
             sentence = message("The model sends a stream, though none was asked for.")
             raise ModelRefusedError(Refusal(BAD_GATEWAY, sentence))
         return answer
+
+    async def answer(self) -> dict[str, Any] | AsyncGenerator[dict[str, Any], None]:
+        """The answer as Open WebUI gives it: one body, or the chunks of a stream.
+
+        A new request may get either, whatever it asks for: the row of its model decides. The caller reads
+        the stream.
+
+        Raises:
+            ModelRefusedError: there is none.
+        """
+        answer = await self._answer()
+        return answer if isinstance(answer, dict) else _chunks_of(answer)
 
     async def _answer(self) -> Any:
         """A whole body, or a response that streams."""
@@ -113,6 +118,22 @@ class ModelCall:
         return await generate_chat_completion(
             self.request, dict(self.body), user, bypass_system_prompt=self.has_system
         )
+
+
+async def _chunks_of(answer: Any) -> AsyncGenerator[dict[str, Any], None]:
+    """What a response that streams says."""
+    buffer = SseBuffer(EVENT_OCTETS)
+    try:
+        async for data in answer.body_iterator:
+            for event in buffer.feed(data.encode() if isinstance(data, str) else bytes(data)):
+                if (chunk := _chunk_of(event)) is not None:
+                    yield chunk
+        for event in buffer.end():
+            if (chunk := _chunk_of(event)) is not None:
+                yield chunk
+    finally:
+        if answer.background is not None:
+            await answer.background()  # gives Open WebUI's connection to the model back
 
 
 def _chunk_of(event: ServerEvent) -> dict[str, Any] | None:

@@ -4,12 +4,14 @@ Ollama's own settings stay under `options`, where Open WebUI and `request_to_oll
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from itertools import count
 from typing import Any
 
 from ollama_pack.base.messages import message
 from ollama_pack.engines.body import list_in, object_in, objects_in, switch_in, text_in
 from ollama_pack.engines.errors import ChatBodyError
+from ollama_pack.engines.ollama.to_ollama import ollama_settings
 
 # How the base64 of an image begins; Ollama's clients do not say which kind it is.
 _IMAGE_STARTS = {"/9j/": "jpeg", "R0lGOD": "gif", "UklGR": "webp"}
@@ -20,6 +22,8 @@ _COMMON_SETTINGS = {
     "presence_penalty": "presence_penalty",
     "num_predict": "max_tokens",
 }
+# What is put elsewhere for Open WebUI's own connection to an Ollama, and would be misread at the top.
+_MOVED = frozenset({"max_tokens", "max_completion_tokens", "stop", "response_format", "tools"})
 
 
 def chat_from_ollama(body: Mapping[str, Any]) -> dict[str, Any]:
@@ -29,8 +33,9 @@ def chat_from_ollama(body: Mapping[str, Any]) -> dict[str, Any]:
         ChatBodyError: something in it is not of its form.
     """
     messages = objects_in(body.get("messages"), "messages")
-    calls: dict[str, str] = {}  # name of a tool → id of its latest call
-    converted = [_message(message, f"messages[{at}]", calls) for at, message in enumerate(messages)]
+    calls: dict[str, list[str]] = {}
+    numbers = count()
+    converted = [_message(message, f"messages[{at}]", calls, numbers) for at, message in enumerate(messages)]
     tools = list_in(body.get("tools"), "tools")
     return {**_common(body), "messages": converted, **({"tools": tools} if tools else {})}
 
@@ -49,7 +54,7 @@ def chat_from_generate(body: Mapping[str, Any]) -> dict[str, Any]:
     asked = {"role": "user", "content": body.get("prompt") or "", "images": body.get("images")}
     system = body.get("system")
     before = [{"role": "system", "content": text_in(system, "system")}] if system else []
-    return {**_common(body), "messages": [*before, _message(asked, "prompt", {})]}
+    return {**_common(body), "messages": [*before, _message(asked, "prompt", {}, count())]}
 
 
 def asks_nothing(body: Mapping[str, Any]) -> bool:
@@ -63,16 +68,27 @@ def fitted_settings(body: Mapping[str, Any], owner: str) -> dict[str, Any]:
     Args:
         body: an OpenAI chat body, with `options` where the client speaks Ollama's API.
         owner: `ollama` or `openai`: what the connection leads to.
+
+    Raises:
+        ChatBodyError: a setting has a form that Ollama cannot use.
     """
-    options = object_in(body.get("options"), "options")
     if owner == "ollama":
-        given = {own: body[name] for own, name in _COMMON_SETTINGS.items() if body.get(name) is not None}
-        effort = body.get("reasoning_effort")
-        thinks = {} if effort is None else {"think": False if effort == "none" else effort}
-        settings = {**thinks, **options, **given}
-        return {**body, "options": settings} if settings else dict(body)
+        return _fitted_to_ollama(body)
+    options = object_in(body.get("options"), "options")
     common = {name: options[own] for own, name in _COMMON_SETTINGS.items() if own in options}
     return {**common, **{name: value for name, value in body.items() if name != "options"}}
+
+
+def _fitted_to_ollama(body: Mapping[str, Any]) -> dict[str, Any]:
+    """All settings as `options`: Open WebUI itself puts `format`, `keep_alive` and `think` beside them."""
+    settings = ollama_settings(body, "levels")
+    tools = settings.pop("tools", None)
+    options = settings | settings.pop("options", {})
+    if "num_predict" in options:
+        # By the name that Open WebUI's own settings have, or a model's row would count more than the client.
+        options["max_tokens"] = options.pop("num_predict")
+    kept = {name: value for name, value in body.items() if value is not None and name not in _MOVED}
+    return kept | ({"tools": tools} if tools else {}) | ({"options": options} if options else {})
 
 
 def _common(body: Mapping[str, Any]) -> dict[str, Any]:
@@ -98,7 +114,10 @@ def _format(value: object) -> dict[str, Any]:
     raise ChatBodyError("format", message('must be "json" or a JSON schema'))
 
 
-def _message(message: Mapping[str, Any], field: str, calls: dict[str, str]) -> dict[str, Any]:
+def _message(
+    message: Mapping[str, Any], field: str, calls: dict[str, list[str]], numbers: Iterator[int]
+) -> dict[str, Any]:
+    """A message in OpenAI's form. `calls` has the ids of each tool's calls that have no result yet."""
     role = text_in(message.get("role"), f"{field}.role")
     content = message.get("content") or ""
     text = text_in(content, field if field == "prompt" else f"{field}.content")
@@ -110,11 +129,15 @@ def _message(message: Mapping[str, Any], field: str, calls: dict[str, str]) -> d
         made["reasoning_content"] = text_in(message["thinking"], f"{field}.thinking")
     if called := objects_in(message.get("tool_calls"), f"{field}.tool_calls"):
         made["tool_calls"] = [
-            _call(call, f"{field}.tool_calls[{at}]", calls) for at, call in enumerate(called)
+            _call(call, f"{field}.tool_calls[{at}]", calls, numbers) for at, call in enumerate(called)
         ]
     if role == "tool":
         name = str(message.get("tool_name") or message.get("name") or "")
-        made["tool_call_id"] = str(message.get("tool_call_id") or calls.get(name) or f"call_{name}")
+        waiting = calls.get(name) or [f"call_{name}"]
+        identity = str(message.get("tool_call_id") or waiting[0])
+        if identity in waiting:
+            waiting.remove(identity)
+        made["tool_call_id"] = identity
     return made
 
 
@@ -126,11 +149,13 @@ def _image_part(image: object, field: str) -> dict[str, Any]:
     return {"type": "image_url", "image_url": {"url": data}}
 
 
-def _call(call: Mapping[str, Any], field: str, calls: dict[str, str]) -> dict[str, Any]:
+def _call(
+    call: Mapping[str, Any], field: str, calls: dict[str, list[str]], numbers: Iterator[int]
+) -> dict[str, Any]:
     function = object_in(call.get("function"), f"{field}.function")
     name = text_in(function.get("name"), f"{field}.function.name")
     arguments = function.get("arguments")
-    identity = str(call.get("id") or f"call_{name}_{len(calls)}")
-    calls[name] = identity
+    identity = str(call.get("id") or f"call_{name}_{next(numbers)}")
+    calls.setdefault(name, []).append(identity)
     text = arguments if isinstance(arguments, str) else json.dumps(arguments or {}, ensure_ascii=False)
     return {"id": identity, "type": "function", "function": {"name": name, "arguments": text}}

@@ -46,6 +46,20 @@ def request_to_ollama(body: Mapping[str, Any], thinking: Thinking | None = None)
     Raises:
         ChatBodyError: something in the body cannot be put into Ollama's form.
     """
+    return {
+        "model": text_in(body.get("model"), "model"),
+        "messages": ollama_messages(body.get("messages")),
+        "stream": bool(body.get("stream")),
+        **ollama_settings(body, thinking),
+        **_logprobs(body),
+    }
+
+
+def ollama_settings(body: Mapping[str, Any], thinking: Thinking | None = None) -> dict[str, Any]:
+    """What an OpenAI chat body sets, in Ollama's form: `tools`, `format`, `think`, `keep_alive`, `options`.
+
+    What it does not set is left out. Arguments and errors are those of `request_to_ollama`.
+    """
     settings = flat_settings(body)
     found = {
         "tools": _tools(body),
@@ -53,14 +67,8 @@ def request_to_ollama(body: Mapping[str, Any], thinking: Thinking | None = None)
         "think": _think(settings, thinking),
         "keep_alive": _keep_alive(settings.get("keep_alive")),
         "options": ollama_options(body) or None,
-        **_logprobs(body),
     }
-    return {
-        "model": text_in(body.get("model"), "model"),
-        "messages": ollama_messages(body.get("messages")),
-        "stream": bool(body.get("stream")),
-        **{name: value for name, value in found.items() if value is not None},
-    }
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def _tools(body: Mapping[str, Any]) -> list[Mapping[str, Any]] | None:
