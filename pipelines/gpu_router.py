@@ -9,7 +9,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/pipelines/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipeline`, line 16735, which the server calls.
+# Begin here: `class Pipeline`, line 16736, which the server calls.
 # The modules that it uses come first:
 #    200  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
 #    501  base.messages                  Sentences for people, in English and in the languages of the catalogue.
@@ -92,35 +92,35 @@ version: 0.1.0
 #  12449  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
 #  12960  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
 #  13133  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
-#  13474  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  13783  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  13898  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  14519  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, the admin's dashboard, and a plan.
-#  14586  cache.errors                   What goes wrong with the cache.
-#  14606  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  14622  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  14771  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
-#  14900  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
-#  15069  base.single_flight             What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
-#  15172  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
-#  15411  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#  15863  services.activity              What chats did in this process, until somebody writes it into the history.
-#  15930  services.history               The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
-#  16284  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  16385  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  16420  services.pipeline_requests     What a pipeline can know of a request, how it tells the next one, and the others of its server.
-#  16503  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
-#  16621  services.valves                What all valves of the pack have in common: what is refused is told to admins, without what was written.
-#  16719  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
-#  16808  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#  17167  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#  17225  aliases.published              Which names of a table can be published as models, and what answers for them.
-#  17261  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  17379  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  17504  services.router_valves         The valves of the router, wherever it runs.
-#  17658  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  17772  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  18033  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#  13475  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  13784  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  13899  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  14520  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, the admin's dashboard, and a plan.
+#  14587  cache.errors                   What goes wrong with the cache.
+#  14607  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  14623  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  14772  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
+#  14901  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
+#  15070  base.single_flight             What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
+#  15173  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
+#  15412  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#  15864  services.activity              What chats did in this process, until somebody writes it into the history.
+#  15931  services.history               The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
+#  16285  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  16386  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  16421  services.pipeline_requests     What a pipeline can know of a request, how it tells the next one, and the others of its server.
+#  16504  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
+#  16622  services.valves                What all valves of the pack have in common: what is refused is told to admins, without what was written.
+#  16720  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
+#  16809  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#  17168  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#  17226  aliases.published              Which names of a table can be published as models, and what answers for them.
+#  17262  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  17380  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  17505  services.router_valves         The valves of the router, wherever it runs.
+#  17659  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  17773  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  18034  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
 
 import asyncio
 import base64
@@ -12243,7 +12243,7 @@ class Cluster:
     def can_answer(self, models: Iterable[str]) -> bool:
         """Whether any node may be asked for one of these now, by whatever name it lists it."""
         names = {fold_name(name) for model in models for name in auto_parts(model)[0]}
-        return any(not names.isdisjoint(node.models) for node in self.view().nodes)
+        return any(not names.isdisjoint(node.models) for node in self.view().nodes if node.weight > 0)
 
 
 # --- ollama_pack.routing.state.peer_line ---
@@ -12749,7 +12749,7 @@ class Scheduler:
 
     def _elsewhere(self, running: RunningRequest) -> bool:
         tried = running.entry.tried | {running.node.row.name}
-        others = [node for name, node in self.cluster.nodes.items() if name not in tried]
+        others = [one for name, one in self.cluster.nodes.items() if name not in tried and one.row.weight > 0]
         return any(model in node.listed for node in others for model in running.entry.models)
 
     def has_another(self, request_id: str) -> bool:
@@ -13425,7 +13425,8 @@ class Upkeep:
         """Whether the other nodes that get chats have all of its models."""
         others: set[str] = set()
         for name, watch in self._fleet.nodes.items():
-            if name != node and name not in self.drained and self._fleet.is_healthy(name):
+            gets_chats = name not in self.drained and watch.row.weight > 0
+            if name != node and gets_chats and self._fleet.is_healthy(name):
                 others |= {fold_name(model.name) for model in watch.models}
         return others.issuperset(models)
 

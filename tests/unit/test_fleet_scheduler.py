@@ -502,3 +502,15 @@ def test_a_node_that_was_renamed_and_taken_out_can_go() -> None:
     for name in ("renamed", "x"):
         world.scheduler.cluster.remove(name)
     assert not world.scheduler.cluster.nodes
+
+
+def test_a_node_without_weight_answers_nothing_new() -> None:
+    """Would catch a chat that waits for ever where the only node with its model is drained by `weight=0`."""
+    world = World(names=("x", "y"), rows={"y": {"weight": 0.0}})
+    holding(world, x="a", y="b")
+    assert world.scheduler.cluster.can_answer(["a"])
+    assert not world.scheduler.cluster.can_answer(["b"])
+    holding(world, y="ab")
+    world.ask(1)
+    world.decide()
+    assert not world.scheduler.failed("r1", node_down=True)

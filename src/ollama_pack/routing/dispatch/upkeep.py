@@ -313,7 +313,8 @@ class Upkeep:
         """Whether the other nodes that get chats have all of its models."""
         others: set[str] = set()
         for name, watch in self._fleet.nodes.items():
-            if name != node and name not in self.drained and self._fleet.is_healthy(name):
+            gets_chats = name not in self.drained and watch.row.weight > 0
+            if name != node and gets_chats and self._fleet.is_healthy(name):
                 others |= {fold_name(model.name) for model in watch.models}
         return others.issuperset(models)
 

@@ -251,4 +251,4 @@ class Cluster:
     def can_answer(self, models: Iterable[str]) -> bool:
         """Whether any node may be asked for one of these now, by whatever name it lists it."""
         names = {fold_name(name) for model in models for name in auto_parts(model)[0]}
-        return any(not names.isdisjoint(node.models) for node in self.view().nodes)
+        return any(not names.isdisjoint(node.models) for node in self.view().nodes if node.weight > 0)

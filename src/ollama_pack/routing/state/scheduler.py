@@ -336,7 +336,7 @@ class Scheduler:
 
     def _elsewhere(self, running: RunningRequest) -> bool:
         tried = running.entry.tried | {running.node.row.name}
-        others = [node for name, node in self.cluster.nodes.items() if name not in tried]
+        others = [one for name, one in self.cluster.nodes.items() if name not in tried and one.row.weight > 0]
         return any(model in node.listed for node in others for model in running.entry.models)
 
     def has_another(self, request_id: str) -> bool:
