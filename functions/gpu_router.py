@@ -10,7 +10,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipe`, line 19736, which the server calls.
+# Begin here: `class Pipe`, line 19734, which the server calls.
 # The modules that it uses come first:
 #    219  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
 #    505  base.messages                  Sentences for people, in English and in the languages of the catalogue.
@@ -98,48 +98,48 @@ version: 0.1.0
 #  13604  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
 #  14115  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
 #  14288  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
-#  14630  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  14939  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  15054  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  15675  routing.dispatch.embedding     Vectors from the fleet: the node that has the model in memory and the least to do, then the others.
-#  15735  fit.planning                   Which models a fleet should have where, so that its demand needs the fewest loads: pure functions.
-#  15920  routing.plan.demand            What people ask for: chats from the router's record, or from a file like it.
-#  16015  routing.plan.virtual_fleet     A node as Ollama is, in virtual time: no sockets, no sleeping, thousands of requests in a second.
-#  16271  routing.plan.replay            A recorded day again, in virtual time: the router's own scheduler over simulated nodes.
-#  16458  routing.plan.report            What fits where, what to pull, and what one more GPU would bring: all of a plan, as people read it.
-#  16743  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, the admin's dashboard, and a plan.
-#  16846  cache.errors                   What goes wrong with the cache.
-#  16866  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  16898  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  17047  services.budget_chats          Chats that are under way and their budgets: what each has used so far, by whoever knows it best.
-#  17053  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#  17068  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#  17194  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#  17229  webui.users                    Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
-#  17262  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#  17353  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-#  17516  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
-#  17606  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
-#  17845  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  17990  services.activity              What chats did in this process, until somebody writes it into the history.
-#  18016  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  18141  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
-#  18249  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
-#  18296  services.valves                What all valves of the pack have in common: what is refused is told to admins, without what was written.
-#  18424  services.router_valves         The valves of the router, wherever it runs.
-#  18578  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  18692  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  18953  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
-#  18985  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  19007  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#  19013  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#  19108  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
-#  19214  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  19309  webui.leaving                  When Open WebUI is told that a client has left: not while it reads its database.
-#  19393  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#  19572  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
-#  19583  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#  19642  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#  14629  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  14938  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  15053  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  15674  routing.dispatch.embedding     Vectors from the fleet: the node that has the model in memory and the least to do, then the others.
+#  15734  fit.planning                   Which models a fleet should have where, so that its demand needs the fewest loads: pure functions.
+#  15919  routing.plan.demand            What people ask for: chats from the router's record, or from a file like it.
+#  16014  routing.plan.virtual_fleet     A node as Ollama is, in virtual time: no sockets, no sleeping, thousands of requests in a second.
+#  16270  routing.plan.replay            A recorded day again, in virtual time: the router's own scheduler over simulated nodes.
+#  16457  routing.plan.report            What fits where, what to pull, and what one more GPU would bring: all of a plan, as people read it.
+#  16742  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, the admin's dashboard, and a plan.
+#  16845  cache.errors                   What goes wrong with the cache.
+#  16865  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  16897  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  17046  services.budget_chats          Chats that are under way and their budgets: what each has used so far, by whoever knows it best.
+#  17052  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#  17067  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#  17193  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#  17228  webui.users                    Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
+#  17261  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#  17352  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#  17515  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
+#  17605  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
+#  17844  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  17989  services.activity              What chats did in this process, until somebody writes it into the history.
+#  18015  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  18140  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#  18248  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
+#  18295  services.valves                What all valves of the pack have in common: what is refused is told to admins, without what was written.
+#  18423  services.router_valves         The valves of the router, wherever it runs.
+#  18577  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  18691  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  18952  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#  18984  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  19006  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#  19012  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#  19106  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
+#  19212  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  19307  webui.leaving                  When Open WebUI is told that a client has left: not while it reads its database.
+#  19391  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#  19570  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
+#  19581  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#  19640  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
 
 import asyncio
 import base64
@@ -12545,7 +12545,7 @@ class Planner:
                 heappush(ahead, (entries[0].place, kind))
         while ahead and self._timelines.open:
             _, kind = heappop(ahead)
-            if self._is_enough(kind):
+            if self._puts_off(kind):
                 continue
             if assignment := self._look(kind):
                 found.append(assignment)
@@ -12555,8 +12555,8 @@ class Planner:
                 self._give_up(kind)
         return found
 
-    def _is_enough(self, kind: Kind) -> bool:
-        """Whether the decision has cost so much that this kind has to wait for the next one.
+    def _puts_off(self, kind: Kind) -> bool:
+        """Leave a kind to the next decision where this one has cost too much, and see that there is one.
 
         The first of each kind is looked at in every decision: others must not use the bound up for it.
         """
@@ -14408,13 +14408,12 @@ class Upkeep:
 
     def warm_now(self) -> None:
         """Load what should be in memory and is not, and ask again for what would leave it."""
-        kept = [row.model for row in self._rows if row.seconds_left(self._now())]
-        for row in self._rows:
-            left = row.seconds_left(self._now())
-            if left:
-                for binding in self._fleet.scheduler.warm(row.model, row.copies, kept):
-                    self._fleet.load_now(binding, left)
-                self._prolong(row, left)
+        due = [(row, left) for row in self._rows if (left := row.seconds_left(self._now()))]
+        kept = [row.model for row, _ in due]
+        for row, left in due:
+            for binding in self._fleet.scheduler.warm(row.model, row.copies, kept):
+                self._fleet.load_now(binding, left)
+            self._prolong(row, left)
 
     def _prolong(self, row: WarmRow, left: float) -> None:
         """Have it stay where it would soon be unloaded: its last chat ended a while ago."""
@@ -19089,13 +19088,12 @@ async def live_function(app: Any, function_id: str, state: FunctionState | None 
     Args:
         app: Open WebUI's.
         function_id: of an installed function.
-        state: of it, as it was looked up just now; None: Open WebUI's way is gone.
+        state: of it, as it was looked up just now; None: the code is read in any case.
     """
     from open_webui.functions import get_function_module_by_id  # noqa: PLC0415
 
-    running, known = app.state.FUNCTIONS.get(function_id), _live.pop(function_id, None)
+    running, known = app.state.FUNCTIONS.get(function_id), _live.get(function_id)
     if running is not None and state and known and known.is_still(running, state):
-        _live[function_id] = known
         return running
     now = time.time()
     found = await get_function_module_by_id(SimpleNamespace(app=app), function_id)

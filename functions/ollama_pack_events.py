@@ -10,7 +10,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/ollama_pack_events.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Event`, line 12498, which the server calls.
+# Begin here: `class Event`, line 12497, which the server calls.
 # The modules that it uses come first:
 #    164  base.translations            The translations of all sentences. GENERATED from locale/ by scripts/package.py.
 #    645  base.messages                Sentences for people, in English and in the languages of the catalogue.
@@ -22,80 +22,80 @@ version: 0.1.0
 #   1456  services.history             The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
 #   1836  services.dashboard           What the dashboard shows, in parts that change by themselves, and the stream that sends those that did.
 #   2102  webui.functions              Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   2214  webui.cache_contact          The way from the events function to the running `response_cache_filter`, which may not be there.
-#   2276  engines.refusals             What a client gets instead of an answer, in the form of each API that clients speak.
-#   2353  engines.front_route          A route in front of a server's own, which sees each answer of a chat before its client does.
-#   2366  webui.leaving                When Open WebUI is told that a client has left: not while it reads its database.
-#   2450  webui.routes                 Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
-#   2613  webui.dashboard              The dashboard's page, and what those see who may not look at it. Nothing in it comes from elsewhere.
-#   3878  services.calibration_routes  What sites that learn together read here and hand over: see docs/federation.md.
-#   3914  engines.ollama.names         Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   4051  fit.shapes                   Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#   4088  fit.choose                   Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#   4109  base.tables                  Tables that admins write as text: a row a line, `#` starts a comment, empty lines are skipped.
-#   4140  engines.model_ids            Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   4148  routing.plan.report          What fits where, what to pull, and what one more GPU would bring: all of a plan, as people read it.
-#   4155  webui.errors                 What goes wrong between the pack and Open WebUI.
-#   4228  webui.contact                The way from the events function to the running `gpu_router`: another plugin, which may not be there.
-#   4360  services.fleet_plan          The dashboard's plan of what to have where: this plugin has the record of chats, the router the nodes.
-#   4434  cache.counters               What the cache did, in figures without any text: of this process, and to be added up over all of them.
-#   4441  services.metrics_text        What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
-#   4586  services.node_upkeep         What admins do to nodes while chats go on: drain one, or pull a model at one after another.
-#   4660  engines.ollama.from_openai   An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
-#   4766  engines.sse                  Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   4875  webui.calling                Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#   5044  webui.models                 What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   5118  webui.ollama_models          Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
-#   5215  webui.server                 What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#   5247  services.ollama_api          Open WebUI's Ollama API for names that `gpu_router` answers.
-#   5378  aliases.errors               What goes wrong with aliases.
-#   5386  aliases.facts                What an alias table may ask about a request, read off an OpenAI chat body.
-#   5409  aliases.table                An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#   5768  aliases.resolve              Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   5826  aliases.published            Which names of a table can be published as models, and what answers for them.
-#   5895  webui.audience               Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#   5961  webui.model_rows             Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#   6091  webui.users                  Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
-#   6121  webui.access                 Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#   6287  webui.publication            Which rows of Open WebUI's models table to write, so that users see what is offered to them. Decides only.
-#   6615  services.offer               Which rows a deployment should have.
-#   6888  webui.rows                   Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
-#   7038  services.publishing          Publishing: what the router and the alias tables offer becomes models that users see and may use.
-#   7191  services.valves              What all valves of the pack have in common: what is refused is told to admins, without what was written.
-#   7311  speech.errors                What goes wrong with transcription.
-#   7768  speech.languages             The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
-#   7845  speech.language              Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
-#   7938  engines.failures             Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   7974  speech.values                What recordings turn into, and what an engine is.
-#   8231  speech.http_answer           What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
-#   8381  speech.pcm                   Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
-#   8469  speech.openai_http           Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
-#   8657  speech.recognizer            The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
-#   8796  speech.sentences             Segments of about a sentence, made from words with times.
-#   8850  speech.whisper_model         Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
-#   9036  speech.whisper               Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
-#   9264  services.voice_settings      The valves of voice transcription, for the tool and the routes, and the engine they ask for.
-#   9420  speech.source                Where a recording comes from: bytes, a path or an open file; and how large it may be.
-#   9504  speech.kept                  Transcripts of a while ago: the same recording with the same options is not listened to twice.
-#   9593  speech.containers            What the bytes of a file tell that the decoder does not: whether the file ends before it should.
-#   9757  speech.decode                Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
-#  10368  speech.joining               Putting pieces of text together: with spaces where the script has them between words, else without.
-#  10456  speech.script                Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
-#  10532  speech.turns                 One recording at a time on this machine's own processors, in turns between users, each with its place.
-#  10807  speech.vad                   Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
-#  10857  speech.windows               Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
-#  11004  speech.transcribe            From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
-#  11274  webui.tracing                Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
-#  11312  webui.voice_files            Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
-#  11342  services.transcribing        Transcribing on behalf of somebody: by the admin's settings, and not twice.
-#  11467  speech.subtitles             Subtitles: lines that fit on a screen, each shown while it is spoken.
-#  11605  speech.formats               A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
-#  11767  webui.uploads                A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
-#  11973  services.voice_routes        The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
-#  12231  webui.budget_contact         The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
-#  12351  webui.chats                  Chats of the running Open WebUI, and their ratings. Imports `open_webui` when called, not before.
-#  12380  webui.load                   What `GET /api/system/load` shows of what the router tells: keys by name, so that nothing slips out.
-#  12466  webui.service                What an event function keeps up in a process: its routes, and a task that looks again from time to time.
+#   2213  webui.cache_contact          The way from the events function to the running `response_cache_filter`, which may not be there.
+#   2275  engines.refusals             What a client gets instead of an answer, in the form of each API that clients speak.
+#   2352  engines.front_route          A route in front of a server's own, which sees each answer of a chat before its client does.
+#   2365  webui.leaving                When Open WebUI is told that a client has left: not while it reads its database.
+#   2449  webui.routes                 Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
+#   2612  webui.dashboard              The dashboard's page, and what those see who may not look at it. Nothing in it comes from elsewhere.
+#   3877  services.calibration_routes  What sites that learn together read here and hand over: see docs/federation.md.
+#   3913  engines.ollama.names         Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   4050  fit.shapes                   Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   4087  fit.choose                   Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   4108  base.tables                  Tables that admins write as text: a row a line, `#` starts a comment, empty lines are skipped.
+#   4139  engines.model_ids            Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   4147  routing.plan.report          What fits where, what to pull, and what one more GPU would bring: all of a plan, as people read it.
+#   4154  webui.errors                 What goes wrong between the pack and Open WebUI.
+#   4227  webui.contact                The way from the events function to the running `gpu_router`: another plugin, which may not be there.
+#   4359  services.fleet_plan          The dashboard's plan of what to have where: this plugin has the record of chats, the router the nodes.
+#   4433  cache.counters               What the cache did, in figures without any text: of this process, and to be added up over all of them.
+#   4440  services.metrics_text        What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#   4585  services.node_upkeep         What admins do to nodes while chats go on: drain one, or pull a model at one after another.
+#   4659  engines.ollama.from_openai   An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
+#   4765  engines.sse                  Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   4874  webui.calling                Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#   5043  webui.models                 What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   5117  webui.ollama_models          Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
+#   5214  webui.server                 What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   5246  services.ollama_api          Open WebUI's Ollama API for names that `gpu_router` answers.
+#   5377  aliases.errors               What goes wrong with aliases.
+#   5385  aliases.facts                What an alias table may ask about a request, read off an OpenAI chat body.
+#   5408  aliases.table                An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#   5767  aliases.resolve              Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   5825  aliases.published            Which names of a table can be published as models, and what answers for them.
+#   5894  webui.audience               Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#   5960  webui.model_rows             Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#   6090  webui.users                  Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
+#   6120  webui.access                 Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#   6286  webui.publication            Which rows of Open WebUI's models table to write, so that users see what is offered to them. Decides only.
+#   6614  services.offer               Which rows a deployment should have.
+#   6887  webui.rows                   Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
+#   7037  services.publishing          Publishing: what the router and the alias tables offer becomes models that users see and may use.
+#   7190  services.valves              What all valves of the pack have in common: what is refused is told to admins, without what was written.
+#   7310  speech.errors                What goes wrong with transcription.
+#   7767  speech.languages             The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
+#   7844  speech.language              Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
+#   7937  engines.failures             Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   7973  speech.values                What recordings turn into, and what an engine is.
+#   8230  speech.http_answer           What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
+#   8380  speech.pcm                   Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
+#   8468  speech.openai_http           Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
+#   8656  speech.recognizer            The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
+#   8795  speech.sentences             Segments of about a sentence, made from words with times.
+#   8849  speech.whisper_model         Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
+#   9035  speech.whisper               Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
+#   9263  services.voice_settings      The valves of voice transcription, for the tool and the routes, and the engine they ask for.
+#   9419  speech.source                Where a recording comes from: bytes, a path or an open file; and how large it may be.
+#   9503  speech.kept                  Transcripts of a while ago: the same recording with the same options is not listened to twice.
+#   9592  speech.containers            What the bytes of a file tell that the decoder does not: whether the file ends before it should.
+#   9756  speech.decode                Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
+#  10367  speech.joining               Putting pieces of text together: with spaces where the script has them between words, else without.
+#  10455  speech.script                Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
+#  10531  speech.turns                 One recording at a time on this machine's own processors, in turns between users, each with its place.
+#  10806  speech.vad                   Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
+#  10856  speech.windows               Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
+#  11003  speech.transcribe            From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
+#  11273  webui.tracing                Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#  11311  webui.voice_files            Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
+#  11341  services.transcribing        Transcribing on behalf of somebody: by the admin's settings, and not twice.
+#  11466  speech.subtitles             Subtitles: lines that fit on a screen, each shown while it is spoken.
+#  11604  speech.formats               A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
+#  11766  webui.uploads                A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
+#  11972  services.voice_routes        The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
+#  12230  webui.budget_contact         The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
+#  12350  webui.chats                  Chats of the running Open WebUI, and their ratings. Imports `open_webui` when called, not before.
+#  12379  webui.load                   What `GET /api/system/load` shows of what the router tells: keys by name, so that nothing slips out.
+#  12465  webui.service                What an event function keeps up in a process: its routes, and a task that looks again from time to time.
 
 import asyncio
 import csv
@@ -2186,13 +2186,12 @@ async def live_function(app: Any, function_id: str, state: FunctionState | None 
     Args:
         app: Open WebUI's.
         function_id: of an installed function.
-        state: of it, as it was looked up just now; None: Open WebUI's way is gone.
+        state: of it, as it was looked up just now; None: the code is read in any case.
     """
     from open_webui.functions import get_function_module_by_id  # noqa: PLC0415
 
-    running, known = app.state.FUNCTIONS.get(function_id), _live.pop(function_id, None)
+    running, known = app.state.FUNCTIONS.get(function_id), _live.get(function_id)
     if running is not None and state and known and known.is_still(running, state):
-        _live[function_id] = known
         return running
     now = time.time()
     found = await get_function_module_by_id(SimpleNamespace(app=app), function_id)

@@ -10,7 +10,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/ollama_pack_gateway.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Event`, line 5597, which the server calls.
+# Begin here: `class Event`, line 5596, which the server calls.
 # The modules that it uses come first:
 #    117  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
 #    258  base.messages                  Sentences for people, in English and in the languages of the catalogue.
@@ -52,25 +52,25 @@ version: 0.1.0
 #   3515  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
 #   3619  webui.users                    Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
 #   3641  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   3750  webui.contact                  The way from the events function to the running `gpu_router`: another plugin, which may not be there.
-#   3756  services.offer                 Which rows a deployment should have.
-#   3805  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#   3974  webui.embedding                Vectors and model facts over Open WebUI's own connections. Imports `open_webui` when called, not before.
-#   4021  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
-#   4032  services.gateway_names         The names that people and clients of the gateway may ask for, and the model that each stands for.
-#   4240  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
-#   4346  services.gateway_direct        The gateway's own chain: budgets, access, aliases, cache and router, without other filters and tools.
-#   4547  services.gateway_limits        Budgets as the rate-limit headers that OpenAI's and Anthropic's clients read.
-#   4586  services.gateway_vectors       Embeddings at the gateway, in OpenAI's and Ollama's forms, for every name of the alias tables.
-#   4727  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#   4740  webui.leaving                  When Open WebUI is told that a client has left: not while it reads its database.
-#   4824  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#   4859  webui.routes                   Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
-#   4980  webui.gateway_request          A client's request at the gateway: its body, its id, and whether its client is still there.
-#   5086  webui.ollama_models            Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
-#   5132  services.gateway               The gateway: OpenAI's, Anthropic's and Ollama's APIs for every name of the alias tables.
-#   5474  services.valves                What all valves of the pack have in common: what is refused is told to admins, without what was written.
-#   5572  webui.service                  What an event function keeps up in a process: its routes, and a task that looks again from time to time.
+#   3749  webui.contact                  The way from the events function to the running `gpu_router`: another plugin, which may not be there.
+#   3755  services.offer                 Which rows a deployment should have.
+#   3804  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#   3973  webui.embedding                Vectors and model facts over Open WebUI's own connections. Imports `open_webui` when called, not before.
+#   4020  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
+#   4031  services.gateway_names         The names that people and clients of the gateway may ask for, and the model that each stands for.
+#   4239  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
+#   4345  services.gateway_direct        The gateway's own chain: budgets, access, aliases, cache and router, without other filters and tools.
+#   4546  services.gateway_limits        Budgets as the rate-limit headers that OpenAI's and Anthropic's clients read.
+#   4585  services.gateway_vectors       Embeddings at the gateway, in OpenAI's and Ollama's forms, for every name of the alias tables.
+#   4726  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#   4739  webui.leaving                  When Open WebUI is told that a client has left: not while it reads its database.
+#   4823  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#   4858  webui.routes                   Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
+#   4979  webui.gateway_request          A client's request at the gateway: its body, its id, and whether its client is still there.
+#   5085  webui.ollama_models            Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
+#   5131  services.gateway               The gateway: OpenAI's, Anthropic's and Ollama's APIs for every name of the alias tables.
+#   5473  services.valves                What all valves of the pack have in common: what is refused is told to admins, without what was written.
+#   5571  webui.service                  What an event function keeps up in a process: its routes, and a task that looks again from time to time.
 
 import asyncio
 import base64
@@ -3731,13 +3731,12 @@ async def live_function(app: Any, function_id: str, state: FunctionState | None 
     Args:
         app: Open WebUI's.
         function_id: of an installed function.
-        state: of it, as it was looked up just now; None: Open WebUI's way is gone.
+        state: of it, as it was looked up just now; None: the code is read in any case.
     """
     from open_webui.functions import get_function_module_by_id  # noqa: PLC0415
 
-    running, known = app.state.FUNCTIONS.get(function_id), _live.pop(function_id, None)
+    running, known = app.state.FUNCTIONS.get(function_id), _live.get(function_id)
     if running is not None and state and known and known.is_still(running, state):
-        _live[function_id] = known
         return running
     now = time.time()
     found = await get_function_module_by_id(SimpleNamespace(app=app), function_id)

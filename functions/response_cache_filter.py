@@ -10,7 +10,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/response_cache_filter.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Filter`, line 9326, which the server calls.
+# Begin here: `class Filter`, line 9325, which the server calls.
 # The modules that it uses come first:
 #    143  base.translations         The translations of all sentences. GENERATED from locale/ by scripts/package.py.
 #    233  base.messages             Sentences for people, in English and in the languages of the catalogue.
@@ -66,20 +66,20 @@ version: 0.1.0
 #   8343  engines.way_in            What a node is asked with besides the request: its login, its key, its headers.
 #   8408  webui.connections         Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
 #   8465  webui.functions           Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   8567  webui.calling             Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#   8736  webui.contact             The way from the events function to the running `gpu_router`: another plugin, which may not be there.
-#   8742  webui.embedding           Vectors and model facts over Open WebUI's own connections. Imports `open_webui` when called, not before.
-#   8775  webui.meaning             What the running Open WebUI lends the cache to compare meanings. Imports `open_webui` when called.
-#   8914  webui.audience            Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#   8928  webui.model_rows          Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#   8937  webui.models              What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   8980  webui.presets             What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
-#   9039  webui.users               Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
-#   9067  webui.rows                Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
-#   9119  webui.replay_model        Whether chats can be sent through `response_cache_replay`. Imports `open_webui` when called, not before.
-#   9199  webui.router_digest       What the running `gpu_router` says of the weights behind a name. Imports `open_webui` when called.
-#   9225  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#   9277  webui.tracing             Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#   8566  webui.calling             Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#   8735  webui.contact             The way from the events function to the running `gpu_router`: another plugin, which may not be there.
+#   8741  webui.embedding           Vectors and model facts over Open WebUI's own connections. Imports `open_webui` when called, not before.
+#   8774  webui.meaning             What the running Open WebUI lends the cache to compare meanings. Imports `open_webui` when called.
+#   8913  webui.audience            Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#   8927  webui.model_rows          Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#   8936  webui.models              What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   8979  webui.presets             What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
+#   9038  webui.users               Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
+#   9066  webui.rows                Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
+#   9118  webui.replay_model        Whether chats can be sent through `response_cache_replay`. Imports `open_webui` when called, not before.
+#   9198  webui.router_digest       What the running `gpu_router` says of the weights behind a name. Imports `open_webui` when called.
+#   9224  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   9276  webui.tracing             Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
 
 import asyncio
 import base64
@@ -8548,13 +8548,12 @@ async def live_function(app: Any, function_id: str, state: FunctionState | None 
     Args:
         app: Open WebUI's.
         function_id: of an installed function.
-        state: of it, as it was looked up just now; None: Open WebUI's way is gone.
+        state: of it, as it was looked up just now; None: the code is read in any case.
     """
     from open_webui.functions import get_function_module_by_id  # noqa: PLC0415
 
-    running, known = app.state.FUNCTIONS.get(function_id), _live.pop(function_id, None)
+    running, known = app.state.FUNCTIONS.get(function_id), _live.get(function_id)
     if running is not None and state and known and known.is_still(running, state):
-        _live[function_id] = known
         return running
     now = time.time()
     found = await get_function_module_by_id(SimpleNamespace(app=app), function_id)

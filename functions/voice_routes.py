@@ -10,7 +10,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/voice_routes.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Event`, line 5889, which the server calls.
+# Begin here: `class Event`, line 5888, which the server calls.
 # The modules that it uses come first:
 #    107  base.translations        The translations of all sentences. GENERATED from locale/ by scripts/package.py.
 #    213  base.messages            Sentences for people, in English and in the languages of the catalogue.
@@ -53,7 +53,7 @@ version: 0.1.0
 #   5495  webui.users              Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
 #   5504  services.voice_routes    The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
 #   5762  webui.functions          Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   5857  webui.service            What an event function keeps up in a process: its routes, and a task that looks again from time to time.
+#   5856  webui.service            What an event function keeps up in a process: its routes, and a task that looks again from time to time.
 
 import asyncio
 import email.message
@@ -5838,13 +5838,12 @@ async def live_function(app: Any, function_id: str, state: FunctionState | None 
     Args:
         app: Open WebUI's.
         function_id: of an installed function.
-        state: of it, as it was looked up just now; None: Open WebUI's way is gone.
+        state: of it, as it was looked up just now; None: the code is read in any case.
     """
     from open_webui.functions import get_function_module_by_id  # noqa: PLC0415
 
-    running, known = app.state.FUNCTIONS.get(function_id), _live.pop(function_id, None)
+    running, known = app.state.FUNCTIONS.get(function_id), _live.get(function_id)
     if running is not None and state and known and known.is_still(running, state):
-        _live[function_id] = known
         return running
     now = time.time()
     found = await get_function_module_by_id(SimpleNamespace(app=app), function_id)

@@ -9,7 +9,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/pipelines/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipeline`, line 16736, which the server calls.
+# Begin here: `class Pipeline`, line 16735, which the server calls.
 # The modules that it uses come first:
 #    200  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
 #    501  base.messages                  Sentences for people, in English and in the languages of the catalogue.
@@ -92,35 +92,35 @@ version: 0.1.0
 #  12449  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
 #  12960  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
 #  13133  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
-#  13475  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  13784  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  13899  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  14520  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, the admin's dashboard, and a plan.
-#  14587  cache.errors                   What goes wrong with the cache.
-#  14607  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  14623  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  14772  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
-#  14901  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
-#  15070  base.single_flight             What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
-#  15173  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
-#  15412  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#  15864  services.activity              What chats did in this process, until somebody writes it into the history.
-#  15931  services.history               The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
-#  16285  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  16386  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  16421  services.pipeline_requests     What a pipeline can know of a request, how it tells the next one, and the others of its server.
-#  16504  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
-#  16622  services.valves                What all valves of the pack have in common: what is refused is told to admins, without what was written.
-#  16720  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
-#  16809  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#  17168  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#  17226  aliases.published              Which names of a table can be published as models, and what answers for them.
-#  17262  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  17380  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  17505  services.router_valves         The valves of the router, wherever it runs.
-#  17659  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  17773  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  18034  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#  13474  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  13783  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  13898  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  14519  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, the admin's dashboard, and a plan.
+#  14586  cache.errors                   What goes wrong with the cache.
+#  14606  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  14622  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  14771  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
+#  14900  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
+#  15069  base.single_flight             What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
+#  15172  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
+#  15411  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#  15863  services.activity              What chats did in this process, until somebody writes it into the history.
+#  15930  services.history               The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
+#  16284  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  16385  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  16420  services.pipeline_requests     What a pipeline can know of a request, how it tells the next one, and the others of its server.
+#  16503  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
+#  16621  services.valves                What all valves of the pack have in common: what is refused is told to admins, without what was written.
+#  16719  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
+#  16808  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#  17167  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#  17225  aliases.published              Which names of a table can be published as models, and what answers for them.
+#  17261  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  17379  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  17504  services.router_valves         The valves of the router, wherever it runs.
+#  17658  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  17772  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  18033  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
 
 import asyncio
 import base64
@@ -11390,7 +11390,7 @@ class Planner:
                 heappush(ahead, (entries[0].place, kind))
         while ahead and self._timelines.open:
             _, kind = heappop(ahead)
-            if self._is_enough(kind):
+            if self._puts_off(kind):
                 continue
             if assignment := self._look(kind):
                 found.append(assignment)
@@ -11400,8 +11400,8 @@ class Planner:
                 self._give_up(kind)
         return found
 
-    def _is_enough(self, kind: Kind) -> bool:
-        """Whether the decision has cost so much that this kind has to wait for the next one.
+    def _puts_off(self, kind: Kind) -> bool:
+        """Leave a kind to the next decision where this one has cost too much, and see that there is one.
 
         The first of each kind is looked at in every decision: others must not use the bound up for it.
         """
@@ -13253,13 +13253,12 @@ class Upkeep:
 
     def warm_now(self) -> None:
         """Load what should be in memory and is not, and ask again for what would leave it."""
-        kept = [row.model for row in self._rows if row.seconds_left(self._now())]
-        for row in self._rows:
-            left = row.seconds_left(self._now())
-            if left:
-                for binding in self._fleet.scheduler.warm(row.model, row.copies, kept):
-                    self._fleet.load_now(binding, left)
-                self._prolong(row, left)
+        due = [(row, left) for row in self._rows if (left := row.seconds_left(self._now()))]
+        kept = [row.model for row, _ in due]
+        for row, left in due:
+            for binding in self._fleet.scheduler.warm(row.model, row.copies, kept):
+                self._fleet.load_now(binding, left)
+            self._prolong(row, left)
 
     def _prolong(self, row: WarmRow, left: float) -> None:
         """Have it stay where it would soon be unloaded: its last chat ended a while ago."""

@@ -112,13 +112,12 @@ async def live_function(app: Any, function_id: str, state: FunctionState | None 
     Args:
         app: Open WebUI's.
         function_id: of an installed function.
-        state: of it, as it was looked up just now; None: Open WebUI's way is gone.
+        state: of it, as it was looked up just now; None: the code is read in any case.
     """
     from open_webui.functions import get_function_module_by_id  # noqa: PLC0415
 
-    running, known = app.state.FUNCTIONS.get(function_id), _live.pop(function_id, None)
+    running, known = app.state.FUNCTIONS.get(function_id), _live.get(function_id)
     if running is not None and state and known and known.is_still(running, state):
-        _live[function_id] = known
         return running
     now = time.time()
     found = await get_function_module_by_id(SimpleNamespace(app=app), function_id)

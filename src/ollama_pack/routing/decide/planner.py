@@ -325,7 +325,7 @@ class Planner:
                 heappush(ahead, (entries[0].place, kind))
         while ahead and self._timelines.open:
             _, kind = heappop(ahead)
-            if self._is_enough(kind):
+            if self._puts_off(kind):
                 continue
             if assignment := self._look(kind):
                 found.append(assignment)
@@ -335,8 +335,8 @@ class Planner:
                 self._give_up(kind)
         return found
 
-    def _is_enough(self, kind: Kind) -> bool:
-        """Whether the decision has cost so much that this kind has to wait for the next one.
+    def _puts_off(self, kind: Kind) -> bool:
+        """Leave a kind to the next decision where this one has cost too much, and see that there is one.
 
         The first of each kind is looked at in every decision: others must not use the bound up for it.
         """

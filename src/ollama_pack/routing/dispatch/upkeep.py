@@ -141,13 +141,12 @@ class Upkeep:
 
     def warm_now(self) -> None:
         """Load what should be in memory and is not, and ask again for what would leave it."""
-        kept = [row.model for row in self._rows if row.seconds_left(self._now())]
-        for row in self._rows:
-            left = row.seconds_left(self._now())
-            if left:
-                for binding in self._fleet.scheduler.warm(row.model, row.copies, kept):
-                    self._fleet.load_now(binding, left)
-                self._prolong(row, left)
+        due = [(row, left) for row in self._rows if (left := row.seconds_left(self._now()))]
+        kept = [row.model for row, _ in due]
+        for row, left in due:
+            for binding in self._fleet.scheduler.warm(row.model, row.copies, kept):
+                self._fleet.load_now(binding, left)
+            self._prolong(row, left)
 
     def _prolong(self, row: WarmRow, left: float) -> None:
         """Have it stay where it would soon be unloaded: its last chat ended a while ago."""
