@@ -52,7 +52,8 @@ class Setting:
 
     Attributes:
         rate: new chats a second.
-        shares: of the models among the chats.
+        shares: of the models among the chats, and
+        later: in as many seconds each after that, as demand moves from one model to another.
         shape: the nodes.
         seconds: for so long chats begin.
         declared: the slots that the nodes' rows say; None: they say nothing.
@@ -65,6 +66,7 @@ class Setting:
     name: str
     rate: float
     shares: tuple[float, ...] = (0.55, 0.30, 0.15)
+    later: tuple[tuple[float, ...], ...] = ()
     shape: NodeShape = field(default_factory=NodeShape)
     seconds: float = 300.0
     declared: int | None = 2
@@ -93,6 +95,11 @@ def settings() -> Iterator[Setting]:
     yield Setting("0.35, slots not declared", 0.35, declared=None)
     yield Setting("0.35, four prefixes kept", 0.35, shape=NodeShape(prefixes=4))
     yield Setting("0.35, an hour", 0.35, seconds=3600.0)
+    moves = (0.15, 0.30, 0.55), (0.1, 0.8, 0.1)
+    yield Setting("0.35, demand moves", 0.35, later=moves)
+    yield Setting("0.35, demand moves, loads of 40 s", 0.35, later=moves, shape=NodeShape(load=40.0))
+    five = (0.1, 0.1, 0.1, 0.2, 0.5), (0.05, 0.05, 0.7, 0.1, 0.1)
+    yield Setting("1.4, demand moves, 16 nodes", 1.4, five[0][::-1], five, nodes=16)
 
 
 @dataclass(frozen=True)
@@ -126,9 +133,21 @@ def route(setting: Setting, policy: str, seed: int, chats: Sequence[Chat] | None
     nodes = [SimNode(f"n{number}", clock, setting.shape) for number in range(setting.nodes)]
     ours = worker(setting, nodes, clock, Random(seed)) if policy == OURS else None
     driver = Driver(clock, ours or Picking(policy, nodes, clock, seed))
-    driver.play(chats if chats is not None else trace(setting.rate, setting.shares, setting.seconds, seed))
+    driver.play(chats if chats is not None else chats_of(setting, seed))
     clock.run(setting.until)
     return Run(driver.measured, sum(node.loads for node in nodes), ours)
+
+
+def chats_of(setting: Setting, seed: int) -> list[Chat]:
+    """The chats of a setting, those of each later part after those of the ones before."""
+    found: list[Chat] = []
+    for part, shares in enumerate((setting.shares, *setting.later)):
+        began, more = part * setting.seconds, len(found)
+        found += [
+            replace(chat, number=chat.number + more, begins=chat.begins + began)
+            for chat in trace(setting.rate, shares, setting.seconds, seed + 1000 * part)
+        ]
+    return found
 
 
 def figures(runs: Sequence[Run]) -> dict[str, float]:
@@ -188,7 +207,7 @@ def route_workers(setting: Setting, name: str, count: int, seed: int) -> Run:
     if name.endswith("sharing"):
         Bus(made, clock)
     driver = Driver(clock, Workers(made, Random(seed)))
-    driver.play(trace(setting.rate, setting.shares, setting.seconds, seed))
+    driver.play(chats_of(setting, seed))
     clock.run(setting.until)
     return Run(driver.measured, sum(node.loads for node in nodes), None)
 

@@ -10,7 +10,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipe`, line 19734, which the server calls.
+# Begin here: `class Pipe`, line 19796, which the server calls.
 # The modules that it uses come first:
 #    219  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
 #    505  base.messages                  Sentences for people, in English and in the languages of the catalogue.
@@ -39,107 +39,107 @@ version: 0.1.0
 #   3660  engines.vectors                Vectors for texts, as an engine gives them.
 #   3693  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
 #   3771  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
-#   3819  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
-#   3867  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
-#   4194  routing.decide.cost            What sending a request to a node costs, term by term.
-#   4306  routing.errors                 What goes wrong with routing.
-#   4488  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
-#   4526  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
-#   4893  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
-#   5313  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
-#   5437  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   5539  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
-#   5668  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
-#   5792  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
-#   5950  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   6084  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
-#   6417  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
-#   6670  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
-#   6787  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
-#   6845  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
-#   6910  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
-#   7059  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
-#   7192  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
-#   7542  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
-#   7627  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
-#   7724  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   7829  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
-#   8033  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
-#   8294  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
-#   8352  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
-#   8555  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
-#   8726  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
-#   9063  routing.nodes                  The `nodes` valve: a row a line, read once.
-#   9414  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
-#   9500  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
-#   9674  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
-#   9870  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
-#   9963  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
-#  10046  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
-#  10112  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
-#  10161  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
-#  10248  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
-#  10356  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
-#  10856  routing.probe.node_watch       One node as the router holds it: its client, what the last looks have shown, and when it counts as gone.
-#  11171  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
-#  11409  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
-#  11512  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
-#  11620  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-#  11737  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
-#  11990  routing.state.demand           How often each set of weights is asked for, over the last minutes.
-#  12023  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-#  12209  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#  12244  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#  12946  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#  13022  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#  13168  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#  13404  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
-#  13544  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  13604  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
-#  14115  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
-#  14288  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
-#  14629  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  14938  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  15053  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  15674  routing.dispatch.embedding     Vectors from the fleet: the node that has the model in memory and the least to do, then the others.
-#  15734  fit.planning                   Which models a fleet should have where, so that its demand needs the fewest loads: pure functions.
-#  15919  routing.plan.demand            What people ask for: chats from the router's record, or from a file like it.
-#  16014  routing.plan.virtual_fleet     A node as Ollama is, in virtual time: no sockets, no sleeping, thousands of requests in a second.
-#  16270  routing.plan.replay            A recorded day again, in virtual time: the router's own scheduler over simulated nodes.
-#  16457  routing.plan.report            What fits where, what to pull, and what one more GPU would bring: all of a plan, as people read it.
-#  16742  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, the admin's dashboard, and a plan.
-#  16845  cache.errors                   What goes wrong with the cache.
-#  16865  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  16897  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  17046  services.budget_chats          Chats that are under way and their budgets: what each has used so far, by whoever knows it best.
-#  17052  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#  17067  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#  17193  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#  17228  webui.users                    Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
-#  17261  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#  17352  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-#  17515  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
-#  17605  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
-#  17844  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  17989  services.activity              What chats did in this process, until somebody writes it into the history.
-#  18015  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  18140  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
-#  18248  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
-#  18295  services.valves                What all valves of the pack have in common: what is refused is told to admins, without what was written.
-#  18423  services.router_valves         The valves of the router, wherever it runs.
-#  18577  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  18691  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  18952  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
-#  18984  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  19006  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#  19012  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#  19106  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
-#  19212  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  19307  webui.leaving                  When Open WebUI is told that a client has left: not while it reads its database.
-#  19391  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#  19570  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
-#  19581  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#  19640  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#   3822  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
+#   3870  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
+#   4197  routing.decide.cost            What sending a request to a node costs, term by term.
+#   4333  routing.errors                 What goes wrong with routing.
+#   4515  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
+#   4553  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
+#   4920  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
+#   5340  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
+#   5464  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   5566  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
+#   5695  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
+#   5819  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
+#   5977  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   6111  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
+#   6444  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
+#   6697  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
+#   6814  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
+#   6872  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
+#   6937  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
+#   7086  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
+#   7219  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
+#   7569  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
+#   7654  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
+#   7751  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   7856  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
+#   8060  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
+#   8321  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
+#   8379  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
+#   8582  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
+#   8753  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
+#   9090  routing.nodes                  The `nodes` valve: a row a line, read once.
+#   9441  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
+#   9527  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
+#   9701  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
+#   9897  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
+#   9990  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
+#  10073  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
+#  10139  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
+#  10188  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
+#  10275  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
+#  10383  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
+#  10883  routing.probe.node_watch       One node as the router holds it: its client, what the last looks have shown, and when it counts as gone.
+#  11198  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
+#  11436  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
+#  11539  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
+#  11647  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+#  11764  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
+#  12017  routing.state.demand           How often each set of weights is asked for, over the last minutes.
+#  12050  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+#  12236  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#  12271  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#  13010  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#  13086  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#  13232  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#  13466  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
+#  13606  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  13666  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
+#  14177  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
+#  14350  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
+#  14691  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  15000  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  15115  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  15736  routing.dispatch.embedding     Vectors from the fleet: the node that has the model in memory and the least to do, then the others.
+#  15796  fit.planning                   Which models a fleet should have where, so that its demand needs the fewest loads: pure functions.
+#  15981  routing.plan.demand            What people ask for: chats from the router's record, or from a file like it.
+#  16076  routing.plan.virtual_fleet     A node as Ollama is, in virtual time: no sockets, no sleeping, thousands of requests in a second.
+#  16332  routing.plan.replay            A recorded day again, in virtual time: the router's own scheduler over simulated nodes.
+#  16519  routing.plan.report            What fits where, what to pull, and what one more GPU would bring: all of a plan, as people read it.
+#  16804  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, the admin's dashboard, and a plan.
+#  16907  cache.errors                   What goes wrong with the cache.
+#  16927  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  16959  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  17108  services.budget_chats          Chats that are under way and their budgets: what each has used so far, by whoever knows it best.
+#  17114  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#  17129  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#  17255  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#  17290  webui.users                    Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
+#  17323  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#  17414  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#  17577  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
+#  17667  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
+#  17906  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  18051  services.activity              What chats did in this process, until somebody writes it into the history.
+#  18077  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  18202  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#  18310  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
+#  18357  services.valves                What all valves of the pack have in common: what is refused is told to admins, without what was written.
+#  18485  services.router_valves         The valves of the router, wherever it runs.
+#  18639  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  18753  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  19014  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#  19046  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  19068  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#  19074  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#  19168  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
+#  19274  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  19369  webui.leaving                  When Open WebUI is told that a client has left: not while it reads its database.
+#  19453  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#  19632  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
+#  19643  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#  19702  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
 
 import asyncio
 import base64
@@ -3787,6 +3787,8 @@ class RoutingPolicy:
         background_wait: how long background calls wait behind people.
         background_cost_rate: what it may cost others meanwhile, for each second that it has waited.
         prewarm_share: of a model's slots that are busy before a node with room loads it, too.
+        exchange_gain: how many fewer requests have to wait, on average, before a model is loaded in place of
+            one that other nodes have, too.
         overtake_limit: how often a request may be overtaken by ones behind it.
         overdue_share: what is left of a request that runs longer than predicted, in usual services.
         most_costs: of a node for a request that are computed in one decision.
@@ -3807,6 +3809,7 @@ class RoutingPolicy:
     background_wait: float = 10.0
     background_cost_rate: float = 0.1
     prewarm_share: float = 0.5
+    exchange_gain: float = 1.0
     overtake_limit: int = 16
     overdue_share: float = 0.25
     most_costs: int = 40
@@ -4301,6 +4304,30 @@ def overwrite_prefix(
     if prefix.kind >= len(curves):
         return 0.0
     return curves[prefix.kind].remaining(now - prefix.used_at) * prefix.weight / rates.prompt
+
+
+STEADY_SHARE = 0.9  # of the slots: where more are used, no queue becomes as long as the formula says
+
+
+def mean_queue(demand: float, service: float, slots: int, horizon: float) -> float:
+    """How many requests wait for a slot, on average.
+
+    Of an M/M/c queue, by Sakasegawa (1977): u ^ sqrt(2 (c + 1)) / (1 - u), where u is the used share of the
+    slots. Above `STEADY_SHARE`, requests gather as long as the horizon says.
+
+    Args:
+        demand: requests a second.
+        service: seconds that a request holds a slot.
+        slots: c; without any, no end is seen.
+        horizon: in seconds.
+    """
+    if slots <= 0:
+        return math.inf
+    if service <= 0:
+        return 0.0
+    steady = min(demand * service / slots, STEADY_SHARE)
+    gathered = max(0.0, demand - STEADY_SHARE * slots / service) * horizon / 2
+    return math.pow(steady, math.sqrt(2 * (slots + 1))) / (1 - steady) + gathered
 
 
 # --- ollama_pack.routing.errors ---
@@ -11990,7 +12017,7 @@ def _strings(values: Collection[Any]) -> tuple[str, ...]:
 # --- ollama_pack.routing.state.demand ---
 # How often each set of weights is asked for, over the last minutes.
 
-DEMAND_SECONDS = 300.0  # the past is forgotten by a factor of e in this time
+DEMAND_SECONDS = 120.0  # the past is forgotten by a factor of e in this time
 MAX_BLOBS = 1024
 
 
@@ -12613,15 +12640,16 @@ class Planner:
         return True
 
     def _loads_ahead(self, found: Sequence[Assignment]) -> list[Assignment]:
-        """Loads of models whose slots fill up, where nothing is unloaded for them and nobody has to wait.
+        """Loads of models whose slots fill up, where nobody has to wait for that.
 
-        They take nothing from anybody. The last node with room is left to models that no node has in memory;
-        where it has no room for all models, which one needs it most is not known before a model is short.
+        A node with room unloads nothing for it. The last such node is left to models that no node has in
+        memory; where it has no room for all models, which one needs it most is not known before a model is
+        short. Where no node has room, a model whose requests wait may take the place of another.
         """
-        if not self._timelines.roomy:
-            return []
         asked = {one.entry.kind: one for one in found if not one.request.background and not one.entry.peer}
-        return [load for one in asked.values() for load in self._loads_for(one)]
+        roomy = self._timelines.roomy
+        loads = [load for one in asked.values() for load in self._loads_for(one)] if roomy else []
+        return loads or self._exchange([one for one in asked.values() if not one.starts])
 
     def _loads_for(self, assignment: Assignment) -> Iterator[Assignment]:
         """The loads of one model, given the choice for a request that asks for it."""
@@ -12650,6 +12678,42 @@ class Planner:
                 left -= 1
                 lost = 0.0  # what one more node helps is seen before another one loads
                 yield self._load(node, quote, assignment)
+
+    def _exchange(self, waiting: Sequence[Assignment]) -> list[Assignment]:
+        """The load that shortens the queues most, in place of models that other nodes have in memory, too.
+
+        The first chats settle how models are spread, and demand changes. A request gains nothing by a load
+        that takes longer than its turn does, so without this nodes would stand idle beside a lasting queue.
+        """
+        best: tuple[float, list[Assignment]] = (0.0, [])
+        for one in waiting:
+            kind = self._kinds[one.entry.kind]
+            for node in kind.cold:
+                if node.changed or not node.view.loads_ahead or node.view.tier > one.chosen.node.view.tier:
+                    continue
+                offer = node.quote((kind.model, one.entry.kind, one.request.max_output), one.request)
+                if offer.now_open and offer.victims:
+                    gain = self._shortens(one, kind, node, offer)
+                    least = max(self.policy.exchange_gain, offer.load / self.policy.demand_horizon)
+                    if gain > max(least, best[0]):
+                        best = gain, [self._load(node, offer, one)]
+        return best[1]
+
+    def _shortens(self, waiting: Assignment, kind: Kind, node: VirtualNode, offer: Quote) -> float:
+        """How many fewer requests wait, on average, when a node loads a model in place of others."""
+        slots, rates = self._slots(kind), waiting.chosen.quote.rates
+        gain = self._queue(offer.blob, slots, rates) - self._queue(
+            offer.blob, slots + offer.rates.slots, rates
+        )
+        for blob in offer.victims:
+            held, less = self._timelines.warm[blob].slots, node.runners[blob].slots
+            rates = node.view.rates.get(blob, offer.rates)
+            gain -= self._queue(blob, held - less, rates) - self._queue(blob, held, rates)
+        return gain
+
+    def _queue(self, blob: str, slots: int, rates: ModelRates) -> float:
+        demand = self._timelines.moment.demand.get(blob, 0.0)
+        return mean_queue(demand, rates.service, slots, self.policy.demand_horizon)
 
     def _lost(self, assignment: Assignment) -> float:
         """Seconds that chats lose within the horizon, as each warm node has a prompt that one overwrites."""
@@ -13251,12 +13315,10 @@ class Cluster:
 
     def learn(self, node: NodeState, blob: str, lesson: Lesson) -> None:
         """Take in what an answered request teaches of a node, and of those that have measured less."""
-        before = node.known(blob)
         node.stats(blob).learn(lesson)
         node.learned(blob)
-        after = node.known(blob)
-        if before.learned and (before.load_measured or not after.load_measured):
-            return  # what a node has measured enough it goes by, whatever the others have
+        if are_near(node.known(blob), self._expected(blob)):
+            return
         having = [one for one in self.nodes.values() if one.has_weights(blob)]
         usual = usual_rates([one.stats(blob).rates for one in having], self._priors)
         if are_near(usual, self._expected(blob)):

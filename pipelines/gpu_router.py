@@ -9,7 +9,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/pipelines/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipeline`, line 16735, which the server calls.
+# Begin here: `class Pipeline`, line 16797, which the server calls.
 # The modules that it uses come first:
 #    200  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
 #    501  base.messages                  Sentences for people, in English and in the languages of the catalogue.
@@ -27,100 +27,100 @@ version: 0.1.0
 #   1587  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
 #   1914  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
 #   1992  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
-#   2040  routing.decide.cost            What sending a request to a node costs, term by term.
-#   2152  routing.errors                 What goes wrong with routing.
-#   2334  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   2481  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
-#   2519  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
-#   2886  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
-#   3306  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
-#   3430  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   3532  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
-#   3661  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
-#   3780  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
-#   3904  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
-#   4015  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
-#   4173  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   4307  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
-#   4640  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
-#   4893  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
-#   5010  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
-#   5068  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
-#   5133  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
-#   5282  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
-#   5415  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
-#   5590  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
-#   5940  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
-#   6025  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
-#   6122  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   6168  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   6273  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#   6565  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
-#   6769  engines.vectors                Vectors for texts, as an engine gives them.
-#   6802  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
-#   7063  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
-#   7121  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
-#   7324  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
-#   7495  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
-#   7832  routing.nodes                  The `nodes` valve: a row a line, read once.
-#   8183  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
-#   8269  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
-#   8443  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
-#   8639  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
-#   8732  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
-#   8815  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
-#   8881  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
-#   8930  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#   9006  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
-#   9093  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
-#   9201  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
-#   9701  routing.probe.node_watch       One node as the router holds it: its client, what the last looks have shown, and when it counts as gone.
-#  10016  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
-#  10254  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
-#  10357  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
-#  10465  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-#  10582  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
-#  10835  routing.state.demand           How often each set of weights is asked for, over the last minutes.
-#  10868  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-#  11054  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#  11089  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#  11791  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#  11867  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#  12013  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#  12249  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
-#  12389  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  12449  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
-#  12960  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
-#  13133  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
-#  13474  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  13783  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  13898  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  14519  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, the admin's dashboard, and a plan.
-#  14586  cache.errors                   What goes wrong with the cache.
-#  14606  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  14622  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  14771  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
-#  14900  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
-#  15069  base.single_flight             What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
-#  15172  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
-#  15411  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#  15863  services.activity              What chats did in this process, until somebody writes it into the history.
-#  15930  services.history               The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
-#  16284  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  16385  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  16420  services.pipeline_requests     What a pipeline can know of a request, how it tells the next one, and the others of its server.
-#  16503  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
-#  16621  services.valves                What all valves of the pack have in common: what is refused is told to admins, without what was written.
-#  16719  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
-#  16808  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#  17167  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#  17225  aliases.published              Which names of a table can be published as models, and what answers for them.
-#  17261  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  17379  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  17504  services.router_valves         The valves of the router, wherever it runs.
-#  17658  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  17772  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  18033  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#   2043  routing.decide.cost            What sending a request to a node costs, term by term.
+#   2179  routing.errors                 What goes wrong with routing.
+#   2361  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   2508  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
+#   2546  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
+#   2913  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
+#   3333  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
+#   3457  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   3559  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
+#   3688  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
+#   3807  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
+#   3931  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
+#   4042  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
+#   4200  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   4334  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
+#   4667  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
+#   4920  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
+#   5037  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
+#   5095  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
+#   5160  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
+#   5309  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
+#   5442  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
+#   5617  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
+#   5967  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
+#   6052  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
+#   6149  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   6195  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   6300  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   6592  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
+#   6796  engines.vectors                Vectors for texts, as an engine gives them.
+#   6829  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
+#   7090  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
+#   7148  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
+#   7351  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
+#   7522  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
+#   7859  routing.nodes                  The `nodes` valve: a row a line, read once.
+#   8210  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
+#   8296  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
+#   8470  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
+#   8666  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
+#   8759  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
+#   8842  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
+#   8908  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
+#   8957  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   9033  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
+#   9120  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
+#   9228  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
+#   9728  routing.probe.node_watch       One node as the router holds it: its client, what the last looks have shown, and when it counts as gone.
+#  10043  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
+#  10281  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
+#  10384  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
+#  10492  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+#  10609  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
+#  10862  routing.state.demand           How often each set of weights is asked for, over the last minutes.
+#  10895  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+#  11081  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#  11116  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#  11855  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#  11931  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#  12077  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#  12311  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
+#  12451  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  12511  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
+#  13022  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
+#  13195  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
+#  13536  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  13845  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  13960  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  14581  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, the admin's dashboard, and a plan.
+#  14648  cache.errors                   What goes wrong with the cache.
+#  14668  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  14684  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  14833  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
+#  14962  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
+#  15131  base.single_flight             What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
+#  15234  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
+#  15473  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#  15925  services.activity              What chats did in this process, until somebody writes it into the history.
+#  15992  services.history               The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
+#  16346  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  16447  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  16482  services.pipeline_requests     What a pipeline can know of a request, how it tells the next one, and the others of its server.
+#  16565  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
+#  16683  services.valves                What all valves of the pack have in common: what is refused is told to admins, without what was written.
+#  16781  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
+#  16870  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#  17229  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#  17287  aliases.published              Which names of a table can be published as models, and what answers for them.
+#  17323  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  17441  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  17566  services.router_valves         The valves of the router, wherever it runs.
+#  17720  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  17834  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  18095  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
 
 import asyncio
 import base64
@@ -2008,6 +2008,8 @@ class RoutingPolicy:
         background_wait: how long background calls wait behind people.
         background_cost_rate: what it may cost others meanwhile, for each second that it has waited.
         prewarm_share: of a model's slots that are busy before a node with room loads it, too.
+        exchange_gain: how many fewer requests have to wait, on average, before a model is loaded in place of
+            one that other nodes have, too.
         overtake_limit: how often a request may be overtaken by ones behind it.
         overdue_share: what is left of a request that runs longer than predicted, in usual services.
         most_costs: of a node for a request that are computed in one decision.
@@ -2028,6 +2030,7 @@ class RoutingPolicy:
     background_wait: float = 10.0
     background_cost_rate: float = 0.1
     prewarm_share: float = 0.5
+    exchange_gain: float = 1.0
     overtake_limit: int = 16
     overdue_share: float = 0.25
     most_costs: int = 40
@@ -2147,6 +2150,30 @@ def overwrite_prefix(
     if prefix.kind >= len(curves):
         return 0.0
     return curves[prefix.kind].remaining(now - prefix.used_at) * prefix.weight / rates.prompt
+
+
+STEADY_SHARE = 0.9  # of the slots: where more are used, no queue becomes as long as the formula says
+
+
+def mean_queue(demand: float, service: float, slots: int, horizon: float) -> float:
+    """How many requests wait for a slot, on average.
+
+    Of an M/M/c queue, by Sakasegawa (1977): u ^ sqrt(2 (c + 1)) / (1 - u), where u is the used share of the
+    slots. Above `STEADY_SHARE`, requests gather as long as the horizon says.
+
+    Args:
+        demand: requests a second.
+        service: seconds that a request holds a slot.
+        slots: c; without any, no end is seen.
+        horizon: in seconds.
+    """
+    if slots <= 0:
+        return math.inf
+    if service <= 0:
+        return 0.0
+    steady = min(demand * service / slots, STEADY_SHARE)
+    gathered = max(0.0, demand - STEADY_SHARE * slots / service) * horizon / 2
+    return math.pow(steady, math.sqrt(2 * (slots + 1))) / (1 - steady) + gathered
 
 
 # --- ollama_pack.routing.errors ---
@@ -10835,7 +10862,7 @@ def _strings(values: Collection[Any]) -> tuple[str, ...]:
 # --- ollama_pack.routing.state.demand ---
 # How often each set of weights is asked for, over the last minutes.
 
-DEMAND_SECONDS = 300.0  # the past is forgotten by a factor of e in this time
+DEMAND_SECONDS = 120.0  # the past is forgotten by a factor of e in this time
 MAX_BLOBS = 1024
 
 
@@ -11458,15 +11485,16 @@ class Planner:
         return True
 
     def _loads_ahead(self, found: Sequence[Assignment]) -> list[Assignment]:
-        """Loads of models whose slots fill up, where nothing is unloaded for them and nobody has to wait.
+        """Loads of models whose slots fill up, where nobody has to wait for that.
 
-        They take nothing from anybody. The last node with room is left to models that no node has in memory;
-        where it has no room for all models, which one needs it most is not known before a model is short.
+        A node with room unloads nothing for it. The last such node is left to models that no node has in
+        memory; where it has no room for all models, which one needs it most is not known before a model is
+        short. Where no node has room, a model whose requests wait may take the place of another.
         """
-        if not self._timelines.roomy:
-            return []
         asked = {one.entry.kind: one for one in found if not one.request.background and not one.entry.peer}
-        return [load for one in asked.values() for load in self._loads_for(one)]
+        roomy = self._timelines.roomy
+        loads = [load for one in asked.values() for load in self._loads_for(one)] if roomy else []
+        return loads or self._exchange([one for one in asked.values() if not one.starts])
 
     def _loads_for(self, assignment: Assignment) -> Iterator[Assignment]:
         """The loads of one model, given the choice for a request that asks for it."""
@@ -11495,6 +11523,42 @@ class Planner:
                 left -= 1
                 lost = 0.0  # what one more node helps is seen before another one loads
                 yield self._load(node, quote, assignment)
+
+    def _exchange(self, waiting: Sequence[Assignment]) -> list[Assignment]:
+        """The load that shortens the queues most, in place of models that other nodes have in memory, too.
+
+        The first chats settle how models are spread, and demand changes. A request gains nothing by a load
+        that takes longer than its turn does, so without this nodes would stand idle beside a lasting queue.
+        """
+        best: tuple[float, list[Assignment]] = (0.0, [])
+        for one in waiting:
+            kind = self._kinds[one.entry.kind]
+            for node in kind.cold:
+                if node.changed or not node.view.loads_ahead or node.view.tier > one.chosen.node.view.tier:
+                    continue
+                offer = node.quote((kind.model, one.entry.kind, one.request.max_output), one.request)
+                if offer.now_open and offer.victims:
+                    gain = self._shortens(one, kind, node, offer)
+                    least = max(self.policy.exchange_gain, offer.load / self.policy.demand_horizon)
+                    if gain > max(least, best[0]):
+                        best = gain, [self._load(node, offer, one)]
+        return best[1]
+
+    def _shortens(self, waiting: Assignment, kind: Kind, node: VirtualNode, offer: Quote) -> float:
+        """How many fewer requests wait, on average, when a node loads a model in place of others."""
+        slots, rates = self._slots(kind), waiting.chosen.quote.rates
+        gain = self._queue(offer.blob, slots, rates) - self._queue(
+            offer.blob, slots + offer.rates.slots, rates
+        )
+        for blob in offer.victims:
+            held, less = self._timelines.warm[blob].slots, node.runners[blob].slots
+            rates = node.view.rates.get(blob, offer.rates)
+            gain -= self._queue(blob, held - less, rates) - self._queue(blob, held, rates)
+        return gain
+
+    def _queue(self, blob: str, slots: int, rates: ModelRates) -> float:
+        demand = self._timelines.moment.demand.get(blob, 0.0)
+        return mean_queue(demand, rates.service, slots, self.policy.demand_horizon)
 
     def _lost(self, assignment: Assignment) -> float:
         """Seconds that chats lose within the horizon, as each warm node has a prompt that one overwrites."""
@@ -12096,12 +12160,10 @@ class Cluster:
 
     def learn(self, node: NodeState, blob: str, lesson: Lesson) -> None:
         """Take in what an answered request teaches of a node, and of those that have measured less."""
-        before = node.known(blob)
         node.stats(blob).learn(lesson)
         node.learned(blob)
-        after = node.known(blob)
-        if before.learned and (before.load_measured or not after.load_measured):
-            return  # what a node has measured enough it goes by, whatever the others have
+        if are_near(node.known(blob), self._expected(blob)):
+            return
         having = [one for one in self.nodes.values() if one.has_weights(blob)]
         usual = usual_rates([one.stats(blob).rates for one in having], self._priors)
         if are_near(usual, self._expected(blob)):

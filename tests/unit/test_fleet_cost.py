@@ -1,5 +1,7 @@
 """The terms of C: never negative, adding up, and moving the way they should."""
 
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -8,6 +10,7 @@ from ollama_pack.routing.decide.cost import (
     CostTerms,
     decode_share,
     evict_model,
+    mean_queue,
     overwrite_prefix,
     predict_output,
     prompt_head,
@@ -69,6 +72,35 @@ def test_other_holders_make_an_eviction_cheaper() -> None:
     assert costs[0] == pytest.approx(8.0)
     assert costs == sorted(costs, reverse=True)
     assert evict_model(known, 0.0, 0, POLICY) == 0
+
+
+def erlang_queue(demand: float, service: float, slots: int) -> float:
+    """The exact length of an M/M/c queue."""
+    load = demand * service
+    blocked = 1.0
+    for slot in range(1, slots + 1):
+        blocked = load * blocked / (slot + load * blocked)
+    waits = blocked / (1 - load / slots * (1 - blocked))
+    return waits * load / (slots - load)
+
+
+@given(st.integers(1, 64), st.floats(0.01, 0.9), st.floats(0.1, 60.0))
+def test_a_queue_is_as_long_as_queueing_theory_has_it(slots: int, used: float, service: float) -> None:
+    """Would catch a node that is given away, or held back, for a queue that is not there."""
+    demand = used * slots / service
+    queue = mean_queue(demand, service, slots, 60.0)
+    assert queue == pytest.approx(erlang_queue(demand, service, slots), rel=0.1, abs=0.15)
+    assert mean_queue(demand, service, slots + 1, 60.0) <= queue
+    assert mean_queue(demand * 1.2, service, slots, 60.0) >= queue
+
+
+def test_a_queue_without_end_counts_for_the_horizon_alone() -> None:
+    """Would catch a division by zero, or two overloaded models that look alike whatever is asked of them."""
+    over = [mean_queue(demand, 5.0, 2, 60.0) for demand in (0.4, 0.8, 1.6)]
+    assert over == sorted(over)
+    assert over[2] - over[1] == pytest.approx(0.8 * 60.0 / 2)
+    assert mean_queue(0.1, 5.0, 0, 60.0) == math.inf
+    assert mean_queue(0.1, 0.0, 1, 60.0) == 0
 
 
 def test_the_clients_limit_bounds_the_expected_answer() -> None:

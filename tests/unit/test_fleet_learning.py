@@ -75,6 +75,23 @@ def test_a_node_that_measures_what_others_have_changes_nothing_of_them() -> None
     assert world.scheduler.cluster.nodes[idle].known("blob-a") is before
 
 
+def test_others_follow_what_a_node_goes_on_to_measure() -> None:
+    """Would catch nodes that are judged for ever by the first answers that any node gave."""
+    world = World(names=("x", "y"))
+    for number in range(12):
+        world.ask(number)
+        (binding,) = world.decide()
+        longer = 1.0 if number < 5 else 9.0
+        world.finish(f"r{number}", prompt=0.5, decode=longer, decode_count=100, load=9.0, total=10.5 + longer)
+        world.now += 20.0
+    (other,) = {"x", "y"} - {binding.node}
+    expected, measured = (
+        world.scheduler.cluster.nodes[name].known("blob-a") for name in (other, binding.node)
+    )
+    assert not expected.learned
+    assert expected.service == pytest.approx(measured.service, rel=0.1)
+
+
 def test_the_answer_is_held_too() -> None:
     """Would catch a next turn that is predicted to evaluate the answer again."""
     mirror = PrefixMirror()

@@ -406,6 +406,43 @@ def test_a_load_ahead_of_need_that_fails_is_not_tried_again_at_once() -> None:
     assert load.node not in {one.node for one in world.running.values()}
 
 
+def a_queue_for_a(load: float, waiting: int) -> World:
+    """Three nodes of one slot: a is at x, and has so many waiting; b at y and z, and nobody asks for it."""
+    world = World(slots=1)
+    both = {name: MODELS[name] for name in "ab"}
+    for name, model in zip("xyz", "abb", strict=True):
+        world.scheduler.cluster.probed(name, both, [ResidentModel(model, 10, 4096, 1.0)])
+    taught = Durations(0.0, load=load, prompt=1.0, prompt_count=300, decode=4.0, decode_count=100)
+    for name in "xyz":
+        for blob in ("blob-a", "blob-b"):
+            world.scheduler.cluster.nodes[name].stats(blob).rates.observe(
+                taught, 0, background=False, loaded=True
+            )
+            world.scheduler.cluster.nodes[name].learned(blob)
+    for number in range(1 + waiting):
+        world.ask(number)
+        world.now += 1.0
+        world.decide()
+    return world
+
+
+def test_a_lasting_queue_gets_a_node_of_which_others_have_the_model() -> None:
+    """Would catch nodes that stand idle beside a queue, as no single request gains by a load that is long."""
+    world = a_queue_for_a(load=40.0, waiting=4)
+    (load,) = world.scheduler.load_ahead()
+    assert (load.node in "yz", load.model, load.victims) == (True, "a", ("blob-b",))
+    assert len(world.running) == 1
+    world.ask(9)
+    world.decide()
+    assert not world.scheduler.load_ahead()  # the last one that has b keeps it
+
+
+@pytest.mark.parametrize(("load", "waiting"), [(40.0, 0), (40.0, 1), (4000.0, 4)])
+def test_a_short_queue_gets_no_other_node(load: float, waiting: int) -> None:
+    """Would catch models that change places at each fluctuation, or for loads that outlast a queue."""
+    assert not a_queue_for_a(load, waiting).scheduler.load_ahead()
+
+
 def holding(world: World, **held: str) -> None:
     """Have nodes (x="ab": those models) be there with all of these in memory, and no others."""
     for name, models in held.items():

@@ -7,6 +7,7 @@ choice costs later, and costs others. What overwriting a prefix costs others cou
 among equals. Every term is in seconds and never negative.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -115,3 +116,27 @@ def overwrite_prefix(
     if prefix.kind >= len(curves):
         return 0.0
     return curves[prefix.kind].remaining(now - prefix.used_at) * prefix.weight / rates.prompt
+
+
+STEADY_SHARE = 0.9  # of the slots: where more are used, no queue becomes as long as the formula says
+
+
+def mean_queue(demand: float, service: float, slots: int, horizon: float) -> float:
+    """How many requests wait for a slot, on average.
+
+    Of an M/M/c queue, by Sakasegawa (1977): u ^ sqrt(2 (c + 1)) / (1 - u), where u is the used share of the
+    slots. Above `STEADY_SHARE`, requests gather as long as the horizon says.
+
+    Args:
+        demand: requests a second.
+        service: seconds that a request holds a slot.
+        slots: c; without any, no end is seen.
+        horizon: in seconds.
+    """
+    if slots <= 0:
+        return math.inf
+    if service <= 0:
+        return 0.0
+    steady = min(demand * service / slots, STEADY_SHARE)
+    gathered = max(0.0, demand - STEADY_SHARE * slots / service) * horizon / 2
+    return math.pow(steady, math.sqrt(2 * (slots + 1))) / (1 - steady) + gathered

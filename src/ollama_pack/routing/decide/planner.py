@@ -26,7 +26,7 @@ from random import Random
 from typing import Self
 
 from ollama_pack.routing.decide.assignment import Assignment, NodeCost
-from ollama_pack.routing.decide.cost import predict_output
+from ollama_pack.routing.decide.cost import mean_queue, predict_output
 from ollama_pack.routing.decide.fair_queue import Place, WaitingRequest
 from ollama_pack.routing.decide.node_timeline import (
     FRESH_SECONDS,
@@ -37,7 +37,7 @@ from ollama_pack.routing.decide.node_timeline import (
 )
 from ollama_pack.routing.decide.policy import RoutingPolicy
 from ollama_pack.routing.decide.rendezvous import may_take, rendezvous_score
-from ollama_pack.routing.decide.view import FleetRequest, FleetView, NodeView
+from ollama_pack.routing.decide.view import FleetRequest, FleetView, ModelRates, NodeView
 
 
 @dataclass(slots=True)
@@ -393,15 +393,16 @@ class Planner:
         return True
 
     def _loads_ahead(self, found: Sequence[Assignment]) -> list[Assignment]:
-        """Loads of models whose slots fill up, where nothing is unloaded for them and nobody has to wait.
+        """Loads of models whose slots fill up, where nobody has to wait for that.
 
-        They take nothing from anybody. The last node with room is left to models that no node has in memory;
-        where it has no room for all models, which one needs it most is not known before a model is short.
+        A node with room unloads nothing for it. The last such node is left to models that no node has in
+        memory; where it has no room for all models, which one needs it most is not known before a model is
+        short. Where no node has room, a model whose requests wait may take the place of another.
         """
-        if not self._timelines.roomy:
-            return []
         asked = {one.entry.kind: one for one in found if not one.request.background and not one.entry.peer}
-        return [load for one in asked.values() for load in self._loads_for(one)]
+        roomy = self._timelines.roomy
+        loads = [load for one in asked.values() for load in self._loads_for(one)] if roomy else []
+        return loads or self._exchange([one for one in asked.values() if not one.starts])
 
     def _loads_for(self, assignment: Assignment) -> Iterator[Assignment]:
         """The loads of one model, given the choice for a request that asks for it."""
@@ -430,6 +431,42 @@ class Planner:
                 left -= 1
                 lost = 0.0  # what one more node helps is seen before another one loads
                 yield self._load(node, quote, assignment)
+
+    def _exchange(self, waiting: Sequence[Assignment]) -> list[Assignment]:
+        """The load that shortens the queues most, in place of models that other nodes have in memory, too.
+
+        The first chats settle how models are spread, and demand changes. A request gains nothing by a load
+        that takes longer than its turn does, so without this nodes would stand idle beside a lasting queue.
+        """
+        best: tuple[float, list[Assignment]] = (0.0, [])
+        for one in waiting:
+            kind = self._kinds[one.entry.kind]
+            for node in kind.cold:
+                if node.changed or not node.view.loads_ahead or node.view.tier > one.chosen.node.view.tier:
+                    continue
+                offer = node.quote((kind.model, one.entry.kind, one.request.max_output), one.request)
+                if offer.now_open and offer.victims:
+                    gain = self._shortens(one, kind, node, offer)
+                    least = max(self.policy.exchange_gain, offer.load / self.policy.demand_horizon)
+                    if gain > max(least, best[0]):
+                        best = gain, [self._load(node, offer, one)]
+        return best[1]
+
+    def _shortens(self, waiting: Assignment, kind: Kind, node: VirtualNode, offer: Quote) -> float:
+        """How many fewer requests wait, on average, when a node loads a model in place of others."""
+        slots, rates = self._slots(kind), waiting.chosen.quote.rates
+        gain = self._queue(offer.blob, slots, rates) - self._queue(
+            offer.blob, slots + offer.rates.slots, rates
+        )
+        for blob in offer.victims:
+            held, less = self._timelines.warm[blob].slots, node.runners[blob].slots
+            rates = node.view.rates.get(blob, offer.rates)
+            gain -= self._queue(blob, held - less, rates) - self._queue(blob, held, rates)
+        return gain
+
+    def _queue(self, blob: str, slots: int, rates: ModelRates) -> float:
+        demand = self._timelines.moment.demand.get(blob, 0.0)
+        return mean_queue(demand, rates.service, slots, self.policy.demand_horizon)
 
     def _lost(self, assignment: Assignment) -> float:
         """Seconds that chats lose within the horizon, as each warm node has a prompt that one overwrites."""

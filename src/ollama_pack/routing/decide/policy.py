@@ -18,6 +18,8 @@ class RoutingPolicy:
         background_wait: how long background calls wait behind people.
         background_cost_rate: what it may cost others meanwhile, for each second that it has waited.
         prewarm_share: of a model's slots that are busy before a node with room loads it, too.
+        exchange_gain: how many fewer requests have to wait, on average, before a model is loaded in place of
+            one that other nodes have, too.
         overtake_limit: how often a request may be overtaken by ones behind it.
         overdue_share: what is left of a request that runs longer than predicted, in usual services.
         most_costs: of a node for a request that are computed in one decision.
@@ -38,6 +40,7 @@ class RoutingPolicy:
     background_wait: float = 10.0
     background_cost_rate: float = 0.1
     prewarm_share: float = 0.5
+    exchange_gain: float = 1.0
     overtake_limit: int = 16
     overdue_share: float = 0.25
     most_costs: int = 40

@@ -104,12 +104,10 @@ class Cluster:
 
     def learn(self, node: NodeState, blob: str, lesson: Lesson) -> None:
         """Take in what an answered request teaches of a node, and of those that have measured less."""
-        before = node.known(blob)
         node.stats(blob).learn(lesson)
         node.learned(blob)
-        after = node.known(blob)
-        if before.learned and (before.load_measured or not after.load_measured):
-            return  # what a node has measured enough it goes by, whatever the others have
+        if are_near(node.known(blob), self._expected(blob)):
+            return
         having = [one for one in self.nodes.values() if one.has_weights(blob)]
         usual = usual_rates([one.stats(blob).rates for one in having], self._priors)
         if are_near(usual, self._expected(blob)):

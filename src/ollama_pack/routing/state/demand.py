@@ -2,7 +2,7 @@
 
 import math
 
-DEMAND_SECONDS = 300.0  # the past is forgotten by a factor of e in this time
+DEMAND_SECONDS = 120.0  # the past is forgotten by a factor of e in this time
 MAX_BLOBS = 1024
 
 
