@@ -5,7 +5,6 @@ It changes nothing. Exit status 1 when something is wrong, 0 when all is well or
 
 import asyncio
 import email.utils
-import json
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -30,7 +29,7 @@ from deploy.microphone import (
 )
 from deploy.plan import Plan, Trouble
 from deploy.rows import listed_twice, unanswered
-from deploy.shown import SECRETS, Secrets, message, plain, say, shown_address, translated
+from deploy.shown import SECRETS, Secrets, message, plain, say, say_json, shown_address, translated
 from deploy.voice import EVENTS, ROUTES, VOICE, microphone_valves
 from deploy.web import Answer, fetch, sends_on
 from ollama_pack.base.redis import redis_client, redis_fault
@@ -96,7 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         text = plain(error, 4000)
         findings = [Finding("pack.yaml", "wrong", text, message("correct it, then run the doctor again"))]
     if options.json:
-        console.print_json(json.dumps([_shown(finding) for finding in findings], ensure_ascii=False))
+        say_json(console, [_shown(finding) for finding in findings])
     else:
         _print(console, findings)
     return 1 if any(finding.state == "wrong" for finding in findings) else 0

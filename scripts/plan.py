@@ -6,7 +6,6 @@ to be equal for all models of pack.yaml.
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -18,7 +17,7 @@ from rich.table import Table
 from deploy.client import OpenWebUI
 from deploy.config import PackConfig, load_config
 from deploy.errors import DeployError, ServerError, UsageError
-from deploy.shown import message, plain, say, translated
+from deploy.shown import message, plain, say, say_json, translated
 from ollama_pack.routing.plan.demand import MAX_RECORDS, Demand, asked_in
 from ollama_pack.routing.plan.report import (
     GIGABYTE,
@@ -69,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         say(console, ("✗", "red"), f" {plain(error, 4000)}")
         return 1
     if options.json:
-        console.print_json(json.dumps(report.as_json, ensure_ascii=False))
+        say_json(console, report.as_json)
     else:
         show(console, report)
     return 1 if all(node.fault for node in report.nodes) else 0
