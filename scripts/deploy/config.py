@@ -400,8 +400,9 @@ def load_config(file: Path) -> PackConfig:
     root = parse_yaml(file, _read(file))
     lines = dict(_lines(root)) if root else {}
     note_secrets(root)
+    repeated = list(_repeated_keys(root)) if root else []  # before `<<` is written out in the tree itself
     content = _values(file, root)
-    if repeated := list(_repeated_keys(root)) if root else []:
+    if repeated:
         raise ConfigError(file, repeated)
     try:
         config = PackConfig.model_validate({} if content is None else content)

@@ -20,6 +20,7 @@ import doctor
 import upload
 from deploy import web
 from deploy.config import load_config
+from deploy.errors import ConfigError
 from deploy.plugin import AUTHOR
 from deploy.shown import SECRETS
 from harness.hostile_server import Answer, HostileServer, http_answer, json_answer
@@ -371,3 +372,16 @@ def test_anchors_that_do_no_harm(tmp_path: Path) -> None:
     file = tmp_path / "pack.yaml"
     file.write_text("models:\n- &a {name: x, local_name: &l ['b', 'c']}\n- {name: y, local_name: *l}\n")
     assert [alias.local_name for alias in load_config(file).aliases] == [["b", "c"]] * 2
+
+
+def test_a_mapping_that_takes_its_keys_from_another(tmp_path: Path) -> None:
+    """Would catch a key of its own that counts as repeated, as `<<` brings the other's."""
+    file = tmp_path / "pack.yaml"
+    file.write_text("models:\n- &a {name: x, local_name: b, audience: admin}\n- {<<: *a, name: y}\n")
+    assert [(alias.name, alias.audience) for alias in load_config(file).aliases] == [
+        ("x", ["admin"]),
+        ("y", ["admin"]),
+    ]
+    file.write_text("models:\n- &a {name: x, local_name: b}\n- {<<: *a, name: y,\n   name: z}\n")
+    with pytest.raises(ConfigError, match=r"yaml:4: models.1.name: stands in line 3 already"):
+        load_config(file)
