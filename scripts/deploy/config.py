@@ -200,7 +200,7 @@ class Endpoint(Section):
     name: str = ""
     url: EndpointUrl
     kind: Literal["ollama", "openai"] = "ollama"
-    weight: float = Field(default=1.0, gt=0)
+    weight: float = Field(default=1.0, ge=0)
     tier: int = 0
     slots: int | None = Field(default=None, ge=1)
     memory: Annotated[str, Field(pattern=r"^[0-9.]+[ ]?[KMGTkmgt]?i?[Bb]?$")] | None = None
