@@ -371,9 +371,11 @@ def _agent(node: Endpoint) -> Finding:
     """Whether the machine's agent answers, as seen from here."""
     name = message("agent of {name}", name=node.name or shown_address(node.url))
     shown = shown_address(node.agent)
+    (row,) = parse_nodes(node.text(0))
+    way = row.agent_way_in
     try:
-        answer = fetch("GET", f"{str(node.agent).rstrip('/')}{LOAD_PATH}", seconds=TIMEOUT_SECONDS)
-        report = report_in(_json(answer))
+        url = way.url.rstrip("/") + LOAD_PATH
+        report = report_in(_json(fetch("GET", url, headers=way.fixed_headers, seconds=TIMEOUT_SECONDS)))
     except (UnreachableError, ValueError) as error:
         text = message("{shown} does not answer as one ({error})", shown=shown, error=error)
         return Finding(

@@ -56,7 +56,9 @@ def _room(row: NodeRow, loaded: list[LoadedModel]) -> tuple[int, str]:
         return usable_memory(row.memory), message("as its row says")
     if row.agent:
         try:
-            report = report_in(fetch("GET", row.agent.rstrip("/") + LOAD_PATH, seconds=SECONDS).json())
+            way = row.agent_way_in
+            url, headers = way.url.rstrip("/") + LOAD_PATH, way.fixed_headers
+            report = report_in(fetch("GET", url, headers=headers, seconds=SECONDS).json())
         except (UnreachableError, ValueError):
             report = None
         sizes = [gpu.memory_total for gpu in report.gpus if gpu.memory_total] if report else []

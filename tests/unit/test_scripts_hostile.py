@@ -24,6 +24,7 @@ from deploy.errors import ConfigError
 from deploy.plugin import AUTHOR
 from deploy.shown import SECRETS
 from harness.hostile_server import Answer, HostileServer, http_answer, json_answer
+from planning.nodes import look_at
 
 ROOT = Path(__file__).resolve().parents[2]
 TOKEN = "sk-Qx81vRtokenZz"
@@ -309,6 +310,33 @@ def test_the_honest_one(asked: Callable[[HostileServer], str], capsys: pytest.Ca
         assert "delete function ollama_pack_events" in text
         assert "delete model row llama3:8b" in text
         assert "give Open WebUI's microphone its 'web' engine back" in text
+
+
+LOAD = {"nodes": [{"name": "g", "gpus": [{"index": 0, "name": "A100", "memory_total": 80 * 10**9}]}]}
+
+
+def test_an_agent_is_asked_as_the_router_asks_it(
+    asked: Callable[[HostileServer], str], tmp_path: Path
+) -> None:
+    """Would catch an agent behind a login, its own or its node's, that is called down."""
+    answers = {"/api/system/load": LOAD, "/api/version": {"version": "0.33.3"}}
+    empty = {"models": []}
+    with HostileServer(lambda _, path: json_answer(answers.get(path, empty))) as server:
+        asked(server)
+        own = server.url.replace("//", "//me:pw-Qx81vR@")
+        (tmp_path / "pack.yaml").write_text(
+            "model_provider:\n  endpoints:\n"
+            f"  - {{name: a, url: '{server.url}', agent: '{server.url}', key: node-key-Qx81vR}}\n"
+            f"  - {{name: b, url: '{server.url}/b', agent: '{own}', key: node-key-Qx81vR}}\n"
+        )
+        config = load_config(tmp_path / "pack.yaml")
+        states = {finding.subject: finding.state for finding in doctor.examine(config)}
+        rooms = [look_at(node, number).room for number, node in enumerate(config.nodes)]
+    heads = [head for head in server.heads if "/api/system/load" in head]
+    logins = [re.findall(r"(?i)^authorization: (.*?)\r?$", head, re.MULTILINE) for head in heads]
+    assert (states["agent of a"], states["agent of b"]) == ("ok", "ok")
+    assert logins == [["Bearer node-key-Qx81vR"], ["Basic bWU6cHctUXg4MXZS"]] * 2
+    assert all(rooms)
 
 
 BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(

@@ -130,7 +130,8 @@ class NodeWatch:
     async def look_at_gpus(self, here: GpuReader, session: aiohttp.ClientSession) -> None:
         """Ask the node's agent, or the driver of this machine where the node runs on it."""
         if self.row.agent:
-            self.gpus = await read_agent(self.row.agent, session, AGENT_SECONDS, self._agent_headers)
+            way = self.row.agent_way_in
+            self.gpus = await read_agent(way.url, session, AGENT_SECONDS, way.fixed_headers)
         elif self.is_here:
             self.gpus = await here.read()
         else:
@@ -146,13 +147,6 @@ class NodeWatch:
             plain=error.plain,
             auth=self.row.auth,
         )
-
-    @property
-    def _agent_headers(self) -> dict[str, str]:
-        """The node's own, where its agent is behind the same gateway and has no login of its own."""
-        node, agent = urlsplit(self.row.url), urlsplit(self.row.agent)
-        same = (node.scheme, node.netloc) == (agent.scheme, agent.netloc)
-        return self.row.way_in.fixed_headers if same else {}
 
     @property
     def is_here(self) -> bool:
