@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import quote
 
+import aiohttp
 import redis
 from rich.console import Console
 
@@ -33,10 +34,13 @@ from deploy.shown import SECRETS, Secrets, message, plain, say, say_json, shown_
 from deploy.voice import EVENTS, ROUTES, VOICE, microphone_valves
 from deploy.web import Answer, fetch, sends_on
 from ollama_pack.base.redis import redis_client, redis_fault
+from ollama_pack.engines.errors import NodeError
 from ollama_pack.engines.model_ids import ROUTER
 from ollama_pack.engines.ollama.names import find_model
+from ollama_pack.engines.openai.client import OpenAIClient
+from ollama_pack.engines.transport import NodeLimits
 from ollama_pack.errors import SettingError
-from ollama_pack.routing.nodes import DISCOVERED, SRV, parse_nodes
+from ollama_pack.routing.nodes import DISCOVERED, SRV, NodeRow, parse_nodes
 from ollama_pack.routing.probe.gpus import LOAD_PATH, report_in
 from package import command_line
 from upload import GATEWAY, available_plugins, make_plan, servers, wanted_plugins
@@ -403,11 +407,13 @@ def _node(node: Endpoint) -> Finding:
             message("see its nodes on /ollama-pack"),
         )
     (row,) = parse_nodes(node.text(0))
-    path = "/api/version" if node.kind == "ollama" else "/v1/models"
-    url = row.url.rstrip("/").removesuffix("/v1") + path
+    url = f"{row.url}/api/version" if node.kind == "ollama" else row.url
     try:
-        found = _json(fetch("GET", url, headers=row.way_in.fixed_headers, seconds=TIMEOUT_SECONDS))
-        version = _version_in(found, node.kind)
+        if node.kind == "ollama":
+            found = _json(fetch("GET", url, headers=row.way_in.fixed_headers, seconds=TIMEOUT_SECONDS))
+            version = _version_in(found)
+        else:
+            version = message("{count} models", count=asyncio.run(_models_at(row)))
     except (UnreachableError, ValueError) as error:
         remedy = message("start it, correct its address in pack.yaml, or look from a machine that reaches it")
         return Finding(
@@ -419,22 +425,31 @@ def _node(node: Endpoint) -> Finding:
     return Finding(name, "ok", message("{version} at {url}", version=version, url=shown_address(node.url)))
 
 
-def _version_in(found: Any, kind: str) -> str:
-    """What a node says that it is.
+def _version_in(found: Any) -> str:
+    """What an Ollama says that it is.
 
     Raises:
         ValueError: it does not say so.
     """
-    if kind == "ollama" and fits(found, {"version": str}):
+    if fits(found, {"version": str}):
         return f"Ollama {plain(found['version'], 40)}"
-    if kind != "ollama" and fits(found, {"data": [object]}):
-        return message("{count} models", count=len(found["data"]))
-    raise ValueError(
-        message(
-            "it answers, but not as {what} does",
-            what="Ollama" if kind == "ollama" else message("an OpenAI server"),
-        )
-    )
+    raise ValueError(message("it answers, but not as {what} does", what="Ollama"))
+
+
+async def _models_at(row: NodeRow) -> int:
+    """How many models an OpenAI-compatible server lists to the router's client, which knows several bases.
+
+    Raises:
+        ValueError: it lists none that can be read.
+    """
+    limits = NodeLimits(TIMEOUT_SECONDS, TIMEOUT_SECONDS, answer_bytes=4 * 2**20)
+    async with aiohttp.ClientSession(trust_env=True) as session:
+        headers = row.way_in.fixed_headers
+        client = OpenAIClient(row.url, session, limits=limits, headers=headers, serves=row.models)
+        try:
+            return len(await client.tags())
+        except NodeError as error:
+            raise ValueError(translated(error.plain)) from None
 
 
 def _json(answer: Answer) -> Any:

@@ -339,6 +339,35 @@ def test_an_agent_is_asked_as_the_router_asks_it(
     assert all(rooms)
 
 
+MODELS = {"data": [{"id": "glm-4.6"}]}
+# What the address of a node ends with, its other settings → what is listed where, with which status.
+BASES: dict[str, tuple[str, str, Callable[[str], Answer]]] = {
+    "a version of its own": ("/api/paas/v4", "", lambda path: listed(path, "/api/paas/v4/models")),
+    "no version": ("/serve", "", lambda path: listed(path, "/serve/models")),
+    "as usual": ("/v1", "", lambda path: listed(path, "/v1/models")),
+    "a list alone": ("", "", lambda _: json_answer(MODELS["data"])),
+    "models that are not listed": ("", ", models: [qwen3]", lambda _: http_answer(b"", "503 No workers")),
+}
+
+
+def listed(path: str, place: str) -> Answer:
+    return json_answer(MODELS) if path == place else json_answer({}, "404 Not Found")
+
+
+@pytest.mark.parametrize("case", BASES)
+def test_an_openai_server_is_asked_as_the_router_asks_it(
+    case: str, asked: Callable[[HostileServer], str], tmp_path: Path
+) -> None:
+    """Would catch a server that the router chats with and the doctor calls down."""
+    path, more, answer = BASES[case]
+    with HostileServer(lambda _, path: answer(path)) as server:
+        asked(server)
+        row = f"{{name: a, url: '{server.url}{path}', kind: openai{more}}}"
+        (tmp_path / "pack.yaml").write_text(f"model_provider: {{endpoints: [{row}]}}\n")
+        found = {one.subject: one for one in doctor.examine(load_config(tmp_path / "pack.yaml"))}
+    assert (found["node a"].state, found["node a"].text) == ("ok", f"1 models at {server.url}{path}")
+
+
 BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"{name}: &{name} [{', '.join([f'*{before}'] * 9)}]\n"
     for before, name in itertools.pairwise("abcdefghijklmnop")
