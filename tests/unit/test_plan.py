@@ -44,7 +44,7 @@ def ollama(models: Mapping[str, str], encoder: int = 0) -> Iterator[str]:
     """
 
     def answer(path: str, body: Mapping[str, Any]) -> Any:
-        match path:
+        match path[path.index("/api/") :]:
             case "/api/tags":
                 details = {"quantization_level": "Q4_K_M"}
                 return {
@@ -185,6 +185,23 @@ def test_people_get_a_table(pack: Path, capsys: pytest.CaptureFixture[str]) -> N
         "Demand: the same",
     ):
         assert part in text
+
+
+def test_a_table_in_a_pipe_is_whole(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Would catch names that are cut where there is no terminal, and a name that is read as markup."""
+    long = "hf.co/bartowski/Meta-Llama-3.1-8B-Instruct-GGUF:Q4_K_M"
+    with ollama({long: BEHIND[LLAMA], "odd[/b]:7b": BEHIND[QWEN]}) as node:
+        rows = [
+            f"  - {{name: gpu-node-{number:02}, url: '{node}/{number}', memory: 24GB}}" for number in range(9)
+        ]
+        (tmp_path / "pack.yaml").write_text("\n".join(["model_provider:", "  endpoints:", *rows]))
+        status, text = run(capsys, str(tmp_path / "pack.yaml"))
+    assert status == 0
+    assert len([line for line in text.splitlines() if long in line and line.count("✓✓") == 9]) == 4
+    assert text.count("odd[/b]:7b") >= 4
+    (head,) = (line for line in text.splitlines() if "bits" in line)
+    assert "gpu-node-00" in head
+    assert "gpu-node-08" in head
 
 
 def test_a_node_that_is_down_and_one_of_unknown_memory_are_named(
