@@ -319,8 +319,8 @@ def test_an_agent_is_asked_as_the_router_asks_it(
     asked: Callable[[HostileServer], str], tmp_path: Path
 ) -> None:
     """Would catch an agent behind a login, its own or its node's, that is called down."""
-    answers = {"/api/system/load": LOAD, "/api/version": {"version": "0.33.3"}}
-    empty = {"models": []}
+    answers: dict[str, Any] = {"/api/system/load": LOAD, "/api/version": {"version": "0.33.3"}}
+    empty: dict[str, Any] = {"models": []}
     with HostileServer(lambda _, path: json_answer(answers.get(path, empty))) as server:
         asked(server)
         own = server.url.replace("//", "//me:pw-Qx81vR@")
