@@ -5,7 +5,6 @@ It changes nothing. Exit status 1 when something is wrong, 0 when all is well or
 
 import asyncio
 import email.utils
-import json
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import quote
 
+import aiohttp
 import redis
 from rich.console import Console
 
@@ -30,14 +30,17 @@ from deploy.microphone import (
 )
 from deploy.plan import Plan, Trouble
 from deploy.rows import listed_twice, unanswered
-from deploy.shown import SECRETS, Secrets, message, plain, say, shown_address, translated
+from deploy.shown import SECRETS, Secrets, message, plain, say, say_json, shown_address, translated
 from deploy.voice import EVENTS, ROUTES, VOICE, microphone_valves
 from deploy.web import Answer, fetch, sends_on
 from ollama_pack.base.redis import redis_client, redis_fault
+from ollama_pack.engines.errors import NodeError
 from ollama_pack.engines.model_ids import ROUTER
 from ollama_pack.engines.ollama.names import find_model
+from ollama_pack.engines.openai.client import OpenAIClient
+from ollama_pack.engines.transport import NodeLimits
 from ollama_pack.errors import SettingError
-from ollama_pack.routing.nodes import DISCOVERED, SRV, parse_nodes
+from ollama_pack.routing.nodes import DISCOVERED, SRV, NodeRow, parse_nodes
 from ollama_pack.routing.probe.gpus import LOAD_PATH, report_in
 from package import command_line
 from upload import GATEWAY, available_plugins, make_plan, servers, wanted_plugins
@@ -96,7 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         text = plain(error, 4000)
         findings = [Finding("pack.yaml", "wrong", text, message("correct it, then run the doctor again"))]
     if options.json:
-        console.print_json(json.dumps([_shown(finding) for finding in findings], ensure_ascii=False))
+        say_json(console, [_shown(finding) for finding in findings])
     else:
         _print(console, findings)
     return 1 if any(finding.state == "wrong" for finding in findings) else 0
@@ -372,9 +375,11 @@ def _agent(node: Endpoint) -> Finding:
     """Whether the machine's agent answers, as seen from here."""
     name = message("agent of {name}", name=node.name or shown_address(node.url))
     shown = shown_address(node.agent)
+    (row,) = parse_nodes(node.text(0))
+    way = row.agent_way_in
     try:
-        answer = fetch("GET", f"{str(node.agent).rstrip('/')}{LOAD_PATH}", seconds=TIMEOUT_SECONDS)
-        report = report_in(_json(answer))
+        url = way.url.rstrip("/") + LOAD_PATH
+        report = report_in(_json(fetch("GET", url, headers=way.fixed_headers, seconds=TIMEOUT_SECONDS)))
     except (UnreachableError, ValueError) as error:
         text = message("{shown} does not answer as one ({error})", shown=shown, error=error)
         return Finding(
@@ -402,11 +407,13 @@ def _node(node: Endpoint) -> Finding:
             message("see its nodes on /ollama-pack"),
         )
     (row,) = parse_nodes(node.text(0))
-    path = "/api/version" if node.kind == "ollama" else "/v1/models"
-    url = row.url.rstrip("/").removesuffix("/v1") + path
+    url = f"{row.url}/api/version" if node.kind == "ollama" else row.url
     try:
-        found = _json(fetch("GET", url, headers=row.way_in.fixed_headers, seconds=TIMEOUT_SECONDS))
-        version = _version_in(found, node.kind)
+        if node.kind == "ollama":
+            found = _json(fetch("GET", url, headers=row.way_in.fixed_headers, seconds=TIMEOUT_SECONDS))
+            version = _version_in(found)
+        else:
+            version = message("{count} models", count=asyncio.run(_models_at(row)))
     except (UnreachableError, ValueError) as error:
         remedy = message("start it, correct its address in pack.yaml, or look from a machine that reaches it")
         return Finding(
@@ -418,22 +425,31 @@ def _node(node: Endpoint) -> Finding:
     return Finding(name, "ok", message("{version} at {url}", version=version, url=shown_address(node.url)))
 
 
-def _version_in(found: Any, kind: str) -> str:
-    """What a node says that it is.
+def _version_in(found: Any) -> str:
+    """What an Ollama says that it is.
 
     Raises:
         ValueError: it does not say so.
     """
-    if kind == "ollama" and fits(found, {"version": str}):
+    if fits(found, {"version": str}):
         return f"Ollama {plain(found['version'], 40)}"
-    if kind != "ollama" and fits(found, {"data": [object]}):
-        return message("{count} models", count=len(found["data"]))
-    raise ValueError(
-        message(
-            "it answers, but not as {what} does",
-            what="Ollama" if kind == "ollama" else message("an OpenAI server"),
-        )
-    )
+    raise ValueError(message("it answers, but not as {what} does", what="Ollama"))
+
+
+async def _models_at(row: NodeRow) -> int:
+    """How many models an OpenAI-compatible server lists to the router's client, which knows several bases.
+
+    Raises:
+        ValueError: it lists none that can be read.
+    """
+    limits = NodeLimits(TIMEOUT_SECONDS, TIMEOUT_SECONDS, answer_bytes=4 * 2**20)
+    async with aiohttp.ClientSession(trust_env=True) as session:
+        headers = row.way_in.fixed_headers
+        client = OpenAIClient(row.url, session, limits=limits, headers=headers, serves=row.models)
+        try:
+            return len(await client.tags())
+        except NodeError as error:
+            raise ValueError(translated(error.plain)) from None
 
 
 def _json(answer: Answer) -> Any:

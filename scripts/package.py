@@ -30,7 +30,7 @@ from bundle.rules import KINDS
 from bundle.source import PACK, SOURCE, PackagingError, Problem
 from bundle.words import LOCALE, TRANSLATIONS, module_text, translations
 from deploy.plugin import AUTHOR, plugin_of
-from deploy.shown import message, translated
+from deploy.shown import message, print_anywhere, translated
 
 ROOT = Path(__file__).resolve().parents[1]
 ZIP_DATE = (1980, 1, 1, 0, 0, 0)  # the earliest that a zip can hold
@@ -76,10 +76,13 @@ def add_version(parser: argparse.ArgumentParser) -> None:
 def command_line(about: str, epilog: str | None = None) -> argparse.ArgumentParser:
     """The parser of a script whose `--help` and errors are in the language of who runs it.
 
+    From here on the script may print whatever the encoding of its output is.
+
     Args:
         about: what the script does.
         epilog: what comes last.
     """
+    print_anywhere()
     vars(argparse)["_"] = translated  # else it asks gettext, which has no catalogue
     form = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=about, formatter_class=form, epilog=epilog)

@@ -6,19 +6,19 @@ to be equal for all models of pack.yaml.
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
+from rich.text import Text
 
 from deploy.client import OpenWebUI
 from deploy.config import PackConfig, load_config
 from deploy.errors import DeployError, ServerError, UsageError
-from deploy.shown import message, plain, say, translated
+from deploy.shown import message, plain, say, say_json, translated
 from ollama_pack.routing.plan.demand import MAX_RECORDS, Demand, asked_in
 from ollama_pack.routing.plan.report import (
     GIGABYTE,
@@ -36,6 +36,7 @@ from planning.record import read_record
 from upload import servers
 
 PAGES = 100
+PIPE_WIDTH = 10_000  # a pipe or file has no edge at which a table must end; it takes as much as it needs
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -60,6 +61,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help=message("print all of it as JSON"))
     options = parser.parse_args(arguments)
     console = Console(highlight=False, soft_wrap=True, emoji=False)
+    if not console.is_terminal:
+        console.width = PIPE_WIDTH
     try:
         config = load_config(options.config)
         report = examine(config, options.context, options.users, options.record)
@@ -69,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         say(console, ("✗", "red"), f" {plain(error, 4000)}")
         return 1
     if options.json:
-        console.print_json(json.dumps(report.as_json, ensure_ascii=False))
+        say_json(console, report.as_json)
     else:
         show(console, report)
     return 1 if all(node.fault for node in report.nodes) else 0
@@ -187,13 +190,16 @@ def show(console: Console, report: PlanReport) -> None:
 def _table(report: PlanReport, nodes: Sequence[str]) -> Table:
     marks = {"fits beside": "✓✓", "fits": "✓", "spills": message("spills"), "cannot": message("cannot")}
     title = message("With {count} tokens for each chat", count=f"{report.context:,}")
-    table = Table(message("model"), message("bits"), *nodes, title=title)
+    # Whole names on a narrow terminal, too: they are what `ollama pull` takes.
+    model, bits = Column(message("model"), overflow="fold"), Column(message("bits"), overflow="fold")
+    table = Table(model, bits, *nodes, title=title)
     cells: dict[tuple[str, str], dict[str, str]] = {}
     for row in report.rows:
         mark = f"{marks[row['state']]} {row['bytes'] / GIGABYTE:.1f}{'*' if row['planned'] else ''}"
         cells.setdefault((row["variant"] or row["model"], row["level"]), {})[row["node"]] = mark
     for (name, level), by_node in cells.items():
-        table.add_row(plain(name), plain(level), *(by_node.get(node, "") for node in nodes))
+        found = (by_node.get(node, "") for node in nodes)
+        table.add_row(Text(plain(name)), Text(plain(level)), *found)  # not as Rich's markup
     return table
 
 

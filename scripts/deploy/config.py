@@ -200,7 +200,7 @@ class Endpoint(Section):
     name: str = ""
     url: EndpointUrl
     kind: Literal["ollama", "openai"] = "ollama"
-    weight: float = Field(default=1.0, gt=0)
+    weight: float = Field(default=1.0, ge=0)
     tier: int = 0
     slots: int | None = Field(default=None, ge=1)
     memory: Annotated[str, Field(pattern=r"^[0-9.]+[ ]?[KMGTkmgt]?i?[Bb]?$")] | None = None
@@ -400,8 +400,9 @@ def load_config(file: Path) -> PackConfig:
     root = parse_yaml(file, _read(file))
     lines = dict(_lines(root)) if root else {}
     note_secrets(root)
+    repeated = list(_repeated_keys(root)) if root else []  # before `<<` is written out in the tree itself
     content = _values(file, root)
-    if repeated := list(_repeated_keys(root)) if root else []:
+    if repeated:
         raise ConfigError(file, repeated)
     try:
         config = PackConfig.model_validate({} if content is None else content)

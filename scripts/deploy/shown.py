@@ -6,10 +6,14 @@ may hold a secret (`shown_address`, `deploy.config`). And every secret that a ru
 and is masked in all that is printed.
 """
 
+import codecs
+import io
 import json
 import os
 import re
+import sys
 import unicodedata
+from typing import Any
 from urllib.parse import quote, unquote
 
 from rich.console import Console
@@ -37,6 +41,8 @@ _ADDRESS = re.compile(
     r"(?:[a-z][a-z+]{1,19}:/{0,3})?(?:[\w.-]+|\[[0-9a-f:.]+\])(?::\d{1,5})?(?:/[\w.~%/-]*)?", re.IGNORECASE
 )
 _LOGIN = re.compile(r"(?<=://)[^\s]*@")
+# What stands for our own marks where the output's encoding lacks them.
+_IN_ASCII = {"✓": "+", "✗": "x", "→": "->", "…": "...", "·": "-"}
 
 
 def message(template: str, /, **values: object) -> str:
@@ -173,6 +179,25 @@ def shown_address(address: object) -> str:
     # Without a scheme it may be anything, such as a key in the wrong place.
     is_host = "://" in text or bool(re.match(r"[\w-]+(\.[\w-]+)+|[\w-]+:\d", bare) and "@" not in text)
     return plain(bare) if is_host and _ADDRESS.fullmatch(bare) else HIDDEN
+
+
+def print_anywhere() -> None:
+    """Let the output have any encoding, such as that of a pipe on Windows: what it lacks shows as `?`."""
+    codecs.register_error("in_ascii", _in_ascii)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # stderr escapes it by itself
+        sys.stdout.reconfigure(errors="in_ascii")
+
+
+def _in_ascii(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    lacking = error.object[error.start : error.end]
+    return "".join(_IN_ASCII.get(letter, "?") for letter in lacking), error.end
+
+
+def say_json(console: Console, value: Any) -> None:
+    """Print JSON for programs: escaped where the output's encoding may lack a letter, so nothing is lost."""
+    console.print_json(data=value, ensure_ascii=not console.encoding.startswith("utf"))
 
 
 def say(console: Console, *parts: str | tuple[str, str]) -> None:

@@ -24,10 +24,12 @@ def function_valves(plugin: LocalPlugin, config: PackConfig) -> dict[str, Any]:
 def pipeline_valves(plugin: LocalPlugin, config: PackConfig) -> dict[str, Any]:
     """The same for the Pipelines server, whose filter must be told where to look for installed models.
 
+    A valve that only the function has is left out: the server would forget it, and be told again each time.
     Its page has fields of one line only, so the rows come with `; ` between them.
     """
-    valves = function_valves(plugin, config)
-    for name in {"aliases", "nodes"} & valves.keys():
+    fields = plugin.valves.model_fields if plugin.valves else {}
+    valves = {name: value for name, value in function_valves(plugin, config).items() if name in fields}
+    for name in {"aliases", "nodes", "warm"} & valves.keys():
         valves[name] = valves[name].replace("\n", "; ")
     urls = ",".join(
         node.url for node in config.nodes if node.kind == "ollama" and not node.url.startswith(DISCOVERED)

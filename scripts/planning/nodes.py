@@ -14,7 +14,7 @@ from ollama_pack.engines.ollama.names import quantization_in
 from ollama_pack.engines.ollama.values import ListedModel, LoadedModel, ShownModel, entries_in
 from ollama_pack.fit.choose import usable_memory
 from ollama_pack.fit.planning import PlannedVariant
-from ollama_pack.fit.shapes import level_bits, shape_of
+from ollama_pack.fit.shapes import level_bits
 from ollama_pack.routing.nodes import DISCOVERED, NodeRow, parse_nodes
 from ollama_pack.routing.plan.report import SeenNode
 from ollama_pack.routing.probe.gpus import LOAD_PATH, report_in
@@ -56,7 +56,9 @@ def _room(row: NodeRow, loaded: list[LoadedModel]) -> tuple[int, str]:
         return usable_memory(row.memory), message("as its row says")
     if row.agent:
         try:
-            report = report_in(fetch("GET", row.agent.rstrip("/") + LOAD_PATH, seconds=SECONDS).json())
+            way = row.agent_way_in
+            url, headers = way.url.rstrip("/") + LOAD_PATH, way.fixed_headers
+            report = report_in(fetch("GET", url, headers=headers, seconds=SECONDS).json())
         except (UnreachableError, ValueError):
             report = None
         sizes = [gpu.memory_total for gpu in report.gpus if gpu.memory_total] if report else []
@@ -72,8 +74,7 @@ def _room(row: NodeRow, loaded: list[LoadedModel]) -> tuple[int, str]:
 
 def _variant(model: ListedModel, shown: ShownModel | None) -> PlannedVariant:
     level = model.details.quantization_level or quantization_in(model.name)
-    info, tensors = (shown.model_info, shown.tensors) if shown else ({}, ())
-    return PlannedVariant(model.name, level, level_bits(level), shape_of(info, tensors, model.size))
+    return PlannedVariant(model.name, level, level_bits(level), (shown or ShownModel()).shape(model.size))
 
 
 def _is_chat(shown: ShownModel) -> bool:

@@ -7,7 +7,11 @@ import pytest
 from deploy.config import load_config
 from deploy.errors import ConfigError
 from deploy.plan import valves_diff, without_secrets
+from deploy.plugin import load_plugin
+from deploy.valves import pipeline_valves
 from ollama_pack.routing.nodes import parse_nodes
+
+ROOT = Path(__file__).parents[2]
 
 
 def write(folder: Path, text: str) -> Path:
@@ -44,6 +48,23 @@ def test_endpoints_become_rows_of_the_valve(tmp_path: Path) -> None:
         "keep_alive": "1h",
         "redis_url": "redis://a:6379/1",
     }
+
+
+@pytest.mark.parametrize("name", ["gpu_router", "response_cache_filter", "model_alias_filter"])
+def test_a_pipeline_keeps_all_that_it_is_given(name: str, tmp_path: Path) -> None:
+    """Would catch a valve of the function alone, which each upload would set again, and rows on two lines."""
+    text = (
+        "model_provider: {endpoint: 'http://a:11434'}\nmodels: [{name: x, local_name: y}]\n"
+        "router: {several_workers: true, max_queue: 9}\n"
+        "warm: {a: '07:00-08:00', b: '07:00-09:00'}\n"
+        "cache: {ttl: 60, similar: normalised, similar_embedder: bge-m3}\n"
+    )
+    plugin = load_plugin(ROOT / "pipelines" / f"{name}.py")
+    wanted = pipeline_valves(plugin, load_config(write(tmp_path, text)))
+    assert plugin.valves
+    assert wanted
+    assert wanted.items() <= plugin.valves(**wanted).model_dump().items()
+    assert "\n" not in "".join(map(str, wanted.values()))
 
 
 def test_what_is_not_said_keeps_its_valve(tmp_path: Path) -> None:

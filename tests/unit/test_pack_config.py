@@ -43,7 +43,7 @@ NODES = """\
 model_provider:
   endpoints:
     - {name: gpu0, url: "http://gpu0:11434", weight: 2, tier: 1, slots: 4, agent: "http://gpu0:9400"}
-    - {url: "https://vllm:8000", kind: openai, key: secret}
+    - {url: "https://vllm:8000", kind: openai, key: secret, weight: 0}
 plugins: [model_alias_filter]
 models:
   - name: gpt-4
@@ -99,7 +99,7 @@ def test_everything_that_may_be_said(tmp_path: Path) -> None:
         4,
         "http://gpu0:9400",
     )
-    assert (second.kind, second.key, second.slots) == ("openai", "secret", None)
+    assert (second.kind, second.key, second.slots, second.weight) == ("openai", "secret", None, 0)
     assert config.plugins == ["model_alias_filter"]
     assert config.audience("gpt-4") == {"admin", "group:staff"}
     conditions = "vision, tools, context>=8192, group=night shift|staff, quant=q8_0>q4_K_M"

@@ -5,6 +5,7 @@ import json
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from random import Random
@@ -14,8 +15,10 @@ from typing import Any
 import pytest
 
 import plan
+from deploy.config import Endpoint
 from harness.gguf_headers import MODELS, Header
 from ollama_pack.base.messages import message
+from ollama_pack.engines.ollama.values import ShownModel
 from ollama_pack.fit.planning import PlannedModel, PlannedNode, PlannedVariant, plan_fleet, state_of
 from ollama_pack.fit.shapes import in_other_bits, level_bits, planned_shape, shape_of
 from ollama_pack.routing.plan.demand import Asked, Speeds, asked_in, busiest_hour
@@ -23,6 +26,7 @@ from ollama_pack.routing.plan.replay import ReplayNode, replay
 from ollama_pack.services.dashboard import translated
 from ollama_pack.services.fleet_plan import FleetPlans
 from ollama_pack.webui.errors import RouterUnavailableError
+from planning.nodes import look_at
 
 GB = 10**9
 HEADERS = {model.name: model.header for model in MODELS}
@@ -31,11 +35,16 @@ BEHIND = {LLAMA: "Llama 3.1 8B", QWEN: "Qwen 2.5 7B", GEMMA: "Gemma 3 12B"}
 
 
 @contextmanager
-def ollama(models: Mapping[str, str]) -> Iterator[str]:
-    """A node that has these models: its name → a header's. It lists and shows them as Ollama does."""
+def ollama(models: Mapping[str, str], encoder: int = 0) -> Iterator[str]:
+    """A node that has these models: its name → a header's. It lists and shows them as Ollama does.
+
+    Args:
+        models: those.
+        encoder: parameters of a vision encoder that each has in a file of its own.
+    """
 
     def answer(path: str, body: Mapping[str, Any]) -> Any:
-        match path:
+        match path[path.index("/api/") :]:
             case "/api/tags":
                 details = {"quantization_level": "Q4_K_M"}
                 return {
@@ -46,7 +55,8 @@ def ollama(models: Mapping[str, str]) -> Iterator[str]:
                 }
             case "/api/ps":
                 return {"models": []}
-        return shown(HEADERS[models[str(body["model"])]])
+        apart = {"projector_info": {"general.parameter_count": encoder}} if encoder else {}
+        return shown(HEADERS[models[str(body["model"])]]) | apart
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -150,6 +160,19 @@ def test_the_plan_says_what_fits_and_what_to_pull(
     assert any("one more GPU" in name for name in fleets)
 
 
+def test_a_vision_encoder_in_a_file_of_its_own_takes_memory() -> None:
+    """Would catch a plan in which a model such as LLaVA fits, and which then is on the CPU in part."""
+    with (
+        ollama({LLAMA: BEHIND[LLAMA]}) as alone,
+        ollama({LLAMA: BEHIND[LLAMA]}, encoder=312_000_000) as seeing,
+    ):
+        rows = [Endpoint(url=url, memory="24GB") for url in (alone, seeing)]
+        without, with_it = (look_at(row, 0).variants[LLAMA].shape for row in rows)
+    assert with_it == replace(without, projector=624_000_000)
+    sizes = [ShownModel(projector_info={"general.parameter_count": 1}).shape(size).weights for size in (5, 7)]
+    assert sizes == [5, 7]  # without tensors only the size of all files is known, which has the encoder
+
+
 def test_people_get_a_table(pack: Path, capsys: pytest.CaptureFixture[str]) -> None:
     status, text = run(capsys, str(pack), "--users", "40")
     assert status == 0
@@ -162,6 +185,23 @@ def test_people_get_a_table(pack: Path, capsys: pytest.CaptureFixture[str]) -> N
         "Demand: the same",
     ):
         assert part in text
+
+
+def test_a_table_in_a_pipe_is_whole(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Would catch names that are cut where there is no terminal, and a name that is read as markup."""
+    long = "hf.co/bartowski/Meta-Llama-3.1-8B-Instruct-GGUF:Q4_K_M"
+    with ollama({long: BEHIND[LLAMA], "odd[/b]:7b": BEHIND[QWEN]}) as node:
+        rows = [
+            f"  - {{name: gpu-node-{number:02}, url: '{node}/{number}', memory: 24GB}}" for number in range(9)
+        ]
+        (tmp_path / "pack.yaml").write_text("\n".join(["model_provider:", "  endpoints:", *rows]))
+        status, text = run(capsys, str(tmp_path / "pack.yaml"))
+    assert status == 0
+    assert len([line for line in text.splitlines() if long in line and line.count("✓✓") == 9]) == 4
+    assert text.count("odd[/b]:7b") >= 4
+    (head,) = (line for line in text.splitlines() if "bits" in line)
+    assert "gpu-node-00" in head
+    assert "gpu-node-08" in head
 
 
 def test_a_node_that_is_down_and_one_of_unknown_memory_are_named(

@@ -20,9 +20,11 @@ import doctor
 import upload
 from deploy import web
 from deploy.config import load_config
+from deploy.errors import ConfigError
 from deploy.plugin import AUTHOR
 from deploy.shown import SECRETS
 from harness.hostile_server import Answer, HostileServer, http_answer, json_answer
+from planning.nodes import look_at
 
 ROOT = Path(__file__).resolve().parents[2]
 TOKEN = "sk-Qx81vRtokenZz"
@@ -310,6 +312,62 @@ def test_the_honest_one(asked: Callable[[HostileServer], str], capsys: pytest.Ca
         assert "give Open WebUI's microphone its 'web' engine back" in text
 
 
+LOAD = {"nodes": [{"name": "g", "gpus": [{"index": 0, "name": "A100", "memory_total": 80 * 10**9}]}]}
+
+
+def test_an_agent_is_asked_as_the_router_asks_it(
+    asked: Callable[[HostileServer], str], tmp_path: Path
+) -> None:
+    """Would catch an agent behind a login, its own or its node's, that is called down."""
+    answers: dict[str, Any] = {"/api/system/load": LOAD, "/api/version": {"version": "0.33.3"}}
+    empty: dict[str, Any] = {"models": []}
+    with HostileServer(lambda _, path: json_answer(answers.get(path, empty))) as server:
+        asked(server)
+        own = server.url.replace("//", "//me:pw-Qx81vR@")
+        (tmp_path / "pack.yaml").write_text(
+            "model_provider:\n  endpoints:\n"
+            f"  - {{name: a, url: '{server.url}', agent: '{server.url}', key: node-key-Qx81vR}}\n"
+            f"  - {{name: b, url: '{server.url}/b', agent: '{own}', key: node-key-Qx81vR}}\n"
+        )
+        config = load_config(tmp_path / "pack.yaml")
+        states = {finding.subject: finding.state for finding in doctor.examine(config)}
+        rooms = [look_at(node, number).room for number, node in enumerate(config.nodes)]
+    heads = [head for head in server.heads if "/api/system/load" in head]
+    logins = [re.findall(r"(?i)^authorization: (.*?)\r?$", head, re.MULTILINE) for head in heads]
+    assert (states["agent of a"], states["agent of b"]) == ("ok", "ok")
+    assert logins == [["Bearer node-key-Qx81vR"], ["Basic bWU6cHctUXg4MXZS"]] * 2
+    assert all(rooms)
+
+
+MODELS = {"data": [{"id": "glm-4.6"}]}
+# What the address of a node ends with, its other settings → what is listed where, with which status.
+BASES: dict[str, tuple[str, str, Callable[[str], Answer]]] = {
+    "a version of its own": ("/api/paas/v4", "", lambda path: listed(path, "/api/paas/v4/models")),
+    "no version": ("/serve", "", lambda path: listed(path, "/serve/models")),
+    "as usual": ("/v1", "", lambda path: listed(path, "/v1/models")),
+    "a list alone": ("", "", lambda _: json_answer(MODELS["data"])),
+    "models that are not listed": ("", ", models: [qwen3]", lambda _: http_answer(b"", "503 No workers")),
+}
+
+
+def listed(path: str, place: str) -> Answer:
+    return json_answer(MODELS) if path == place else json_answer({}, "404 Not Found")
+
+
+@pytest.mark.parametrize("case", BASES)
+def test_an_openai_server_is_asked_as_the_router_asks_it(
+    case: str, asked: Callable[[HostileServer], str], tmp_path: Path
+) -> None:
+    """Would catch a server that the router chats with and the doctor calls down."""
+    path, more, answer = BASES[case]
+    with HostileServer(lambda _, path: answer(path)) as server:
+        asked(server)
+        row = f"{{name: a, url: '{server.url}{path}', kind: openai{more}}}"
+        (tmp_path / "pack.yaml").write_text(f"model_provider: {{endpoints: [{row}]}}\n")
+        found = {one.subject: one for one in doctor.examine(load_config(tmp_path / "pack.yaml"))}
+    assert (found["node a"].state, found["node a"].text) == ("ok", f"1 models at {server.url}{path}")
+
+
 BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"{name}: &{name} [{', '.join([f'*{before}'] * 9)}]\n"
     for before, name in itertools.pairwise("abcdefghijklmnop")
@@ -371,3 +429,16 @@ def test_anchors_that_do_no_harm(tmp_path: Path) -> None:
     file = tmp_path / "pack.yaml"
     file.write_text("models:\n- &a {name: x, local_name: &l ['b', 'c']}\n- {name: y, local_name: *l}\n")
     assert [alias.local_name for alias in load_config(file).aliases] == [["b", "c"]] * 2
+
+
+def test_a_mapping_that_takes_its_keys_from_another(tmp_path: Path) -> None:
+    """Would catch a key of its own that counts as repeated, as `<<` brings the other's."""
+    file = tmp_path / "pack.yaml"
+    file.write_text("models:\n- &a {name: x, local_name: b, audience: admin}\n- {<<: *a, name: y}\n")
+    assert [(alias.name, alias.audience) for alias in load_config(file).aliases] == [
+        ("x", ["admin"]),
+        ("y", ["admin"]),
+    ]
+    file.write_text("models:\n- &a {name: x, local_name: b}\n- {<<: *a, name: y,\n   name: z}\n")
+    with pytest.raises(ConfigError, match=r"yaml:4: models.1.name: stands in line 3 already"):
+        load_config(file)

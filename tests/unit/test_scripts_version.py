@@ -1,5 +1,7 @@
 """Each script says the pack's version, and what it does in the language of who runs it."""
 
+import json
+import os
 import re
 import subprocess
 import sys
@@ -60,3 +62,27 @@ def test_command_lines_in_chinese(
     assert english_in(printed.replace("No such file or directory", "…")) == []
     for said in ("usage:", "options:", "arguments:", "error:", "show ", "default"):
         assert said not in printed
+
+
+@pytest.mark.parametrize(("encoding", "marked"), [("cp1252", "x node gpu0"), ("utf-8", "✗ node gpu0")])
+def test_output_of_any_encoding(encoding: str, marked: str, tmp_path: Path) -> None:
+    """Would catch a script that ends half-way with a traceback, as in a pipe on Windows."""
+    pack = tmp_path / "pack.yaml"
+    pack.write_text(
+        "model_provider: {endpoints: [{name: gpu0, url: 'http://127.0.0.1:9'}]}", encoding="utf-8"
+    )
+    server = {"OPEN_WEBUI_URL": "http://127.0.0.1:9", "OPEN_WEBUI_TOKEN": "sk-nobody"}
+
+    def printed(*options: str, **language: str) -> str:
+        done = subprocess.run(
+            [sys.executable, ROOT / "scripts" / "doctor.py", pack, *options],
+            env={"PATH": os.environ["PATH"], "PYTHONIOENCODING": encoding, **server, **language},
+            capture_output=True,
+            check=False,
+            timeout=60,
+        )
+        assert (done.returncode, done.stderr) == (1, b"")
+        return done.stdout.decode(encoding)
+
+    assert marked in printed()
+    assert json.loads(printed("--json", LC_ALL="zh_CN.UTF-8"))[0]["subject"] == "部署"

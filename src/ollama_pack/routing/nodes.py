@@ -114,6 +114,15 @@ class NodeRow:
         """How it lets the router in."""
         return WayIn(self.url, self.key, self.login, self.headers, self.auth, self.cookies)
 
+    @property
+    def agent_way_in(self) -> WayIn:
+        """How its agent lets us in: by a login of its own, else as the node where both have one gateway."""
+        url, login = split_login(self.agent)
+        node, agent = urlsplit(self.url), urlsplit(url)
+        if not login and (node.scheme, node.netloc) == (agent.scheme, agent.netloc):
+            return replace(self.way_in, url=url)
+        return WayIn(url, login=login)
+
     def entered_by(self, way: WayIn) -> Self:
         """The node with another way in."""
         found = {name: getattr(way, name) for name in ("url", "key", "login", "headers", "auth", "cookies")}

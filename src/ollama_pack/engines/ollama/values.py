@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Annotated, Any, TypeVar
 
@@ -21,11 +22,13 @@ from ollama_pack.base.messages import message
 from ollama_pack.engines.body import json_in
 from ollama_pack.engines.ollama.options import RUNNER_OPTIONS
 from ollama_pack.engines.ollama.to_ollama import Thinking, thinking_of
-from ollama_pack.fit.shapes import Tensor
+from ollama_pack.fit.memory import ModelShape
+from ollama_pack.fit.shapes import Tensor, shape_of
 
 _BLOB = re.compile(r"^FROM .*sha256[-:]([0-9a-f]{64})\s*$", re.MULTILINE)
 _PARAMETER = re.compile(r"^(\w+)\s+(\S+)\s*$", re.MULTILINE)
 _CLOUD_TAG = re.compile(r".*[:-]cloud", re.IGNORECASE)
+MOST_PARAMETERS = 10**11  # of a vision encoder
 _CLOUD_BYTES = 2**20  # a model with such a tag that is larger than this has weights of its own
 
 _Entry = TypeVar("_Entry", bound="NamedModel")
@@ -156,6 +159,18 @@ class ShownModel(NodeValue):
     @classmethod
     def _only_texts(cls, given: Any) -> Any:
         return [item for item in given if isinstance(item, str)] if isinstance(given, list) else given
+
+    def shape(self, size: int) -> ModelShape:
+        """What decides how much memory it takes, a vision encoder in a file of its own included.
+
+        Args:
+            size: bytes of all its files, for a node that lists no tensors.
+        """
+        shape = shape_of(self.model_info, self.tensors, size)
+        encoder = self.projector_info.get("general.parameter_count")
+        apart = encoder if isinstance(encoder, int) and 0 < encoder < MOST_PARAMETERS else 0
+        # Such a file has 16 bits a weight; the size of all files counts it already.
+        return replace(shape, projector=shape.projector + 2 * apart) if self.tensors else shape
 
     @property
     def blob(self) -> str:

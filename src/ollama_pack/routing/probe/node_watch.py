@@ -4,7 +4,6 @@ import asyncio
 import math
 import socket
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import replace
 from datetime import UTC, datetime
 from urllib.parse import urlsplit
 
@@ -19,7 +18,7 @@ from ollama_pack.engines.ollama.values import ListedModel, LoadedModel, ShownMod
 from ollama_pack.engines.openai.client import OpenAIClient
 from ollama_pack.engines.openai.metrics import EngineActivity
 from ollama_pack.fit.memory import ModelShape
-from ollama_pack.fit.shapes import level_bits, shape_of
+from ollama_pack.fit.shapes import level_bits
 from ollama_pack.routing.decide.view import InstalledModel
 from ollama_pack.routing.naming import auto_parts, fold_name
 from ollama_pack.routing.nodes import NodeRow
@@ -32,7 +31,6 @@ from ollama_pack.routing.state.node_state import ResidentModel
 SHOWN_AT_ONCE = 8  # models that one node is asked about at the same time
 SHOW_SECONDS = 1.0  # that a look waits for what a node tells of its models, which may be hundreds
 LOOK_APART_SECONDS = 0.2  # two looks in less time show no movement
-MOST_PARAMETERS = 10**11  # of a vision encoder
 SAME_PACE = 0.3  # by how much two times that pass may differ and still be the same
 # What a gateway answers that does not pass `/api/show` on: it will not next time, either.
 _NOT_THERE = frozenset({401, 403, 404, 405, 501})
@@ -130,7 +128,8 @@ class NodeWatch:
     async def look_at_gpus(self, here: GpuReader, session: aiohttp.ClientSession) -> None:
         """Ask the node's agent, or the driver of this machine where the node runs on it."""
         if self.row.agent:
-            self.gpus = await read_agent(self.row.agent, session, AGENT_SECONDS, self._agent_headers)
+            way = self.row.agent_way_in
+            self.gpus = await read_agent(way.url, session, AGENT_SECONDS, way.fixed_headers)
         elif self.is_here:
             self.gpus = await here.read()
         else:
@@ -146,13 +145,6 @@ class NodeWatch:
             plain=error.plain,
             auth=self.row.auth,
         )
-
-    @property
-    def _agent_headers(self) -> dict[str, str]:
-        """The node's own, where its agent is behind the same gateway and has no login of its own."""
-        node, agent = urlsplit(self.row.url), urlsplit(self.row.agent)
-        same = (node.scheme, node.netloc) == (agent.scheme, agent.netloc)
-        return self.row.way_in.fixed_headers if same else {}
 
     @property
     def is_here(self) -> bool:
@@ -243,8 +235,7 @@ class NodeWatch:
             try:
                 shown = await self.client.show(model.name)
                 if shown.model_info:
-                    shape = shape_of(shown.model_info, shown.tensors, model.size)
-                    self._shapes[_shown_key(model)] = replace(shape, projector=_projector(shape, shown))
+                    self._shapes[_shown_key(model)] = shown.shape(model.size)
                 self._shown[_shown_key(model)] = shown.model_copy(update={"tensors": ()})  # hundreds
             except RetryableNodeError as error:  # asked again at the next look, where that may help
                 if error.status in _NOT_THERE:
@@ -325,13 +316,6 @@ class NodeWatch:
 
 def _shown_key(model: ListedModel) -> tuple[str, str]:
     return model.name, model.digest
-
-
-def _projector(shape: ModelShape, shown: ShownModel) -> int:
-    """Bytes of a vision encoder, which may be in a file of its own: those have 16 bits a weight."""
-    parameters = shown.projector_info.get("general.parameter_count")
-    apart = 2 * parameters if isinstance(parameters, int) and 0 < parameters < MOST_PARAMETERS else 0
-    return shape.projector + apart
 
 
 def _can_chat(shown: ShownModel | None) -> bool:
