@@ -10,7 +10,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipe`, line 19796, which the server calls.
+# Begin here: `class Pipe`, line 19803, which the server calls.
 # The modules that it uses come first:
 #    219  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
 #    505  base.messages                  Sentences for people, in English and in the languages of the catalogue.
@@ -64,82 +64,82 @@ version: 0.1.0
 #   7654  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
 #   7751  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
 #   7856  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
-#   8060  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
-#   8321  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
-#   8379  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
-#   8582  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
-#   8753  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
-#   9090  routing.nodes                  The `nodes` valve: a row a line, read once.
-#   9441  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
-#   9527  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
-#   9701  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
-#   9897  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
-#   9990  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
-#  10073  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
-#  10139  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
-#  10188  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
-#  10275  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
-#  10383  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
-#  10883  routing.probe.node_watch       One node as the router holds it: its client, what the last looks have shown, and when it counts as gone.
-#  11198  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
-#  11436  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
-#  11539  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
-#  11647  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-#  11764  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
-#  12017  routing.state.demand           How often each set of weights is asked for, over the last minutes.
-#  12050  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-#  12236  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#  12271  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#  13010  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#  13086  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#  13232  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#  13466  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
-#  13606  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  13666  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
-#  14177  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
-#  14350  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
-#  14691  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  15000  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  15115  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  15736  routing.dispatch.embedding     Vectors from the fleet: the node that has the model in memory and the least to do, then the others.
-#  15796  fit.planning                   Which models a fleet should have where, so that its demand needs the fewest loads: pure functions.
-#  15981  routing.plan.demand            What people ask for: chats from the router's record, or from a file like it.
-#  16076  routing.plan.virtual_fleet     A node as Ollama is, in virtual time: no sockets, no sleeping, thousands of requests in a second.
-#  16332  routing.plan.replay            A recorded day again, in virtual time: the router's own scheduler over simulated nodes.
-#  16519  routing.plan.report            What fits where, what to pull, and what one more GPU would bring: all of a plan, as people read it.
-#  16804  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, the admin's dashboard, and a plan.
-#  16907  cache.errors                   What goes wrong with the cache.
-#  16927  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  16959  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  17108  services.budget_chats          Chats that are under way and their budgets: what each has used so far, by whoever knows it best.
-#  17114  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#  17129  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#  17255  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#  17290  webui.users                    Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
-#  17323  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#  17414  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-#  17577  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
-#  17667  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
-#  17906  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  18051  services.activity              What chats did in this process, until somebody writes it into the history.
-#  18077  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  18202  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
-#  18310  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
-#  18357  services.valves                What all valves of the pack have in common: what is refused is told to admins, without what was written.
-#  18485  services.router_valves         The valves of the router, wherever it runs.
-#  18639  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  18753  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  19014  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
-#  19046  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  19068  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#  19074  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#  19168  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
-#  19274  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  19369  webui.leaving                  When Open WebUI is told that a client has left: not while it reads its database.
-#  19453  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#  19632  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
-#  19643  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#  19702  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#   8073  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
+#   8334  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
+#   8392  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
+#   8595  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
+#   8766  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
+#   9103  routing.nodes                  The `nodes` valve: a row a line, read once.
+#   9463  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
+#   9549  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
+#   9723  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
+#   9919  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
+#  10012  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
+#  10095  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
+#  10161  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
+#  10210  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
+#  10297  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
+#  10405  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
+#  10905  routing.probe.node_watch       One node as the router holds it: its client, what the last looks have shown, and when it counts as gone.
+#  11205  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
+#  11443  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
+#  11546  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
+#  11654  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+#  11771  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
+#  12024  routing.state.demand           How often each set of weights is asked for, over the last minutes.
+#  12057  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+#  12243  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#  12278  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#  13017  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#  13093  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#  13239  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#  13473  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
+#  13613  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  13673  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
+#  14184  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
+#  14357  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
+#  14698  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  15007  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  15122  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  15743  routing.dispatch.embedding     Vectors from the fleet: the node that has the model in memory and the least to do, then the others.
+#  15803  fit.planning                   Which models a fleet should have where, so that its demand needs the fewest loads: pure functions.
+#  15988  routing.plan.demand            What people ask for: chats from the router's record, or from a file like it.
+#  16083  routing.plan.virtual_fleet     A node as Ollama is, in virtual time: no sockets, no sleeping, thousands of requests in a second.
+#  16339  routing.plan.replay            A recorded day again, in virtual time: the router's own scheduler over simulated nodes.
+#  16526  routing.plan.report            What fits where, what to pull, and what one more GPU would bring: all of a plan, as people read it.
+#  16811  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, the admin's dashboard, and a plan.
+#  16914  cache.errors                   What goes wrong with the cache.
+#  16934  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  16966  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  17115  services.budget_chats          Chats that are under way and their budgets: what each has used so far, by whoever knows it best.
+#  17121  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#  17136  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#  17262  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#  17297  webui.users                    Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
+#  17330  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#  17421  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#  17584  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
+#  17674  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
+#  17913  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  18058  services.activity              What chats did in this process, until somebody writes it into the history.
+#  18084  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  18209  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#  18317  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
+#  18364  services.valves                What all valves of the pack have in common: what is refused is told to admins, without what was written.
+#  18492  services.router_valves         The valves of the router, wherever it runs.
+#  18646  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  18760  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  19021  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#  19053  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  19075  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#  19081  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#  19175  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
+#  19281  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  19376  webui.leaving                  When Open WebUI is told that a client has left: not while it reads its database.
+#  19460  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#  19639  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
+#  19650  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#  19709  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
 
 import asyncio
 import base64
@@ -7859,6 +7859,7 @@ async def stream_to_openai(
 _BLOB = re.compile(r"^FROM .*sha256[-:]([0-9a-f]{64})\s*$", re.MULTILINE)
 _PARAMETER = re.compile(r"^(\w+)\s+(\S+)\s*$", re.MULTILINE)
 _CLOUD_TAG = re.compile(r".*[:-]cloud", re.IGNORECASE)
+MOST_PARAMETERS = 10**11  # of a vision encoder
 _CLOUD_BYTES = 2**20  # a model with such a tag that is larger than this has weights of its own
 
 _Entry = TypeVar("_Entry", bound="NamedModel")
@@ -7989,6 +7990,18 @@ class ShownModel(NodeValue):
     @classmethod
     def _only_texts(cls, given: Any) -> Any:
         return [item for item in given if isinstance(item, str)] if isinstance(given, list) else given
+
+    def shape(self, size: int) -> ModelShape:
+        """What decides how much memory it takes, a vision encoder in a file of its own included.
+
+        Args:
+            size: bytes of all its files, for a node that lists no tensors.
+        """
+        shape = shape_of(self.model_info, self.tensors, size)
+        encoder = self.projector_info.get("general.parameter_count")
+        apart = encoder if isinstance(encoder, int) and 0 < encoder < MOST_PARAMETERS else 0
+        # Such a file has 16 bits a weight; the size of all files counts it already.
+        return replace(shape, projector=shape.projector + 2 * apart) if self.tensors else shape
 
     @property
     def blob(self) -> str:
@@ -9188,6 +9201,15 @@ class NodeRow:
     def way_in(self) -> WayIn:
         """How it lets the router in."""
         return WayIn(self.url, self.key, self.login, self.headers, self.auth, self.cookies)
+
+    @property
+    def agent_way_in(self) -> WayIn:
+        """How its agent lets us in: by a login of its own, else as the node where both have one gateway."""
+        url, login = split_login(self.agent)
+        node, agent = urlsplit(self.url), urlsplit(url)
+        if not login and (node.scheme, node.netloc) == (agent.scheme, agent.netloc):
+            return replace(self.way_in, url=url)
+        return WayIn(url, login=login)
 
     def entered_by(self, way: WayIn) -> Self:
         """The node with another way in."""
@@ -10886,7 +10908,6 @@ class NodeState:
 SHOWN_AT_ONCE = 8  # models that one node is asked about at the same time
 SHOW_SECONDS = 1.0  # that a look waits for what a node tells of its models, which may be hundreds
 LOOK_APART_SECONDS = 0.2  # two looks in less time show no movement
-MOST_PARAMETERS = 10**11  # of a vision encoder
 SAME_PACE = 0.3  # by how much two times that pass may differ and still be the same
 # What a gateway answers that does not pass `/api/show` on: it will not next time, either.
 _NOT_THERE = frozenset({401, 403, 404, 405, 501})
@@ -10984,7 +11005,8 @@ class NodeWatch:
     async def look_at_gpus(self, here: GpuReader, session: aiohttp.ClientSession) -> None:
         """Ask the node's agent, or the driver of this machine where the node runs on it."""
         if self.row.agent:
-            self.gpus = await read_agent(self.row.agent, session, AGENT_SECONDS, self._agent_headers)
+            way = self.row.agent_way_in
+            self.gpus = await read_agent(way.url, session, AGENT_SECONDS, way.fixed_headers)
         elif self.is_here:
             self.gpus = await here.read()
         else:
@@ -11000,13 +11022,6 @@ class NodeWatch:
             plain=error.plain,
             auth=self.row.auth,
         )
-
-    @property
-    def _agent_headers(self) -> dict[str, str]:
-        """The node's own, where its agent is behind the same gateway and has no login of its own."""
-        node, agent = urlsplit(self.row.url), urlsplit(self.row.agent)
-        same = (node.scheme, node.netloc) == (agent.scheme, agent.netloc)
-        return self.row.way_in.fixed_headers if same else {}
 
     @property
     def is_here(self) -> bool:
@@ -11097,8 +11112,7 @@ class NodeWatch:
             try:
                 shown = await self.client.show(model.name)
                 if shown.model_info:
-                    shape = shape_of(shown.model_info, shown.tensors, model.size)
-                    self._shapes[_shown_key(model)] = replace(shape, projector=_projector(shape, shown))
+                    self._shapes[_shown_key(model)] = shown.shape(model.size)
                 self._shown[_shown_key(model)] = shown.model_copy(update={"tensors": ()})  # hundreds
             except RetryableNodeError as error:  # asked again at the next look, where that may help
                 if error.status in _NOT_THERE:
@@ -11179,13 +11193,6 @@ class NodeWatch:
 
 def _shown_key(model: ListedModel) -> tuple[str, str]:
     return model.name, model.digest
-
-
-def _projector(shape: ModelShape, shown: ShownModel) -> int:
-    """Bytes of a vision encoder, which may be in a file of its own: those have 16 bits a weight."""
-    parameters = shown.projector_info.get("general.parameter_count")
-    apart = 2 * parameters if isinstance(parameters, int) and 0 < parameters < MOST_PARAMETERS else 0
-    return shape.projector + apart
 
 
 def _can_chat(shown: ShownModel | None) -> bool:

@@ -9,7 +9,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/pipelines/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipeline`, line 16797, which the server calls.
+# Begin here: `class Pipeline`, line 16804, which the server calls.
 # The modules that it uses come first:
 #    200  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
 #    501  base.messages                  Sentences for people, in English and in the languages of the catalogue.
@@ -56,71 +56,71 @@ version: 0.1.0
 #   6195  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
 #   6300  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
 #   6592  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
-#   6796  engines.vectors                Vectors for texts, as an engine gives them.
-#   6829  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
-#   7090  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
-#   7148  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
-#   7351  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
-#   7522  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
-#   7859  routing.nodes                  The `nodes` valve: a row a line, read once.
-#   8210  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
-#   8296  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
-#   8470  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
-#   8666  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
-#   8759  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
-#   8842  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
-#   8908  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
-#   8957  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#   9033  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
-#   9120  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
-#   9228  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
-#   9728  routing.probe.node_watch       One node as the router holds it: its client, what the last looks have shown, and when it counts as gone.
-#  10043  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
-#  10281  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
-#  10384  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
-#  10492  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-#  10609  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
-#  10862  routing.state.demand           How often each set of weights is asked for, over the last minutes.
-#  10895  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-#  11081  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#  11116  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#  11855  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#  11931  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#  12077  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#  12311  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
-#  12451  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  12511  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
-#  13022  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
-#  13195  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
-#  13536  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  13845  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  13960  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  14581  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, the admin's dashboard, and a plan.
-#  14648  cache.errors                   What goes wrong with the cache.
-#  14668  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  14684  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  14833  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
-#  14962  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
-#  15131  base.single_flight             What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
-#  15234  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
-#  15473  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#  15925  services.activity              What chats did in this process, until somebody writes it into the history.
-#  15992  services.history               The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
-#  16346  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  16447  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  16482  services.pipeline_requests     What a pipeline can know of a request, how it tells the next one, and the others of its server.
-#  16565  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
-#  16683  services.valves                What all valves of the pack have in common: what is refused is told to admins, without what was written.
-#  16781  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
-#  16870  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#  17229  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#  17287  aliases.published              Which names of a table can be published as models, and what answers for them.
-#  17323  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  17441  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  17566  services.router_valves         The valves of the router, wherever it runs.
-#  17720  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  17834  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  18095  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#   6809  engines.vectors                Vectors for texts, as an engine gives them.
+#   6842  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
+#   7103  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
+#   7161  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
+#   7364  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
+#   7535  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
+#   7872  routing.nodes                  The `nodes` valve: a row a line, read once.
+#   8232  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
+#   8318  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
+#   8492  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
+#   8688  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
+#   8781  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
+#   8864  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
+#   8930  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
+#   8979  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   9055  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
+#   9142  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
+#   9250  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
+#   9750  routing.probe.node_watch       One node as the router holds it: its client, what the last looks have shown, and when it counts as gone.
+#  10050  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
+#  10288  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
+#  10391  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
+#  10499  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+#  10616  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
+#  10869  routing.state.demand           How often each set of weights is asked for, over the last minutes.
+#  10902  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+#  11088  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#  11123  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#  11862  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#  11938  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#  12084  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#  12318  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
+#  12458  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  12518  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
+#  13029  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
+#  13202  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
+#  13543  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  13852  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  13967  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  14588  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, the admin's dashboard, and a plan.
+#  14655  cache.errors                   What goes wrong with the cache.
+#  14675  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  14691  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  14840  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
+#  14969  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
+#  15138  base.single_flight             What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
+#  15241  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
+#  15480  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#  15932  services.activity              What chats did in this process, until somebody writes it into the history.
+#  15999  services.history               The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
+#  16353  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  16454  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  16489  services.pipeline_requests     What a pipeline can know of a request, how it tells the next one, and the others of its server.
+#  16572  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
+#  16690  services.valves                What all valves of the pack have in common: what is refused is told to admins, without what was written.
+#  16788  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
+#  16877  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#  17236  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#  17294  aliases.published              Which names of a table can be published as models, and what answers for them.
+#  17330  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  17448  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  17573  services.router_valves         The valves of the router, wherever it runs.
+#  17727  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  17841  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  18102  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
 
 import asyncio
 import base64
@@ -6595,6 +6595,7 @@ def level_bits(level: str) -> float:
 _BLOB = re.compile(r"^FROM .*sha256[-:]([0-9a-f]{64})\s*$", re.MULTILINE)
 _PARAMETER = re.compile(r"^(\w+)\s+(\S+)\s*$", re.MULTILINE)
 _CLOUD_TAG = re.compile(r".*[:-]cloud", re.IGNORECASE)
+MOST_PARAMETERS = 10**11  # of a vision encoder
 _CLOUD_BYTES = 2**20  # a model with such a tag that is larger than this has weights of its own
 
 _Entry = TypeVar("_Entry", bound="NamedModel")
@@ -6725,6 +6726,18 @@ class ShownModel(NodeValue):
     @classmethod
     def _only_texts(cls, given: Any) -> Any:
         return [item for item in given if isinstance(item, str)] if isinstance(given, list) else given
+
+    def shape(self, size: int) -> ModelShape:
+        """What decides how much memory it takes, a vision encoder in a file of its own included.
+
+        Args:
+            size: bytes of all its files, for a node that lists no tensors.
+        """
+        shape = shape_of(self.model_info, self.tensors, size)
+        encoder = self.projector_info.get("general.parameter_count")
+        apart = encoder if isinstance(encoder, int) and 0 < encoder < MOST_PARAMETERS else 0
+        # Such a file has 16 bits a weight; the size of all files counts it already.
+        return replace(shape, projector=shape.projector + 2 * apart) if self.tensors else shape
 
     @property
     def blob(self) -> str:
@@ -7957,6 +7970,15 @@ class NodeRow:
     def way_in(self) -> WayIn:
         """How it lets the router in."""
         return WayIn(self.url, self.key, self.login, self.headers, self.auth, self.cookies)
+
+    @property
+    def agent_way_in(self) -> WayIn:
+        """How its agent lets us in: by a login of its own, else as the node where both have one gateway."""
+        url, login = split_login(self.agent)
+        node, agent = urlsplit(self.url), urlsplit(url)
+        if not login and (node.scheme, node.netloc) == (agent.scheme, agent.netloc):
+            return replace(self.way_in, url=url)
+        return WayIn(url, login=login)
 
     def entered_by(self, way: WayIn) -> Self:
         """The node with another way in."""
@@ -9731,7 +9753,6 @@ class NodeState:
 SHOWN_AT_ONCE = 8  # models that one node is asked about at the same time
 SHOW_SECONDS = 1.0  # that a look waits for what a node tells of its models, which may be hundreds
 LOOK_APART_SECONDS = 0.2  # two looks in less time show no movement
-MOST_PARAMETERS = 10**11  # of a vision encoder
 SAME_PACE = 0.3  # by how much two times that pass may differ and still be the same
 # What a gateway answers that does not pass `/api/show` on: it will not next time, either.
 _NOT_THERE = frozenset({401, 403, 404, 405, 501})
@@ -9829,7 +9850,8 @@ class NodeWatch:
     async def look_at_gpus(self, here: GpuReader, session: aiohttp.ClientSession) -> None:
         """Ask the node's agent, or the driver of this machine where the node runs on it."""
         if self.row.agent:
-            self.gpus = await read_agent(self.row.agent, session, AGENT_SECONDS, self._agent_headers)
+            way = self.row.agent_way_in
+            self.gpus = await read_agent(way.url, session, AGENT_SECONDS, way.fixed_headers)
         elif self.is_here:
             self.gpus = await here.read()
         else:
@@ -9845,13 +9867,6 @@ class NodeWatch:
             plain=error.plain,
             auth=self.row.auth,
         )
-
-    @property
-    def _agent_headers(self) -> dict[str, str]:
-        """The node's own, where its agent is behind the same gateway and has no login of its own."""
-        node, agent = urlsplit(self.row.url), urlsplit(self.row.agent)
-        same = (node.scheme, node.netloc) == (agent.scheme, agent.netloc)
-        return self.row.way_in.fixed_headers if same else {}
 
     @property
     def is_here(self) -> bool:
@@ -9942,8 +9957,7 @@ class NodeWatch:
             try:
                 shown = await self.client.show(model.name)
                 if shown.model_info:
-                    shape = shape_of(shown.model_info, shown.tensors, model.size)
-                    self._shapes[_shown_key(model)] = replace(shape, projector=_projector(shape, shown))
+                    self._shapes[_shown_key(model)] = shown.shape(model.size)
                 self._shown[_shown_key(model)] = shown.model_copy(update={"tensors": ()})  # hundreds
             except RetryableNodeError as error:  # asked again at the next look, where that may help
                 if error.status in _NOT_THERE:
@@ -10024,13 +10038,6 @@ class NodeWatch:
 
 def _shown_key(model: ListedModel) -> tuple[str, str]:
     return model.name, model.digest
-
-
-def _projector(shape: ModelShape, shown: ShownModel) -> int:
-    """Bytes of a vision encoder, which may be in a file of its own: those have 16 bits a weight."""
-    parameters = shown.projector_info.get("general.parameter_count")
-    apart = 2 * parameters if isinstance(parameters, int) and 0 < parameters < MOST_PARAMETERS else 0
-    return shape.projector + apart
 
 
 def _can_chat(shown: ShownModel | None) -> bool:

@@ -466,7 +466,6 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "an MP4 of empty boxes": "只有空块的 MP4",
         "an MP4, M4A or MOV without an index: its end is missing": "没有索引的 MP4、M4A 或 MOV：文件末尾缺失",
         "an Ollama": "Ollama",
-        "an OpenAI server": "OpenAI 兼容服务器",
         "an OpenAI-compatible engine": "OpenAI 兼容的引擎",
         "an admin changed who may use it, and that is kept": "管理员更改了谁可以使用它，予以保留",
         "an admin has set who may use it": "管理员设置了谁可以使用它",
