@@ -11,8 +11,10 @@ real routers of SGLang and vLLM (`routing/replay.py`).
 Ours is the scheduler that the router runs; nothing is known of the nodes beforehand except the slots that
 their rows declare (`--undeclared`: not even those). The peers pick a node at once: random (Open WebUI's own),
 round robin, least busy, sticky by session, cache-aware as SGLang's router has it, and LMetric (new prefill
-tokens x batch size, arXiv 2603.15202). Next to them is the bound that no policy can beat: every block that
-any earlier request had is held everywhere, and nobody waits. Times are simulated seconds to the first token.
+tokens x batch size, arXiv 2603.15202). Next to them are two limits. No policy can beat the first: every block
+that any earlier request had is held everywhere, and nobody waits. The second is one node with the slots and
+the memory of all: what placing can come to, unless one knew which prefixes are asked for again. Times are
+simulated seconds to the first token.
 """
 
 import argparse
@@ -195,6 +197,13 @@ def bound(row: Row, folder: Path = DEFAULT_FOLDER) -> Outcome:
     return Outcome.of(*least_waits(requests, rate_of(row)))
 
 
+def as_one(row: Row, folder: Path = DEFAULT_FOLDER) -> Outcome:
+    """What comes of it with one node that has the slots and the memory of all."""
+    slots, prefixes = row.nodes * row.slots, row.nodes * row.prefixes
+    one = replace(row, nodes=1, slots=slots, prefixes=prefixes, room=row.models, load=0.0)
+    return play(one, "least busy", folder)
+
+
 def percentile(values: Sequence[float], share: float) -> float:
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
@@ -211,6 +220,7 @@ def compare(
     found: dict[str, Any] = {
         "row": asdict(row),
         "bound": asdict(limit),
+        "as_one": asdict(as_one(row, folder)),
         "policies": {policy: asdict(outcome) for policy, outcome in outcomes.items()},
     }
     simple = [outcomes[policy] for policy in policies if policy in SIMPLE]
@@ -232,7 +242,7 @@ def show(found: dict[str, dict[str, Any]]) -> None:
     )
     for name, told in found.items():
         for place, (policy, one) in enumerate(
-            {"no policy can beat": told["bound"], **told["policies"]}.items()
+            {"no policy can beat": told["bound"], "all in one": told["as_one"], **told["policies"]}.items()
         ):
             times = [f"{one[key]:.2f}" for key in ("mean", "p50", "p95", "p99")]
             table.add_row(

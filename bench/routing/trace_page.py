@@ -19,6 +19,7 @@ NONE_WORSE = "In none of these rows is a simple policy better by more than half 
 CHINESE = {
     HEAD: "轨迹 x 时间缩放，节点 x 槽位",
     "No policy can beat": "任何策略都无法超越",
+    "All in one": "合为一个节点",
     "Random": "随机",
     "Round robin": "轮询",
     "Least busy": "最空闲",
@@ -61,7 +62,7 @@ def write_page(found: Found, page: Path) -> None:
 def table(found: Found, words: Words) -> str:
     """Mean / p95 in seconds, and the share of the prompts that was reused, of all policies in all rows."""
     policies = list(next(iter(found.values()))["policies"])
-    heads = [HEAD, "No policy can beat"]
+    heads = [HEAD, "No policy can beat", "All in one"]
     heads += [NAMES.get(policy, policy.capitalize() if policy.islower() else policy) for policy in policies]
     lines = [
         "| " + " | ".join(words.get(head, head) for head in heads) + " |",
@@ -70,7 +71,7 @@ def table(found: Found, words: Words) -> str:
     for name, told in found.items():
         by_policy = told["policies"]
         best = {key: min(one[key] for one in by_policy.values()) for key in ("mean", "p95")}
-        cells = [name, _cell(told["bound"], {"mean": 0.0, "p95": 0.0})]
+        cells = [name, *(_cell(told[limit], {"mean": 0.0, "p95": 0.0}) for limit in ("bound", "as_one"))]
         lines.append("| " + " | ".join([*cells, *(_cell(one, best) for one in by_policy.values())]) + " |")
     return "\n".join(lines)
 
