@@ -12,6 +12,7 @@ import pytest
 from harness.cache_processes import ask, caches, run_on
 from harness.cache_upstream import ScriptedUpstream, question, said
 from ollama_pack.cache.cache import ResponseCache
+from ollama_pack.cache.errors import StoreDownError, StoreFullError
 from ollama_pack.cache.key import Slot
 from ollama_pack.cache.outcome import Hit, Lead, Miss
 from ollama_pack.cache.sqlite_cache import SqliteCache
@@ -202,3 +203,50 @@ def test_what_has_ended_goes_in_parts_and_without_a_commit(tmp_path: Path) -> No
             cache.release(lease, (1, b"end"))
             left.append(cache.use_of("a" * 32).entries)
     assert left == [300, 100, 0]
+
+
+def test_full_disk_is_not_taken_for_a_failing_one(tmp_path: Path) -> None:
+    """Would catch a full disk that switches the cache off: what is kept can still be read."""
+
+    async def test() -> None:
+        store = SqliteStore(tmp_path / "cache.sqlite3")
+        assert await kept(store, b"sealed")
+        step = store._thread.submit  # noqa: SLF001 - a disk of a few pages
+        step(lambda: store._current()._link.execute("PRAGMA max_page_count = 40")).result()  # noqa: SLF001
+        lease = await store.acquire(Slot("a" * 32, "1" * 64), "t", "read")
+        assert isinstance(lease, Lease)
+        with pytest.raises(StoreFullError):
+            await store.commit(lease, bytes(200_000), TTL, Quota(), (1, b"end"))
+        assert isinstance(await store.find(question().slot), Kept)
+        await store.close()
+
+    asyncio.run(test())
+
+
+def test_file_with_a_damaged_index_is_replaced(tmp_path: Path) -> None:
+    """Would catch a damaged file that is kept for ever, because SQLite says exactly where it is damaged."""
+    path = tmp_path / "cache.sqlite3"
+
+    async def test() -> None:
+        store = SqliteStore(path)
+        assert await kept(store, b"sealed")
+        await store.close()
+        with closing(sqlite3.connect(path, isolation_level=None)) as link:
+            link.execute("PRAGMA writable_schema = 1")
+            link.execute(
+                "UPDATE sqlite_schema SET sql = replace(sql, '(ends)', '(made)') WHERE name = 'entries_ends'"
+            )
+        with closing(sqlite3.connect(path, isolation_level=None)) as link:
+            link.execute("UPDATE entries SET ends = ends + 1")  # of which the index hears nothing
+            link.execute("PRAGMA writable_schema = 1")
+            link.execute(
+                "UPDATE sqlite_schema SET sql = replace(sql, '(made)', '(ends)') WHERE name = 'entries_ends'"
+            )
+        store = SqliteStore(path)
+        with pytest.raises(StoreDownError):
+            await store.discard(question().slot)
+        assert await kept(store, b"sealed")
+        await store.close()
+
+    asyncio.run(test())
+    assert {each.name for each in tmp_path.glob("*.sqlite3")} == {"cache.1.sqlite3"}

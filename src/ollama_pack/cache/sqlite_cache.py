@@ -237,10 +237,11 @@ class SqliteCache:
         self._link.execute("BEGIN IMMEDIATE")
         try:
             yield self._clock()
+            self._link.execute("COMMIT")
         except BaseException:
-            self._link.execute("ROLLBACK")
+            if self._link.in_transaction:  # a full or failing disk has ended it already
+                self._link.execute("ROLLBACK")
             raise
-        self._link.execute("COMMIT")
 
     def _running(self, slot: Slot, token: str, now: int) -> Running | Lease | None:
         row = self._one(
