@@ -210,6 +210,32 @@ def test_full_memory(valkey: Valkey) -> None:
     run_on(valkey.url, test, RULE)
 
 
+@pytest.mark.parametrize(
+    ("refuse", "allow"),
+    [
+        ("CONFIG SET min-replicas-to-write 1", "CONFIG SET min-replicas-to-write 0"),
+        ("REPLICAOF 127.0.0.1 1", "REPLICAOF NO ONE"),
+    ],
+    ids=["too few replicas", "a replica"],
+)
+def test_writes_that_are_refused(valkey: Valkey, refuse: str, allow: str) -> None:
+    """Would catch a Redis that can only be read, and is taken for a dead one."""
+
+    async def test(one: ResponseCache, two: ResponseCache) -> None:
+        await ask(one, ScriptedUpstream())
+        with valkey.client() as client:
+            client.execute_command(refuse)
+            for number in range(5):
+                outcome = await two.lookup(question(f"new {number}"))
+                assert isinstance(outcome, Miss)
+                assert outcome.reason == "store full"
+            assert isinstance(await two.lookup(question()), Hit)
+            client.execute_command(allow)
+        assert isinstance(await two.lookup(question("new")), Lead)
+
+    run_on(valkey.url, test, RULE)
+
+
 def test_full_memory_while_an_answer_is_generated(valkey: Valkey) -> None:
     """Would catch a leader that fails because its words do not fit."""
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -11,9 +12,14 @@ import pytest
 from harness.cache_processes import ask, caches, run_on
 from harness.cache_upstream import ScriptedUpstream, question, said
 from ollama_pack.cache.cache import ResponseCache
+from ollama_pack.cache.errors import StoreDownError, StoreFullError
+from ollama_pack.cache.key import Slot
 from ollama_pack.cache.outcome import Hit, Lead, Miss
-from ollama_pack.cache.store import CacheStore, Kept, Lease, Quota
+from ollama_pack.cache.sqlite_cache import SqliteCache
+from ollama_pack.cache.store import CacheStore, Kept, Lease, Quota, StoreTimes
 from ollama_pack.cache.store_sqlite import SqliteStore
+
+TTL = 60_000
 
 
 def test_file_that_is_no_database_is_replaced(tmp_path: Path) -> None:
@@ -152,3 +158,95 @@ def test_answer_outlives_the_process(tmp_path: Path) -> None:
             assert isinstance(await one.lookup(question("another")), Lead)
 
     asyncio.run(test())
+
+
+def test_keeping_an_answer_goes_through_no_table(tmp_path: Path) -> None:
+    """Would catch a step that takes longer the more is kept: 35 ms with 10,000 answers once."""
+    path = tmp_path / "cache.sqlite3"
+    slot, told = question().slot, list[str]()
+    cache = SqliteCache(path, StoreTimes(), lambda: 1000, "boot")
+    cache._link.execute("DROP INDEX IF EXISTS labels_ends")  # noqa: SLF001 - as a file of an older version lacks it
+    cache.close()
+    with closing(SqliteCache(path, StoreTimes(), lambda: 1000, "boot")) as cache:
+        link = cache._link  # noqa: SLF001 - whose plans only it tells
+        link.set_trace_callback(told.append)
+        cache.label("l", slot, TTL)
+        lease = cache.acquire(slot, "t", "read")
+        assert isinstance(lease, Lease)
+        assert cache.commit(lease, b"sealed", TTL, Quota(), (1, b"end")) == "stored"
+        link.set_trace_callback(None)
+        asked = [each for each in told if each.startswith(("SELECT", "INSERT", "UPDATE", "DELETE"))]
+        plans = [
+            str(row[3]) for each in asked for row in link.execute(f"EXPLAIN QUERY PLAN {each}").fetchall()
+        ]
+    large = [plan for plan in plans if re.match("(SCAN|SEARCH) (entries|labels)", plan)]
+    assert len(large) > 3  # else none were looked at
+    assert [plan for plan in large if plan.startswith("SCAN")] == []
+    assert [plan for plan in large if "(scope=?)" in plan and "COVERING" not in plan] == []
+
+
+def test_what_has_ended_goes_in_parts_and_without_a_commit(tmp_path: Path) -> None:
+    """Would catch a first answer that waits until all of last week's are gone, and a file that only grows."""
+    now = 1000
+    slots = [Slot("a" * 32, f"{number:064x}") for number in range(500)]
+    with closing(SqliteCache(tmp_path / "cache.sqlite3", StoreTimes(), lambda: now, "boot")) as cache:
+        for slot in slots:
+            cache.label("l", slot, 10)
+            lease = cache.acquire(slot, slot.name, "refresh")
+            assert isinstance(lease, Lease)
+            cache.commit(lease, b"sealed", 10, Quota(), (1, b"end"))
+        now = 2000
+        left = []
+        for number in range(3):
+            lease = cache.acquire(slots[0], f"t{number}", "read")
+            assert isinstance(lease, Lease)
+            cache.release(lease, (1, b"end"))
+            left.append(cache.use_of("a" * 32).entries)
+    assert left == [300, 100, 0]
+
+
+def test_full_disk_is_not_taken_for_a_failing_one(tmp_path: Path) -> None:
+    """Would catch a full disk that switches the cache off: what is kept can still be read."""
+
+    async def test() -> None:
+        store = SqliteStore(tmp_path / "cache.sqlite3")
+        assert await kept(store, b"sealed")
+        step = store._thread.submit  # noqa: SLF001 - a disk of a few pages
+        step(lambda: store._current()._link.execute("PRAGMA max_page_count = 40")).result()  # noqa: SLF001
+        lease = await store.acquire(Slot("a" * 32, "1" * 64), "t", "read")
+        assert isinstance(lease, Lease)
+        with pytest.raises(StoreFullError):
+            await store.commit(lease, bytes(200_000), TTL, Quota(), (1, b"end"))
+        assert isinstance(await store.find(question().slot), Kept)
+        await store.close()
+
+    asyncio.run(test())
+
+
+def test_file_with_a_damaged_index_is_replaced(tmp_path: Path) -> None:
+    """Would catch a damaged file that is kept for ever, because SQLite says exactly where it is damaged."""
+    path = tmp_path / "cache.sqlite3"
+
+    async def test() -> None:
+        store = SqliteStore(path)
+        assert await kept(store, b"sealed")
+        await store.close()
+        with closing(sqlite3.connect(path, isolation_level=None)) as link:
+            link.execute("PRAGMA writable_schema = 1")
+            link.execute(
+                "UPDATE sqlite_schema SET sql = replace(sql, '(ends)', '(made)') WHERE name = 'entries_ends'"
+            )
+        with closing(sqlite3.connect(path, isolation_level=None)) as link:
+            link.execute("UPDATE entries SET ends = ends + 1")  # of which the index hears nothing
+            link.execute("PRAGMA writable_schema = 1")
+            link.execute(
+                "UPDATE sqlite_schema SET sql = replace(sql, '(made)', '(ends)') WHERE name = 'entries_ends'"
+            )
+        store = SqliteStore(path)
+        with pytest.raises(StoreDownError):
+            await store.discard(question().slot)
+        assert await kept(store, b"sealed")
+        await store.close()
+
+    asyncio.run(test())
+    assert {each.name for each in tmp_path.glob("*.sqlite3")} == {"cache.1.sqlite3"}

@@ -10,6 +10,7 @@ import pytest
 from harness.valkey import Valkey, server_program
 from ollama_pack.base.redis import redis_client
 from ollama_pack.cache.key import Slot
+from ollama_pack.cache.redis_scripts import RedisNames
 from ollama_pack.cache.store import CacheStore, Kept, Lease, Quota, Running, ScopeUse, StoreTimes
 from ollama_pack.cache.store_redis import RedisStore
 from ollama_pack.cache.store_sqlite import SqliteStore
@@ -462,6 +463,24 @@ def test_counts_add_up_over_processes(opener: Opener) -> None:
         assert await one.counts() == {"hits": 5.0, "seconds saved": 0.5}
 
     run(opener, test)
+
+
+def test_what_has_ended_goes_in_parts(valkey: Valkey) -> None:
+    """Would catch a Redis that answers nobody while the entries of a whole week are forgotten."""
+
+    async def test() -> None:
+        store = RedisStore(redis_client(valkey.url), redis_client(valkey.url))
+        ends = RedisNames(ONE.scope).index[1]
+        with valkey.client() as client:
+            client.flushall()
+            client.zadd(ends, {f"{number:066x}": 1 for number in range(250)})
+            await keep(store, ONE, b"sealed")
+            assert client.zcard(ends) == 250 - 200 + 1
+            await keep(store, TWO, b"sealed")
+            assert client.zcard(ends) == 2
+        await store.close()
+
+    asyncio.run(test())
 
 
 def test_there_is_a_server_to_test_with() -> None:

@@ -109,7 +109,7 @@ def test_continuing_asks_the_model_and_leaves_what_is_kept(cached: CachedWebUI, 
     assert len(cached.generations()) == 3
 
 
-@pytest.mark.parametrize("gone", ["chat", "all chats", "thumbs down"])
+@pytest.mark.parametrize("gone", ["chat", "all chats", "folder", "thumbs down"])
 def test_what_is_deleted_or_disliked_is_asked_again(cached: CachedWebUI, gone: str) -> None:
     """Would catch answers that outlive their chat, or a bad one that is given again and again."""
     chat = Chat(cached, cached.student, "hello")
@@ -127,6 +127,10 @@ def test_what_is_deleted_or_disliked_is_asked_again(cached: CachedWebUI, gone: s
         cached.student.post("/api/v1/evaluations/feedback", form)
     else:
         path = f"/api/v1/chats/{chat.id}" if gone == "chat" else "/api/v1/chats/"
+        if gone == "folder":
+            folder = cached.student.post("/api/v1/folders/", {"name": uuid4().hex})["id"]
+            cached.student.post(f"/api/v1/chats/{chat.id}/folder", {"folder_id": folder})
+            path = f"/api/v1/folders/{folder}?delete_contents=true"
         session.delete(cached.webui.url + path, timeout=30).raise_for_status()
     Chat(cached, cached.student, "hello")
     assert len(cached.generations()) == 2

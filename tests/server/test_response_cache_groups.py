@@ -114,3 +114,19 @@ def test_what_draws_on_tools_stays_with_its_user(cached: CachedWebUI) -> None:
     assert not is_served(cached.student, "with tools", **asked)
     assert not is_served(cached.other, "with tools", **asked)
     assert is_served(cached.student, "with tools", **asked)
+
+
+@pytest.mark.usefixtures("course")
+def test_connection_that_knows_who_asks_answers_each_user_anew(cached: CachedWebUI) -> None:
+    """Would catch what an engine says to one user, by his token or his name, and a group gets to see."""
+    config = cached.admin.get("/ollama/config")
+    own = {"0": {"enable": True, "headers": {"X-Who": "{{USER_ID}}"}}}
+    try:
+        cached.admin.post("/ollama/config/update", config | {"OLLAMA_API_CONFIGS": own})
+        assert not is_served(cached.student, "who am I?")
+        assert not is_served(cached.other, "who am I?")
+        assert is_served(cached.student, "who am I?")
+    finally:
+        cached.admin.post("/ollama/config/update", config)
+    assert not is_served(cached.student, "who are we?")
+    assert is_served(cached.other, "who are we?")

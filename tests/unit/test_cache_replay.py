@@ -179,6 +179,24 @@ def test_what_is_not_whole_or_not_understood_is_not_kept(chunks: tuple[Chunk, ..
     assert collect(chunks) == reason
 
 
+def test_field_that_holds_nothing_is_no_hindrance() -> None:
+    """Would catch a vLLM behind Open WebUI's own connection whose answers are never kept."""
+    streamed = (
+        chunk({"role": "assistant", "content": ""}, prompt_token_ids=None),
+        chunk({"content": "Hello"}),
+    )
+    assert isinstance(collect((*streamed, chunk({}, "stop"))), Entry)
+    message: Chunk = {"role": "assistant", "content": "Hello", "annotations": None, "tool_calls": []}
+    choice = {"index": 0, "message": message, "finish_reason": "stop", "stop_reason": None}
+    whole = {
+        "choices": [choice],
+        "prompt_logprobs": None,
+        "prompt_token_ids": None,
+        "kv_transfer_params": None,
+    }
+    assert isinstance(collect(tuple(completion_chunks(whole))), Entry)
+
+
 @pytest.mark.parametrize(
     ("each", "expected"),
     [

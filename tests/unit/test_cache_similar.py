@@ -50,11 +50,12 @@ def test_another_history_scope_or_model_is_never_served() -> None:
         {"role": "user", "content": "What is the capital of France?", "images": ["aGk="]},
         {"role": "user", "content": "What is the capital of France?", "name": "Bob"},
         {"role": "user", "content": ""},
+        {"role": "user", "content": "What is the capital of France? \ud83d"},
     ],
-    ids=["assistant", "parts", "images", "name", "empty"],
+    ids=["assistant", "parts", "images", "name", "empty", "half a character"],
 )
 def test_only_a_plain_last_message_of_the_user_has_a_wording(last: dict[str, Any]) -> None:
-    """Would catch a picture or a name that is left out of the key."""
+    """Would catch a picture or a name that is left out of the key, and half an emoji that ends the lookup."""
     assert last_asked({"messages": [last]}) == ""
     assert wording_slot(basis({"model": "llama3:8b", "messages": [last]}), KEYRING) is None
 

@@ -1,6 +1,8 @@
 """Which requests the cache is for, and whose answers they share."""
 
 import asyncio
+import sys
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -16,6 +18,7 @@ from ollama_pack.services.cacheable import (
     scope_facts,
     why_bypassed,
 )
+from ollama_pack.webui.connections import asks_as_user
 
 Json = dict[str, Any]
 
@@ -77,6 +80,50 @@ def test_what_draws_on_private_things_stays_with_the_user(metadata: Json) -> Non
     """Would catch what one user's files or tools say in another user's chat."""
     assert scope_facts(asked(metadata)).private
     assert question(asked(metadata), "global").scope == "user:u1"
+
+
+def test_engine_that_is_asked_as_the_user_answers_nobody_else() -> None:
+    """Would catch what an engine shows to one user's token in another user's chat."""
+    assert question(asked(as_user=True), "global").scope == "user:u1"
+    assert question(asked(as_user=True, group_ids=("g",)), "group").scope == "user:u1"
+
+
+@pytest.mark.parametrize(
+    ("own", "expected"),
+    [
+        ({}, False),
+        ({"auth_type": "bearer", "headers": {"X-Site": "school"}}, False),
+        ({"auth_type": "azure_ad"}, False),
+        ({"auth_type": "session"}, True),
+        ({"auth_type": "system_oauth"}, True),
+        ({"forward_cookies": True}, True),
+        ({"headers": {"X-Groups": "of {{USER_GROUPS}}"}}, True),
+    ],
+)
+def test_connection_that_knows_who_asks(
+    monkeypatch: pytest.MonkeyPatch, own: Json, *, expected: bool
+) -> None:
+    """Would catch a connection to an agent, entered with each user's own token, whose answers are shared."""
+    stored = {
+        "ollama.enable": True,
+        "ollama.base_urls": ["http://gpu0:11434"],
+        "ollama.api_configs": {"0": own},
+        "openai.api_base_urls": ["http://plain", "http://agent"],
+        "openai.api_configs": {"0": {}, "1": own},
+    }
+
+    class Config:
+        @staticmethod
+        async def get_many(*names: str) -> Json:
+            return {name: stored[name] for name in names}
+
+    for name in ("open_webui", "open_webui.models", "open_webui.models.config"):
+        module = ModuleType(name)
+        module.Config = Config  # type: ignore[attr-defined] # a module of tests
+        monkeypatch.setitem(sys.modules, name, module)
+    assert asyncio.run(asks_as_user()) is expected
+    assert asyncio.run(asks_as_user(0)) is False
+    assert asyncio.run(asks_as_user(1)) is expected
 
 
 def test_plain_question_is_shared_as_the_rule_says() -> None:

@@ -77,13 +77,13 @@ def _settled(value: Any, levels: int) -> Any:
     """The value in the one form that orjson writes as the table says."""
     kind = type(value)
     if kind is dict:
-        if any(type(name) is not str or not _is_unicode(name) for name in value):
+        if any(type(name) is not str or not is_unicode(name) for name in value):
             raise NotCoveredError("a name that is not text")
         return {name: _settled(each, _less(levels)) for name, each in value.items()}
     if kind is list or kind is tuple:
         return [_settled(each, _less(levels)) for each in value]
     if kind is str:
-        return value if _is_unicode(value) else _marked("s", value.encode("utf-8", "surrogatepass").hex())
+        return value if is_unicode(value) else _marked("s", value.encode("utf-8", "surrogatepass").hex())
     if kind is int or kind is float:
         return _settled_number(value)
     if kind is bool or kind is StandIn or value is None:
@@ -103,7 +103,7 @@ def _marked(letter: str, text: str) -> orjson.Fragment:
     return orjson.Fragment(f"{letter}{text}".encode())
 
 
-def _is_unicode(text: str) -> bool:
+def is_unicode(text: str) -> bool:
     """Whether a text has no halves of characters."""
     if text.isascii():
         return True

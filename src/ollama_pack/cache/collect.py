@@ -59,7 +59,7 @@ class AnswerCollector:
         """Take a chunk, OpenAI's `chat.completion.chunk` or a line that Open WebUI puts in between."""
         if chunk.get("error"):
             self._refuse("error")
-        if not chunk.keys() <= _CHUNK_FIELDS:
+        if any(chunk[name] for name in chunk.keys() - _CHUNK_FIELDS):  # vLLM's may be there, and hold nothing
             self._refuse("unknown field")
         if isinstance(usage := chunk.get("usage"), dict):
             self.usage = usage

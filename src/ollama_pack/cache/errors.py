@@ -16,7 +16,10 @@ class StoreDownError(StoreError):
 
 
 class StoreFullError(StoreError):
-    """The store takes no more, and still answers: Redis at `maxmemory` with `noeviction`, or a full disk."""
+    """The store takes no more, and still answers.
+
+    Such as Redis at `maxmemory` with `noeviction`, one that cannot save, a replica, or a full disk.
+    """
 
 
 class EntryUnreadableError(PackError):

@@ -189,7 +189,8 @@ elseif newer > 0 or not allowed then
 else
   -- the first write of all: a full server refuses the whole script here, and nothing after its first write
   redis.call('HSET', KEYS[8], 'epoch', ARGV[3], 'fence', ARGV[2], 'made', whole(now), 'sealed', ARGV[5])
-  for _, slot in ipairs(redis.call('ZRANGEBYSCORE', KEYS[5], '-inf', now)) do
+  -- of much, a part each time: the server does nothing else meanwhile
+  for _, slot in ipairs(redis.call('ZRANGEBYSCORE', KEYS[5], '-inf', now, 'LIMIT', 0, 200)) do
     forget(slot, KEYS[4], KEYS[5], KEYS[6])
   end
   forget(ARGV[9], KEYS[4], KEYS[5], KEYS[6])

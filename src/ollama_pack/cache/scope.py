@@ -22,6 +22,7 @@ class ScopeFacts:
         knowledge: a knowledge base, a folder, a note or the web was looked into.
         memory: the user's memories were.
         tools: tools are offered or were called.
+        as_user: the engine is asked as this user, or told who it is: others may not get the same.
     """
 
     user_id: str
@@ -30,11 +31,12 @@ class ScopeFacts:
     knowledge: bool = False
     memory: bool = False
     tools: bool = False
+    as_user: bool = False
 
     @property
     def private(self) -> bool:
         """Whether the answer may hold what another user may not see."""
-        return self.files or self.knowledge or self.memory or self.tools
+        return self.files or self.knowledge or self.memory or self.tools or self.as_user
 
 
 def scope_for(rule: ScopeRule, facts: ScopeFacts) -> str:

@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 
 import orjson
 
-from ollama_pack.cache.canonical import StandIn
+from ollama_pack.cache.canonical import StandIn, is_unicode
 from ollama_pack.cache.errors import EntryUnreadableError
 from ollama_pack.cache.key import AnswerBasis, Slot, slot_of
 from ollama_pack.cache.keyring import Keyring
@@ -57,13 +57,17 @@ class Pointer:
 
 
 def last_asked(body: Mapping[str, Any]) -> str:
-    """The text of the last message, when it is a plain one of the user; else empty."""
+    """The text of the last message, when it is a plain one of the user; else empty.
+
+    A text with half a character, as browsers cut emojis, has its exact key alone: it can neither be sealed
+    nor embedded.
+    """
     messages = body.get("messages")
     last = messages[-1] if isinstance(messages, list) and messages else None
     if not isinstance(last, dict) or last.get("role") != "user" or not last.keys() <= _PLAIN:
         return ""
     content = last.get("content")
-    return content if isinstance(content, str) else ""
+    return content if isinstance(content, str) and is_unicode(content) else ""
 
 
 def wording_slot(basis: AnswerBasis, keyring: Keyring) -> Slot | None:

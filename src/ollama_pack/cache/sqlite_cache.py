@@ -29,7 +29,6 @@ CREATE TABLE entries (
   scope TEXT, slot TEXT, epoch INTEGER, fence INTEGER, made INTEGER, ends INTEGER, octets INTEGER,
   sealed BLOB, PRIMARY KEY (scope, slot)
 );
-CREATE INDEX entries_made ON entries (scope, made);
 CREATE INDEX entries_ends ON entries (ends);
 CREATE TABLE leases (
   scope TEXT, slot TEXT, epoch INTEGER, fence INTEGER, token TEXT, ends INTEGER, PRIMARY KEY (scope, slot)
@@ -44,6 +43,20 @@ CREATE TABLE labels (
 CREATE TABLE counts (name TEXT PRIMARY KEY, value REAL) WITHOUT ROWID;
 CREATE TABLE origin (format INTEGER, clock TEXT);
 """
+# With these, no step goes through all answers of a scope, or all labels. Files of older versions lack them.
+_INDEXES = (
+    "CREATE INDEX IF NOT EXISTS entries_use ON entries (scope, made, fence, octets)",
+    "CREATE INDEX IF NOT EXISTS labels_ends ON labels (ends)",
+    "DROP INDEX IF EXISTS entries_made",
+)
+_TIDIED_AT_ONCE = 200  # rows of a table: after a weekend, all that was asked on Friday has ended
+_KEYS = {
+    "entries": "scope, slot",
+    "leases": "scope, slot",
+    "generations": "token",
+    "followers": "token, follower",
+    "labels": "label, scope, slot",
+}
 
 
 class SqliteCache:
@@ -137,6 +150,7 @@ class SqliteCache:
 
     def release(self, lease: Lease, last: tuple[int, bytes]) -> None:
         with self._writing() as now:
+            self._tidy(now)  # where all answers call tools, none is ever committed
             self._finish(lease, now, last)
 
     def records_after(self, token: str, after: int) -> tuple[bytes, ...]:
@@ -201,13 +215,14 @@ class SqliteCache:
         self._link.execute("PRAGMA synchronous = NORMAL")  # a crash of the machine may lose entries, no more
         with self._writing():
             names = [name for (name,) in self._all("SELECT name FROM sqlite_schema WHERE type = 'table'")]
-            if "origin" in names and self._is_ours(clock_name):
-                return
-            for name in names:
-                self._link.execute(f'DROP TABLE "{name}"')
-            for statement in _TABLES.split(";\n"):
+            if "origin" not in names or not self._is_ours(clock_name):
+                for name in names:
+                    self._link.execute(f'DROP TABLE "{name}"')
+                for statement in _TABLES.split(";\n"):
+                    self._link.execute(statement)
+                self._link.execute("INSERT INTO origin VALUES (?, ?)", (SQLITE_FORMAT, clock_name))
+            for statement in _INDEXES:
                 self._link.execute(statement)
-            self._link.execute("INSERT INTO origin VALUES (?, ?)", (SQLITE_FORMAT, clock_name))
 
     def _is_ours(self, clock_name: str) -> bool:
         """Whether the times in the file are on this run of the clock, and the tables of this format."""
@@ -222,10 +237,11 @@ class SqliteCache:
         self._link.execute("BEGIN IMMEDIATE")
         try:
             yield self._clock()
+            self._link.execute("COMMIT")
         except BaseException:
-            self._link.execute("ROLLBACK")
+            if self._link.in_transaction:  # a full or failing disk has ended it already
+                self._link.execute("ROLLBACK")
             raise
-        self._link.execute("COMMIT")
 
     def _running(self, slot: Slot, token: str, now: int) -> Running | Lease | None:
         row = self._one(
@@ -314,17 +330,18 @@ class SqliteCache:
     def _evict(self, scope: str, quota: Quota) -> None:
         use = self.use_of(scope)
         entries, octets = use.entries, use.octets
-        oldest = self._all("SELECT slot, octets FROM entries WHERE scope = ? ORDER BY made, fence", scope)
-        for slot, size in oldest:
-            if entries <= quota.entries and octets <= quota.octets:
-                return
+        while entries and (entries > quota.entries or octets > quota.octets):
+            slot, size = self._one(
+                "SELECT slot, octets FROM entries WHERE scope = ? ORDER BY made, fence LIMIT 1", scope
+            )
             self._delete_entry(Slot(scope, slot), None)
             entries, octets = entries - 1, octets - size
 
     def _tidy(self, now: int) -> None:
-        """Remove what has ended, in every scope: SQLite has no clock of its own."""
-        for table in ("entries", "leases", "generations", "followers", "labels"):
-            self._link.execute(f"DELETE FROM {table} WHERE ends <= ?", (now,))  # noqa: S608 - a literal
+        """Remove what has ended, in every scope: SQLite has no clock. Of much, a part each time."""
+        for table, key in _KEYS.items():
+            ended = f"SELECT {key} FROM {table} WHERE ends <= ? LIMIT {_TIDIED_AT_ONCE}"  # noqa: S608 - literals
+            self._link.execute(f"DELETE FROM {table} WHERE ({key}) IN ({ended})", (now,))  # noqa: S608 - the same
         for (token,) in self._all("DELETE FROM streams WHERE ends <= ? RETURNING token", now):
             self._link.execute("DELETE FROM records WHERE token = ?", (token,))
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoScriptError, OutOfMemoryError
+from redis.exceptions import NoScriptError, OutOfMemoryError, ReadOnlyError
 
 from ollama_pack.base.messages import message
 from ollama_pack.base.redis import (
@@ -49,6 +49,8 @@ from ollama_pack.cache.store import (
     Tail,
 )
 
+# What it says when it cannot save to its disk, or has too few replicas: reads it still answers.
+_WRITES_REFUSED = ("MISCONF", "NOREPLICAS")
 _SCOPES, _COUNTS = f"{REDIS_PREFIX}scopes", f"{REDIS_PREFIX}counts"
 _SWEPT_AT_ONCE = 200
 _AT_ONCE = 64
@@ -264,6 +266,8 @@ class RedisStore:
 def _store_error(error: Exception) -> StoreError:
     if isinstance(error, OutOfMemoryError):
         return StoreFullError(message("Redis is at its maxmemory"))
+    if isinstance(error, ReadOnlyError) or str(error).startswith(_WRITES_REFUSED):
+        return StoreFullError(message("Redis takes no writes: {error}", error=redis_fault(error)))
     return StoreDownError(message("Redis failed: {error}", error=redis_fault(error)))
 
 

@@ -162,15 +162,15 @@ class SqliteStore:
         try:
             return step(self._current())
         except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY:  # the rest tells where it was met
+            if _kind_of(error) == sqlite3.SQLITE_BUSY:
                 raise _LockedError from error
-            if error.sqlite_errorcode == sqlite3.SQLITE_FULL:
+            if _kind_of(error) == sqlite3.SQLITE_FULL:
                 raise StoreFullError(message("the disk of {file} is full", file=self._file)) from error
             raise StoreDownError(
                 message("SQLite failed at {file}: {error}", file=self._file, error=error)
             ) from error
         except sqlite3.DatabaseError as error:
-            if error.sqlite_errorcode in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+            if _kind_of(error) in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
                 self._start_over()  # it is a cache: an empty one next time
             raise StoreDownError(message("SQLite failed: {error}", error=error)) from error
         except OSError as error:
@@ -225,6 +225,11 @@ class SqliteStore:
 
 class _LockedError(Exception):
     """Another process writes."""
+
+
+def _kind_of(error: sqlite3.Error) -> int:
+    """Its code without the part that tells where it was met, such as in an index."""
+    return error.sqlite_errorcode & 0xFF
 
 
 def _news(

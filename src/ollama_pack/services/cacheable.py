@@ -40,6 +40,7 @@ class CacheRequest:
         needs_usage: see `Question`.
         similar: an answer to the same question in other words will do.
         lend: for a scope, what the semantic tier needs of the request; None: it is off.
+        as_user: see `ScopeFacts`.
     """
 
     body: Mapping[str, Any]
@@ -53,6 +54,7 @@ class CacheRequest:
     needs_usage: bool = False
     similar: bool = False
     lend: Callable[[str], Lent | None] | None = None
+    as_user: bool = False
 
 
 def why_bypassed(body: Mapping[str, Any], metadata: Mapping[str, Any], when: CacheWhen) -> str:
@@ -110,6 +112,7 @@ def scope_facts(asked: CacheRequest) -> ScopeFacts:
         or bool(features.get("web_search") or about.get("knowledge")),
         memory=bool(features.get("memory")),
         tools=uses_tools(body) or bool(metadata.get("tools") or metadata.get("tool_ids")),
+        as_user=asked.as_user,
     )
 
 

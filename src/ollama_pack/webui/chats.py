@@ -54,8 +54,14 @@ async def rated_down(feedback_id: str) -> str | None:
 
 
 async def label_to_discard(event_name: str, event: Mapping[str, Any]) -> str | None:
-    """The label of the answers to discard: of a chat, of a user, or of a message that got a thumbs-down."""
+    """The label of the answers to discard: of a chat, of a user, or of a message that got a thumbs-down.
+
+    A folder may be deleted with its chats. Which they were no event says, so all answers of who did it go. Of
+    an admin who deletes another user's folder the event does not say whose it was.
+    """
     subject = str((event.get("subject") or {}).get("id") or "")
+    if event_name == "folder.deleted" and (event.get("data") or {}).get("delete_contents"):
+        return f"user:{owner}" if (owner := (event.get("actor") or {}).get("id")) else None
     if subject and event_name in _DELETIONS:
         return f"{_DELETIONS[event_name]}:{subject}"
     if subject and event_name in _RATINGS and (message := await rated_down(subject)):

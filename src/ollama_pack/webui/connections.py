@@ -10,6 +10,7 @@ from typing import Any
 from ollama_pack.engines.way_in import WayIn, split_login
 
 _ENTRA = frozenset({"azure_ad", "microsoft_entra_id"})
+_OF_USERS = frozenset({"session", "system_oauth"})
 OLLAMA_KEYS = ("ollama.enable", "ollama.base_urls", "ollama.api_configs")
 OPENAI_KEYS = ("openai.enable", "openai.api_base_urls", "openai.api_configs")
 
@@ -61,6 +62,34 @@ async def prefixed_connections() -> list[tuple[WayIn, str]]:
 async def ways_in() -> dict[str, WayIn]:
     """How each connection that is switched on is entered, by its address without a slash at the end."""
     return {url.rstrip("/"): _way_in(url, own) for url, own in reversed(await _connections_on())}
+
+
+async def asks_as_user(number: int | None = None) -> bool:
+    """Whether a connection is entered as the user who asks, or is told in its headers who that is.
+
+    Args:
+        number: of an OpenAI connection; None: any of the Ollama connections may be asked.
+    """
+    if number is None:
+        return any(_asks_as_user(own) for _, own in await _connections_on())
+
+    from open_webui.models.config import Config  # noqa: PLC0415 - see the top of this module
+
+    _, urls, configs = OPENAI_KEYS
+    found = await Config.get_many(urls, configs)
+    url = dict(enumerate(found.get(urls) or [])).get(number)
+    settings: Mapping[str, Any] = found.get(configs) or {}
+    return _asks_as_user(settings.get(str(number)) or settings.get(str(url)) or {})
+
+
+def _asks_as_user(own: Mapping[str, Any]) -> bool:
+    given = own.get("headers")
+    headers = given.values() if isinstance(given, Mapping) else ()
+    return (
+        own.get("auth_type") in _OF_USERS
+        or bool(own.get("forward_cookies"))
+        or any("{{USER_" in str(value) for value in headers)
+    )
 
 
 def _way_in(url: str, own: Mapping[str, Any]) -> WayIn:

@@ -40,7 +40,7 @@ from ollama_pack.services.caching import (
 )
 from ollama_pack.services.valves import PackValves
 from ollama_pack.webui.chats import other_answers
-from ollama_pack.webui.connections import prefixed_connections, trusted_certificates
+from ollama_pack.webui.connections import asks_as_user, prefixed_connections, trusted_certificates
 from ollama_pack.webui.functions import user_valves
 from ollama_pack.webui.meaning import NodeEmbeddings, embedder_of, embedding, judging, somebody_chats
 from ollama_pack.webui.model_rows import REPLAY
@@ -176,6 +176,7 @@ class Filter:
                 answerer=model,
                 preset={"base": body["model"], "params": {}, "system": ""},
                 refresh="no-cache" in _wishes(request),
+                as_user=self.valves.scope != "user" and await asks_as_user(),
             )
             return await self._pending_answer(cache, asked, body)
         except SettingError as error:
@@ -330,6 +331,7 @@ class Filter:
             needs_usage=answering.origin == "ollama",
             similar=self.valves.similar != "off" and "no-similar" not in _wishes(request),
             lend=lend if embedder else None,
+            as_user=self.valves.scope != "user" and await _asks_as_user(answering, request),
         )
 
     async def _vectors(self, user: Json, request: Any) -> tuple[str, Callable[[str], Awaitable[Any]]]:
@@ -374,6 +376,12 @@ async def _has_access(body: Body, user: dict[str, Any], metadata: dict[str, Any]
     if model == (metadata.get("model") or {}).get("id"):
         return True
     return model in request.app.state.MODELS and await may_use(user, model, request)
+
+
+async def _asks_as_user(answering: AnsweringModel, request: Any) -> bool:
+    """Whether what answers is asked as the user, and may give another one another answer, or none."""
+    about = request.app.state.MODELS.get(answering.id) or {}
+    return await asks_as_user(about.get("urlIdx") if answering.origin == "openai" else None)
 
 
 _STATES: dict[str, str] = {
