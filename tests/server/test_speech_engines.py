@@ -34,7 +34,7 @@ from ollama_pack.speech.language import parse_language
 from ollama_pack.speech.languages import LANGUAGES
 from ollama_pack.speech.recognizer import RecognizerSettings, SpeechRecognitionEngine
 from ollama_pack.speech.script import converted, script_converter
-from ollama_pack.speech.transcribe import transcribe
+from ollama_pack.speech.transcribe import MIN_CHECK_SECONDS, transcribe
 from ollama_pack.speech.values import (
     EngineRequest,
     Heard,
@@ -207,6 +207,22 @@ def test_a_language_that_the_model_does_not_have(whisper: FasterWhisperEngine) -
     with pytest.raises(SpeechLanguageError, match="large-v3") as caught:
         heard(librivox()[1].path, SpeechOptions(language="yue"), whisper)
     assert "zh" in caught.value.valid
+
+
+def test_a_model_for_english_alone(
+    whisper: FasterWhisperEngine, joined_models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Would catch a `.en` model that fails with every recording for which English is asked for."""
+
+    def detect_language(*_: object) -> None:  # as CTranslate2 does for `base.en`
+        raise RuntimeError("detect_language can only be called on multilingual models")
+
+    model = load_whisper(WhisperSettings(places=ModelPlaces(joined=joined_models)))
+    monkeypatch.setattr(type(model), "supported_languages", property(lambda _: ["en"]))
+    monkeypatch.setattr(model, "detect_language", detect_language)
+    sound = librivox()[0]
+    assert len(sound.samples) > MIN_CHECK_SECONDS * RATE
+    assert "Dashwood" in heard(sound.path, ENGLISH, whisper).text
 
 
 def test_who_says_it_again_and_again_is_heard(whisper: FasterWhisperEngine) -> None:

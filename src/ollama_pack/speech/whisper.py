@@ -80,12 +80,14 @@ class FasterWhisperEngine:
         self.parallel = settings.shape[0] + 1  # one more waits, so that no worker does
         self._settings = settings
         self._loaded: Any = None
+        self._can_detect = False  # a model for English alone refuses to
         self._pool = process_wide("pool", lambda: ThreadPoolExecutor(MAX_WORKERS, "ollama-pack-speech"))
 
     async def be_ready(self, language: LanguageTag | None) -> None:
         """See `SpeechEngine`."""
         self._loaded = await self._in_pool(load_whisper, self._settings)
         known = _languages(self._loaded)
+        self._can_detect = len(known) > 1
         if language and language.code not in known:
             remedy = message("choose a model without `.en`, or for Cantonese large-v3")
             raise SpeechLanguageError(self.name, language.text, known, remedy)
@@ -93,7 +95,7 @@ class FasterWhisperEngine:
     async def transcribe(self, window: SpeechWindow, request: EngineRequest) -> Heard:
         """See `SpeechEngine`. A worker ends the pass that it is in, and begins no other."""
         stop = threading.Event()
-        check = request.check_language and request.language is not None
+        check = request.check_language and request.language is not None and self._can_detect
         try:
             if not check:
                 heard: Heard = await self._in_pool(self._heard, window, request, stop)
