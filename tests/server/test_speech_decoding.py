@@ -343,13 +343,14 @@ def test_progress_and_order(speech: Any) -> None:
 
 
 def test_the_detected_language_holds_for_the_rest(speech: Any) -> None:
-    """Would catch a language that is guessed anew for each window."""
+    """Would catch a language that is guessed anew for each window, and one that a few words decide on."""
     pause: Any = np.zeros(6 * RATE, "float32")
     engine = CountingEngine()
-    data = encoded(np.concatenate((speech, pause, speech, pause, speech)), ENCODINGS["wav"])
+    long = np.tile(speech, 6)
+    data = encoded(np.concatenate((speech, pause, long, pause, speech, pause, speech)), ENCODINGS["wav"])
     found = asyncio.run(transcribe(data, PLAIN, engine))
     asked = [request.language.code if request.language else None for request in engine.requests]
-    assert asked == [None, "en", "en"]
+    assert asked == [None, None, "en", "en"]
     assert (found.language, found.language_probability) == ("en", 0.9)
 
 

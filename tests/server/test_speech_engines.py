@@ -140,6 +140,19 @@ def test_another_language_than_was_asked_for(whisper: FasterWhisperEngine) -> No
     assert "English" in found.notes[0].text
 
 
+def test_a_greeting_in_another_language_decides_on_nothing(whisper: FasterWhisperEngine) -> None:
+    """Would catch an hour of Mandarin that becomes English nonsense because somebody said hello first."""
+    pause: Any = np.zeros(6 * RATE, "float32")
+    talk = mandarin().samples
+    data = encoded(np.concatenate((librivox()[1].samples, pause, talk, pause, talk)), ENCODINGS["wav"])
+    found = heard(data, SpeechOptions(), whisper)
+    assert found.text.startswith("He was not")
+    simplified = script_converter(parse_language("zh-CN"))
+    assert simplified is not None  # without it Whisper may write either script
+    assert simplified(found.text).count("近几年不但我用书给女儿") == 2
+    assert found.language == "zh"
+
+
 def test_auto_detects_times_are_absolute_and_nothing_is_left_to_chance(whisper: FasterWhisperEngine) -> None:
     """Would catch a wrong language, times from a window's beginning, windows in disorder, and chance."""
     first, second = librivox()[1].samples, librivox()[4].samples
