@@ -113,6 +113,29 @@ def test_a_busy_server_is_asked_again() -> None:
     assert with_server(use).segments[0].text == "at last"
 
 
+def test_a_hiccup_does_not_lose_hours() -> None:
+    """Would catch a long recording lost to one bad answer, and a server that never works asked in vain."""
+
+    async def use(server: ScriptedSpeechServer, engine: OpenAIHTTPEngine) -> Heard:
+        server.say({"text": "one"})
+        server.say("bad gateway", 502)
+        for _ in range(5):
+            server.say("slow down", 429)
+        server.say({"text": "two"})
+        await engine.transcribe(WINDOW, EngineRequest())
+        return await engine.transcribe(WINDOW, EngineRequest())
+
+    assert with_server(use).segments[0].text == "two"
+
+    async def use_broken(server: ScriptedSpeechServer, engine: OpenAIHTTPEngine) -> int:
+        server.say("out of order", 500)
+        with pytest.raises(SpeechServerFaultError):
+            await engine.transcribe(WINDOW, EngineRequest())
+        return len(server.calls)
+
+    assert with_server(use_broken) == 1
+
+
 @pytest.mark.parametrize(
     ("status", "body", "kind"),
     [
