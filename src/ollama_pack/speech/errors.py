@@ -385,11 +385,12 @@ class SpeechServerBusyError(SpeechServerError):
 class SpeechServerKeyError(SpeechServerError):
     """The server wants another key."""
 
-    def __init__(self, server: str, status: int) -> None:
+    def __init__(self, server: str, status: int, said: str) -> None:
         super().__init__(
             server,
             message("does not accept the key (status {status}): check `api_key`", status=status),
             status=status,
+            said=said,
         )
 
 

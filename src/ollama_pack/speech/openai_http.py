@@ -202,7 +202,7 @@ class OpenAIHTTPEngine:
         if key := self._server.api_key:
             said = said.replace(key, "…")  # some servers repeat it
         if status in _KEY_REFUSED:
-            return SpeechServerKeyError(self._where, status)
+            return SpeechServerKeyError(self._where, status, said)
         if status == _TOO_LARGE:
             return SpeechServerTooLargeError(self._where, sent)
         if status in _BUSY_STATUS:
