@@ -106,6 +106,13 @@ def test_a_file_that_is_cut_off(name: str, speech: Any) -> None:
     assert similarity(samples, speech[: len(samples)]) > 0.9
 
 
+def test_a_wav_of_a_careless_recorder_is_whole(speech: Any) -> None:
+    """Would catch a warning at each recording of a device that counts the header into its size."""
+    data = bytearray(encoded(speech, ENCODINGS["wav"]))
+    struct.pack_into("<I", data, 4, len(data))
+    assert kinds(decoded(bytes(data))[1]) == []
+
+
 def test_an_mp4_without_its_index_says_so(speech: Any) -> None:
     """Would catch `invalid data` for an upload that was interrupted."""
     data = encoded(speech, ENCODINGS["m4a"])
