@@ -30,7 +30,6 @@ from ollama_pack.speech.values import (
     SpeechProgress,
     SpeechSegment,
     SpeechWindow,
-    SpokenWord,
     Transcript,
 )
 from ollama_pack.speech.windows import windows_and_pauses
@@ -253,13 +252,7 @@ class _Transcription:
 
     def _absolute(self, segment: SpeechSegment, window: SpeechWindow) -> SpeechSegment:
         """A segment with times from the beginning of the recording, in the script that was asked for."""
-
-        def shifted(word: SpokenWord) -> SpokenWord:
-            return replace(word, start=word.start + window.start, end=word.end + window.start)
-
-        start, end = segment.start + window.start, segment.end + window.start
-        words = tuple(map(shifted, segment.words))
-        found = replace(segment, start=start, end=max(start, end), words=words)
+        found = segment.later(window.start)
         return converted(found, self._convert) if self._convert else found
 
     def transcript(self) -> Transcript:
