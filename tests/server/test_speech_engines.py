@@ -287,6 +287,25 @@ def test_a_missing_model_says_where_it_was_looked_for(
         assert "allow_download" in str(caught.value)
 
 
+def test_a_download_that_breaks_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Would catch a bare error of the HTTP client, which is neither an OSError nor a ValueError."""
+
+    def download_model(_: str, *, local_files_only: bool, **__: object) -> str:
+        if not local_files_only:
+            get_session().get("http://127.0.0.1:1/model.bin")  # the client that downloads; nobody is there
+        raise FileNotFoundError
+
+    needs("faster_whisper")
+    from huggingface_hub.utils import get_session  # noqa: PLC0415 - it may not be here
+
+    monkeypatch.setattr("faster_whisper.utils.download_model", download_model)
+    with pytest.raises(SpeechModelMissingError, match=r"huggingface\.co"):
+        find_whisper_model("small", ModelPlaces(folders=(tmp_path,), allow_download=True))
+    assert "could not be downloaded" in caplog.text
+
+
 def test_models_are_found_where_they_are(
     whisper: FasterWhisperEngine, tmp_path: Path, joined_models: Path
 ) -> None:
