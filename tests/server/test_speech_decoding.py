@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from harness.odd_recordings import BOMBS, LAYOUTS, Layout, written
+from harness.odd_recordings import BOMBS, LAYOUTS, Layout, with_cover, written
 from harness.speech_engines import CountingEngine
 from harness.speech_recordings import ENCODINGS, RATE, encoded, librivox, silent_video, similarity
 from ollama_pack.speech.decode import DecodedAudio, open_audio
@@ -104,6 +104,13 @@ def test_a_file_that_is_cut_off(name: str, speech: Any) -> None:
     assert "truncated" in kinds(audio)
     assert 0.8 < audio.seconds < 2.6
     assert similarity(samples, speech[: len(samples)]) > 0.9
+
+
+def test_a_wav_of_a_careless_recorder_is_whole(speech: Any) -> None:
+    """Would catch a warning at each recording of a device that counts the header into its size."""
+    data = bytearray(encoded(speech, ENCODINGS["wav"]))
+    struct.pack_into("<I", data, 4, len(data))
+    assert kinds(decoded(bytes(data))[1]) == []
 
 
 def test_an_mp4_without_its_index_says_so(speech: Any) -> None:
@@ -267,6 +274,29 @@ def test_the_length_is_limited_although_the_file_does_not_tell_it(speech: Any) -
     assert 2.0 < error.actual <= 2.99
 
 
+def test_a_length_that_is_only_guessed_is_no_reason_to_refuse(speech: Any) -> None:
+    """Would catch raw AAC that begins with silence, which FFmpeg takes for many times as long."""
+    sound = np.concatenate((np.zeros(20 * RATE, "float32"), speech))
+    data = encoded(sound, ENCODINGS["aac"])
+    samples, audio = decoded(data, SpeechOptions(max_seconds=30))
+    assert audio.total
+    assert audio.total > 60
+    assert similarity(samples, sound) > 0.95
+    error = failure(data, SpeechOptions(max_seconds=10))
+    assert isinstance(error, AudioTooLongError)
+
+
+@pytest.mark.parametrize("name", ["mp3", "flac"])
+def test_a_cover_does_not_hide_the_length(name: str, speech: Any) -> None:
+    """Would catch a podcast that is cut off without a warning, as it has a picture in it."""
+    data = with_cover(encoded(speech, ENCODINGS[name]), 16)
+    _, audio = decoded(data)
+    assert audio.total == pytest.approx(len(speech) / RATE, abs=0.01)
+    assert kinds(audio) == []
+    _, audio = decoded(data[: len(data) * 6 // 10])
+    assert kinds(audio) == ["truncated"]
+
+
 def test_a_wrong_language_is_refused_before_anything_else() -> None:
     """Would catch an upload that is decoded first and refused then."""
     assert isinstance(failure(b"", SpeechOptions(language="xx")), LanguageTagError)
@@ -343,13 +373,14 @@ def test_progress_and_order(speech: Any) -> None:
 
 
 def test_the_detected_language_holds_for_the_rest(speech: Any) -> None:
-    """Would catch a language that is guessed anew for each window."""
+    """Would catch a language that is guessed anew for each window, and one that a few words decide on."""
     pause: Any = np.zeros(6 * RATE, "float32")
     engine = CountingEngine()
-    data = encoded(np.concatenate((speech, pause, speech, pause, speech)), ENCODINGS["wav"])
+    long = np.tile(speech, 6)
+    data = encoded(np.concatenate((speech, pause, long, pause, speech, pause, speech)), ENCODINGS["wav"])
     found = asyncio.run(transcribe(data, PLAIN, engine))
     asked = [request.language.code if request.language else None for request in engine.requests]
-    assert asked == [None, "en", "en"]
+    assert asked == [None, None, "en", "en"]
     assert (found.language, found.language_probability) == ("en", 0.9)
 
 
@@ -496,7 +527,7 @@ def test_what_a_file_claims_costs_nothing(speech: Any, tmp_path: Path) -> None:
 MEASURE = """
 import asyncio, json, sys
 from pathlib import Path
-from harness.odd_recordings import BOMBS, LAYOUTS, Layout, written
+from harness.odd_recordings import BOMBS, LAYOUTS, Layout, with_cover, written
 from harness.speech_engines import CountingEngine
 from ollama_pack.speech.transcribe import transcribe
 from ollama_pack.speech.values import SpeechOptions

@@ -34,7 +34,7 @@ from ollama_pack.speech.language import parse_language
 from ollama_pack.speech.languages import LANGUAGES
 from ollama_pack.speech.recognizer import RecognizerSettings, SpeechRecognitionEngine
 from ollama_pack.speech.script import converted, script_converter
-from ollama_pack.speech.transcribe import transcribe
+from ollama_pack.speech.transcribe import MIN_CHECK_SECONDS, transcribe
 from ollama_pack.speech.values import (
     EngineRequest,
     Heard,
@@ -140,6 +140,34 @@ def test_another_language_than_was_asked_for(whisper: FasterWhisperEngine) -> No
     assert "English" in found.notes[0].text
 
 
+def test_more_words_than_whisper_writes_at_once(
+    whisper: FasterWhisperEngine, joined_models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Would catch the end of each window left out where a letter takes several tokens, as in Hindi."""
+    model = load_whisper(WhisperSettings(places=ModelPlaces(joined=joined_models)))
+    monkeypatch.setattr(model, "max_length", 30)  # it writes half of that: of English as much as of Georgian
+    recording = librivox()[0]
+    for options in (ENGLISH, SpeechOptions()):
+        found = heard(recording.path, options, whisper)
+        assert word_error_rate([(recording.text, found.text)]) <= 0.1
+        starts = [word.start for segment in found.segments for word in segment.words]
+        assert starts == sorted(starts)
+        assert starts[-1] > found.duration - 1.5
+
+
+def test_a_greeting_in_another_language_decides_on_nothing(whisper: FasterWhisperEngine) -> None:
+    """Would catch an hour of Mandarin that becomes English nonsense because somebody said hello first."""
+    pause: Any = np.zeros(6 * RATE, "float32")
+    talk = mandarin().samples
+    data = encoded(np.concatenate((librivox()[1].samples, pause, talk, pause, talk)), ENCODINGS["wav"])
+    found = heard(data, SpeechOptions(), whisper)
+    assert found.text.startswith("He was not")
+    simplified = script_converter(parse_language("zh-CN"))
+    assert simplified is not None  # without it Whisper may write either script
+    assert simplified(found.text).count("近几年不但我用书给女儿") == 2
+    assert found.language == "zh"
+
+
 def test_auto_detects_times_are_absolute_and_nothing_is_left_to_chance(whisper: FasterWhisperEngine) -> None:
     """Would catch a wrong language, times from a window's beginning, windows in disorder, and chance."""
     first, second = librivox()[1].samples, librivox()[4].samples
@@ -209,6 +237,22 @@ def test_a_language_that_the_model_does_not_have(whisper: FasterWhisperEngine) -
     assert "zh" in caught.value.valid
 
 
+def test_a_model_for_english_alone(
+    whisper: FasterWhisperEngine, joined_models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Would catch a `.en` model that fails with every recording for which English is asked for."""
+
+    def detect_language(*_: object) -> None:  # as CTranslate2 does for `base.en`
+        raise RuntimeError("detect_language can only be called on multilingual models")
+
+    model = load_whisper(WhisperSettings(places=ModelPlaces(joined=joined_models)))
+    monkeypatch.setattr(type(model), "supported_languages", property(lambda _: ["en"]))
+    monkeypatch.setattr(model, "detect_language", detect_language)
+    sound = librivox()[0]
+    assert len(sound.samples) > MIN_CHECK_SECONDS * RATE
+    assert "Dashwood" in heard(sound.path, ENGLISH, whisper).text
+
+
 def test_who_says_it_again_and_again_is_heard(whisper: FasterWhisperEngine) -> None:
     """Would catch a remedy against loops that drops what was really said several times."""
     sound = np.tile(librivox()[1].samples, 8)
@@ -241,6 +285,25 @@ def test_a_missing_model_says_where_it_was_looked_for(
             find_whisper_model(model, ModelPlaces(folders=(tmp_path / "models",)))
         assert str(tmp_path / "models") in str(caught.value)
         assert "allow_download" in str(caught.value)
+
+
+def test_a_download_that_breaks_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Would catch a bare error of the HTTP client, which is neither an OSError nor a ValueError."""
+
+    def download_model(_: str, *, local_files_only: bool, **__: object) -> str:
+        if not local_files_only:
+            get_session().get("http://127.0.0.1:1/model.bin")  # the client that downloads; nobody is there
+        raise FileNotFoundError
+
+    needs("faster_whisper")
+    from huggingface_hub.utils import get_session  # noqa: PLC0415 - it may not be here
+
+    monkeypatch.setattr("faster_whisper.utils.download_model", download_model)
+    with pytest.raises(SpeechModelMissingError, match=r"huggingface\.co"):
+        find_whisper_model("small", ModelPlaces(folders=(tmp_path,), allow_download=True))
+    assert "could not be downloaded" in caplog.text
 
 
 def test_models_are_found_where_they_are(

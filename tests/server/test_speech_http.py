@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from harness.speech_server import ScriptedSpeechServer, speech_server
+from ollama_pack.services.voice_settings import VoiceSettings
 from ollama_pack.speech.errors import (
     SpeechServerBusyError,
     SpeechServerError,
@@ -24,6 +25,7 @@ from ollama_pack.speech.errors import (
 from ollama_pack.speech.language import parse_language
 from ollama_pack.speech.openai_http import OpenAIHTTPEngine, SpeechServer
 from ollama_pack.speech.values import EngineRequest, Heard, SpeechWindow
+from ollama_pack.speech.whisper_model import ModelPlaces
 
 WINDOW = SpeechWindow(60.0, np.full(16_000, 0.5, "float32"))
 KEY = "sk-very-secret"
@@ -113,6 +115,29 @@ def test_a_busy_server_is_asked_again() -> None:
     assert with_server(use).segments[0].text == "at last"
 
 
+def test_a_hiccup_does_not_lose_hours() -> None:
+    """Would catch a long recording lost to one bad answer, and a server that never works asked in vain."""
+
+    async def use(server: ScriptedSpeechServer, engine: OpenAIHTTPEngine) -> Heard:
+        server.say({"text": "one"})
+        server.say("bad gateway", 502)
+        for _ in range(5):
+            server.say("slow down", 429)
+        server.say({"text": "two"})
+        await engine.transcribe(WINDOW, EngineRequest())
+        return await engine.transcribe(WINDOW, EngineRequest())
+
+    assert with_server(use).segments[0].text == "two"
+
+    async def use_broken(server: ScriptedSpeechServer, engine: OpenAIHTTPEngine) -> int:
+        server.say("out of order", 500)
+        with pytest.raises(SpeechServerFaultError):
+            await engine.transcribe(WINDOW, EngineRequest())
+        return len(server.calls)
+
+    assert with_server(use_broken) == 1
+
+
 @pytest.mark.parametrize(
     ("status", "body", "kind"),
     [
@@ -138,6 +163,7 @@ def test_failures_are_typed(status: int, body: Any, kind: type[SpeechServerError
 def test_messages_say_what_the_server_says() -> None:
     """Would catch a refusal that does not tell why."""
     assert "model 'whisper-x' not found" in str(failure_of(404, {"error": "model 'whisper-x' not found"}))
+    assert "region not supported" in str(failure_of(403, {"error": {"message": "region not supported"}}))
     assert isinstance(failure_of(413, ""), SpeechServerTooLargeError)
 
 
@@ -165,3 +191,22 @@ def test_a_server_that_does_not_answer() -> None:
             await engine.transcribe(WINDOW, EngineRequest())
 
     with_server(use, answer_seconds=0.2)
+
+
+def test_a_server_behind_the_proxy_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Would catch Groq or OpenAI out of reach where all else of Open WebUI goes through a proxy."""
+
+    async def run() -> None:
+        async with speech_server() as server:
+            for name in ("HTTP_PROXY", "http_proxy"):
+                monkeypatch.setenv(name, server.url)
+            for name in ("NO_PROXY", "no_proxy"):
+                monkeypatch.delenv(name, raising=False)
+            server.say({"text": "hi"})
+            settings = VoiceSettings(engine="openai_http", base_url="http://speech.example/v1")
+            async with settings.running_engine(ModelPlaces()) as engine:
+                heard = await engine.transcribe(WINDOW, EngineRequest())
+            assert heard.segments[0].text == "hi"
+            assert server.calls[0].headers["Host"] == "speech.example"
+
+    asyncio.run(run())

@@ -156,7 +156,8 @@ class VoiceSettings(PackValves):
         """
         if self.engine == OPENAI_HTTP:
             server = SpeechServer(self.base_url, self.model_name, self.api_key)
-            async with aiohttp.ClientSession() as session:
+            # Through the proxy of the environment, as Open WebUI's own connections and the router's.
+            async with aiohttp.ClientSession(trust_env=True) as session:
                 yield OpenAIHTTPEngine(server, session)
         elif self.engine == RECOGNIZER:
             yield self._recognizer()

@@ -25,6 +25,7 @@ _ASF_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
 _BOX_HEADER = 8  # bytes: four of size, four of type
 _MAX_BOXES = 100_000  # that are looked at: a fragment a second for a day has twice as many
 _LEAST_BOX = 32  # bytes on average: the smallest fragment and its sound have more
+_RIFF_SLACK = 8  # bytes: recorders count the head of the file, which is 8, or an even size, into the size
 _RIFF_UNKNOWN = 0x7FFF_0000  # bytes: a recorder that could not go back to fill in the size left this or more
 
 
@@ -37,7 +38,7 @@ def is_cut_off(file: BinaryIO, size: int, container: str) -> bool:
         container: name of the decoder's format.
     """
     if container == "wav":
-        return size < _riff_end(file)
+        return size + _RIFF_SLACK < _riff_end(file)
     if container == "asf":
         return size < _asf_end(file)
     if container == "ogg":

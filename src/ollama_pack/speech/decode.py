@@ -99,9 +99,22 @@ class DecodedAudio:
         self._tracks = _usable_tracks(self._container)
         self._stopped = False
         self._begin(self._tracks[0])
-        claimed = self.total
-        if claimed is not None and limit < claimed <= size / MIN_BYTES_A_SECOND:
+        claimed = self.total or 0.0
+        if limit < claimed <= size / MIN_BYTES_A_SECOND and (told or self._counts_more_than(limit)):
             raise AudioTooLongError(limit, claimed)
+
+    def _counts_more_than(self, limit: float) -> bool:
+        """Whether its packets last longer, which takes seconds. If not, it begins once more.
+
+        A length that is guessed by the bit rate of the beginning is many times too long where that is silent.
+        """
+        counted = 0.0
+        for packet in self._packets():
+            counted += float((packet.duration or 0) * (packet.time_base or 0))
+            if counted > limit:
+                return True
+        self._reopen(self._track)
+        return False
 
     def _begin(self, track: int) -> None:
         """Start with a track, from its beginning."""
@@ -611,8 +624,11 @@ def _header_seconds(container: Any, stream: Any, origin: float) -> float | None:
 
     FFmpeg gives a track that does not say it the length of the whole file, which may have longer ones.
     """
+    from av.stream import Disposition  # noqa: PLC0415 - see `_opened`
+
     whole = container.duration / 1_000_000 if container.duration else 0.0
-    name, is_alone = container.format.name.partition(",")[0], len(container.streams) == 1
+    lasting = [found for found in container.streams if not found.disposition & Disposition.attached_pic]
+    name, is_alone = container.format.name.partition(",")[0], len(lasting) == 1  # a cover has no length
     own = float(stream.duration * stream.time_base) if stream.duration and stream.time_base else 0.0
     start = float(stream.start_time * stream.time_base) if stream.start_time and stream.time_base else 0.0
     if said := _clock_seconds(str(stream.metadata.get("DURATION", ""))):

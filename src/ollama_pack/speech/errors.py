@@ -366,25 +366,31 @@ class SpeechServerTimeoutError(SpeechServerError):
 
 
 class SpeechServerBusyError(SpeechServerError):
-    """The server asks for patience, and has not taken the recording after some tries either."""
+    """The server asks for patience, and has not taken the recording after some tries either.
 
-    def __init__(self, server: str, status: int, said: str) -> None:
+    Attributes:
+        retry_seconds: after which it wants to be asked again; None: it does not say.
+    """
+
+    def __init__(self, server: str, status: int, said: str, retry_seconds: float | None = None) -> None:
         super().__init__(
             server,
             message("is busy (status {status}): try again later", status=status),
             status=status,
             said=said,
         )
+        self.retry_seconds = retry_seconds
 
 
 class SpeechServerKeyError(SpeechServerError):
     """The server wants another key."""
 
-    def __init__(self, server: str, status: int) -> None:
+    def __init__(self, server: str, status: int, said: str) -> None:
         super().__init__(
             server,
             message("does not accept the key (status {status}): check `api_key`", status=status),
             status=status,
+            said=said,
         )
 
 

@@ -34,6 +34,7 @@ _FORMAT_REFUSED = frozenset({400, 415, 422})
 _KEY_REFUSED = frozenset({401, 403})
 _BUSY_STATUS = frozenset({429, 503})
 _TOO_LARGE = 413
+_FAULTS = 500  # and above: the server's own
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +47,7 @@ class SpeechServer:
         api_key: sent in the `Authorization` header; empty: none is sent.
         connect_seconds: until there is a connection.
         answer_seconds: for the text of one window.
-        tries: of a window, when the server is busy.
+        tries: of a window, when the server is busy; twice as many once it has answered.
         max_wait_seconds: between two tries, whatever the server asks for.
         parallel: windows at the same time.
         window_seconds: the longest window.
@@ -86,6 +87,7 @@ class OpenAIHTTPEngine:
         self._session = session
         self._where = node_name(server.url)
         self._verbose = True  # until the server refuses it
+        self._has_answered = False
 
     async def be_ready(self, language: LanguageTag | None) -> None:
         """See `SpeechEngine`. The server knows its languages, and says so."""
@@ -123,18 +125,32 @@ class OpenAIHTTPEngine:
         return answer
 
     async def _ask_patiently(self, audio: bytes, fields: list[tuple[str, str]]) -> bytes:
-        for _ in range(self._server.tries - 1):
-            wait = await self._post(audio, fields)
-            if isinstance(wait, bytes):
-                return wait
-            await asyncio.sleep(min(wait, self._server.max_wait_seconds))
-        answer = await self._post(audio, fields, is_last=True)
-        return answer if isinstance(answer, bytes) else b""
+        """Ask a busy server again, and one that has answered when it fails: a hiccup loses no hours."""
+        tried = 0
+        while True:
+            try:
+                answer = await self._post(audio, fields)
+            except SpeechServerError as error:
+                tried += 1
+                if tried >= self._server.tries * (2 if self._has_answered else 1) or not self._may_pass(
+                    error
+                ):
+                    raise
+                asked = error.retry_seconds if isinstance(error, SpeechServerBusyError) else None
+                wait = 2.0 ** (tried - 1) if asked is None else asked
+                await asyncio.sleep(min(wait, self._server.max_wait_seconds))
+            else:
+                self._has_answered = True
+                return answer
 
-    async def _post(
-        self, audio: bytes, fields: list[tuple[str, str]], *, is_last: bool = False
-    ) -> bytes | float:
-        """The answer; or how many seconds to wait, when the server is busy and this is not the last try."""
+    def _may_pass(self, error: SpeechServerError) -> bool:
+        """Whether the same may go well in a moment. A server that has never answered is set up wrong."""
+        if isinstance(error, SpeechServerBusyError):
+            return True
+        is_fault = isinstance(error, SpeechServerFaultError) and (error.status or _FAULTS) >= _FAULTS
+        return self._has_answered and (is_fault or isinstance(error, SpeechServerUnreachableError))
+
+    async def _post(self, audio: bytes, fields: list[tuple[str, str]]) -> bytes:
         form = aiohttp.FormData(fields)
         form.add_field("file", audio, filename="audio.wav", content_type="audio/wav")
         try:
@@ -151,9 +167,7 @@ class OpenAIHTTPEngine:
                 answer = await self._read(response)
                 if response.status == _OK:
                     return answer
-                if response.status in _BUSY_STATUS and not is_last:
-                    return _retry_seconds(response.headers.get("Retry-After", ""))
-                raise self._status_error(response.status, answer, len(audio))
+                raise self._status_error(response, answer, len(audio))
         except aiohttp.ServerTimeoutError as error:
             raise SpeechServerTimeoutError(self._where, self._server.connect_seconds) from error
         except TimeoutError as error:
@@ -183,16 +197,17 @@ class OpenAIHTTPEngine:
             raise SpeechServerFaultError(self._where, reason, status=response.status)
         return answer
 
-    def _status_error(self, status: int, answer: bytes, sent: int) -> SpeechServerError:
-        said = said_in(answer)
+    def _status_error(self, response: aiohttp.ClientResponse, answer: bytes, sent: int) -> SpeechServerError:
+        status, said = response.status, said_in(answer)
         if key := self._server.api_key:
             said = said.replace(key, "…")  # some servers repeat it
         if status in _KEY_REFUSED:
-            return SpeechServerKeyError(self._where, status)
+            return SpeechServerKeyError(self._where, status, said)
         if status == _TOO_LARGE:
             return SpeechServerTooLargeError(self._where, sent)
         if status in _BUSY_STATUS:
-            return SpeechServerBusyError(self._where, status, said)
+            wait = _retry_seconds(response.headers.get("Retry-After", ""))
+            return SpeechServerBusyError(self._where, status, said, wait)
         if status in _REFUSED:
             return SpeechServerRefusedError(self._where, status, said)
         return SpeechServerFaultError(
@@ -200,9 +215,9 @@ class OpenAIHTTPEngine:
         )
 
 
-def _retry_seconds(header: str) -> float:
-    """What `Retry-After` says in seconds; a second where it says nothing, or a date."""
+def _retry_seconds(header: str) -> float | None:
+    """What `Retry-After` says in seconds; None where it says nothing, or a date."""
     try:
         return max(0.0, float(header))
     except ValueError:
-        return 1.0
+        return None

@@ -30,12 +30,12 @@ from ollama_pack.speech.values import (
     SpeechProgress,
     SpeechSegment,
     SpeechWindow,
-    SpokenWord,
     Transcript,
 )
 from ollama_pack.speech.windows import windows_and_pauses
 
 SURE_OF_LANGUAGE = 0.5  # Whisper's own threshold: from here on it is the language of the whole recording
+MIN_LANGUAGE_SECONDS = 15.0  # of speech in it, too: a greeting does not decide on an hour in another language
 SURE_OF_ANOTHER = 0.8  # from here on the reader is told that it is another language than was asked for
 MIN_CHECK_SECONDS = 5.0  # a shorter piece tells too little of the language to contradict the user
 
@@ -181,7 +181,8 @@ class _Transcription:
         if tag and self._convert is None:
             prompt = joined_text((script_prompt(tag), prompt))
         self._request = EngineRequest(tag, prompt, options.words)
-        self._heard = Heard(())  # the language that was heard most surely so far
+        self._spoken: dict[str, float] = {}  # language that was heard → seconds of speech in it, where sure
+        self._sure: dict[str, float] = {}  # and how sure the engine was of it at best
         self._segments: list[SpeechSegment] = []
         self._odd = 0
 
@@ -226,11 +227,8 @@ class _Transcription:
 
     async def _add(self, window: SpeechWindow, heard: Heard) -> None:
         self._odd += heard.odd
-        surer = heard.language_probability > self._heard.language_probability
-        if heard.language and (surer or self._heard.language is None):
-            self._heard = heard
-        if self._request.language is None and heard.language_probability >= SURE_OF_LANGUAGE:
-            self._request = replace(self._request, language=_tag_of(heard.language))
+        if heard.language:
+            self._note_language(heard.language, heard.language_probability, window.seconds)
         added = [self._absolute(segment, window) for segment in heard.segments if segment.text.strip()]
         self._segments += added
         done = window.start + window.seconds
@@ -239,15 +237,22 @@ class _Transcription:
             SpeechProgress("transcribing", seconds=done, total=self._recording.audio.total, text=text)
         )
 
+    def _note_language(self, code: str, probability: float, seconds: float) -> None:
+        """Of which language how much was heard; once it is enough, it is the language of all that follows."""
+        is_sure = probability >= SURE_OF_LANGUAGE
+        self._spoken[code] = self._spoken.get(code, 0.0) + (seconds if is_sure else 0.0)
+        self._sure[code] = max(self._sure.get(code, 0.0), probability)
+        if self._request.language is None and self._spoken[code] >= MIN_LANGUAGE_SECONDS:
+            self._request = replace(self._request, language=_tag_of(code))
+
+    def _language(self) -> tuple[str | None, float]:
+        """The language that was heard the longest, and how sure the engine is; None: it names none."""
+        code = max(self._spoken, key=lambda code: (self._spoken[code], self._sure[code]), default=None)
+        return code, self._sure.get(code or "", 0.0)
+
     def _absolute(self, segment: SpeechSegment, window: SpeechWindow) -> SpeechSegment:
         """A segment with times from the beginning of the recording, in the script that was asked for."""
-
-        def shifted(word: SpokenWord) -> SpokenWord:
-            return replace(word, start=word.start + window.start, end=word.end + window.start)
-
-        start, end = segment.start + window.start, segment.end + window.start
-        words = tuple(map(shifted, segment.words))
-        found = replace(segment, start=start, end=max(start, end), words=words)
+        found = segment.later(window.start)
         return converted(found, self._convert) if self._convert else found
 
     def transcript(self) -> Transcript:
@@ -260,7 +265,8 @@ class _Transcription:
         if not self._segments:
             raise NoSpeechError(audio.seconds, audio.other_tracks)
         asked = self._tag
-        language = asked.text if asked else bcp47_code(self._heard.language or UNKNOWN_LANGUAGE)
+        heard, sure = self._language()
+        language = asked.text if asked else bcp47_code(heard or UNKNOWN_LANGUAGE)
         return Transcript(
             text=joined_text(segment.text for segment in self._segments),
             language=language,
@@ -268,7 +274,7 @@ class _Transcription:
             segments=tuple(self._segments),
             engine=self._engine.name,
             model=self._engine.model,
-            language_probability=None if asked else self._heard.language_probability,
+            language_probability=None if asked else sure,
             notes=(*audio.notes, *self._notes()),
         )
 
@@ -282,7 +288,7 @@ class _Transcription:
             return
         if self._convert is None:
             yield missing_converter(self._tag)
-        heard, sure = self._heard.language, self._heard.language_probability
+        heard, sure = self._language()
         if heard and sure >= SURE_OF_ANOTHER and disagree(self._tag, heard):
             text = message(
                 "The recording seems to be in {heard} ({sure:.0%} sure), but {tag} was asked for.",
@@ -293,9 +299,9 @@ class _Transcription:
             yield SpeechNote("language", text)
 
 
-def _tag_of(code: str | None) -> LanguageTag | None:
+def _tag_of(code: str) -> LanguageTag:
     """A detected language. Of Chinese the script is not known: it stays as the engine writes it."""
-    return LanguageTag(code, bcp47_code(code)) if code else None
+    return LanguageTag(code, bcp47_code(code))
 
 
 async def _no_progress(progress: SpeechProgress) -> None:

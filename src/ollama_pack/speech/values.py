@@ -1,7 +1,7 @@
 """What recordings turn into, and what an engine is."""
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
 from ollama_pack.speech.language import LanguageTag
@@ -101,6 +101,14 @@ class SpeechSegment:
     compression: float | None = None
     temperature: float = 0.0
     tokens: tuple[int, ...] = ()
+
+    def later(self, seconds: float) -> "SpeechSegment":
+        """The same where its window begins so much later."""
+        start, end = self.start + seconds, self.end + seconds
+        words = tuple(
+            replace(word, start=word.start + seconds, end=word.end + seconds) for word in self.words
+        )
+        return replace(self, start=start, end=max(start, end), words=words)
 
 
 @dataclass(frozen=True, slots=True)

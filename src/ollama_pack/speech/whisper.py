@@ -20,9 +20,11 @@ from ollama_pack.speech.errors import (
 from ollama_pack.speech.language import LanguageTag
 from ollama_pack.speech.sentences import sentences
 from ollama_pack.speech.values import (
+    SAMPLE_RATE,
     WINDOW_SECONDS,
     EngineRequest,
     Heard,
+    Samples,
     SpeechSegment,
     SpeechWindow,
     SpokenWord,
@@ -36,6 +38,8 @@ MAX_WORKERS = 2
 MAX_COMPRESSION = 2.4
 MIN_LOG_PROBABILITY = -1.0
 MAX_NO_SPEECH = 0.6
+PROMPT_TOKENS = 3  # by which a long prompt lowers the number of tokens that Whisper writes at once
+MIN_HALVED = 6.0  # seconds: a shorter window stays as it is
 SHORTER = 0.8  # a second try that ends earlier than this share of the first has dropped what was said
 
 
@@ -80,12 +84,14 @@ class FasterWhisperEngine:
         self.parallel = settings.shape[0] + 1  # one more waits, so that no worker does
         self._settings = settings
         self._loaded: Any = None
+        self._can_detect = False  # a model for English alone refuses to
         self._pool = process_wide("pool", lambda: ThreadPoolExecutor(MAX_WORKERS, "ollama-pack-speech"))
 
     async def be_ready(self, language: LanguageTag | None) -> None:
         """See `SpeechEngine`."""
         self._loaded = await self._in_pool(load_whisper, self._settings)
         known = _languages(self._loaded)
+        self._can_detect = len(known) > 1
         if language and language.code not in known:
             remedy = message("choose a model without `.en`, or for Cantonese large-v3")
             raise SpeechLanguageError(self.name, language.text, known, remedy)
@@ -93,7 +99,7 @@ class FasterWhisperEngine:
     async def transcribe(self, window: SpeechWindow, request: EngineRequest) -> Heard:
         """See `SpeechEngine`. A worker ends the pass that it is in, and begins no other."""
         stop = threading.Event()
-        check = request.check_language and request.language is not None
+        check = request.check_language and request.language is not None and self._can_detect
         try:
             if not check:
                 heard: Heard = await self._in_pool(self._heard, window, request, stop)
@@ -115,13 +121,37 @@ class FasterWhisperEngine:
         return language, float(probability)
 
     def _heard(self, window: SpeechWindow, request: EngineRequest, stop: threading.Event) -> Heard:
-        first = self._pass(window, request)
-        if stop.is_set() or not any(map(_is_loop, first.segments)):
-            return _in_sentences(first, words=request.words)
-        # Whisper is stuck. Its own remedy is to draw the next words at random; to forbid the repetition gets
-        # it out as well, and gives the same text each time. Once is enough.
-        again = self._pass(window, request, no_repeat_ngram_size=3, repetition_penalty=1.1)
-        return _in_sentences(again if _is_better(again, first) else first, words=request.words)
+        return _in_sentences(self._text_of(window, request, stop), words=request.words)
+
+    def _text_of(self, window: SpeechWindow, request: EngineRequest, stop: threading.Event) -> Heard:
+        found = self._pass(window, request)
+        if not stop.is_set() and any(map(_is_loop, found.segments)):
+            # Whisper is stuck. Its own remedy is to draw the next words at random; to forbid the repetition
+            # gets it out as well, and gives the same text each time. Once is enough.
+            again = self._pass(window, request, no_repeat_ngram_size=3, repetition_penalty=1.1)
+            found = again if _is_better(again, found) else found
+        most = self._loaded.max_length // 2 - PROMPT_TOKENS
+        is_cut = any(len(segment.tokens) >= most and not _is_loop(segment) for segment in found.segments)
+        if is_cut and window.seconds >= MIN_HALVED and not stop.is_set():
+            return self._in_halves(window, request, found, stop)
+        return found
+
+    def _in_halves(
+        self, window: SpeechWindow, request: EngineRequest, first: Heard, stop: threading.Event
+    ) -> Heard:
+        """The text of a window that has more of it than Whisper writes at once: it leaves out the end.
+
+        It writes 224 tokens. That is a minute of English, half of one of fast Mandarin, and seven seconds of
+        Georgian, of which each letter takes two or three.
+        """
+        language = request.language or LanguageTag(first.language or "en", first.language or "en")
+        request = replace(request, language=language)
+        found: list[SpeechSegment] = []
+        middle = _quiet_middle(window.samples)
+        for begin, samples in ((0, window.samples[:middle]), (middle, window.samples[middle:])):
+            half = SpeechWindow(begin / SAMPLE_RATE, samples)
+            found += (segment.later(half.start) for segment in self._text_of(half, request, stop).segments)
+        return replace(first, segments=tuple(found))
 
     def _pass(self, window: SpeechWindow, request: EngineRequest, **more: Any) -> Heard:
         """One pass over a window, as one segment.
@@ -235,6 +265,14 @@ def _segment(found: Any, seconds: float) -> SpeechSegment:
         temperature=float(found.temperature or 0.0),
         tokens=tuple(found.tokens),
     )
+
+
+def _quiet_middle(samples: Samples) -> int:
+    """Where to cut a window: in the quietest tenth of a second of its middle third."""
+    step = SAMPLE_RATE // 10
+    third = len(samples) // 3 // step * step
+    pieces = samples[third : 2 * third].reshape(-1, step)
+    return int(third + (pieces**2).sum(axis=1).argmin() * step + step // 2)
 
 
 def _is_loop(segment: SpeechSegment) -> bool:

@@ -1,5 +1,6 @@
 """Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download."""
 
+import logging
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -15,6 +16,8 @@ from ollama_pack.speech.errors import (
     SpeechModelMissingError,
     SpeechModelUnusableError,
 )
+
+log = logging.getLogger(__name__)
 
 WEIGHTS = "model.bin"
 
@@ -107,6 +110,7 @@ def _from_hub(model: str, cache: Path | None, *, download: bool) -> Path | None:
     """From Hugging Face's cache, or from the site itself. None: it is not there, or cannot be reached."""
     try:
         from faster_whisper.utils import available_models, download_model  # noqa: PLC0415 - see `Samples`
+        from huggingface_hub.utils import HfHubHTTPError  # noqa: PLC0415
     except ImportError as error:
         raise SpeechDependencyError("faster_whisper", "faster-whisper") from error
     if model not in available_models() and model.count("/") != 1:
@@ -115,7 +119,11 @@ def _from_hub(model: str, cache: Path | None, *, download: bool) -> Path | None:
         found = download_model(
             model, local_files_only=not download, cache_dir=None if cache is None else str(cache)
         )
-    except (OSError, ValueError):  # not there, no network, no such repository: all of them derive of these
+    except (OSError, ValueError, *HfHubHTTPError.__bases__) as error:
+        # Not there, no network, no such repository: the first two. A download that breaks off is an error of
+        # the hub's HTTP client, which each generation has another of, and from which the hub's own derive.
+        if download:
+            log.warning("the model %s could not be downloaded: %s", model, error)
         return None
     folder = Path(found)
     return folder if (folder / WEIGHTS).is_file() else None
