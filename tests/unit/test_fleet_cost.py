@@ -89,7 +89,7 @@ def test_a_queue_is_as_long_as_queueing_theory_has_it(slots: int, used: float, s
     """Would catch a node that is given away, or held back, for a queue that is not there."""
     demand = used * slots / service
     queue = mean_queue(demand, service, slots, 60.0)
-    assert queue == pytest.approx(erlang_queue(demand, service, slots), rel=0.1, abs=0.15)
+    assert queue == pytest.approx(erlang_queue(demand, service, slots), rel=0.15, abs=0.2)
     assert mean_queue(demand, service, slots + 1, 60.0) <= queue
     assert mean_queue(demand * 1.2, service, slots, 60.0) >= queue
 
