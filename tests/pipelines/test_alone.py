@@ -50,6 +50,15 @@ def test_odd_bodies_come_back_as_they_are(filter_api: Pipelines, body: Json) -> 
     assert filter_api.post(f"/{FILTER}/filter/inlet", {"body": body}) == body
 
 
+def test_chats_of_the_router_are_left_to_it(filter_api: Pipelines) -> None:
+    """Would catch published aliases that go past `gpu_router`, to models that nobody has granted."""
+    set_valves(filter_api, aliases="* = mixtral:8x7b")
+    row = {"id": "gpt-4", "info": {"id": "gpt-4", "base_model_id": "gpu_router.gpt-4"}}
+    assert resolved(filter_api, "gpt-4", metadata={"model": row}) == "gpt-4"
+    assert resolved(filter_api, "gpu_router.llama3:8b") == "gpu_router.llama3:8b"
+    assert resolved(filter_api, "gpt-4") == "mixtral:8x7b"
+
+
 def test_table_on_one_line(filter_api: Pipelines) -> None:
     """Would catch a table that neither Open WebUI's one-line field nor a variable of a file can hold."""
     set_valves(filter_api, aliases="gpt-3.5* = llama3:8b; gpt-4 = mixtral:8x7b [tools]; gpt-4 = llama3:70b")
