@@ -142,6 +142,27 @@ def test_bad_table_in_the_environment_is_left_out(tmp_path: Path) -> None:
         assert "row 1 ('gpt-4 = llama3:8b, llama3:8b'): a model is named twice" in server.log.read_text()
 
 
+def test_stored_valve_that_is_refused_is_left_out(tmp_path: Path) -> None:
+    """Would catch a server that does not start, and has no pipeline left, for one line of an older table."""
+    skip_unless_installed()
+    mount_filter(tmp_path)
+    stored = tmp_path / "pipelines" / FILTER / "valves.json"
+    stored.parent.mkdir()
+    stored.write_text(json.dumps({"aliases": "gpt-4 = llama3:8b, llama3:8b", "priority": 3}))
+    environment = {"MODEL_ALIASES": "gpt-3.5 = llama3:8b; gpt-4 = llama3:8b\n"}  # as YAML's `>` folds it
+    with pipelines_server(tmp_path, environment=environment) as server:
+        api = server.api()
+        valves = api.valves(FILTER)
+        assert (valves["aliases"], valves["priority"]) == ("", 3)
+        assert "aliases is left out: Value error, row 1" in server.log.read_text()
+        with pytest.raises(ServerError, match="a model is named twice"):
+            set_valves(api, aliases="gpt-4 = llama3:8b, llama3:8b")
+        stored.write_text("{}")
+        api.post("/pipelines/reload")
+        assert resolved(api, "gpt-4") == "llama3:8b"
+        api.close()
+
+
 def test_candidate_that_is_installed_is_taken(filter_api: Pipelines, node: OllamaNode) -> None:
     """Would catch a filter that insists on a model that no node has."""
     set_valves(filter_api, aliases=TABLE, ollama_urls=f" {node.url}/ ")
