@@ -61,7 +61,7 @@ def test_chats_of_the_router_are_left_to_it(filter_api: Pipelines) -> None:
 
 def test_table_on_one_line(filter_api: Pipelines) -> None:
     """Would catch a table that neither Open WebUI's one-line field nor a variable of a file can hold."""
-    set_valves(filter_api, aliases="gpt-3.5* = llama3:8b; gpt-4 = mixtral:8x7b [tools]; gpt-4 = llama3:70b")
+    set_valves(filter_api, aliases="gpt-3.5* = llama3:8b； gpt-4 = mixtral:8x7b [tools]; gpt-4 = llama3:70b")
     assert resolved(filter_api, "gpt-3.5-turbo") == "llama3:8b"
     assert resolved(filter_api, "gpt-4") == "llama3:70b"
     assert resolved(filter_api, "gpt-4", tools=[{}]) == "mixtral:8x7b"

@@ -3,6 +3,7 @@
 import hashlib
 import logging
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -85,7 +86,7 @@ def one_a_line(text: str) -> str:
     A valve is one line in Open WebUI's page, and so is a variable in most files of them. YAML's `>` ends such
     a line with a line break.
     """
-    return text if "\n" in text.strip() else text.replace(";", "\n")
+    return text if "\n" in text.strip() else re.sub("[;；]", "\n", text)  # noqa: RUF001 - as a Chinese keyboard has it
 
 
 def starting_valves(
