@@ -417,6 +417,22 @@ def test_ollama_uses_tools_images_schemas_and_options(llama: ollama.Client, rout
         prepare(routed, Answer(tool_calls=[ToolCall("clock", {"zone": "UTC"})]))
 
 
+@pytest.mark.parametrize("name", ["gpt-4:latest", "GPT-4", "gpt-admin:latest"])
+def test_ollama_takes_names_as_people_write_them(
+    llama: ollama.Client, keys: dict[str, str], name: str
+) -> None:
+    """Would catch `llama3` that is unknown where `llama3:latest` is there, or that opens what is closed."""
+    if name.startswith("gpt-admin"):
+        with pytest.raises(ollama.ResponseError) as refused:
+            llama.chat(name, HELLO)
+        assert refused.value.status_code == 404
+        assert name in refused.value.error
+        llama._client.headers["Authorization"] = f"Bearer {keys['admin']}"  # noqa: SLF001
+    answer = llama.chat(name, HELLO)
+    assert (answer.model, answer.message.content) == (name, SAID)
+    assert "completion" in (llama.show(name).capabilities or ())
+
+
 def test_ollama_lists_shows_and_embeds(llama: ollama.Client) -> None:
     listed = {model.model for model in llama.list().models}
     assert "gpt-4" in listed
