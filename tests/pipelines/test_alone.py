@@ -50,9 +50,18 @@ def test_odd_bodies_come_back_as_they_are(filter_api: Pipelines, body: Json) -> 
     assert filter_api.post(f"/{FILTER}/filter/inlet", {"body": body}) == body
 
 
+def test_chats_of_the_router_are_left_to_it(filter_api: Pipelines) -> None:
+    """Would catch published aliases that go past `gpu_router`, to models that nobody has granted."""
+    set_valves(filter_api, aliases="* = mixtral:8x7b")
+    row = {"id": "gpt-4", "info": {"id": "gpt-4", "base_model_id": "gpu_router.gpt-4"}}
+    assert resolved(filter_api, "gpt-4", metadata={"model": row}) == "gpt-4"
+    assert resolved(filter_api, "gpu_router.llama3:8b") == "gpu_router.llama3:8b"
+    assert resolved(filter_api, "gpt-4") == "mixtral:8x7b"
+
+
 def test_table_on_one_line(filter_api: Pipelines) -> None:
     """Would catch a table that neither Open WebUI's one-line field nor a variable of a file can hold."""
-    set_valves(filter_api, aliases="gpt-3.5* = llama3:8b; gpt-4 = mixtral:8x7b [tools]; gpt-4 = llama3:70b")
+    set_valves(filter_api, aliases="gpt-3.5* = llama3:8b； gpt-4 = mixtral:8x7b [tools]; gpt-4 = llama3:70b")
     assert resolved(filter_api, "gpt-3.5-turbo") == "llama3:8b"
     assert resolved(filter_api, "gpt-4") == "llama3:70b"
     assert resolved(filter_api, "gpt-4", tools=[{}]) == "mixtral:8x7b"
@@ -131,6 +140,27 @@ def test_bad_table_in_the_environment_is_left_out(tmp_path: Path) -> None:
         api.close()
         assert not (server.folder / "failed").exists()
         assert "row 1 ('gpt-4 = llama3:8b, llama3:8b'): a model is named twice" in server.log.read_text()
+
+
+def test_stored_valve_that_is_refused_is_left_out(tmp_path: Path) -> None:
+    """Would catch a server that does not start, and has no pipeline left, for one line of an older table."""
+    skip_unless_installed()
+    mount_filter(tmp_path)
+    stored = tmp_path / "pipelines" / FILTER / "valves.json"
+    stored.parent.mkdir()
+    stored.write_text(json.dumps({"aliases": "gpt-4 = llama3:8b, llama3:8b", "priority": 3}))
+    environment = {"MODEL_ALIASES": "gpt-3.5 = llama3:8b; gpt-4 = llama3:8b\n"}  # as YAML's `>` folds it
+    with pipelines_server(tmp_path, environment=environment) as server:
+        api = server.api()
+        valves = api.valves(FILTER)
+        assert (valves["aliases"], valves["priority"]) == ("", 3)
+        assert "aliases is left out: Value error, row 1" in server.log.read_text()
+        with pytest.raises(ServerError, match="a model is named twice"):
+            set_valves(api, aliases="gpt-4 = llama3:8b, llama3:8b")
+        stored.write_text("{}")
+        api.post("/pipelines/reload")
+        assert resolved(api, "gpt-4") == "llama3:8b"
+        api.close()
 
 
 def test_candidate_that_is_installed_is_taken(filter_api: Pipelines, node: OllamaNode) -> None:

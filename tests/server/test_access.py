@@ -238,6 +238,27 @@ def test_every_name_has_the_access_of_the_model_that_answers(site: Site, endpoin
     assert wrong == {}
 
 
+@pytest.mark.parametrize("endpoint", ENDPOINTS)
+def test_machine_options_of_a_row_count_for_plain_users(site: Site, endpoint: str) -> None:
+    """Would catch users and admins asking for one model in two ways, so that it loads for each of them."""
+    path, more = ENDPOINTS[endpoint]
+    row = site.api.model_rows()["gpu_router.open:1b"]
+    set_by_admin = {"keep_alive": "9m", "num_thread": 3}
+    site.api.post("/api/v1/models/model/update", row | {"params": set_by_admin})
+    try:
+        for who in ("plain", "admin"):
+            assert site.answering(who, path, "gpu_router.open:1b", **more) == "open:1b"
+            asked = site.node.requests[-1].body or {}
+            assert asked["keep_alive"] == "9m", who
+            assert asked["options"].get("num_thread") == 3, who
+        own = {"num_thread": 1, "keep_alive": -1}
+        assert site.answering("plain", path, "gpu_router.open:1b", options=own, **more) == "open:1b"
+        asked = site.node.requests[-1].body or {}
+        assert [asked["keep_alive"], asked["options"].get("num_thread")] == ["9m", 3]
+    finally:
+        site.api.post("/api/v1/models/model/update", row)
+
+
 def test_ollamas_list_has_what_can_be_asked_for(site: Site) -> None:
     """Would catch an Ollama client of a plain user that is not shown the aliases, or is shown more."""
     for who in site.accounts:

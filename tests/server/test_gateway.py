@@ -305,6 +305,48 @@ def test_anthropic_reads_documents_of_text(claude: anthropic.Anthropic, routed: 
         ask({"type": "base64", "media_type": "application/pdf", "data": "JVBERi0="})
 
 
+def test_anthropic_results_of_tools_come_whole(claude: anthropic.Anthropic, routed: RoutedWebUI) -> None:
+    """Would catch an answer about a result of which the model has seen a part."""
+    tool: Any = {"name": "read", "input_schema": {"type": "object"}}
+    call = {"type": "tool_use", "id": "t1", "name": "read", "input": {}}
+
+    def ask(*parts: Json) -> None:
+        result = {"type": "tool_result", "tool_use_id": "t1", "content": list(parts)}
+        turns: Any = [
+            *HELLO,
+            {"role": "assistant", "content": [call]},
+            {"role": "user", "content": [result]},
+        ]
+        claude.messages.create(model="gpt-4-tools", messages=turns, max_tokens=9, tools=[tool])
+
+    text = {"type": "text", "media_type": "text/plain", "data": "No dogs."}
+    found = {
+        "type": "search_result",
+        "title": "Rules",
+        "source": "a",
+        "content": [{"type": "text", "text": "yes"}],
+    }
+    ask({"type": "document", "source": text}, found)
+    said = routed.chats()[-1]["messages"][-1]["content"]  # type: ignore[index]
+    assert "No dogs." in said
+    assert "yes" in said
+    pdf = {"type": "base64", "media_type": "application/pdf", "data": "JVBERi0="}
+    file: Json = {"type": "image", "source": {"type": "file", "file_id": "f1"}}
+    for part, kind in (({"type": "document", "source": pdf}, "document"), (file, "file")):
+        with pytest.raises(anthropic.BadRequestError, match=kind):
+            ask(part)
+    turns: Any = [{"role": "user", "content": [file]}]
+    with pytest.raises(anthropic.BadRequestError, match="file"):
+        claude.messages.create(model="gpt-4", messages=turns, max_tokens=9)
+
+
+def test_anthropic_thinking_can_be_switched_off(claude: anthropic.Anthropic, routed: RoutedWebUI) -> None:
+    """Would catch a model that thinks until `max_tokens` are used up though the client wants no thoughts."""
+    disabled: Any = {"messages": HELLO, "max_tokens": 9, "thinking": {"type": "disabled"}}
+    claude.messages.create(model="gpt-4", **disabled)
+    assert routed.chats()[-1]["think"] is False
+
+
 def test_anthropic_tools_can_be_switched_off(claude: anthropic.Anthropic, routed: RoutedWebUI) -> None:
     """Would catch tools that are called though the client has said `none`."""
     tool: Any = {"name": "clock", "description": "the time", "input_schema": {"type": "object"}}
@@ -373,6 +415,22 @@ def test_ollama_uses_tools_images_schemas_and_options(llama: ollama.Client, rout
         for node in routed.nodes:
             node._server.state.answers.clear()  # noqa: SLF001 - see `fresh`
         prepare(routed, Answer(tool_calls=[ToolCall("clock", {"zone": "UTC"})]))
+
+
+@pytest.mark.parametrize("name", ["gpt-4:latest", "GPT-4", "gpt-admin:latest"])
+def test_ollama_takes_names_as_people_write_them(
+    llama: ollama.Client, keys: dict[str, str], name: str
+) -> None:
+    """Would catch `llama3` that is unknown where `llama3:latest` is there, or that opens what is closed."""
+    if name.startswith("gpt-admin"):
+        with pytest.raises(ollama.ResponseError) as refused:
+            llama.chat(name, HELLO)
+        assert refused.value.status_code == 404
+        assert name in refused.value.error
+        llama._client.headers["Authorization"] = f"Bearer {keys['admin']}"  # noqa: SLF001
+    answer = llama.chat(name, HELLO)
+    assert (answer.model, answer.message.content) == (name, SAID)
+    assert "completion" in (llama.show(name).capabilities or ())
 
 
 def test_ollama_lists_shows_and_embeds(llama: ollama.Client) -> None:

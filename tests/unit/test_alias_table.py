@@ -166,6 +166,22 @@ def test_rows_are_numbered_as_the_admin_sees_them() -> None:
     assert [row.line for row in parse_table("\n# x\na = b\r\n\r\nc = d").rows] == [3, 5]
 
 
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("gpt-4＝llama3：8b，mixtral:8x7b、b【vision】", "gpt-4 = llama3:8b, mixtral:8x7b, b [vision]"),
+        ("gpt-＊ = b ［context＞＝8k，tools］ ＃ 注释", "gpt-* = b [tools, context>=8192]"),
+        ("模型 ＝ llama3：8b【group＝a｜b】", "模型 = llama3:8b [group=a|b]"),
+        ("a = b【group=学生】", "a = b [group=学生]"),
+        ("a = 语文、数学：助手【内部】", "a = 语文、数学：助手【内部】"),
+        ("a = b [group=【高三】一班，甲]", "a = b [group=【高三】一班，甲]"),
+    ],
+)
+def test_punctuation_of_a_chinese_keyboard(typed: str, meant: str) -> None:
+    """Would catch models that nobody has, made of two names, and names that lose a character of their own."""
+    assert [row.text for row in parse_table(typed).rows] == [meant]
+
+
 def test_hash_inside_a_name_is_no_comment() -> None:
     """Would catch a group or a model that is cut off at a # in its name."""
     (row,) = parse_table("a#1 = b#2 [group=c#3] #4").rows

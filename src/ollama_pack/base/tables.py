@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from ollama_pack.base.messages import message
 from ollama_pack.errors import PackError
 
-_COMMENT = re.compile(r"(?:^|\s)#.*")
+_COMMENT = re.compile(r"(?:^|\s)[#＃].*")  # noqa: RUF001 - as a Chinese keyboard types it, too
 
 
 class TableError(PackError, ValueError):

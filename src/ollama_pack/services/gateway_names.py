@@ -5,6 +5,7 @@ of the alias tables, wildcards among them, is for those who may use a model that
 """
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +14,7 @@ from ollama_pack.aliases.published import concrete_names, models_behind
 from ollama_pack.aliases.resolve import Resolution, resolve
 from ollama_pack.aliases.table import AliasTable
 from ollama_pack.engines.model_ids import ROUTER
+from ollama_pack.engines.ollama.names import find_model
 from ollama_pack.services.offer import ALIAS_FILTER, AliasTables, alias_tables
 from ollama_pack.webui.contact import ROUTER_ID
 from ollama_pack.webui.embedding import shown_by_connection
@@ -113,6 +115,11 @@ async def model_for(
         chosen = await choose_model(table, body, name, user, request)
         if chosen is not None:
             return chosen[1]
+    # As Ollama does, whose clients ask for `llama3` where it is `llama3:latest`.
+    known = find_model(name, ModelCatalogue(offered))
+    if known is not None and known != name:
+        with suppress(ModelClosedError):  # which would tell the name of a model that the user may not know
+            return await model_for(request, tables, {**body, "model": known}, user)
     raise ModelClosedError(name)
 
 

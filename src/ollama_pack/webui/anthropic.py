@@ -10,7 +10,9 @@ from ollama_pack.engines.errors import ChatBodyError
 from ollama_pack.engines.sse import event_text
 
 Body = dict[str, Any]
-_BLOCKS = frozenset({"text", "image", "thinking", "redacted_thinking", "tool_use", "tool_result"})
+_RESULT_BLOCKS = frozenset({"text", "image", "document", "search_result"})  # of a tool's result
+_BLOCKS = _RESULT_BLOCKS | {"thinking", "redacted_thinking", "tool_use", "tool_result"}
+_IMAGE_SOURCES = frozenset({"base64", "url"})  # a `file` is at Anthropic
 
 
 def chat_from_anthropic(body: Mapping[str, Any]) -> Body:
@@ -39,28 +41,45 @@ def chat_from_anthropic(body: Mapping[str, Any]) -> Body:
     if not made.get("tools") or object_at(body, "tool_choice").get("type") == "none":
         made.pop("tools", None)
         made.pop("tool_choice", None)
-    return {**made, "stream": bool(body.get("stream"))}
+    # As `chat_from_ollama` says it: a model that can think does so unless told otherwise.
+    silent = object_at(body, "thinking").get("type") == "disabled"
+    return {**made, "stream": bool(body.get("stream")), **({"options": {"think": False}} if silent else {})}
 
 
-def _readable(turn: Mapping[str, Any], field: str) -> Body:
-    """A message without blocks that the conversion would leave out: documents of text are made text."""
+def _readable(turn: Mapping[str, Any], field: str, known: frozenset[str] = _BLOCKS) -> Body:
+    """A message, or a tool's result, without blocks that the conversion would leave out.
+
+    Documents of text and results of a search are made text.
+    """
     content = turn.get("content")
     if isinstance(content, str):
         return {**turn}
     blocks = enumerate(objects_in(content, field))
-    return {**turn, "content": [_readable_block(block, f"{field}[{number}]") for number, block in blocks]}
+    made = [_readable_block(block, f"{field}[{number}]", known) for number, block in blocks]
+    return {**turn, "content": made}
 
 
-def _readable_block(block: Mapping[str, Any], field: str) -> Mapping[str, Any]:
+def _readable_block(block: Mapping[str, Any], field: str, known: frozenset[str]) -> Mapping[str, Any]:
     kind, source = str(block.get("type"))[:40], object_at(block, "source")
-    if kind in _BLOCKS:
-        return block
-    if kind == "document" and source.get("type") == "text":
-        told = (block.get("title"), block.get("context"), source.get("data"))
-        return {"type": "text", "text": "\n".join(str(part) for part in told if part)}
-    raise ChatBodyError(
-        field, message("is of the type {kind!r}: Ollama takes text and images only", kind=kind)
-    )
+    told: tuple[object, ...] = ()
+    match kind if kind in known else "":
+        case "document" if source.get("type") == "text":
+            told = (block.get("title"), block.get("context"), source.get("data"))
+        case "search_result":
+            parts = objects_in(block.get("content"), f"{field}.content")
+            told = (block.get("title"), block.get("source"), *(part.get("text") for part in parts))
+        case "tool_result":
+            return _readable(block, f"{field}.content", _RESULT_BLOCKS)
+        case "text" | "thinking" | "redacted_thinking" | "tool_use":
+            return block
+        case "image" if source.get("type") in _IMAGE_SOURCES:
+            return block
+        case "image":
+            kind, field = str(source.get("type"))[:40], f"{field}.source"
+    if not told:
+        reason = message("is of the type {kind!r}: Ollama takes text and images only", kind=kind)
+        raise ChatBodyError(field, reason)
+    return {"type": "text", "text": "\n".join(str(part) for part in told if part)}
 
 
 def anthropic_answer(completion: Body, name: str) -> Body:

@@ -11,7 +11,7 @@ version: {version}
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
 from contextlib import aclosing, contextmanager
 from dataclasses import replace
 from functools import partial
@@ -26,7 +26,7 @@ from ollama_pack.aliases.published import models_behind
 from ollama_pack.base.messages import Message, in_language, message, said_by
 from ollama_pack.base.redis import check_redis_url
 from ollama_pack.base.single_flight import Remembered, SingleFlight
-from ollama_pack.engines.body import object_in
+from ollama_pack.engines.body import object_at, object_in
 from ollama_pack.engines.model_ids import ROUTER
 from ollama_pack.engines.ollama.options import with_machine_options
 from ollama_pack.engines.ollama.to_openai import ReplyHead
@@ -76,7 +76,7 @@ from ollama_pack.webui.connections import (
 )
 from ollama_pack.webui.early_errors import note_refusal, refused_answer, show_early_errors
 from ollama_pack.webui.errors import ModelClosedError, ModelRefusedError
-from ollama_pack.webui.models import remove_builtin_tools
+from ollama_pack.webui.models import model_row, remove_builtin_tools
 from ollama_pack.webui.presets import default_params
 from ollama_pack.webui.server import event_stream, server_secret, take_over
 from ollama_pack.webui.tracing import ChatSpan
@@ -556,12 +556,28 @@ async def _asked(
     if metadata.get("direct"):  # a client has sent the row, as if a connection of its browser's own answered
         row = {}
     if user.get("role") != "admin":
-        body = with_machine_options(body, await defaults(), row)
+        body = with_machine_options(body, await defaults(), await _admins_params(body, metadata))
     asked = {**body, "params": {**row, **object_in(body.get("params") or {}, "params")}}
     known = router.catalogue().find(model)
     if known is not None and not known.can("tools"):
         remove_builtin_tools(asked, metadata)
     return asked
+
+
+async def _admins_params(body: Body, metadata: dict[str, Any]) -> Mapping[str, Any]:
+    """The parameters that an admin has set for the name that was asked for.
+
+    Open WebUI puts them into the body, among the user's own, and takes them out of the row that plugins see.
+    """
+    asked = object_at(metadata, "model")
+    if metadata.get("direct"):
+        return {}
+    if "id" not in asked:  # no chat of Open WebUI's: the gateway and Ollama's routes have looked them up
+        return object_at(asked, "info", "params")
+    row = await model_row(str(asked["id"])) or {}
+    # Titles and the like come with the row of their chat, and may be for another model.
+    is_other = metadata.get("task") and body["model"] not in (row.get("id"), row.get("base_model_id"))
+    return {} if is_other else object_at(row, "params")
 
 
 def _asked_name(body: Body, metadata: dict[str, Any]) -> str:

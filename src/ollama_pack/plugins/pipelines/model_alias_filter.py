@@ -18,6 +18,7 @@ from ollama_pack.aliases.resolve import Resolution, resolve
 from ollama_pack.aliases.table import AliasTable, parse_table
 from ollama_pack.base.messages import message
 from ollama_pack.engines.ollama.installed import InstalledModels
+from ollama_pack.services.pipeline_requests import goes_to_router
 from ollama_pack.services.pipeline_valves import (
     CODE_DIGEST,
     CODE_DIGEST_NOTE,
@@ -109,8 +110,10 @@ class Pipeline:
     async def inlet(self, body: dict[str, Any], user: dict[str, Any] | None = None) -> dict[str, Any]:  # noqa: ARG002 - the server passes it
         """Choose the model for an alias. Anything unexpected is logged, and the chat goes on unchanged."""
         alias = body.get("model")
-        if not isinstance(alias, str):
-            return body
+        if not isinstance(alias, str) or goes_to_router(body):
+            return (
+                body  # the router has a table of its own, and knows which nodes answer and who may use what
+            )
         try:
             facts = request_facts(body, alias)
             chosen = _resolve(
