@@ -10,7 +10,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipe`, line 19803, which the server calls.
+# Begin here: `class Pipe`, line 19838, which the server calls.
 # The modules that it uses come first:
 #    219  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
 #    505  base.messages                  Sentences for people, in English and in the languages of the catalogue.
@@ -22,124 +22,124 @@ version: 0.1.0
 #   1033  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
 #   1108  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
 #   1169  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#   1528  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   1675  fit.memory                     How much memory a model takes while it runs: a pure function of its shape and of what it is loaded with.
-#   1843  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#   2182  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#   2258  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   2316  aliases.published              Which names of a table can be published as models, and what answers for them.
-#   2352  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#   2804  base.single_flight             What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
-#   2972  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   3018  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
-#   3168  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   3297  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
-#   3408  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
-#   3583  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
-#   3660  engines.vectors                Vectors for texts, as an engine gives them.
-#   3693  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
-#   3771  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
-#   3822  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
-#   3870  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
-#   4197  routing.decide.cost            What sending a request to a node costs, term by term.
-#   4333  routing.errors                 What goes wrong with routing.
-#   4515  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
-#   4553  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
-#   4920  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
-#   5340  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
-#   5464  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   5566  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
-#   5695  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
-#   5819  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
-#   5977  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   6111  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
-#   6444  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
-#   6697  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
-#   6814  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
-#   6872  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
-#   6937  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
-#   7086  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
-#   7219  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
-#   7569  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
-#   7654  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
-#   7751  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   7856  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
-#   8073  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
-#   8334  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
-#   8392  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
-#   8595  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
-#   8766  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
-#   9103  routing.nodes                  The `nodes` valve: a row a line, read once.
-#   9463  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
-#   9549  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
-#   9723  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
-#   9919  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
-#  10012  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
-#  10095  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
-#  10161  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
-#  10210  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
-#  10297  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
-#  10405  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
-#  10905  routing.probe.node_watch       One node as the router holds it: its client, what the last looks have shown, and when it counts as gone.
-#  11205  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
-#  11443  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
-#  11546  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
-#  11654  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-#  11771  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
-#  12024  routing.state.demand           How often each set of weights is asked for, over the last minutes.
-#  12057  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-#  12243  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#  12278  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#  13017  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#  13093  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#  13239  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#  13473  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
-#  13613  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  13673  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
-#  14184  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
-#  14357  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
-#  14698  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  15007  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  15122  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  15743  routing.dispatch.embedding     Vectors from the fleet: the node that has the model in memory and the least to do, then the others.
-#  15803  fit.planning                   Which models a fleet should have where, so that its demand needs the fewest loads: pure functions.
-#  15988  routing.plan.demand            What people ask for: chats from the router's record, or from a file like it.
-#  16083  routing.plan.virtual_fleet     A node as Ollama is, in virtual time: no sockets, no sleeping, thousands of requests in a second.
-#  16339  routing.plan.replay            A recorded day again, in virtual time: the router's own scheduler over simulated nodes.
-#  16526  routing.plan.report            What fits where, what to pull, and what one more GPU would bring: all of a plan, as people read it.
-#  16811  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, the admin's dashboard, and a plan.
-#  16914  cache.errors                   What goes wrong with the cache.
-#  16934  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  16966  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  17115  services.budget_chats          Chats that are under way and their budgets: what each has used so far, by whoever knows it best.
-#  17121  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#  17136  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#  17262  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#  17297  webui.users                    Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
-#  17330  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#  17421  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-#  17584  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
-#  17674  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
-#  17913  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  18058  services.activity              What chats did in this process, until somebody writes it into the history.
-#  18084  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  18209  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
-#  18317  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
-#  18364  services.valves                What all valves of the pack have in common: what is refused is told to admins, without what was written.
-#  18492  services.router_valves         The valves of the router, wherever it runs.
-#  18646  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  18760  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  19021  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
-#  19053  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  19075  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#  19081  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#  19175  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
-#  19281  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  19376  webui.leaving                  When Open WebUI is told that a client has left: not while it reads its database.
-#  19460  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#  19639  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
-#  19650  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#  19709  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#   1555  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   1702  fit.memory                     How much memory a model takes while it runs: a pure function of its shape and of what it is loaded with.
+#   1870  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   2209  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   2285  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   2343  aliases.published              Which names of a table can be published as models, and what answers for them.
+#   2379  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#   2831  base.single_flight             What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
+#   2999  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   3045  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
+#   3195  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   3324  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
+#   3435  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
+#   3610  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
+#   3687  engines.vectors                Vectors for texts, as an engine gives them.
+#   3720  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
+#   3798  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
+#   3849  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
+#   3897  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
+#   4224  routing.decide.cost            What sending a request to a node costs, term by term.
+#   4360  routing.errors                 What goes wrong with routing.
+#   4542  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
+#   4580  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
+#   4947  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
+#   5367  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
+#   5491  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   5593  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
+#   5722  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
+#   5846  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
+#   6004  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   6138  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
+#   6471  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
+#   6724  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
+#   6841  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
+#   6899  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
+#   6964  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
+#   7113  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
+#   7246  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
+#   7596  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
+#   7681  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
+#   7778  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   7883  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
+#   8100  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
+#   8361  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
+#   8419  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
+#   8622  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
+#   8793  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
+#   9130  routing.nodes                  The `nodes` valve: a row a line, read once.
+#   9490  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
+#   9576  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
+#   9750  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
+#   9946  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
+#  10039  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
+#  10122  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
+#  10188  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
+#  10237  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
+#  10324  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
+#  10432  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
+#  10932  routing.probe.node_watch       One node as the router holds it: its client, what the last looks have shown, and when it counts as gone.
+#  11232  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
+#  11470  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
+#  11573  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
+#  11681  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+#  11798  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
+#  12051  routing.state.demand           How often each set of weights is asked for, over the last minutes.
+#  12084  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+#  12270  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#  12305  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#  13044  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#  13120  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#  13266  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#  13500  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
+#  13640  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  13700  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
+#  14211  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
+#  14384  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
+#  14725  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  15034  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  15149  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  15770  routing.dispatch.embedding     Vectors from the fleet: the node that has the model in memory and the least to do, then the others.
+#  15830  fit.planning                   Which models a fleet should have where, so that its demand needs the fewest loads: pure functions.
+#  16015  routing.plan.demand            What people ask for: chats from the router's record, or from a file like it.
+#  16110  routing.plan.virtual_fleet     A node as Ollama is, in virtual time: no sockets, no sleeping, thousands of requests in a second.
+#  16366  routing.plan.replay            A recorded day again, in virtual time: the router's own scheduler over simulated nodes.
+#  16553  routing.plan.report            What fits where, what to pull, and what one more GPU would bring: all of a plan, as people read it.
+#  16838  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, the admin's dashboard, and a plan.
+#  16941  cache.errors                   What goes wrong with the cache.
+#  16961  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  16993  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  17142  services.budget_chats          Chats that are under way and their budgets: what each has used so far, by whoever knows it best.
+#  17148  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#  17163  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#  17289  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#  17332  webui.users                    Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
+#  17365  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#  17456  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#  17619  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
+#  17709  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
+#  17948  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  18093  services.activity              What chats did in this process, until somebody writes it into the history.
+#  18119  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  18244  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#  18352  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
+#  18399  services.valves                What all valves of the pack have in common: what is refused is told to admins, without what was written.
+#  18527  services.router_valves         The valves of the router, wherever it runs.
+#  18681  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  18795  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  19056  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#  19088  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  19110  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#  19116  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#  19210  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
+#  19316  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  19411  webui.leaving                  When Open WebUI is told that a client has left: not while it reads its database.
+#  19495  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#  19674  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
+#  19685  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#  19744  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
 
 import asyncio
 import base64
@@ -659,7 +659,7 @@ def error_code(error: Exception) -> str:
 # --- ollama_pack.base.tables ---
 # Tables that admins write as text: a row a line, `#` starts a comment, empty lines are skipped.
 
-_COMMENT = re.compile(r"(?:^|\s)#.*")
+_COMMENT = re.compile(r"(?:^|\s)[#＃].*")  # noqa: RUF001 - as a Chinese keyboard types it, too
 
 
 class TableError(PackError, ValueError):
@@ -1184,6 +1184,10 @@ MAX_CHAIN = 10
 MAX_NAME_LENGTH = 256  # Open WebUI's own limit on a model id
 
 _ROW = re.compile(r"(?P<alias>[^=\[\]]*)=(?P<candidates>[^\[\]]*)(?:\[(?P<conditions>[^\[\]]*)\])?")
+# What a Chinese keyboard types where these tables have punctuation of ASCII.
+_WIDE = str.maketrans("，、＝：＊＞｜", ",,=:*>|")  # noqa: RUF001 - on purpose
+_OPENINGS, _CLOSINGS = "［【", "］】"  # noqa: RUF001
+_PARTS = re.compile(rf"([=＝\[{_OPENINGS}])")  # noqa: RUF001 - before them the alias, the models, the conditions
 _CONDITION = re.compile(r"(?P<key>[^<>=]*)(?P<relation>>?=|)(?P<value>.*)")
 _TOKENS = re.compile(r"(?P<count>[0-9]{1,9})\s*(?P<kilo>[kK]?)")
 _LEVEL = re.compile(r"[\w.-]+")
@@ -1320,7 +1324,7 @@ def parse_table(text: str) -> AliasTable:
 
 def _parse_row(line: int, written: str) -> AliasRow:
     """Read a row; here and below a ValueError says what is wrong with it."""
-    found = _ROW.fullmatch(written)
+    found = _ROW.fullmatch(_with_ascii_punctuation(written))
     if found is None:
         raise ValueError(message("write it as `alias = model, model [condition, condition]`"))
     alias = found["alias"].strip()
@@ -1328,6 +1332,29 @@ def _parse_row(line: int, written: str) -> AliasRow:
     _check_alias(alias)
     _check_candidates(candidates, alias)
     return AliasRow(alias, candidates, line=line, **_conditions(found["conditions"] or ""))
+
+
+def _with_ascii_punctuation(written: str) -> str:
+    """The row as it is meant where a Chinese keyboard has typed it: `模型＝llama3【vision】`.
+
+    Names with letters beyond ASCII stay as they are: models and groups may be called 助手【内部】.
+    """  # noqa: RUF002 - on purpose
+    before, *others = _PARTS.split(written, maxsplit=2)
+    made = _narrowed(before)
+    for sign, part in zip(others[::2], others[1::2], strict=True):
+        if sign in _OPENINGS and not _narrowed(before).isascii():
+            made += sign + part
+        elif sign in "=＝":  # noqa: RUF001
+            made += "=" + _narrowed(part)
+        else:
+            made += "[" + (f"{_narrowed(part[:-1])}]" if part[-1:] in tuple(_CLOSINGS) else _narrowed(part))
+        before = part
+    return made
+
+
+def _narrowed(text: str) -> str:
+    narrow = text.translate(_WIDE)
+    return narrow if narrow.isascii() else text
 
 
 def _conditions(written: str) -> dict[str, Any]:
@@ -17294,6 +17321,14 @@ def reads_all(user: Mapping[str, Any]) -> bool:
     return user.get("role") == "admin" and bool(getattr(config, "BYPASS_ADMIN_ACCESS_CONTROL", True))
 
 
+async def model_row(model_id: str) -> dict[str, Any] | None:
+    """What an admin or the pack has said about a model of this id; None: nothing."""
+    from open_webui.models.models import Models  # noqa: PLC0415
+
+    row = await Models.get_model_by_id(model_id)
+    return None if row is None else dict(row.model_dump(exclude_none=True))
+
+
 # --- ollama_pack.webui.users ---
 # Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
 
@@ -20263,12 +20298,28 @@ async def _gpu_router__asked(
     if metadata.get("direct"):  # a client has sent the row, as if a connection of its browser's own answered
         row = {}
     if user.get("role") != "admin":
-        body = with_machine_options(body, await defaults(), row)
+        body = with_machine_options(body, await defaults(), await _admins_params(body, metadata))
     asked = {**body, "params": {**row, **object_in(body.get("params") or {}, "params")}}
     known = router.catalogue().find(model)
     if known is not None and not known.can("tools"):
         remove_builtin_tools(asked, metadata)
     return asked
+
+
+async def _admins_params(body: Body, metadata: dict[str, Any]) -> Mapping[str, Any]:
+    """The parameters that an admin has set for the name that was asked for.
+
+    Open WebUI puts them into the body, among the user's own, and takes them out of the row that plugins see.
+    """
+    asked = object_at(metadata, "model")
+    if metadata.get("direct"):
+        return {}
+    if "id" not in asked:  # no chat of Open WebUI's: the gateway and Ollama's routes have looked them up
+        return object_at(asked, "info", "params")
+    row = await model_row(str(asked["id"])) or {}
+    # Titles and the like come with the row of their chat, and may be for another model.
+    is_other = metadata.get("task") and body["model"] not in (row.get("id"), row.get("base_model_id"))
+    return {} if is_other else object_at(row, "params")
 
 
 def _asked_name(body: Body, metadata: dict[str, Any]) -> str:

@@ -10,7 +10,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/model_alias_filter.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Filter`, line 1854, which the server calls.
+# Begin here: `class Filter`, line 1881, which the server calls.
 # The modules that it uses come first:
 #     62  base.translations       The translations of all sentences. GENERATED from locale/ by scripts/package.py.
 #    112  base.messages           Sentences for people, in English and in the languages of the catalogue.
@@ -21,21 +21,21 @@ version: 0.1.0
 #    332  engines.content         The parts of a message, in the one form that this pack works with, whatever a client calls them.
 #    341  aliases.facts           What an alias table may ask about a request, read off an OpenAI chat body.
 #    402  aliases.table           An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#    761  engines.ollama.names    Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#    898  fit.shapes              Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#    935  fit.choose              Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#    956  aliases.resolve         Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   1074  engines.model_ids       Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   1082  engines.refusals        What a client gets instead of an answer, in the form of each API that clients speak.
-#   1159  services.answers        An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#   1175  webui.models            What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   1293  webui.users             Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
-#   1321  services.gateway_names  The names that people and clients of the gateway may ask for, and the model that each stands for.
-#   1349  base.single_flight      What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
-#   1372  services.valves         What all valves of the pack have in common: what is refused is told to admins, without what was written.
-#   1500  engines.front_route     A route in front of a server's own, which sees each answer of a chat before its client does.
-#   1595  webui.leaving           When Open WebUI is told that a client has left: not while it reads its database.
-#   1679  webui.early_errors      The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#    788  engines.ollama.names    Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#    925  fit.shapes              Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#    962  fit.choose              Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#    983  aliases.resolve         Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   1101  engines.model_ids       Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   1109  engines.refusals        What a client gets instead of an answer, in the form of each API that clients speak.
+#   1186  services.answers        An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#   1202  webui.models            What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   1320  webui.users             Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
+#   1348  services.gateway_names  The names that people and clients of the gateway may ask for, and the model that each stands for.
+#   1376  base.single_flight      What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
+#   1399  services.valves         What all valves of the pack have in common: what is refused is told to admins, without what was written.
+#   1527  engines.front_route     A route in front of a server's own, which sees each answer of a chat before its client does.
+#   1622  webui.leaving           When Open WebUI is told that a client has left: not while it reads its database.
+#   1706  webui.early_errors      The status of an error that comes before an answer, which Open WebUI leaves no room for.
 
 import asyncio
 import logging
@@ -248,7 +248,7 @@ class PackError(Exception):
 # --- ollama_pack.base.tables ---
 # Tables that admins write as text: a row a line, `#` starts a comment, empty lines are skipped.
 
-_COMMENT = re.compile(r"(?:^|\s)#.*")
+_COMMENT = re.compile(r"(?:^|\s)[#＃].*")  # noqa: RUF001 - as a Chinese keyboard types it, too
 
 
 class TableError(PackError, ValueError):
@@ -417,6 +417,10 @@ MAX_CHAIN = 10
 MAX_NAME_LENGTH = 256  # Open WebUI's own limit on a model id
 
 _ROW = re.compile(r"(?P<alias>[^=\[\]]*)=(?P<candidates>[^\[\]]*)(?:\[(?P<conditions>[^\[\]]*)\])?")
+# What a Chinese keyboard types where these tables have punctuation of ASCII.
+_WIDE = str.maketrans("，、＝：＊＞｜", ",,=:*>|")  # noqa: RUF001 - on purpose
+_OPENINGS, _CLOSINGS = "［【", "］】"  # noqa: RUF001
+_PARTS = re.compile(rf"([=＝\[{_OPENINGS}])")  # noqa: RUF001 - before them the alias, the models, the conditions
 _CONDITION = re.compile(r"(?P<key>[^<>=]*)(?P<relation>>?=|)(?P<value>.*)")
 _TOKENS = re.compile(r"(?P<count>[0-9]{1,9})\s*(?P<kilo>[kK]?)")
 _LEVEL = re.compile(r"[\w.-]+")
@@ -553,7 +557,7 @@ def parse_table(text: str) -> AliasTable:
 
 def _parse_row(line: int, written: str) -> AliasRow:
     """Read a row; here and below a ValueError says what is wrong with it."""
-    found = _ROW.fullmatch(written)
+    found = _ROW.fullmatch(_with_ascii_punctuation(written))
     if found is None:
         raise ValueError(message("write it as `alias = model, model [condition, condition]`"))
     alias = found["alias"].strip()
@@ -561,6 +565,29 @@ def _parse_row(line: int, written: str) -> AliasRow:
     _check_alias(alias)
     _check_candidates(candidates, alias)
     return AliasRow(alias, candidates, line=line, **_conditions(found["conditions"] or ""))
+
+
+def _with_ascii_punctuation(written: str) -> str:
+    """The row as it is meant where a Chinese keyboard has typed it: `模型＝llama3【vision】`.
+
+    Names with letters beyond ASCII stay as they are: models and groups may be called 助手【内部】.
+    """  # noqa: RUF002 - on purpose
+    before, *others = _PARTS.split(written, maxsplit=2)
+    made = _narrowed(before)
+    for sign, part in zip(others[::2], others[1::2], strict=True):
+        if sign in _OPENINGS and not _narrowed(before).isascii():
+            made += sign + part
+        elif sign in "=＝":  # noqa: RUF001
+            made += "=" + _narrowed(part)
+        else:
+            made += "[" + (f"{_narrowed(part[:-1])}]" if part[-1:] in tuple(_CLOSINGS) else _narrowed(part))
+        before = part
+    return made
+
+
+def _narrowed(text: str) -> str:
+    narrow = text.translate(_WIDE)
+    return narrow if narrow.isascii() else text
 
 
 def _conditions(written: str) -> dict[str, Any]:

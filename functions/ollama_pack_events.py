@@ -10,7 +10,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/ollama_pack_events.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Event`, line 12497, which the server calls.
+# Begin here: `class Event`, line 12626, which the server calls.
 # The modules that it uses come first:
 #    164  base.translations            The translations of all sentences. GENERATED from locale/ by scripts/package.py.
 #    645  base.messages                Sentences for people, in English and in the languages of the catalogue.
@@ -46,56 +46,56 @@ version: 0.1.0
 #   4874  webui.calling                Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
 #   5043  webui.models                 What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
 #   5117  webui.ollama_models          Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
-#   5214  webui.server                 What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#   5246  services.ollama_api          Open WebUI's Ollama API for names that `gpu_router` answers.
-#   5377  aliases.errors               What goes wrong with aliases.
-#   5385  aliases.facts                What an alias table may ask about a request, read off an OpenAI chat body.
-#   5408  aliases.table                An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#   5767  aliases.resolve              Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   5825  aliases.published            Which names of a table can be published as models, and what answers for them.
-#   5894  webui.audience               Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#   5960  webui.model_rows             Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#   6090  webui.users                  Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
-#   6120  webui.access                 Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#   6286  webui.publication            Which rows of Open WebUI's models table to write, so that users see what is offered to them. Decides only.
-#   6614  services.offer               Which rows a deployment should have.
-#   6887  webui.rows                   Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
-#   7037  services.publishing          Publishing: what the router and the alias tables offer becomes models that users see and may use.
-#   7190  services.valves              What all valves of the pack have in common: what is refused is told to admins, without what was written.
-#   7310  speech.errors                What goes wrong with transcription.
-#   7767  speech.languages             The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
-#   7844  speech.language              Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
-#   7937  engines.failures             Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   7973  speech.values                What recordings turn into, and what an engine is.
-#   8230  speech.http_answer           What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
-#   8380  speech.pcm                   Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
-#   8468  speech.openai_http           Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
-#   8656  speech.recognizer            The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
-#   8795  speech.sentences             Segments of about a sentence, made from words with times.
-#   8849  speech.whisper_model         Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
-#   9035  speech.whisper               Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
-#   9263  services.voice_settings      The valves of voice transcription, for the tool and the routes, and the engine they ask for.
-#   9419  speech.source                Where a recording comes from: bytes, a path or an open file; and how large it may be.
-#   9503  speech.kept                  Transcripts of a while ago: the same recording with the same options is not listened to twice.
-#   9592  speech.containers            What the bytes of a file tell that the decoder does not: whether the file ends before it should.
-#   9756  speech.decode                Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
-#  10367  speech.joining               Putting pieces of text together: with spaces where the script has them between words, else without.
-#  10455  speech.script                Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
-#  10531  speech.turns                 One recording at a time on this machine's own processors, in turns between users, each with its place.
-#  10806  speech.vad                   Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
-#  10856  speech.windows               Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
-#  11003  speech.transcribe            From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
-#  11273  webui.tracing                Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
-#  11311  webui.voice_files            Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
-#  11341  services.transcribing        Transcribing on behalf of somebody: by the admin's settings, and not twice.
-#  11466  speech.subtitles             Subtitles: lines that fit on a screen, each shown while it is spoken.
-#  11604  speech.formats               A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
-#  11766  webui.uploads                A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
-#  11972  services.voice_routes        The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
-#  12230  webui.budget_contact         The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
-#  12350  webui.chats                  Chats of the running Open WebUI, and their ratings. Imports `open_webui` when called, not before.
-#  12379  webui.load                   What `GET /api/system/load` shows of what the router tells: keys by name, so that nothing slips out.
-#  12465  webui.service                What an event function keeps up in a process: its routes, and a task that looks again from time to time.
+#   5215  webui.server                 What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   5247  services.ollama_api          Open WebUI's Ollama API for names that `gpu_router` answers.
+#   5378  aliases.errors               What goes wrong with aliases.
+#   5386  aliases.facts                What an alias table may ask about a request, read off an OpenAI chat body.
+#   5409  aliases.table                An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#   5795  aliases.resolve              Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   5853  aliases.published            Which names of a table can be published as models, and what answers for them.
+#   5922  webui.audience               Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#   5988  webui.model_rows             Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#   6118  webui.users                  Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
+#   6148  webui.access                 Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#   6314  webui.publication            Which rows of Open WebUI's models table to write, so that users see what is offered to them. Decides only.
+#   6642  services.offer               Which rows a deployment should have.
+#   6915  webui.rows                   Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
+#   7065  services.publishing          Publishing: what the router and the alias tables offer becomes models that users see and may use.
+#   7218  services.valves              What all valves of the pack have in common: what is refused is told to admins, without what was written.
+#   7338  speech.errors                What goes wrong with transcription.
+#   7801  speech.languages             The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
+#   7878  speech.language              Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
+#   7971  engines.failures             Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   8007  speech.values                What recordings turn into, and what an engine is.
+#   8272  speech.http_answer           What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
+#   8422  speech.pcm                   Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
+#   8510  speech.openai_http           Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
+#   8713  speech.recognizer            The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
+#   8852  speech.sentences             Segments of about a sentence, made from words with times.
+#   8906  speech.whisper_model         Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
+#   9097  speech.whisper               Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
+#   9361  services.voice_settings      The valves of voice transcription, for the tool and the routes, and the engine they ask for.
+#   9518  speech.source                Where a recording comes from: bytes, a path or an open file; and how large it may be.
+#   9602  speech.kept                  Transcripts of a while ago: the same recording with the same options is not listened to twice.
+#   9691  speech.containers            What the bytes of a file tell that the decoder does not: whether the file ends before it should.
+#   9856  speech.decode                Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
+#  10483  speech.joining               Putting pieces of text together: with spaces where the script has them between words, else without.
+#  10571  speech.script                Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
+#  10647  speech.turns                 One recording at a time on this machine's own processors, in turns between users, each with its place.
+#  10922  speech.vad                   Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
+#  10972  speech.windows               Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
+#  11119  speech.transcribe            From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
+#  11396  webui.tracing                Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#  11434  webui.voice_files            Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
+#  11464  services.transcribing        Transcribing on behalf of somebody: by the admin's settings, and not twice.
+#  11589  speech.subtitles             Subtitles: lines that fit on a screen, each shown while it is spoken.
+#  11727  speech.formats               A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
+#  11889  webui.uploads                A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
+#  12095  services.voice_routes        The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
+#  12353  webui.budget_contact         The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
+#  12473  webui.chats                  Chats of the running Open WebUI, and their ratings. Imports `open_webui` when called, not before.
+#  12508  webui.load                   What `GET /api/system/load` shows of what the router tells: keys by name, so that nothing slips out.
+#  12594  webui.service                What an event function keeps up in a process: its routes, and a task that looks again from time to time.
 
 import asyncio
 import csv
@@ -4108,7 +4108,7 @@ def _rank(bits: float) -> float:
 # --- ollama_pack.base.tables ---
 # Tables that admins write as text: a row a line, `#` starts a comment, empty lines are skipped.
 
-_COMMENT = re.compile(r"(?:^|\s)#.*")
+_COMMENT = re.compile(r"(?:^|\s)[#＃].*")  # noqa: RUF001 - as a Chinese keyboard types it, too
 
 
 class TableError(PackError, ValueError):
@@ -5155,7 +5155,8 @@ async def routed_body(form: Mapping[str, Any]) -> dict[str, Any] | None:
     own = {
         key: value for key, value in form.items() if key != "metadata"
     }  # what is in it is the server's word
-    return {**own, "params": said} if said else own
+    # As the gateway does: of parameters in the body nobody could tell that an admin has set them.
+    return {**own, "params": {}, "metadata": {"model": {"info": {"params": said}}}} if said else own
 
 
 async def routed_entries(request: Any, user: Any) -> list[dict[str, Any]]:
@@ -5423,6 +5424,10 @@ MAX_CHAIN = 10
 MAX_NAME_LENGTH = 256  # Open WebUI's own limit on a model id
 
 _ROW = re.compile(r"(?P<alias>[^=\[\]]*)=(?P<candidates>[^\[\]]*)(?:\[(?P<conditions>[^\[\]]*)\])?")
+# What a Chinese keyboard types where these tables have punctuation of ASCII.
+_WIDE = str.maketrans("，、＝：＊＞｜", ",,=:*>|")  # noqa: RUF001 - on purpose
+_OPENINGS, _CLOSINGS = "［【", "］】"  # noqa: RUF001
+_PARTS = re.compile(rf"([=＝\[{_OPENINGS}])")  # noqa: RUF001 - before them the alias, the models, the conditions
 _CONDITION = re.compile(r"(?P<key>[^<>=]*)(?P<relation>>?=|)(?P<value>.*)")
 _TOKENS = re.compile(r"(?P<count>[0-9]{1,9})\s*(?P<kilo>[kK]?)")
 _LEVEL = re.compile(r"[\w.-]+")
@@ -5559,7 +5564,7 @@ def parse_table(text: str) -> AliasTable:
 
 def _parse_row(line: int, written: str) -> AliasRow:
     """Read a row; here and below a ValueError says what is wrong with it."""
-    found = _ROW.fullmatch(written)
+    found = _ROW.fullmatch(_with_ascii_punctuation(written))
     if found is None:
         raise ValueError(message("write it as `alias = model, model [condition, condition]`"))
     alias = found["alias"].strip()
@@ -5567,6 +5572,29 @@ def _parse_row(line: int, written: str) -> AliasRow:
     _check_alias(alias)
     _check_candidates(candidates, alias)
     return AliasRow(alias, candidates, line=line, **_conditions(found["conditions"] or ""))
+
+
+def _with_ascii_punctuation(written: str) -> str:
+    """The row as it is meant where a Chinese keyboard has typed it: `模型＝llama3【vision】`.
+
+    Names with letters beyond ASCII stay as they are: models and groups may be called 助手【内部】.
+    """  # noqa: RUF002 - on purpose
+    before, *others = _PARTS.split(written, maxsplit=2)
+    made = _narrowed(before)
+    for sign, part in zip(others[::2], others[1::2], strict=True):
+        if sign in _OPENINGS and not _narrowed(before).isascii():
+            made += sign + part
+        elif sign in "=＝":  # noqa: RUF001
+            made += "=" + _narrowed(part)
+        else:
+            made += "[" + (f"{_narrowed(part[:-1])}]" if part[-1:] in tuple(_CLOSINGS) else _narrowed(part))
+        before = part
+    return made
+
+
+def _narrowed(text: str) -> str:
+    narrow = text.translate(_WIDE)
+    return narrow if narrow.isascii() else text
 
 
 def _conditions(written: str) -> dict[str, Any]:
@@ -7671,25 +7699,31 @@ class SpeechServerTimeoutError(SpeechServerError):
 
 
 class SpeechServerBusyError(SpeechServerError):
-    """The server asks for patience, and has not taken the recording after some tries either."""
+    """The server asks for patience, and has not taken the recording after some tries either.
 
-    def __init__(self, server: str, status: int, said: str) -> None:
+    Attributes:
+        retry_seconds: after which it wants to be asked again; None: it does not say.
+    """
+
+    def __init__(self, server: str, status: int, said: str, retry_seconds: float | None = None) -> None:
         super().__init__(
             server,
             message("is busy (status {status}): try again later", status=status),
             status=status,
             said=said,
         )
+        self.retry_seconds = retry_seconds
 
 
 class SpeechServerKeyError(SpeechServerError):
     """The server wants another key."""
 
-    def __init__(self, server: str, status: int) -> None:
+    def __init__(self, server: str, status: int, said: str) -> None:
         super().__init__(
             server,
             message("does not accept the key (status {status}): check `api_key`", status=status),
             status=status,
+            said=said,
         )
 
 
@@ -8068,6 +8102,14 @@ class SpeechSegment:
     compression: float | None = None
     temperature: float = 0.0
     tokens: tuple[int, ...] = ()
+
+    def later(self, seconds: float) -> "SpeechSegment":
+        """The same where its window begins so much later."""
+        start, end = self.start + seconds, self.end + seconds
+        words = tuple(
+            replace(word, start=word.start + seconds, end=word.end + seconds) for word in self.words
+        )
+        return replace(self, start=start, end=max(start, end), words=words)
 
 
 @dataclass(frozen=True, slots=True)
@@ -8479,6 +8521,7 @@ _FORMAT_REFUSED = frozenset({400, 415, 422})
 _KEY_REFUSED = frozenset({401, 403})
 _BUSY_STATUS = frozenset({429, 503})
 _TOO_LARGE = 413
+_FAULTS = 500  # and above: the server's own
 
 
 @dataclass(frozen=True, slots=True)
@@ -8491,7 +8534,7 @@ class SpeechServer:
         api_key: sent in the `Authorization` header; empty: none is sent.
         connect_seconds: until there is a connection.
         answer_seconds: for the text of one window.
-        tries: of a window, when the server is busy.
+        tries: of a window, when the server is busy; twice as many once it has answered.
         max_wait_seconds: between two tries, whatever the server asks for.
         parallel: windows at the same time.
         window_seconds: the longest window.
@@ -8531,6 +8574,7 @@ class OpenAIHTTPEngine:
         self._session = session
         self._where = node_name(server.url)
         self._verbose = True  # until the server refuses it
+        self._has_answered = False
 
     async def be_ready(self, language: LanguageTag | None) -> None:
         """See `SpeechEngine`. The server knows its languages, and says so."""
@@ -8568,18 +8612,32 @@ class OpenAIHTTPEngine:
         return answer
 
     async def _ask_patiently(self, audio: bytes, fields: list[tuple[str, str]]) -> bytes:
-        for _ in range(self._server.tries - 1):
-            wait = await self._post(audio, fields)
-            if isinstance(wait, bytes):
-                return wait
-            await asyncio.sleep(min(wait, self._server.max_wait_seconds))
-        answer = await self._post(audio, fields, is_last=True)
-        return answer if isinstance(answer, bytes) else b""
+        """Ask a busy server again, and one that has answered when it fails: a hiccup loses no hours."""
+        tried = 0
+        while True:
+            try:
+                answer = await self._post(audio, fields)
+            except SpeechServerError as error:
+                tried += 1
+                if tried >= self._server.tries * (2 if self._has_answered else 1) or not self._may_pass(
+                    error
+                ):
+                    raise
+                asked = error.retry_seconds if isinstance(error, SpeechServerBusyError) else None
+                wait = 2.0 ** (tried - 1) if asked is None else asked
+                await asyncio.sleep(min(wait, self._server.max_wait_seconds))
+            else:
+                self._has_answered = True
+                return answer
 
-    async def _post(
-        self, audio: bytes, fields: list[tuple[str, str]], *, is_last: bool = False
-    ) -> bytes | float:
-        """The answer; or how many seconds to wait, when the server is busy and this is not the last try."""
+    def _may_pass(self, error: SpeechServerError) -> bool:
+        """Whether the same may go well in a moment. A server that has never answered is set up wrong."""
+        if isinstance(error, SpeechServerBusyError):
+            return True
+        is_fault = isinstance(error, SpeechServerFaultError) and (error.status or _FAULTS) >= _FAULTS
+        return self._has_answered and (is_fault or isinstance(error, SpeechServerUnreachableError))
+
+    async def _post(self, audio: bytes, fields: list[tuple[str, str]]) -> bytes:
         form = aiohttp.FormData(fields)
         form.add_field("file", audio, filename="audio.wav", content_type="audio/wav")
         try:
@@ -8596,9 +8654,7 @@ class OpenAIHTTPEngine:
                 answer = await self._read(response)
                 if response.status == _OK:
                     return answer
-                if response.status in _BUSY_STATUS and not is_last:
-                    return _retry_seconds(response.headers.get("Retry-After", ""))
-                raise self._status_error(response.status, answer, len(audio))
+                raise self._status_error(response, answer, len(audio))
         except aiohttp.ServerTimeoutError as error:
             raise SpeechServerTimeoutError(self._where, self._server.connect_seconds) from error
         except TimeoutError as error:
@@ -8628,16 +8684,17 @@ class OpenAIHTTPEngine:
             raise SpeechServerFaultError(self._where, reason, status=response.status)
         return answer
 
-    def _status_error(self, status: int, answer: bytes, sent: int) -> SpeechServerError:
-        said = said_in(answer)
+    def _status_error(self, response: aiohttp.ClientResponse, answer: bytes, sent: int) -> SpeechServerError:
+        status, said = response.status, said_in(answer)
         if key := self._server.api_key:
             said = said.replace(key, "…")  # some servers repeat it
         if status in _KEY_REFUSED:
-            return SpeechServerKeyError(self._where, status)
+            return SpeechServerKeyError(self._where, status, said)
         if status == _TOO_LARGE:
             return SpeechServerTooLargeError(self._where, sent)
         if status in _BUSY_STATUS:
-            return SpeechServerBusyError(self._where, status, said)
+            wait = _retry_seconds(response.headers.get("Retry-After", ""))
+            return SpeechServerBusyError(self._where, status, said, wait)
         if status in _REFUSED:
             return SpeechServerRefusedError(self._where, status, said)
         return SpeechServerFaultError(
@@ -8645,12 +8702,12 @@ class OpenAIHTTPEngine:
         )
 
 
-def _retry_seconds(header: str) -> float:
-    """What `Retry-After` says in seconds; a second where it says nothing, or a date."""
+def _retry_seconds(header: str) -> float | None:
+    """What `Retry-After` says in seconds; None where it says nothing, or a date."""
     try:
         return max(0.0, float(header))
     except ValueError:
-        return 1.0
+        return None
 
 
 # --- ollama_pack.speech.recognizer ---
@@ -8940,6 +8997,7 @@ def _from_hub(model: str, cache: Path | None, *, download: bool) -> Path | None:
     """From Hugging Face's cache, or from the site itself. None: it is not there, or cannot be reached."""
     try:
         from faster_whisper.utils import available_models, download_model  # noqa: PLC0415 - see `Samples`
+        from huggingface_hub.utils import HfHubHTTPError  # noqa: PLC0415
     except ImportError as error:
         raise SpeechDependencyError("faster_whisper", "faster-whisper") from error
     if model not in available_models() and model.count("/") != 1:
@@ -8948,7 +9006,11 @@ def _from_hub(model: str, cache: Path | None, *, download: bool) -> Path | None:
         found = download_model(
             model, local_files_only=not download, cache_dir=None if cache is None else str(cache)
         )
-    except (OSError, ValueError):  # not there, no network, no such repository: all of them derive of these
+    except (OSError, ValueError, *HfHubHTTPError.__bases__) as error:
+        # Not there, no network, no such repository: the first two. A download that breaks off is an error of
+        # the hub's HTTP client, which each generation has another of, and from which the hub's own derive.
+        if download:
+            log.warning("the model %s could not be downloaded: %s", model, error)
         return None
     folder = Path(found)
     return folder if (folder / WEIGHTS).is_file() else None
@@ -9042,6 +9104,8 @@ MAX_WORKERS = 2
 MAX_COMPRESSION = 2.4
 MIN_LOG_PROBABILITY = -1.0
 MAX_NO_SPEECH = 0.6
+PROMPT_TOKENS = 3  # by which a long prompt lowers the number of tokens that Whisper writes at once
+MIN_HALVED = 6.0  # seconds: a shorter window stays as it is
 SHORTER = 0.8  # a second try that ends earlier than this share of the first has dropped what was said
 
 
@@ -9086,12 +9150,14 @@ class FasterWhisperEngine:
         self.parallel = settings.shape[0] + 1  # one more waits, so that no worker does
         self._settings = settings
         self._loaded: Any = None
+        self._can_detect = False  # a model for English alone refuses to
         self._pool = process_wide("pool", lambda: ThreadPoolExecutor(MAX_WORKERS, "ollama-pack-speech"))
 
     async def be_ready(self, language: LanguageTag | None) -> None:
         """See `SpeechEngine`."""
         self._loaded = await self._in_pool(load_whisper, self._settings)
         known = _languages(self._loaded)
+        self._can_detect = len(known) > 1
         if language and language.code not in known:
             remedy = message("choose a model without `.en`, or for Cantonese large-v3")
             raise SpeechLanguageError(self.name, language.text, known, remedy)
@@ -9099,7 +9165,7 @@ class FasterWhisperEngine:
     async def transcribe(self, window: SpeechWindow, request: EngineRequest) -> Heard:
         """See `SpeechEngine`. A worker ends the pass that it is in, and begins no other."""
         stop = threading.Event()
-        check = request.check_language and request.language is not None
+        check = request.check_language and request.language is not None and self._can_detect
         try:
             if not check:
                 heard: Heard = await self._in_pool(self._heard, window, request, stop)
@@ -9121,13 +9187,37 @@ class FasterWhisperEngine:
         return language, float(probability)
 
     def _heard(self, window: SpeechWindow, request: EngineRequest, stop: threading.Event) -> Heard:
-        first = self._pass(window, request)
-        if stop.is_set() or not any(map(_is_loop, first.segments)):
-            return _in_sentences(first, words=request.words)
-        # Whisper is stuck. Its own remedy is to draw the next words at random; to forbid the repetition gets
-        # it out as well, and gives the same text each time. Once is enough.
-        again = self._pass(window, request, no_repeat_ngram_size=3, repetition_penalty=1.1)
-        return _in_sentences(again if _is_better(again, first) else first, words=request.words)
+        return _in_sentences(self._text_of(window, request, stop), words=request.words)
+
+    def _text_of(self, window: SpeechWindow, request: EngineRequest, stop: threading.Event) -> Heard:
+        found = self._pass(window, request)
+        if not stop.is_set() and any(map(_is_loop, found.segments)):
+            # Whisper is stuck. Its own remedy is to draw the next words at random; to forbid the repetition
+            # gets it out as well, and gives the same text each time. Once is enough.
+            again = self._pass(window, request, no_repeat_ngram_size=3, repetition_penalty=1.1)
+            found = again if _is_better(again, found) else found
+        most = self._loaded.max_length // 2 - PROMPT_TOKENS
+        is_cut = any(len(segment.tokens) >= most and not _is_loop(segment) for segment in found.segments)
+        if is_cut and window.seconds >= MIN_HALVED and not stop.is_set():
+            return self._in_halves(window, request, found, stop)
+        return found
+
+    def _in_halves(
+        self, window: SpeechWindow, request: EngineRequest, first: Heard, stop: threading.Event
+    ) -> Heard:
+        """The text of a window that has more of it than Whisper writes at once: it leaves out the end.
+
+        It writes 224 tokens. That is a minute of English, half of one of fast Mandarin, and seven seconds of
+        Georgian, of which each letter takes two or three.
+        """
+        language = request.language or LanguageTag(first.language or "en", first.language or "en")
+        request = replace(request, language=language)
+        found: list[SpeechSegment] = []
+        middle = _quiet_middle(window.samples)
+        for begin, samples in ((0, window.samples[:middle]), (middle, window.samples[middle:])):
+            half = SpeechWindow(begin / SAMPLE_RATE, samples)
+            found += (segment.later(half.start) for segment in self._text_of(half, request, stop).segments)
+        return replace(first, segments=tuple(found))
 
     def _pass(self, window: SpeechWindow, request: EngineRequest, **more: Any) -> Heard:
         """One pass over a window, as one segment.
@@ -9241,6 +9331,14 @@ def _segment(found: Any, seconds: float) -> SpeechSegment:
         temperature=float(found.temperature or 0.0),
         tokens=tuple(found.tokens),
     )
+
+
+def _quiet_middle(samples: Samples) -> int:
+    """Where to cut a window: in the quietest tenth of a second of its middle third."""
+    step = SAMPLE_RATE // 10
+    third = len(samples) // 3 // step * step
+    pieces = samples[third : 2 * third].reshape(-1, step)
+    return int(third + (pieces**2).sum(axis=1).argmin() * step + step // 2)
 
 
 def _is_loop(segment: SpeechSegment) -> bool:
@@ -9401,7 +9499,8 @@ class VoiceSettings(PackValves):
         """
         if self.engine == OPENAI_HTTP:
             server = SpeechServer(self.base_url, self.model_name, self.api_key)
-            async with aiohttp.ClientSession() as session:
+            # Through the proxy of the environment, as Open WebUI's own connections and the router's.
+            async with aiohttp.ClientSession(trust_env=True) as session:
                 yield OpenAIHTTPEngine(server, session)
         elif self.engine == RECOGNIZER:
             yield self._recognizer()
@@ -9610,6 +9709,7 @@ _ASF_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
 _BOX_HEADER = 8  # bytes: four of size, four of type
 _MAX_BOXES = 100_000  # that are looked at: a fragment a second for a day has twice as many
 _LEAST_BOX = 32  # bytes on average: the smallest fragment and its sound have more
+_RIFF_SLACK = 8  # bytes: recorders count the head of the file, which is 8, or an even size, into the size
 _RIFF_UNKNOWN = 0x7FFF_0000  # bytes: a recorder that could not go back to fill in the size left this or more
 
 
@@ -9622,7 +9722,7 @@ def is_cut_off(file: BinaryIO, size: int, container: str) -> bool:
         container: name of the decoder's format.
     """
     if container == "wav":
-        return size < _riff_end(file)
+        return size + _RIFF_SLACK < _riff_end(file)
     if container == "asf":
         return size < _asf_end(file)
     if container == "ogg":
@@ -9827,9 +9927,22 @@ class DecodedAudio:
         self._tracks = _usable_tracks(self._container)
         self._stopped = False
         self._begin(self._tracks[0])
-        claimed = self.total
-        if claimed is not None and limit < claimed <= size / MIN_BYTES_A_SECOND:
+        claimed = self.total or 0.0
+        if limit < claimed <= size / MIN_BYTES_A_SECOND and (told or self._counts_more_than(limit)):
             raise AudioTooLongError(limit, claimed)
+
+    def _counts_more_than(self, limit: float) -> bool:
+        """Whether its packets last longer, which takes seconds. If not, it begins once more.
+
+        A length that is guessed by the bit rate of the beginning is many times too long where that is silent.
+        """
+        counted = 0.0
+        for packet in self._packets():
+            counted += float((packet.duration or 0) * (packet.time_base or 0))
+            if counted > limit:
+                return True
+        self._reopen(self._track)
+        return False
 
     def _begin(self, track: int) -> None:
         """Start with a track, from its beginning."""
@@ -10339,8 +10452,11 @@ def _header_seconds(container: Any, stream: Any, origin: float) -> float | None:
 
     FFmpeg gives a track that does not say it the length of the whole file, which may have longer ones.
     """
+    from av.stream import Disposition  # noqa: PLC0415 - see `_opened`
+
     whole = container.duration / 1_000_000 if container.duration else 0.0
-    name, is_alone = container.format.name.partition(",")[0], len(container.streams) == 1
+    lasting = [found for found in container.streams if not found.disposition & Disposition.attached_pic]
+    name, is_alone = container.format.name.partition(",")[0], len(lasting) == 1  # a cover has no length
     own = float(stream.duration * stream.time_base) if stream.duration and stream.time_base else 0.0
     start = float(stream.start_time * stream.time_base) if stream.start_time and stream.time_base else 0.0
     if said := _clock_seconds(str(stream.metadata.get("DURATION", ""))):
@@ -10381,7 +10497,7 @@ _SPACELESS = (
     (0xFF00, 0xFF9F),  # full-width forms, half-width Katakana
     (0x20000, 0x323AF),
 )
-_WIDE = frozenset("WF")
+_joining__WIDE = frozenset("WF")
 
 
 def is_spaceless(character: str) -> bool:
@@ -10416,7 +10532,7 @@ def tokens_of(text: str) -> list[str]:
 def columns(text: str) -> int:
     """How wide a text is in a font of fixed width: Chinese characters take two columns."""
     marks = sum(unicodedata.combining(character) > 0 for character in text)
-    return len(text) - marks + sum(unicodedata.east_asian_width(character) in _WIDE for character in text)
+    return len(text) - marks + sum(unicodedata.east_asian_width(character) in _joining__WIDE for character in text)
 
 
 def letters(text: str) -> int:
@@ -11004,6 +11120,7 @@ def windows_and_pauses(
 # From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
 
 SURE_OF_LANGUAGE = 0.5  # Whisper's own threshold: from here on it is the language of the whole recording
+MIN_LANGUAGE_SECONDS = 15.0  # of speech in it, too: a greeting does not decide on an hour in another language
 SURE_OF_ANOTHER = 0.8  # from here on the reader is told that it is another language than was asked for
 MIN_CHECK_SECONDS = 5.0  # a shorter piece tells too little of the language to contradict the user
 
@@ -11149,7 +11266,8 @@ class _Transcription:
         if tag and self._convert is None:
             prompt = joined_text((script_prompt(tag), prompt))
         self._request = EngineRequest(tag, prompt, options.words)
-        self._heard = Heard(())  # the language that was heard most surely so far
+        self._spoken: dict[str, float] = {}  # language that was heard → seconds of speech in it, where sure
+        self._sure: dict[str, float] = {}  # and how sure the engine was of it at best
         self._segments: list[SpeechSegment] = []
         self._odd = 0
 
@@ -11194,11 +11312,8 @@ class _Transcription:
 
     async def _add(self, window: SpeechWindow, heard: Heard) -> None:
         self._odd += heard.odd
-        surer = heard.language_probability > self._heard.language_probability
-        if heard.language and (surer or self._heard.language is None):
-            self._heard = heard
-        if self._request.language is None and heard.language_probability >= SURE_OF_LANGUAGE:
-            self._request = replace(self._request, language=_tag_of(heard.language))
+        if heard.language:
+            self._note_language(heard.language, heard.language_probability, window.seconds)
         added = [self._absolute(segment, window) for segment in heard.segments if segment.text.strip()]
         self._segments += added
         done = window.start + window.seconds
@@ -11207,15 +11322,22 @@ class _Transcription:
             SpeechProgress("transcribing", seconds=done, total=self._recording.audio.total, text=text)
         )
 
+    def _note_language(self, code: str, probability: float, seconds: float) -> None:
+        """Of which language how much was heard; once it is enough, it is the language of all that follows."""
+        is_sure = probability >= SURE_OF_LANGUAGE
+        self._spoken[code] = self._spoken.get(code, 0.0) + (seconds if is_sure else 0.0)
+        self._sure[code] = max(self._sure.get(code, 0.0), probability)
+        if self._request.language is None and self._spoken[code] >= MIN_LANGUAGE_SECONDS:
+            self._request = replace(self._request, language=_tag_of(code))
+
+    def _language(self) -> tuple[str | None, float]:
+        """The language that was heard the longest, and how sure the engine is; None: it names none."""
+        code = max(self._spoken, key=lambda code: (self._spoken[code], self._sure[code]), default=None)
+        return code, self._sure.get(code or "", 0.0)
+
     def _absolute(self, segment: SpeechSegment, window: SpeechWindow) -> SpeechSegment:
         """A segment with times from the beginning of the recording, in the script that was asked for."""
-
-        def shifted(word: SpokenWord) -> SpokenWord:
-            return replace(word, start=word.start + window.start, end=word.end + window.start)
-
-        start, end = segment.start + window.start, segment.end + window.start
-        words = tuple(map(shifted, segment.words))
-        found = replace(segment, start=start, end=max(start, end), words=words)
+        found = segment.later(window.start)
         return converted(found, self._convert) if self._convert else found
 
     def transcript(self) -> Transcript:
@@ -11228,7 +11350,8 @@ class _Transcription:
         if not self._segments:
             raise NoSpeechError(audio.seconds, audio.other_tracks)
         asked = self._tag
-        language = asked.text if asked else bcp47_code(self._heard.language or UNKNOWN_LANGUAGE)
+        heard, sure = self._language()
+        language = asked.text if asked else bcp47_code(heard or UNKNOWN_LANGUAGE)
         return Transcript(
             text=joined_text(segment.text for segment in self._segments),
             language=language,
@@ -11236,7 +11359,7 @@ class _Transcription:
             segments=tuple(self._segments),
             engine=self._engine.name,
             model=self._engine.model,
-            language_probability=None if asked else self._heard.language_probability,
+            language_probability=None if asked else sure,
             notes=(*audio.notes, *self._notes()),
         )
 
@@ -11250,7 +11373,7 @@ class _Transcription:
             return
         if self._convert is None:
             yield missing_converter(self._tag)
-        heard, sure = self._heard.language, self._heard.language_probability
+        heard, sure = self._language()
         if heard and sure >= SURE_OF_ANOTHER and disagree(self._tag, heard):
             text = message(
                 "The recording seems to be in {heard} ({sure:.0%} sure), but {tag} was asked for.",
@@ -11261,9 +11384,9 @@ class _Transcription:
             yield SpeechNote("language", text)
 
 
-def _tag_of(code: str | None) -> LanguageTag | None:
+def _tag_of(code: str) -> LanguageTag:
     """A detected language. Of Chinese the script is not known: it stays as the engine writes it."""
-    return LanguageTag(code, bcp47_code(code)) if code else None
+    return LanguageTag(code, bcp47_code(code))
 
 
 async def _no_progress(progress: SpeechProgress) -> None:
@@ -12367,8 +12490,14 @@ async def rated_down(feedback_id: str) -> str | None:
 
 
 async def label_to_discard(event_name: str, event: Mapping[str, Any]) -> str | None:
-    """The label of the answers to discard: of a chat, of a user, or of a message that got a thumbs-down."""
+    """The label of the answers to discard: of a chat, of a user, or of a message that got a thumbs-down.
+
+    A folder may be deleted with its chats. Which they were no event says, so all answers of who did it go. Of
+    an admin who deletes another user's folder the event does not say whose it was.
+    """
     subject = str((event.get("subject") or {}).get("id") or "")
+    if event_name == "folder.deleted" and (event.get("data") or {}).get("delete_contents"):
+        return f"user:{owner}" if (owner := (event.get("actor") or {}).get("id")) else None
     if subject and event_name in _DELETIONS:
         return f"{_DELETIONS[event_name]}:{subject}"
     if subject and event_name in _RATINGS and (message := await rated_down(subject)):

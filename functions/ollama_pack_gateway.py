@@ -10,7 +10,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/ollama_pack_gateway.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Event`, line 5596, which the server calls.
+# Begin here: `class Event`, line 5647, which the server calls.
 # The modules that it uses come first:
 #    117  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
 #    258  base.messages                  Sentences for people, in English and in the languages of the catalogue.
@@ -39,38 +39,38 @@ version: 0.1.0
 #   2230  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
 #   2372  engines.ollama.from_openai     An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
 #   2478  webui.anthropic                Anthropic's Messages API, by Open WebUI's own code for it. Imports `open_webui` when called, not before.
-#   2565  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#   2585  services.client_forms          The APIs that clients of the gateway speak: each request becomes an OpenAI chat body, each answer its form.
-#   2738  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
-#   2799  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#   3158  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   3295  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#   3332  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#   3353  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   3471  aliases.published              Which names of a table can be published as models, and what answers for them.
-#   3507  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   3515  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   3619  webui.users                    Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
-#   3641  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   3749  webui.contact                  The way from the events function to the running `gpu_router`: another plugin, which may not be there.
-#   3755  services.offer                 Which rows a deployment should have.
-#   3804  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#   3973  webui.embedding                Vectors and model facts over Open WebUI's own connections. Imports `open_webui` when called, not before.
-#   4020  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
-#   4031  services.gateway_names         The names that people and clients of the gateway may ask for, and the model that each stands for.
-#   4239  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
-#   4345  services.gateway_direct        The gateway's own chain: budgets, access, aliases, cache and router, without other filters and tools.
-#   4546  services.gateway_limits        Budgets as the rate-limit headers that OpenAI's and Anthropic's clients read.
-#   4585  services.gateway_vectors       Embeddings at the gateway, in OpenAI's and Ollama's forms, for every name of the alias tables.
-#   4726  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#   4739  webui.leaving                  When Open WebUI is told that a client has left: not while it reads its database.
-#   4823  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#   4858  webui.routes                   Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
-#   4979  webui.gateway_request          A client's request at the gateway: its body, its id, and whether its client is still there.
-#   5085  webui.ollama_models            Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
-#   5131  services.gateway               The gateway: OpenAI's, Anthropic's and Ollama's APIs for every name of the alias tables.
-#   5473  services.valves                What all valves of the pack have in common: what is refused is told to admins, without what was written.
-#   5571  webui.service                  What an event function keeps up in a process: its routes, and a task that looks again from time to time.
+#   2584  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   2604  services.client_forms          The APIs that clients of the gateway speak: each request becomes an OpenAI chat body, each answer its form.
+#   2757  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
+#   2818  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#   3204  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   3341  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   3378  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   3399  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   3517  aliases.published              Which names of a table can be published as models, and what answers for them.
+#   3553  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   3561  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   3665  webui.users                    Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
+#   3687  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   3795  webui.contact                  The way from the events function to the running `gpu_router`: another plugin, which may not be there.
+#   3801  services.offer                 Which rows a deployment should have.
+#   3850  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#   4019  webui.embedding                Vectors and model facts over Open WebUI's own connections. Imports `open_webui` when called, not before.
+#   4066  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
+#   4077  services.gateway_names         The names that people and clients of the gateway may ask for, and the model that each stands for.
+#   4290  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
+#   4396  services.gateway_direct        The gateway's own chain: budgets, access, aliases, cache and router, without other filters and tools.
+#   4597  services.gateway_limits        Budgets as the rate-limit headers that OpenAI's and Anthropic's clients read.
+#   4636  services.gateway_vectors       Embeddings at the gateway, in OpenAI's and Ollama's forms, for every name of the alias tables.
+#   4777  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#   4790  webui.leaving                  When Open WebUI is told that a client has left: not while it reads its database.
+#   4874  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#   4909  webui.routes                   Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
+#   5030  webui.gateway_request          A client's request at the gateway: its body, its id, and whether its client is still there.
+#   5136  webui.ollama_models            Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
+#   5182  services.gateway               The gateway: OpenAI's, Anthropic's and Ollama's APIs for every name of the alias tables.
+#   5524  services.valves                What all valves of the pack have in common: what is refused is told to admins, without what was written.
+#   5622  webui.service                  What an event function keeps up in a process: its routes, and a task that looks again from time to time.
 
 import asyncio
 import base64
@@ -669,7 +669,7 @@ class AnswerCollector:
         """Take a chunk, OpenAI's `chat.completion.chunk` or a line that Open WebUI puts in between."""
         if chunk.get("error"):
             self._refuse("error")
-        if not chunk.keys() <= _CHUNK_FIELDS:
+        if any(chunk[name] for name in chunk.keys() - _CHUNK_FIELDS):  # vLLM's may be there, and hold nothing
             self._refuse("unknown field")
         if isinstance(usage := chunk.get("usage"), dict):
             self.usage = usage
@@ -1860,7 +1860,7 @@ class Refusal:
 # --- ollama_pack.base.tables ---
 # Tables that admins write as text: a row a line, `#` starts a comment, empty lines are skipped.
 
-_COMMENT = re.compile(r"(?:^|\s)#.*")
+_COMMENT = re.compile(r"(?:^|\s)[#＃].*")  # noqa: RUF001 - as a Chinese keyboard types it, too
 
 
 class TableError(PackError, ValueError):
@@ -2479,7 +2479,9 @@ def _arguments(text: str) -> Any:
 # Anthropic's Messages API, by Open WebUI's own code for it. Imports `open_webui` when called, not before.
 
 Body = dict[str, Any]
-_BLOCKS = frozenset({"text", "image", "thinking", "redacted_thinking", "tool_use", "tool_result"})
+_RESULT_BLOCKS = frozenset({"text", "image", "document", "search_result"})  # of a tool's result
+_BLOCKS = _RESULT_BLOCKS | {"thinking", "redacted_thinking", "tool_use", "tool_result"}
+_IMAGE_SOURCES = frozenset({"base64", "url"})  # a `file` is at Anthropic
 
 
 def chat_from_anthropic(body: Mapping[str, Any]) -> Body:
@@ -2508,28 +2510,45 @@ def chat_from_anthropic(body: Mapping[str, Any]) -> Body:
     if not made.get("tools") or object_at(body, "tool_choice").get("type") == "none":
         made.pop("tools", None)
         made.pop("tool_choice", None)
-    return {**made, "stream": bool(body.get("stream"))}
+    # As `chat_from_ollama` says it: a model that can think does so unless told otherwise.
+    silent = object_at(body, "thinking").get("type") == "disabled"
+    return {**made, "stream": bool(body.get("stream")), **({"options": {"think": False}} if silent else {})}
 
 
-def _readable(turn: Mapping[str, Any], field: str) -> Body:
-    """A message without blocks that the conversion would leave out: documents of text are made text."""
+def _readable(turn: Mapping[str, Any], field: str, known: frozenset[str] = _BLOCKS) -> Body:
+    """A message, or a tool's result, without blocks that the conversion would leave out.
+
+    Documents of text and results of a search are made text.
+    """
     content = turn.get("content")
     if isinstance(content, str):
         return {**turn}
     blocks = enumerate(objects_in(content, field))
-    return {**turn, "content": [_readable_block(block, f"{field}[{number}]") for number, block in blocks]}
+    made = [_readable_block(block, f"{field}[{number}]", known) for number, block in blocks]
+    return {**turn, "content": made}
 
 
-def _readable_block(block: Mapping[str, Any], field: str) -> Mapping[str, Any]:
+def _readable_block(block: Mapping[str, Any], field: str, known: frozenset[str]) -> Mapping[str, Any]:
     kind, source = str(block.get("type"))[:40], object_at(block, "source")
-    if kind in _BLOCKS:
-        return block
-    if kind == "document" and source.get("type") == "text":
-        told = (block.get("title"), block.get("context"), source.get("data"))
-        return {"type": "text", "text": "\n".join(str(part) for part in told if part)}
-    raise ChatBodyError(
-        field, message("is of the type {kind!r}: Ollama takes text and images only", kind=kind)
-    )
+    told: tuple[object, ...] = ()
+    match kind if kind in known else "":
+        case "document" if source.get("type") == "text":
+            told = (block.get("title"), block.get("context"), source.get("data"))
+        case "search_result":
+            parts = objects_in(block.get("content"), f"{field}.content")
+            told = (block.get("title"), block.get("source"), *(part.get("text") for part in parts))
+        case "tool_result":
+            return _readable(block, f"{field}.content", _RESULT_BLOCKS)
+        case "text" | "thinking" | "redacted_thinking" | "tool_use":
+            return block
+        case "image" if source.get("type") in _IMAGE_SOURCES:
+            return block
+        case "image":
+            kind, field = str(source.get("type"))[:40], f"{field}.source"
+    if not told:
+        reason = message("is of the type {kind!r}: Ollama takes text and images only", kind=kind)
+        raise ChatBodyError(field, reason)
+    return {"type": "text", "text": "\n".join(str(part) for part in told if part)}
 
 
 def anthropic_answer(completion: Body, name: str) -> Body:
@@ -2814,6 +2833,10 @@ MAX_CHAIN = 10
 MAX_NAME_LENGTH = 256  # Open WebUI's own limit on a model id
 
 _ROW = re.compile(r"(?P<alias>[^=\[\]]*)=(?P<candidates>[^\[\]]*)(?:\[(?P<conditions>[^\[\]]*)\])?")
+# What a Chinese keyboard types where these tables have punctuation of ASCII.
+_WIDE = str.maketrans("，、＝：＊＞｜", ",,=:*>|")  # noqa: RUF001 - on purpose
+_OPENINGS, _CLOSINGS = "［【", "］】"  # noqa: RUF001
+_PARTS = re.compile(rf"([=＝\[{_OPENINGS}])")  # noqa: RUF001 - before them the alias, the models, the conditions
 _CONDITION = re.compile(r"(?P<key>[^<>=]*)(?P<relation>>?=|)(?P<value>.*)")
 _TOKENS = re.compile(r"(?P<count>[0-9]{1,9})\s*(?P<kilo>[kK]?)")
 _LEVEL = re.compile(r"[\w.-]+")
@@ -2950,7 +2973,7 @@ def parse_table(text: str) -> AliasTable:
 
 def _parse_row(line: int, written: str) -> AliasRow:
     """Read a row; here and below a ValueError says what is wrong with it."""
-    found = _ROW.fullmatch(written)
+    found = _ROW.fullmatch(_with_ascii_punctuation(written))
     if found is None:
         raise ValueError(message("write it as `alias = model, model [condition, condition]`"))
     alias = found["alias"].strip()
@@ -2958,6 +2981,29 @@ def _parse_row(line: int, written: str) -> AliasRow:
     _check_alias(alias)
     _check_candidates(candidates, alias)
     return AliasRow(alias, candidates, line=line, **_conditions(found["conditions"] or ""))
+
+
+def _with_ascii_punctuation(written: str) -> str:
+    """The row as it is meant where a Chinese keyboard has typed it: `模型＝llama3【vision】`.
+
+    Names with letters beyond ASCII stay as they are: models and groups may be called 助手【内部】.
+    """  # noqa: RUF002 - on purpose
+    before, *others = _PARTS.split(written, maxsplit=2)
+    made = _narrowed(before)
+    for sign, part in zip(others[::2], others[1::2], strict=True):
+        if sign in _OPENINGS and not _narrowed(before).isascii():
+            made += sign + part
+        elif sign in "=＝":  # noqa: RUF001
+            made += "=" + _narrowed(part)
+        else:
+            made += "[" + (f"{_narrowed(part[:-1])}]" if part[-1:] in tuple(_CLOSINGS) else _narrowed(part))
+        before = part
+    return made
+
+
+def _narrowed(text: str) -> str:
+    narrow = text.translate(_WIDE)
+    return narrow if narrow.isascii() else text
 
 
 def _conditions(written: str) -> dict[str, Any]:
@@ -4115,6 +4161,11 @@ async def model_for(
         chosen = await choose_model(table, body, name, user, request)
         if chosen is not None:
             return chosen[1]
+    # As Ollama does, whose clients ask for `llama3` where it is `llama3:latest`.
+    known = find_model(name, ModelCatalogue(offered))
+    if known is not None and known != name:
+        with suppress(ModelClosedError):  # which would tell the name of a model that the user may not know
+            return await model_for(request, tables, {**body, "model": known}, user)
     raise ModelClosedError(name)
 
 

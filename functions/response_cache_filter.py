@@ -10,76 +10,76 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/response_cache_filter.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Filter`, line 9325, which the server calls.
+# Begin here: `class Filter`, line 9396, which the server calls.
 # The modules that it uses come first:
 #    143  base.translations         The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    233  base.messages             Sentences for people, in English and in the languages of the catalogue.
-#    361  base.single_flight        What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
-#    588  cache.bound               How often answers to similar questions are wrong, at most: the bound that a threshold must pass.
-#    743  errors                    The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    763  cache.errors              What goes wrong with the cache.
-#    799  cache.canonical           JSON values as bytes: the same value gives the same bytes, and no two values share them.
-#    915  cache.keyring             Everything that is derived from the admin's secret: names in the store, and ciphers.
-#   1088  cache.key                 What makes two requests the same: the key of a cached answer.
-#   1325  cache.entry               An answer as it is kept.
-#   1394  cache.collect             From the chunks of a generation to what may be kept of it.
-#   1549  cache.counters            What the cache did, in figures without any text: of this process, and to be added up over all of them.
-#   1604  base.breaker              A breaker: after failures nothing is sent for a while, then one request tries.
-#   1687  cache.store               What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
-#   1887  cache.guard               A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
-#   2059  cache.live                An answer while it is being generated: any number of listeners get it from the start.
-#   2163  cache.contrast_words      English words that embeddings confuse: of one kind, but not the same.
-#   2272  cache.normal_words        The words of the normal form, in English: which say the same, which say nothing, and whose case matters.
-#   2459  cache.guards              What two questions must have in common before the similarity of their meanings counts at all.
-#   2681  cache.judge               The judge of similar answers: what it is asked, and when its word counts as a yes.
-#   2788  cache.pool                Evidence of other sites: counts that were added up over several deployments, with noise.
-#   3003  cache.semantic            The semantic tier: answers to questions that mean the same, once it is known how often that is wrong.
-#   3523  cache.normal_zh           The normal form of a question in Chinese: see `normal_form`.
-#   3661  cache.normal_form         The normal form of a question: two texts with the same form are one question in other words.
-#   4184  cache.similar             The normalised tier: a second key, by the normal form of the last message, that leads to an answer.
-#   4309  cache.outcome             What a request asks of the cache, and what the cache makes of it.
-#   4401  cache.generation          One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
-#   4729  cache.follow              One generation for many: the followers' side, in every process but the leader's.
-#   4832  engines.body              Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#   4843  engines.ollama.to_openai  What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   4868  engines.ollama.stream     A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   4901  cache.replay              A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
-#   5047  cache.cache               The response cache: look an answer up, follow one that is being generated, or lead.
-#   5767  engines.model_ids         Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   5775  engines.ollama.installed  Which models some Ollama nodes have, and which weights, by `GET /api/tags`. One event loop at a time.
-#   5900  base.redis                A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#   6352  services.valves           What all valves of the pack have in common: what is refused is told to admins, without what was written.
-#   6450  services.cache_valves     The valves of the response cache, wherever it runs.
-#   6552  cache.scope               Who may share an answer. The scope is part of an entry's key and of its encryption.
-#   6627  services.cacheable        Which requests the cache is for, whose answers they share, and what it is asked.
-#   6751  cache.redis_scripts       What happens in one step inside of Redis: the scripts, and the names of the keys.
-#   7094  cache.store_redis         The cache in Redis or Valkey, for any number of processes and hosts.
-#   7338  cache.sqlite_cache        The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
-#   7665  cache.store_sqlite        The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
-#   7875  services.activity         What chats did in this process, until somebody writes it into the history.
-#   7901  engines.refusals          What a client gets instead of an answer, in the form of each API that clients speak.
-#   7978  engines.sse               Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   8072  webui.errors              What goes wrong between the pack and Open WebUI.
-#   8092  services.answers          An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#   8103  services.caching          The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
-#   8304  webui.chats               Chats of the running Open WebUI, and their ratings. Imports `open_webui` when called, not before.
-#   8343  engines.way_in            What a node is asked with besides the request: its login, its key, its headers.
-#   8408  webui.connections         Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-#   8465  webui.functions           Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   8566  webui.calling             Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#   8735  webui.contact             The way from the events function to the running `gpu_router`: another plugin, which may not be there.
-#   8741  webui.embedding           Vectors and model facts over Open WebUI's own connections. Imports `open_webui` when called, not before.
-#   8774  webui.meaning             What the running Open WebUI lends the cache to compare meanings. Imports `open_webui` when called.
-#   8913  webui.audience            Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#   8927  webui.model_rows          Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#   8936  webui.models              What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   8979  webui.presets             What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
-#   9038  webui.users               Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
-#   9066  webui.rows                Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
-#   9118  webui.replay_model        Whether chats can be sent through `response_cache_replay`. Imports `open_webui` when called, not before.
-#   9198  webui.router_digest       What the running `gpu_router` says of the weights behind a name. Imports `open_webui` when called.
-#   9224  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#   9276  webui.tracing             Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#    234  base.messages             Sentences for people, in English and in the languages of the catalogue.
+#    362  base.single_flight        What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
+#    589  cache.bound               How often answers to similar questions are wrong, at most: the bound that a threshold must pass.
+#    744  errors                    The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    764  cache.errors              What goes wrong with the cache.
+#    803  cache.canonical           JSON values as bytes: the same value gives the same bytes, and no two values share them.
+#    919  cache.keyring             Everything that is derived from the admin's secret: names in the store, and ciphers.
+#   1092  cache.key                 What makes two requests the same: the key of a cached answer.
+#   1329  cache.entry               An answer as it is kept.
+#   1398  cache.collect             From the chunks of a generation to what may be kept of it.
+#   1553  cache.counters            What the cache did, in figures without any text: of this process, and to be added up over all of them.
+#   1608  base.breaker              A breaker: after failures nothing is sent for a while, then one request tries.
+#   1691  cache.store               What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
+#   1891  cache.guard               A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
+#   2063  cache.live                An answer while it is being generated: any number of listeners get it from the start.
+#   2167  cache.contrast_words      English words that embeddings confuse: of one kind, but not the same.
+#   2276  cache.normal_words        The words of the normal form, in English: which say the same, which say nothing, and whose case matters.
+#   2463  cache.guards              What two questions must have in common before the similarity of their meanings counts at all.
+#   2685  cache.judge               The judge of similar answers: what it is asked, and when its word counts as a yes.
+#   2792  cache.pool                Evidence of other sites: counts that were added up over several deployments, with noise.
+#   3007  cache.semantic            The semantic tier: answers to questions that mean the same, once it is known how often that is wrong.
+#   3527  cache.normal_zh           The normal form of a question in Chinese: see `normal_form`.
+#   3665  cache.normal_form         The normal form of a question: two texts with the same form are one question in other words.
+#   4188  cache.similar             The normalised tier: a second key, by the normal form of the last message, that leads to an answer.
+#   4317  cache.outcome             What a request asks of the cache, and what the cache makes of it.
+#   4409  cache.generation          One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
+#   4737  cache.follow              One generation for many: the followers' side, in every process but the leader's.
+#   4840  engines.body              Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#   4851  engines.ollama.to_openai  What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   4876  engines.ollama.stream     A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   4909  cache.replay              A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
+#   5055  cache.cache               The response cache: look an answer up, follow one that is being generated, or lead.
+#   5775  engines.model_ids         Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   5783  engines.ollama.installed  Which models some Ollama nodes have, and which weights, by `GET /api/tags`. One event loop at a time.
+#   5908  base.redis                A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#   6360  services.valves           What all valves of the pack have in common: what is refused is told to admins, without what was written.
+#   6458  services.cache_valves     The valves of the response cache, wherever it runs.
+#   6560  cache.scope               Who may share an answer. The scope is part of an entry's key and of its encryption.
+#   6637  services.cacheable        Which requests the cache is for, whose answers they share, and what it is asked.
+#   6764  cache.redis_scripts       What happens in one step inside of Redis: the scripts, and the names of the keys.
+#   7108  cache.store_redis         The cache in Redis or Valkey, for any number of processes and hosts.
+#   7356  cache.sqlite_cache        The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
+#   7700  cache.store_sqlite        The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
+#   7915  services.activity         What chats did in this process, until somebody writes it into the history.
+#   7941  engines.refusals          What a client gets instead of an answer, in the form of each API that clients speak.
+#   8018  engines.sse               Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   8112  webui.errors              What goes wrong between the pack and Open WebUI.
+#   8132  services.answers          An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#   8143  services.caching          The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
+#   8344  webui.chats               Chats of the running Open WebUI, and their ratings. Imports `open_webui` when called, not before.
+#   8383  engines.way_in            What a node is asked with besides the request: its login, its key, its headers.
+#   8448  webui.connections         Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#   8536  webui.functions           Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   8637  webui.calling             Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#   8806  webui.contact             The way from the events function to the running `gpu_router`: another plugin, which may not be there.
+#   8812  webui.embedding           Vectors and model facts over Open WebUI's own connections. Imports `open_webui` when called, not before.
+#   8845  webui.meaning             What the running Open WebUI lends the cache to compare meanings. Imports `open_webui` when called.
+#   8984  webui.audience            Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#   8998  webui.model_rows          Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#   9007  webui.models              What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   9050  webui.presets             What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
+#   9109  webui.users               Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
+#   9137  webui.rows                Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
+#   9189  webui.replay_model        Whether chats can be sent through `response_cache_replay`. Imports `open_webui` when called, not before.
+#   9269  webui.router_digest       What the running `gpu_router` says of the weights behind a name. Imports `open_webui` when called.
+#   9295  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   9347  webui.tracing             Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
 
 import asyncio
 import base64
@@ -138,7 +138,7 @@ from cryptography.hazmat.primitives.hmac import HMAC
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoScriptError, OutOfMemoryError
+from redis.exceptions import NoScriptError, OutOfMemoryError, ReadOnlyError
 
 # --- ollama_pack.base.translations ---
 # The translations of all sentences. GENERATED from locale/ by scripts/package.py.
@@ -150,6 +150,7 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "Redis answered {found!r} to a lookup": "Redis 对查询返回了 {found!r}",
         "Redis failed: {error}": "Redis 出错：{error}",
         "Redis is at its maxmemory": "Redis 已达到 maxmemory",
+        "Redis takes no writes: {error}": "Redis 拒绝写入：{error}",
         "SQLite failed at {file}: {error}": "SQLite 出错（{file}）：{error}",
         "SQLite failed: {error}": "SQLite 出错：{error}",
         "The model gave no vector for some of the texts.": "模型没有为其中一些文本返回向量。",
@@ -775,7 +776,10 @@ class StoreDownError(StoreError):
 
 
 class StoreFullError(StoreError):
-    """The store takes no more, and still answers: Redis at `maxmemory` with `noeviction`, or a full disk."""
+    """The store takes no more, and still answers.
+
+    Such as Redis at `maxmemory` with `noeviction`, one that cannot save, a replica, or a full disk.
+    """
 
 
 class EntryUnreadableError(PackError):
@@ -869,13 +873,13 @@ def _settled(value: Any, levels: int) -> Any:
     """The value in the one form that orjson writes as the table says."""
     kind = type(value)
     if kind is dict:
-        if any(type(name) is not str or not _is_unicode(name) for name in value):
+        if any(type(name) is not str or not is_unicode(name) for name in value):
             raise NotCoveredError("a name that is not text")
         return {name: _settled(each, _less(levels)) for name, each in value.items()}
     if kind is list or kind is tuple:
         return [_settled(each, _less(levels)) for each in value]
     if kind is str:
-        return value if _is_unicode(value) else _marked("s", value.encode("utf-8", "surrogatepass").hex())
+        return value if is_unicode(value) else _marked("s", value.encode("utf-8", "surrogatepass").hex())
     if kind is int or kind is float:
         return _settled_number(value)
     if kind is bool or kind is StandIn or value is None:
@@ -895,7 +899,7 @@ def _marked(letter: str, text: str) -> orjson.Fragment:
     return orjson.Fragment(f"{letter}{text}".encode())
 
 
-def _is_unicode(text: str) -> bool:
+def is_unicode(text: str) -> bool:
     """Whether a text has no halves of characters."""
     if text.isascii():
         return True
@@ -1448,7 +1452,7 @@ class AnswerCollector:
         """Take a chunk, OpenAI's `chat.completion.chunk` or a line that Open WebUI puts in between."""
         if chunk.get("error"):
             self._refuse("error")
-        if not chunk.keys() <= _CHUNK_FIELDS:
+        if any(chunk[name] for name in chunk.keys() - _CHUNK_FIELDS):  # vLLM's may be there, and hold nothing
             self._refuse("unknown field")
         if isinstance(usage := chunk.get("usage"), dict):
             self.usage = usage
@@ -4228,13 +4232,17 @@ class Pointer:
 
 
 def last_asked(body: Mapping[str, Any]) -> str:
-    """The text of the last message, when it is a plain one of the user; else empty."""
+    """The text of the last message, when it is a plain one of the user; else empty.
+
+    A text with half a character, as browsers cut emojis, has its exact key alone: it can neither be sealed
+    nor embedded.
+    """
     messages = body.get("messages")
     last = messages[-1] if isinstance(messages, list) and messages else None
     if not isinstance(last, dict) or last.get("role") != "user" or not last.keys() <= _similar__PLAIN:
         return ""
     content = last.get("content")
-    return content if isinstance(content, str) else ""
+    return content if isinstance(content, str) and is_unicode(content) else ""
 
 
 def wording_slot(basis: AnswerBasis, keyring: Keyring) -> Slot | None:
@@ -6567,6 +6575,7 @@ class ScopeFacts:
         knowledge: a knowledge base, a folder, a note or the web was looked into.
         memory: the user's memories were.
         tools: tools are offered or were called.
+        as_user: the engine is asked as this user, or told who it is: others may not get the same.
     """
 
     user_id: str
@@ -6575,11 +6584,12 @@ class ScopeFacts:
     knowledge: bool = False
     memory: bool = False
     tools: bool = False
+    as_user: bool = False
 
     @property
     def private(self) -> bool:
         """Whether the answer may hold what another user may not see."""
-        return self.files or self.knowledge or self.memory or self.tools
+        return self.files or self.knowledge or self.memory or self.tools or self.as_user
 
 
 def scope_for(rule: ScopeRule, facts: ScopeFacts) -> str:
@@ -6654,6 +6664,7 @@ class CacheRequest:
         needs_usage: see `Question`.
         similar: an answer to the same question in other words will do.
         lend: for a scope, what the semantic tier needs of the request; None: it is off.
+        as_user: see `ScopeFacts`.
     """
 
     body: Mapping[str, Any]
@@ -6667,6 +6678,7 @@ class CacheRequest:
     needs_usage: bool = False
     similar: bool = False
     lend: Callable[[str], Lent | None] | None = None
+    as_user: bool = False
 
 
 def why_bypassed(body: Mapping[str, Any], metadata: Mapping[str, Any], when: CacheWhen) -> str:
@@ -6724,6 +6736,7 @@ def scope_facts(asked: CacheRequest) -> ScopeFacts:
         or bool(features.get("web_search") or about.get("knowledge")),
         memory=bool(features.get("memory")),
         tools=uses_tools(body) or bool(metadata.get("tools") or metadata.get("tool_ids")),
+        as_user=asked.as_user,
     )
 
 
@@ -6937,7 +6950,8 @@ elseif newer > 0 or not allowed then
 else
   -- the first write of all: a full server refuses the whole script here, and nothing after its first write
   redis.call('HSET', KEYS[8], 'epoch', ARGV[3], 'fence', ARGV[2], 'made', whole(now), 'sealed', ARGV[5])
-  for _, slot in ipairs(redis.call('ZRANGEBYSCORE', KEYS[5], '-inf', now)) do
+  -- of much, a part each time: the server does nothing else meanwhile
+  for _, slot in ipairs(redis.call('ZRANGEBYSCORE', KEYS[5], '-inf', now, 'LIMIT', 0, 200)) do
     forget(slot, KEYS[4], KEYS[5], KEYS[6])
   end
   forget(ARGV[9], KEYS[4], KEYS[5], KEYS[6])
@@ -7094,6 +7108,8 @@ class RedisNames:
 # --- ollama_pack.cache.store_redis ---
 # The cache in Redis or Valkey, for any number of processes and hosts.
 
+# What it says when it cannot save to its disk, or has too few replicas: reads it still answers.
+_WRITES_REFUSED = ("MISCONF", "NOREPLICAS")
 _SCOPES, _COUNTS = f"{REDIS_PREFIX}scopes", f"{REDIS_PREFIX}counts"
 _SWEPT_AT_ONCE = 200
 _AT_ONCE = 64
@@ -7309,6 +7325,8 @@ class RedisStore:
 def _store_error(error: Exception) -> StoreError:
     if isinstance(error, OutOfMemoryError):
         return StoreFullError(message("Redis is at its maxmemory"))
+    if isinstance(error, ReadOnlyError) or str(error).startswith(_WRITES_REFUSED):
+        return StoreFullError(message("Redis takes no writes: {error}", error=redis_fault(error)))
     return StoreDownError(message("Redis failed: {error}", error=redis_fault(error)))
 
 
@@ -7349,7 +7367,6 @@ CREATE TABLE entries (
   scope TEXT, slot TEXT, epoch INTEGER, fence INTEGER, made INTEGER, ends INTEGER, octets INTEGER,
   sealed BLOB, PRIMARY KEY (scope, slot)
 );
-CREATE INDEX entries_made ON entries (scope, made);
 CREATE INDEX entries_ends ON entries (ends);
 CREATE TABLE leases (
   scope TEXT, slot TEXT, epoch INTEGER, fence INTEGER, token TEXT, ends INTEGER, PRIMARY KEY (scope, slot)
@@ -7364,6 +7381,20 @@ CREATE TABLE labels (
 CREATE TABLE counts (name TEXT PRIMARY KEY, value REAL) WITHOUT ROWID;
 CREATE TABLE origin (format INTEGER, clock TEXT);
 """
+# With these, no step goes through all answers of a scope, or all labels. Files of older versions lack them.
+_INDEXES = (
+    "CREATE INDEX IF NOT EXISTS entries_use ON entries (scope, made, fence, octets)",
+    "CREATE INDEX IF NOT EXISTS labels_ends ON labels (ends)",
+    "DROP INDEX IF EXISTS entries_made",
+)
+_TIDIED_AT_ONCE = 200  # rows of a table: after a weekend, all that was asked on Friday has ended
+_KEYS = {
+    "entries": "scope, slot",
+    "leases": "scope, slot",
+    "generations": "token",
+    "followers": "token, follower",
+    "labels": "label, scope, slot",
+}
 
 
 class SqliteCache:
@@ -7457,6 +7488,7 @@ class SqliteCache:
 
     def release(self, lease: Lease, last: tuple[int, bytes]) -> None:
         with self._writing() as now:
+            self._tidy(now)  # where all answers call tools, none is ever committed
             self._finish(lease, now, last)
 
     def records_after(self, token: str, after: int) -> tuple[bytes, ...]:
@@ -7521,13 +7553,14 @@ class SqliteCache:
         self._link.execute("PRAGMA synchronous = NORMAL")  # a crash of the machine may lose entries, no more
         with self._writing():
             names = [name for (name,) in self._all("SELECT name FROM sqlite_schema WHERE type = 'table'")]
-            if "origin" in names and self._is_ours(clock_name):
-                return
-            for name in names:
-                self._link.execute(f'DROP TABLE "{name}"')
-            for statement in _TABLES.split(";\n"):
+            if "origin" not in names or not self._is_ours(clock_name):
+                for name in names:
+                    self._link.execute(f'DROP TABLE "{name}"')
+                for statement in _TABLES.split(";\n"):
+                    self._link.execute(statement)
+                self._link.execute("INSERT INTO origin VALUES (?, ?)", (SQLITE_FORMAT, clock_name))
+            for statement in _INDEXES:
                 self._link.execute(statement)
-            self._link.execute("INSERT INTO origin VALUES (?, ?)", (SQLITE_FORMAT, clock_name))
 
     def _is_ours(self, clock_name: str) -> bool:
         """Whether the times in the file are on this run of the clock, and the tables of this format."""
@@ -7542,10 +7575,11 @@ class SqliteCache:
         self._link.execute("BEGIN IMMEDIATE")
         try:
             yield self._clock()
+            self._link.execute("COMMIT")
         except BaseException:
-            self._link.execute("ROLLBACK")
+            if self._link.in_transaction:  # a full or failing disk has ended it already
+                self._link.execute("ROLLBACK")
             raise
-        self._link.execute("COMMIT")
 
     def _running(self, slot: Slot, token: str, now: int) -> Running | Lease | None:
         row = self._one(
@@ -7634,17 +7668,18 @@ class SqliteCache:
     def _evict(self, scope: str, quota: Quota) -> None:
         use = self.use_of(scope)
         entries, octets = use.entries, use.octets
-        oldest = self._all("SELECT slot, octets FROM entries WHERE scope = ? ORDER BY made, fence", scope)
-        for slot, size in oldest:
-            if entries <= quota.entries and octets <= quota.octets:
-                return
+        while entries and (entries > quota.entries or octets > quota.octets):
+            slot, size = self._one(
+                "SELECT slot, octets FROM entries WHERE scope = ? ORDER BY made, fence LIMIT 1", scope
+            )
             self._delete_entry(Slot(scope, slot), None)
             entries, octets = entries - 1, octets - size
 
     def _tidy(self, now: int) -> None:
-        """Remove what has ended, in every scope: SQLite has no clock of its own."""
-        for table in ("entries", "leases", "generations", "followers", "labels"):
-            self._link.execute(f"DELETE FROM {table} WHERE ends <= ?", (now,))  # noqa: S608 - a literal
+        """Remove what has ended, in every scope: SQLite has no clock. Of much, a part each time."""
+        for table, key in _KEYS.items():
+            ended = f"SELECT {key} FROM {table} WHERE ends <= ? LIMIT {_TIDIED_AT_ONCE}"  # noqa: S608 - literals
+            self._link.execute(f"DELETE FROM {table} WHERE ({key}) IN ({ended})", (now,))  # noqa: S608 - the same
         for (token,) in self._all("DELETE FROM streams WHERE ends <= ? RETURNING token", now):
             self._link.execute("DELETE FROM records WHERE token = ?", (token,))
 
@@ -7799,15 +7834,15 @@ class SqliteStore:
         try:
             return step(self._current())
         except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY:  # the rest tells where it was met
+            if _store_sqlite__kind_of(error) == sqlite3.SQLITE_BUSY:
                 raise _LockedError from error
-            if error.sqlite_errorcode == sqlite3.SQLITE_FULL:
+            if _store_sqlite__kind_of(error) == sqlite3.SQLITE_FULL:
                 raise StoreFullError(message("the disk of {file} is full", file=self._file)) from error
             raise StoreDownError(
                 message("SQLite failed at {file}: {error}", file=self._file, error=error)
             ) from error
         except sqlite3.DatabaseError as error:
-            if error.sqlite_errorcode in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+            if _store_sqlite__kind_of(error) in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
                 self._start_over()  # it is a cache: an empty one next time
             raise StoreDownError(message("SQLite failed: {error}", error=error)) from error
         except OSError as error:
@@ -7862,6 +7897,11 @@ class SqliteStore:
 
 class _LockedError(Exception):
     """Another process writes."""
+
+
+def _store_sqlite__kind_of(error: sqlite3.Error) -> int:
+    """Its code without the part that tells where it was met, such as in an index."""
+    return error.sqlite_errorcode & 0xFF
 
 
 def _news(
@@ -8408,6 +8448,9 @@ def split_login(url: str) -> tuple[str, str]:
 # --- ollama_pack.webui.connections ---
 # Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
 
+_OF_USERS = frozenset({"session", "system_oauth"})
+OPENAI_KEYS = ("openai.enable", "openai.api_base_urls", "openai.api_configs")
+
 
 def trusted_certificates() -> SSLContext | bool:
     """What Open WebUI itself trusts where it connects to Ollama, as `aiohttp.TCPConnector` takes it."""
@@ -8420,6 +8463,34 @@ def trusted_certificates() -> SSLContext | bool:
 async def prefixed_connections() -> list[tuple[WayIn, str]]:
     """How each connection that is switched on is entered, and the prefix of its models' names, if any."""
     return [(_way_in(url, own), str(own.get("prefix_id") or "")) for url, own in await _connections_on()]
+
+
+async def asks_as_user(number: int | None = None) -> bool:
+    """Whether a connection is entered as the user who asks, or is told in its headers who that is.
+
+    Args:
+        number: of an OpenAI connection; None: any of the Ollama connections may be asked.
+    """
+    if number is None:
+        return any(_asks_as_user(own) for _, own in await _connections_on())
+
+    from open_webui.models.config import Config  # noqa: PLC0415 - see the top of this module
+
+    _, urls, configs = OPENAI_KEYS
+    found = await Config.get_many(urls, configs)
+    url = dict(enumerate(found.get(urls) or [])).get(number)
+    settings: Mapping[str, Any] = found.get(configs) or {}
+    return _asks_as_user(settings.get(str(number)) or settings.get(str(url)) or {})
+
+
+def _asks_as_user(own: Mapping[str, Any]) -> bool:
+    given = own.get("headers")
+    headers = given.values() if isinstance(given, Mapping) else ()
+    return (
+        own.get("auth_type") in _OF_USERS
+        or bool(own.get("forward_cookies"))
+        or any("{{USER_" in str(value) for value in headers)
+    )
 
 
 def _way_in(url: str, own: Mapping[str, Any]) -> WayIn:
@@ -9435,6 +9506,7 @@ class Filter:
                 answerer=model,
                 preset={"base": body["model"], "params": {}, "system": ""},
                 refresh="no-cache" in _wishes(request),
+                as_user=self.valves.scope != "user" and await asks_as_user(),
             )
             return await self._pending_answer(cache, asked, body)
         except SettingError as error:
@@ -9589,6 +9661,7 @@ class Filter:
             needs_usage=answering.origin == "ollama",
             similar=self.valves.similar != "off" and "no-similar" not in _wishes(request),
             lend=lend if embedder else None,
+            as_user=self.valves.scope != "user" and await _response_cache_filter__asks_as_user(answering, request),
         )
 
     async def _vectors(self, user: Json, request: Any) -> tuple[str, Callable[[str], Awaitable[Any]]]:
@@ -9633,6 +9706,12 @@ async def _has_access(body: Body, user: dict[str, Any], metadata: dict[str, Any]
     if model == (metadata.get("model") or {}).get("id"):
         return True
     return model in request.app.state.MODELS and await may_use(user, model, request)
+
+
+async def _response_cache_filter__asks_as_user(answering: AnsweringModel, request: Any) -> bool:
+    """Whether what answers is asked as the user, and may give another one another answer, or none."""
+    about = request.app.state.MODELS.get(answering.id) or {}
+    return await asks_as_user(about.get("urlIdx") if answering.origin == "openai" else None)
 
 
 _response_cache_filter__STATES: dict[str, str] = {

@@ -788,7 +788,7 @@ def process_wide(name: str, make: Callable[[], _Shared]) -> _Shared:
 # --- ollama_pack.base.tables ---
 # Tables that admins write as text: a row a line, `#` starts a comment, empty lines are skipped.
 
-_COMMENT = re.compile(r"(?:^|\s)#.*")
+_COMMENT = re.compile(r"(?:^|\s)[#＃].*")  # noqa: RUF001 - as a Chinese keyboard types it, too
 
 
 class TableError(PackError, ValueError):

@@ -112,15 +112,15 @@ version: 0.1.0
 #  16572  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
 #  16690  services.valves                What all valves of the pack have in common: what is refused is told to admins, without what was written.
 #  16788  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
-#  16877  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#  17236  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#  17294  aliases.published              Which names of a table can be published as models, and what answers for them.
-#  17330  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  17448  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  17573  services.router_valves         The valves of the router, wherever it runs.
-#  17727  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  17841  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  18102  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#  16901  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#  17287  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#  17345  aliases.published              Which names of a table can be published as models, and what answers for them.
+#  17381  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  17499  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  17624  services.router_valves         The valves of the router, wherever it runs.
+#  17778  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  17892  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  18153  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
 
 import asyncio
 import base64
@@ -655,7 +655,7 @@ def error_code(error: Exception) -> str:
 # --- ollama_pack.base.tables ---
 # Tables that admins write as text: a row a line, `#` starts a comment, empty lines are skipped.
 
-_COMMENT = re.compile(r"(?:^|\s)#.*")
+_COMMENT = re.compile(r"(?:^|\s)[#＃].*")  # noqa: RUF001 - as a Chinese keyboard types it, too
 
 
 class TableError(PackError, ValueError):
@@ -16807,6 +16807,19 @@ class PipelineValves(PackValves):
     A subclass has a field `code_digest` with the default `CODE_DIGEST`.
     """
 
+    takes_what_it_can: ClassVar[bool] = False  # of what comes next, where no admin could read an error
+
+    def __init__(self, **values: Any) -> None:
+        """Validate the values; of those that `valves.json` holds leave out what is refused."""
+        kind = type(self)
+        is_stored, kind.takes_what_it_can = kind.takes_what_it_can, False
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            if not is_stored:
+                raise
+            super().__init__(**_accepted(values, error, {}))
+
     @classmethod
     def model_json_schema(cls, *form: Any, **more: Any) -> dict[str, Any]:
         """What Open WebUI's page shows: titles and texts in the language of the server's environment."""
@@ -16837,15 +16850,16 @@ def server_language() -> str:
     return next(filter(None, map(os.getenv, ("LC_ALL", "LC_MESSAGES", "LANG"))), "")
 
 
-_V = TypeVar("_V", bound=BaseModel)
+_V = TypeVar("_V", bound=PipelineValves)
 
 
 def one_a_line(text: str) -> str:
     """Rows with `;` between them, each on a line of its own.
 
-    A valve is one line in Open WebUI's page, and so is a variable in most files of them.
+    A valve is one line in Open WebUI's page, and so is a variable in most files of them. YAML's `>` ends such
+    a line with a line break.
     """
-    return text if "\n" in text else text.replace(";", "\n")
+    return text if "\n" in text.strip() else re.sub("[;；]", "\n", text)  # noqa: RUF001 - as a Chinese keyboard has it
 
 
 def starting_valves(
@@ -16854,7 +16868,8 @@ def starting_valves(
     """Valves as the environment has them, until some are saved.
 
     A value that the valve refuses is logged and left out: an error here would make the server move the
-    file out of its folder.
+    file out of its folder. The server makes valves once more of these and of `valves.json`. That may be older
+    than the code, or written by hand, and an error would end the server with all of its pipelines.
 
     Args:
         kind: the valves.
@@ -16866,12 +16881,21 @@ def starting_valves(
         **{valve: os.environ[name] for valve, name in variables.items() if os.getenv(name)},
     }
     try:
-        return kind(**values)
+        valves = kind(**values)
     except ValidationError as error:
-        refused = {str(problem["loc"][0]): problem["msg"] for problem in error.errors()}
+        valves = kind(**_accepted(values, error, variables))
+    kind.takes_what_it_can = True
+    return valves
+
+
+def _accepted(
+    values: Mapping[str, Any], error: ValidationError, variables: Mapping[str, str]
+) -> dict[str, Any]:
+    """The values without those that an error is about, which are logged by the names of their variables."""
+    refused = {str(problem["loc"][0]): problem["msg"] for problem in error.errors()}
     for valve, reason in refused.items():
         log.error("%s is left out: %s", variables.get(valve, valve), reason)
-    return kind(**{valve: value for valve, value in values.items() if valve not in refused})
+    return {valve: value for valve, value in values.items() if valve not in refused}
 
 
 # --- ollama_pack.aliases.table ---
@@ -16892,6 +16916,10 @@ MAX_CHAIN = 10
 MAX_NAME_LENGTH = 256  # Open WebUI's own limit on a model id
 
 _ROW = re.compile(r"(?P<alias>[^=\[\]]*)=(?P<candidates>[^\[\]]*)(?:\[(?P<conditions>[^\[\]]*)\])?")
+# What a Chinese keyboard types where these tables have punctuation of ASCII.
+_WIDE = str.maketrans("，、＝：＊＞｜", ",,=:*>|")  # noqa: RUF001 - on purpose
+_OPENINGS, _CLOSINGS = "［【", "］】"  # noqa: RUF001
+_PARTS = re.compile(rf"([=＝\[{_OPENINGS}])")  # noqa: RUF001 - before them the alias, the models, the conditions
 _CONDITION = re.compile(r"(?P<key>[^<>=]*)(?P<relation>>?=|)(?P<value>.*)")
 _TOKENS = re.compile(r"(?P<count>[0-9]{1,9})\s*(?P<kilo>[kK]?)")
 _LEVEL = re.compile(r"[\w.-]+")
@@ -17028,7 +17056,7 @@ def parse_table(text: str) -> AliasTable:
 
 def _parse_row(line: int, written: str) -> AliasRow:
     """Read a row; here and below a ValueError says what is wrong with it."""
-    found = _ROW.fullmatch(written)
+    found = _ROW.fullmatch(_with_ascii_punctuation(written))
     if found is None:
         raise ValueError(message("write it as `alias = model, model [condition, condition]`"))
     alias = found["alias"].strip()
@@ -17036,6 +17064,29 @@ def _parse_row(line: int, written: str) -> AliasRow:
     _check_alias(alias)
     _check_candidates(candidates, alias)
     return AliasRow(alias, candidates, line=line, **_conditions(found["conditions"] or ""))
+
+
+def _with_ascii_punctuation(written: str) -> str:
+    """The row as it is meant where a Chinese keyboard has typed it: `模型＝llama3【vision】`.
+
+    Names with letters beyond ASCII stay as they are: models and groups may be called 助手【内部】.
+    """  # noqa: RUF002 - on purpose
+    before, *others = _PARTS.split(written, maxsplit=2)
+    made = _narrowed(before)
+    for sign, part in zip(others[::2], others[1::2], strict=True):
+        if sign in _OPENINGS and not _narrowed(before).isascii():
+            made += sign + part
+        elif sign in "=＝":  # noqa: RUF001
+            made += "=" + _narrowed(part)
+        else:
+            made += "[" + (f"{_narrowed(part[:-1])}]" if part[-1:] in tuple(_CLOSINGS) else _narrowed(part))
+        before = part
+    return made
+
+
+def _narrowed(text: str) -> str:
+    narrow = text.translate(_WIDE)
+    return narrow if narrow.isascii() else text
 
 
 def _conditions(written: str) -> dict[str, Any]:

@@ -9,24 +9,27 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/pipelines/model_alias_filter.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipeline`, line 1384, which the server calls.
+# Begin here: `class Pipeline`, line 1450, which the server calls.
 # The modules that it uses come first:
-#     54  base.translations         The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    113  base.messages             Sentences for people, in English and in the languages of the catalogue.
-#    241  errors                    The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    249  base.tables               Tables that admins write as text: a row a line, `#` starts a comment, empty lines are skipped.
-#    280  aliases.errors            What goes wrong with aliases.
-#    322  engines.content           The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#    331  aliases.facts             What an alias table may ask about a request, read off an OpenAI chat body.
-#    392  aliases.table             An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#    751  engines.ollama.names      Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#    888  fit.shapes                Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#    925  fit.choose                Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#    946  aliases.resolve           Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   1064  base.single_flight        What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
-#   1167  engines.ollama.installed  Which models some Ollama nodes have, and which weights, by `GET /api/tags`. One event loop at a time.
-#   1268  services.valves           What all valves of the pack have in common: what is refused is told to admins, without what was written.
-#   1366  services.pipeline_valves  Valves on the Pipelines server: what all of our pipelines have in common there.
+#     57  base.translations           The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#    116  base.messages               Sentences for people, in English and in the languages of the catalogue.
+#    244  errors                      The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    252  base.tables                 Tables that admins write as text: a row a line, `#` starts a comment, empty lines are skipped.
+#    283  aliases.errors              What goes wrong with aliases.
+#    325  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    336  engines.content             The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#    345  aliases.facts               What an alias table may ask about a request, read off an OpenAI chat body.
+#    406  aliases.table               An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#    792  engines.ollama.names        Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#    929  fit.shapes                  Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#    966  fit.choose                  Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#    987  aliases.resolve             Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   1105  base.single_flight          What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
+#   1208  engines.ollama.installed    Which models some Ollama nodes have, and which weights, by `GET /api/tags`. One event loop at a time.
+#   1309  engines.model_ids           Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   1317  services.pipeline_requests  What a pipeline can know of a request, how it tells the next one, and the others of its server.
+#   1334  services.valves             What all valves of the pack have in common: what is refused is told to admins, without what was written.
+#   1432  services.pipeline_valves    Valves on the Pipelines server: what all of our pipelines have in common there.
 
 import asyncio
 import hashlib
@@ -46,7 +49,7 @@ from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from ssl import SSLContext
 from types import ModuleType
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, ClassVar, Generic, Self, TypeVar
 
 import aiohttp
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
@@ -249,7 +252,7 @@ class PackError(Exception):
 # --- ollama_pack.base.tables ---
 # Tables that admins write as text: a row a line, `#` starts a comment, empty lines are skipped.
 
-_COMMENT = re.compile(r"(?:^|\s)#.*")
+_COMMENT = re.compile(r"(?:^|\s)[#＃].*")  # noqa: RUF001 - as a Chinese keyboard types it, too
 
 
 class TableError(PackError, ValueError):
@@ -317,6 +320,17 @@ class AliasUnavailableError(PackError):
         )
         self.alias = alias
         self.passed_over = passed_over
+
+
+# --- ollama_pack.engines.body ---
+# Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+
+
+def object_at(value: object, *path: str) -> Mapping[str, Any]:
+    """The object that a path of fields leads to; an empty one where there is something else."""
+    for field in path:
+        value = value.get(field) if isinstance(value, Mapping) else None
+    return value if isinstance(value, Mapping) else {}
 
 
 # --- ollama_pack.engines.content ---
@@ -407,6 +421,10 @@ MAX_CHAIN = 10
 MAX_NAME_LENGTH = 256  # Open WebUI's own limit on a model id
 
 _ROW = re.compile(r"(?P<alias>[^=\[\]]*)=(?P<candidates>[^\[\]]*)(?:\[(?P<conditions>[^\[\]]*)\])?")
+# What a Chinese keyboard types where these tables have punctuation of ASCII.
+_WIDE = str.maketrans("，、＝：＊＞｜", ",,=:*>|")  # noqa: RUF001 - on purpose
+_OPENINGS, _CLOSINGS = "［【", "］】"  # noqa: RUF001
+_PARTS = re.compile(rf"([=＝\[{_OPENINGS}])")  # noqa: RUF001 - before them the alias, the models, the conditions
 _CONDITION = re.compile(r"(?P<key>[^<>=]*)(?P<relation>>?=|)(?P<value>.*)")
 _TOKENS = re.compile(r"(?P<count>[0-9]{1,9})\s*(?P<kilo>[kK]?)")
 _LEVEL = re.compile(r"[\w.-]+")
@@ -543,7 +561,7 @@ def parse_table(text: str) -> AliasTable:
 
 def _parse_row(line: int, written: str) -> AliasRow:
     """Read a row; here and below a ValueError says what is wrong with it."""
-    found = _ROW.fullmatch(written)
+    found = _ROW.fullmatch(_with_ascii_punctuation(written))
     if found is None:
         raise ValueError(message("write it as `alias = model, model [condition, condition]`"))
     alias = found["alias"].strip()
@@ -551,6 +569,29 @@ def _parse_row(line: int, written: str) -> AliasRow:
     _check_alias(alias)
     _check_candidates(candidates, alias)
     return AliasRow(alias, candidates, line=line, **_conditions(found["conditions"] or ""))
+
+
+def _with_ascii_punctuation(written: str) -> str:
+    """The row as it is meant where a Chinese keyboard has typed it: `模型＝llama3【vision】`.
+
+    Names with letters beyond ASCII stay as they are: models and groups may be called 助手【内部】.
+    """  # noqa: RUF002 - on purpose
+    before, *others = _PARTS.split(written, maxsplit=2)
+    made = _narrowed(before)
+    for sign, part in zip(others[::2], others[1::2], strict=True):
+        if sign in _OPENINGS and not _narrowed(before).isascii():
+            made += sign + part
+        elif sign in "=＝":  # noqa: RUF001
+            made += "=" + _narrowed(part)
+        else:
+            made += "[" + (f"{_narrowed(part[:-1])}]" if part[-1:] in tuple(_CLOSINGS) else _narrowed(part))
+        before = part
+    return made
+
+
+def _narrowed(text: str) -> str:
+    narrow = text.translate(_WIDE)
+    return narrow if narrow.isascii() else text
 
 
 def _conditions(written: str) -> dict[str, Any]:
@@ -1265,6 +1306,31 @@ def _quantization(model: Mapping[str, Any]) -> str:
     return str(details.get("quantization_level") or "") if isinstance(details, dict) else ""
 
 
+# --- ollama_pack.engines.model_ids ---
+# Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#
+# Those that `gpu_router` answers begin with its name, on Open WebUI and on the Pipelines server.
+
+ROUTER = "gpu_router."
+
+
+# --- ollama_pack.services.pipeline_requests ---
+# What a pipeline can know of a request, how it tells the next one, and the others of its server.
+#
+# Open WebUI sends a pipeline the user and no more. What else it knows stands in the `metadata` that an inlet
+# is shown; OpenAI has fields for two things of it, so they travel on under those names, and any other client
+# may set them as well: `prompt_cache_key` for the conversation, `service_tier: flex` for what nobody waits for.
+# What the response cache has to know travels in a field of ours, and so does the user's language.
+
+
+def goes_to_router(body: Mapping[str, Any]) -> bool:
+    """Whether `gpu_router` will answer: the model is one of its own, or a row of Open WebUI's on one."""
+    model = str(body.get("model") or "")
+    row = object_at(body, "metadata", "model", "info")
+    base = str(row.get("base_model_id") or "") if row.get("id") == model else ""
+    return model.startswith(ROUTER) or base.startswith(ROUTER)
+
+
 # --- ollama_pack.services.valves ---
 # What all valves of the pack have in common: what is refused is told to admins, without what was written.
 #
@@ -1387,6 +1453,19 @@ class PipelineValves(PackValves):
     A subclass has a field `code_digest` with the default `CODE_DIGEST`.
     """
 
+    takes_what_it_can: ClassVar[bool] = False  # of what comes next, where no admin could read an error
+
+    def __init__(self, **values: Any) -> None:
+        """Validate the values; of those that `valves.json` holds leave out what is refused."""
+        kind = type(self)
+        is_stored, kind.takes_what_it_can = kind.takes_what_it_can, False
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            if not is_stored:
+                raise
+            super().__init__(**_accepted(values, error, {}))
+
     @classmethod
     def model_json_schema(cls, *form: Any, **more: Any) -> dict[str, Any]:
         """What Open WebUI's page shows: titles and texts in the language of the server's environment."""
@@ -1417,15 +1496,16 @@ def server_language() -> str:
     return next(filter(None, map(os.getenv, ("LC_ALL", "LC_MESSAGES", "LANG"))), "")
 
 
-_V = TypeVar("_V", bound=BaseModel)
+_V = TypeVar("_V", bound=PipelineValves)
 
 
 def one_a_line(text: str) -> str:
     """Rows with `;` between them, each on a line of its own.
 
-    A valve is one line in Open WebUI's page, and so is a variable in most files of them.
+    A valve is one line in Open WebUI's page, and so is a variable in most files of them. YAML's `>` ends such
+    a line with a line break.
     """
-    return text if "\n" in text else text.replace(";", "\n")
+    return text if "\n" in text.strip() else re.sub("[;；]", "\n", text)  # noqa: RUF001 - as a Chinese keyboard has it
 
 
 def starting_valves(
@@ -1434,7 +1514,8 @@ def starting_valves(
     """Valves as the environment has them, until some are saved.
 
     A value that the valve refuses is logged and left out: an error here would make the server move the
-    file out of its folder.
+    file out of its folder. The server makes valves once more of these and of `valves.json`. That may be older
+    than the code, or written by hand, and an error would end the server with all of its pipelines.
 
     Args:
         kind: the valves.
@@ -1446,12 +1527,21 @@ def starting_valves(
         **{valve: os.environ[name] for valve, name in variables.items() if os.getenv(name)},
     }
     try:
-        return kind(**values)
+        valves = kind(**values)
     except ValidationError as error:
-        refused = {str(problem["loc"][0]): problem["msg"] for problem in error.errors()}
+        valves = kind(**_accepted(values, error, variables))
+    kind.takes_what_it_can = True
+    return valves
+
+
+def _accepted(
+    values: Mapping[str, Any], error: ValidationError, variables: Mapping[str, str]
+) -> dict[str, Any]:
+    """The values without those that an error is about, which are logged by the names of their variables."""
+    refused = {str(problem["loc"][0]): problem["msg"] for problem in error.errors()}
     for valve, reason in refused.items():
         log.error("%s is left out: %s", variables.get(valve, valve), reason)
-    return kind(**{valve: value for valve, value in values.items() if valve not in refused})
+    return {valve: value for valve, value in values.items() if valve not in refused}
 
 
 # --- ollama_pack.plugins.pipelines.model_alias_filter ---
@@ -1537,8 +1627,10 @@ class Pipeline:
     async def inlet(self, body: dict[str, Any], user: dict[str, Any] | None = None) -> dict[str, Any]:  # noqa: ARG002 - the server passes it
         """Choose the model for an alias. Anything unexpected is logged, and the chat goes on unchanged."""
         alias = body.get("model")
-        if not isinstance(alias, str):
-            return body
+        if not isinstance(alias, str) or goes_to_router(body):
+            return (
+                body  # the router has a table of its own, and knows which nodes answer and who may use what
+            )
         try:
             facts = request_facts(body, alias)
             chosen = _resolve(

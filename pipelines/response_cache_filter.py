@@ -41,7 +41,7 @@ from inspect import signature
 from pathlib import Path
 from secrets import token_urlsafe
 from types import ModuleType
-from typing import Any, Literal, Protocol, Self, TypeVar
+from typing import Any, ClassVar, Literal, Protocol, Self, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
@@ -1075,6 +1075,19 @@ class PipelineValves(PackValves):
     A subclass has a field `code_digest` with the default `CODE_DIGEST`.
     """
 
+    takes_what_it_can: ClassVar[bool] = False  # of what comes next, where no admin could read an error
+
+    def __init__(self, **values: Any) -> None:
+        """Validate the values; of those that `valves.json` holds leave out what is refused."""
+        kind = type(self)
+        is_stored, kind.takes_what_it_can = kind.takes_what_it_can, False
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            if not is_stored:
+                raise
+            super().__init__(**_accepted(values, error, {}))
+
     @classmethod
     def model_json_schema(cls, *form: Any, **more: Any) -> dict[str, Any]:
         """What Open WebUI's page shows: titles and texts in the language of the server's environment."""
@@ -1105,7 +1118,7 @@ def server_language() -> str:
     return next(filter(None, map(os.getenv, ("LC_ALL", "LC_MESSAGES", "LANG"))), "")
 
 
-_V = TypeVar("_V", bound=BaseModel)
+_V = TypeVar("_V", bound=PipelineValves)
 
 
 def starting_valves(
@@ -1114,7 +1127,8 @@ def starting_valves(
     """Valves as the environment has them, until some are saved.
 
     A value that the valve refuses is logged and left out: an error here would make the server move the
-    file out of its folder.
+    file out of its folder. The server makes valves once more of these and of `valves.json`. That may be older
+    than the code, or written by hand, and an error would end the server with all of its pipelines.
 
     Args:
         kind: the valves.
@@ -1126,12 +1140,21 @@ def starting_valves(
         **{valve: os.environ[name] for valve, name in variables.items() if os.getenv(name)},
     }
     try:
-        return kind(**values)
+        valves = kind(**values)
     except ValidationError as error:
-        refused = {str(problem["loc"][0]): problem["msg"] for problem in error.errors()}
+        valves = kind(**_accepted(values, error, variables))
+    kind.takes_what_it_can = True
+    return valves
+
+
+def _accepted(
+    values: Mapping[str, Any], error: ValidationError, variables: Mapping[str, str]
+) -> dict[str, Any]:
+    """The values without those that an error is about, which are logged by the names of their variables."""
+    refused = {str(problem["loc"][0]): problem["msg"] for problem in error.errors()}
     for valve, reason in refused.items():
         log.error("%s is left out: %s", variables.get(valve, valve), reason)
-    return kind(**{valve: value for valve, value in values.items() if valve not in refused})
+    return {valve: value for valve, value in values.items() if valve not in refused}
 
 
 # --- ollama_pack.plugins.pipelines.response_cache_filter ---

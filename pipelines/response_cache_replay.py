@@ -10,56 +10,56 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/pipelines/response_cache_replay.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipeline`, line 7537, which the server calls.
+# Begin here: `class Pipeline`, line 7577, which the server calls.
 # The modules that it uses come first:
 #    116  base.translations           The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    193  base.messages               Sentences for people, in English and in the languages of the catalogue.
-#    321  cache.bound                 How often answers to similar questions are wrong, at most: the bound that a threshold must pass.
-#    476  errors                      The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    496  cache.errors                What goes wrong with the cache.
-#    532  cache.canonical             JSON values as bytes: the same value gives the same bytes, and no two values share them.
-#    648  cache.keyring               Everything that is derived from the admin's secret: names in the store, and ciphers.
-#    810  cache.key                   What makes two requests the same: the key of a cached answer.
-#   1047  cache.entry                 An answer as it is kept.
-#   1116  cache.collect               From the chunks of a generation to what may be kept of it.
-#   1271  cache.counters              What the cache did, in figures without any text: of this process, and to be added up over all of them.
-#   1326  base.breaker                A breaker: after failures nothing is sent for a while, then one request tries.
-#   1409  base.single_flight          What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
-#   1492  cache.store                 What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
-#   1692  cache.guard                 A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
-#   1864  cache.live                  An answer while it is being generated: any number of listeners get it from the start.
-#   1968  cache.contrast_words        English words that embeddings confuse: of one kind, but not the same.
-#   2077  cache.normal_words          The words of the normal form, in English: which say the same, which say nothing, and whose case matters.
-#   2264  cache.guards                What two questions must have in common before the similarity of their meanings counts at all.
-#   2485  cache.judge                 The judge of similar answers: what it is asked, and when its word counts as a yes.
-#   2592  cache.pool                  Evidence of other sites: counts that were added up over several deployments, with noise.
-#   2738  cache.semantic              The semantic tier: answers to questions that mean the same, once it is known how often that is wrong.
-#   3184  cache.normal_zh             The normal form of a question in Chinese: see `normal_form`.
-#   3322  cache.normal_form           The normal form of a question: two texts with the same form are one question in other words.
-#   3845  cache.similar               The normalised tier: a second key, by the normal form of the last message, that leads to an answer.
-#   3970  cache.outcome               What a request asks of the cache, and what the cache makes of it.
-#   4062  cache.generation            One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
-#   4390  cache.follow                One generation for many: the followers' side, in every process but the leader's.
-#   4493  engines.errors              What goes wrong with a node.
-#   4511  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#   4565  engines.ollama.to_openai    What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   4590  engines.ollama.stream       A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   4607  cache.replay                A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
-#   4692  cache.cache                 The response cache: look an answer up, follow one that is being generated, or lead.
-#   5412  cache.scope                 Who may share an answer. The scope is part of an entry's key and of its encryption.
-#   5487  services.cacheable          Which requests the cache is for, whose answers they share, and what it is asked.
-#   5606  base.redis                  A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#   6045  cache.redis_scripts         What happens in one step inside of Redis: the scripts, and the names of the keys.
-#   6388  cache.store_redis           The cache in Redis or Valkey, for any number of processes and hosts.
-#   6632  cache.sqlite_cache          The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
-#   6959  cache.store_sqlite          The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
-#   7169  engines.model_ids           Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   7177  services.activity           What chats did in this process, until somebody writes it into the history.
-#   7203  services.caching            The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
-#   7311  services.webui_tasks        Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#   7346  services.pipeline_requests  What a pipeline can know of a request, how it tells the next one, and the others of its server.
-#   7423  services.valves             What all valves of the pack have in common: what is refused is told to admins, without what was written.
-#   7521  services.pipeline_valves    Valves on the Pipelines server: what all of our pipelines have in common there.
+#    194  base.messages               Sentences for people, in English and in the languages of the catalogue.
+#    322  cache.bound                 How often answers to similar questions are wrong, at most: the bound that a threshold must pass.
+#    477  errors                      The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    497  cache.errors                What goes wrong with the cache.
+#    536  cache.canonical             JSON values as bytes: the same value gives the same bytes, and no two values share them.
+#    652  cache.keyring               Everything that is derived from the admin's secret: names in the store, and ciphers.
+#    814  cache.key                   What makes two requests the same: the key of a cached answer.
+#   1051  cache.entry                 An answer as it is kept.
+#   1120  cache.collect               From the chunks of a generation to what may be kept of it.
+#   1275  cache.counters              What the cache did, in figures without any text: of this process, and to be added up over all of them.
+#   1330  base.breaker                A breaker: after failures nothing is sent for a while, then one request tries.
+#   1413  base.single_flight          What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
+#   1496  cache.store                 What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
+#   1696  cache.guard                 A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
+#   1868  cache.live                  An answer while it is being generated: any number of listeners get it from the start.
+#   1972  cache.contrast_words        English words that embeddings confuse: of one kind, but not the same.
+#   2081  cache.normal_words          The words of the normal form, in English: which say the same, which say nothing, and whose case matters.
+#   2268  cache.guards                What two questions must have in common before the similarity of their meanings counts at all.
+#   2489  cache.judge                 The judge of similar answers: what it is asked, and when its word counts as a yes.
+#   2596  cache.pool                  Evidence of other sites: counts that were added up over several deployments, with noise.
+#   2742  cache.semantic              The semantic tier: answers to questions that mean the same, once it is known how often that is wrong.
+#   3188  cache.normal_zh             The normal form of a question in Chinese: see `normal_form`.
+#   3326  cache.normal_form           The normal form of a question: two texts with the same form are one question in other words.
+#   3849  cache.similar               The normalised tier: a second key, by the normal form of the last message, that leads to an answer.
+#   3978  cache.outcome               What a request asks of the cache, and what the cache makes of it.
+#   4070  cache.generation            One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
+#   4398  cache.follow                One generation for many: the followers' side, in every process but the leader's.
+#   4501  engines.errors              What goes wrong with a node.
+#   4519  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#   4573  engines.ollama.to_openai    What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   4598  engines.ollama.stream       A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   4615  cache.replay                A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
+#   4700  cache.cache                 The response cache: look an answer up, follow one that is being generated, or lead.
+#   5420  cache.scope                 Who may share an answer. The scope is part of an entry's key and of its encryption.
+#   5497  services.cacheable          Which requests the cache is for, whose answers they share, and what it is asked.
+#   5619  base.redis                  A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#   6058  cache.redis_scripts         What happens in one step inside of Redis: the scripts, and the names of the keys.
+#   6402  cache.store_redis           The cache in Redis or Valkey, for any number of processes and hosts.
+#   6650  cache.sqlite_cache          The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
+#   6994  cache.store_sqlite          The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
+#   7209  engines.model_ids           Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   7217  services.activity           What chats did in this process, until somebody writes it into the history.
+#   7243  services.caching            The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
+#   7351  services.webui_tasks        Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#   7386  services.pipeline_requests  What a pipeline can know of a request, how it tells the next one, and the others of its server.
+#   7463  services.valves             What all valves of the pack have in common: what is refused is told to admins, without what was written.
+#   7561  services.pipeline_valves    Valves on the Pipelines server: what all of our pipelines have in common there.
 
 import asyncio
 import base64
@@ -99,7 +99,7 @@ from pathlib import Path
 from random import SystemRandom
 from secrets import token_hex
 from types import ModuleType
-from typing import Any, Generic, Literal, NamedTuple, Protocol, Self, TypeVar
+from typing import Any, ClassVar, Generic, Literal, NamedTuple, Protocol, Self, TypeVar
 from urllib.parse import quote, unquote, unquote_to_bytes, urlsplit
 from uuid import uuid4
 
@@ -111,7 +111,7 @@ from cryptography.hazmat.primitives.hmac import HMAC
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoScriptError, OutOfMemoryError
+from redis.exceptions import NoScriptError, OutOfMemoryError, ReadOnlyError
 
 # --- ollama_pack.base.translations ---
 # The translations of all sentences. GENERATED from locale/ by scripts/package.py.
@@ -124,6 +124,7 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "Redis answered {found!r} to a lookup": "Redis 对查询返回了 {found!r}",
         "Redis failed: {error}": "Redis 出错：{error}",
         "Redis is at its maxmemory": "Redis 已达到 maxmemory",
+        "Redis takes no writes: {error}": "Redis 拒绝写入：{error}",
         "SQLite failed at {file}: {error}": "SQLite 出错（{file}）：{error}",
         "SQLite failed: {error}": "SQLite 出错：{error}",
         "Written by the server, so that `upload.py` sees which code runs here. Do not edit.": "由服务器写入，供 `upload.py` 识别正在运行的代码。请勿修改。",
@@ -508,7 +509,10 @@ class StoreDownError(StoreError):
 
 
 class StoreFullError(StoreError):
-    """The store takes no more, and still answers: Redis at `maxmemory` with `noeviction`, or a full disk."""
+    """The store takes no more, and still answers.
+
+    Such as Redis at `maxmemory` with `noeviction`, one that cannot save, a replica, or a full disk.
+    """
 
 
 class EntryUnreadableError(PackError):
@@ -602,13 +606,13 @@ def _settled(value: Any, levels: int) -> Any:
     """The value in the one form that orjson writes as the table says."""
     kind = type(value)
     if kind is dict:
-        if any(type(name) is not str or not _is_unicode(name) for name in value):
+        if any(type(name) is not str or not is_unicode(name) for name in value):
             raise NotCoveredError("a name that is not text")
         return {name: _settled(each, _less(levels)) for name, each in value.items()}
     if kind is list or kind is tuple:
         return [_settled(each, _less(levels)) for each in value]
     if kind is str:
-        return value if _is_unicode(value) else _marked("s", value.encode("utf-8", "surrogatepass").hex())
+        return value if is_unicode(value) else _marked("s", value.encode("utf-8", "surrogatepass").hex())
     if kind is int or kind is float:
         return _settled_number(value)
     if kind is bool or kind is StandIn or value is None:
@@ -628,7 +632,7 @@ def _marked(letter: str, text: str) -> orjson.Fragment:
     return orjson.Fragment(f"{letter}{text}".encode())
 
 
-def _is_unicode(text: str) -> bool:
+def is_unicode(text: str) -> bool:
     """Whether a text has no halves of characters."""
     if text.isascii():
         return True
@@ -1170,7 +1174,7 @@ class AnswerCollector:
         """Take a chunk, OpenAI's `chat.completion.chunk` or a line that Open WebUI puts in between."""
         if chunk.get("error"):
             self._refuse("error")
-        if not chunk.keys() <= _CHUNK_FIELDS:
+        if any(chunk[name] for name in chunk.keys() - _CHUNK_FIELDS):  # vLLM's may be there, and hold nothing
             self._refuse("unknown field")
         if isinstance(usage := chunk.get("usage"), dict):
             self.usage = usage
@@ -3889,13 +3893,17 @@ class Pointer:
 
 
 def last_asked(body: Mapping[str, Any]) -> str:
-    """The text of the last message, when it is a plain one of the user; else empty."""
+    """The text of the last message, when it is a plain one of the user; else empty.
+
+    A text with half a character, as browsers cut emojis, has its exact key alone: it can neither be sealed
+    nor embedded.
+    """
     messages = body.get("messages")
     last = messages[-1] if isinstance(messages, list) and messages else None
     if not isinstance(last, dict) or last.get("role") != "user" or not last.keys() <= _similar__PLAIN:
         return ""
     content = last.get("content")
-    return content if isinstance(content, str) else ""
+    return content if isinstance(content, str) and is_unicode(content) else ""
 
 
 def wording_slot(basis: AnswerBasis, keyring: Keyring) -> Slot | None:
@@ -5427,6 +5435,7 @@ class ScopeFacts:
         knowledge: a knowledge base, a folder, a note or the web was looked into.
         memory: the user's memories were.
         tools: tools are offered or were called.
+        as_user: the engine is asked as this user, or told who it is: others may not get the same.
     """
 
     user_id: str
@@ -5435,11 +5444,12 @@ class ScopeFacts:
     knowledge: bool = False
     memory: bool = False
     tools: bool = False
+    as_user: bool = False
 
     @property
     def private(self) -> bool:
         """Whether the answer may hold what another user may not see."""
-        return self.files or self.knowledge or self.memory or self.tools
+        return self.files or self.knowledge or self.memory or self.tools or self.as_user
 
 
 def scope_for(rule: ScopeRule, facts: ScopeFacts) -> str:
@@ -5509,6 +5519,7 @@ class CacheRequest:
         needs_usage: see `Question`.
         similar: an answer to the same question in other words will do.
         lend: for a scope, what the semantic tier needs of the request; None: it is off.
+        as_user: see `ScopeFacts`.
     """
 
     body: Mapping[str, Any]
@@ -5522,6 +5533,7 @@ class CacheRequest:
     needs_usage: bool = False
     similar: bool = False
     lend: Callable[[str], Lent | None] | None = None
+    as_user: bool = False
 
 
 def why_bypassed(body: Mapping[str, Any], metadata: Mapping[str, Any], when: CacheWhen) -> str:
@@ -5579,6 +5591,7 @@ def scope_facts(asked: CacheRequest) -> ScopeFacts:
         or bool(features.get("web_search") or about.get("knowledge")),
         memory=bool(features.get("memory")),
         tools=uses_tools(body) or bool(metadata.get("tools") or metadata.get("tool_ids")),
+        as_user=asked.as_user,
     )
 
 
@@ -6231,7 +6244,8 @@ elseif newer > 0 or not allowed then
 else
   -- the first write of all: a full server refuses the whole script here, and nothing after its first write
   redis.call('HSET', KEYS[8], 'epoch', ARGV[3], 'fence', ARGV[2], 'made', whole(now), 'sealed', ARGV[5])
-  for _, slot in ipairs(redis.call('ZRANGEBYSCORE', KEYS[5], '-inf', now)) do
+  -- of much, a part each time: the server does nothing else meanwhile
+  for _, slot in ipairs(redis.call('ZRANGEBYSCORE', KEYS[5], '-inf', now, 'LIMIT', 0, 200)) do
     forget(slot, KEYS[4], KEYS[5], KEYS[6])
   end
   forget(ARGV[9], KEYS[4], KEYS[5], KEYS[6])
@@ -6388,6 +6402,8 @@ class RedisNames:
 # --- ollama_pack.cache.store_redis ---
 # The cache in Redis or Valkey, for any number of processes and hosts.
 
+# What it says when it cannot save to its disk, or has too few replicas: reads it still answers.
+_WRITES_REFUSED = ("MISCONF", "NOREPLICAS")
 _SCOPES, _COUNTS = f"{REDIS_PREFIX}scopes", f"{REDIS_PREFIX}counts"
 _SWEPT_AT_ONCE = 200
 _AT_ONCE = 64
@@ -6603,6 +6619,8 @@ class RedisStore:
 def _store_error(error: Exception) -> StoreError:
     if isinstance(error, OutOfMemoryError):
         return StoreFullError(message("Redis is at its maxmemory"))
+    if isinstance(error, ReadOnlyError) or str(error).startswith(_WRITES_REFUSED):
+        return StoreFullError(message("Redis takes no writes: {error}", error=redis_fault(error)))
     return StoreDownError(message("Redis failed: {error}", error=redis_fault(error)))
 
 
@@ -6643,7 +6661,6 @@ CREATE TABLE entries (
   scope TEXT, slot TEXT, epoch INTEGER, fence INTEGER, made INTEGER, ends INTEGER, octets INTEGER,
   sealed BLOB, PRIMARY KEY (scope, slot)
 );
-CREATE INDEX entries_made ON entries (scope, made);
 CREATE INDEX entries_ends ON entries (ends);
 CREATE TABLE leases (
   scope TEXT, slot TEXT, epoch INTEGER, fence INTEGER, token TEXT, ends INTEGER, PRIMARY KEY (scope, slot)
@@ -6658,6 +6675,20 @@ CREATE TABLE labels (
 CREATE TABLE counts (name TEXT PRIMARY KEY, value REAL) WITHOUT ROWID;
 CREATE TABLE origin (format INTEGER, clock TEXT);
 """
+# With these, no step goes through all answers of a scope, or all labels. Files of older versions lack them.
+_INDEXES = (
+    "CREATE INDEX IF NOT EXISTS entries_use ON entries (scope, made, fence, octets)",
+    "CREATE INDEX IF NOT EXISTS labels_ends ON labels (ends)",
+    "DROP INDEX IF EXISTS entries_made",
+)
+_TIDIED_AT_ONCE = 200  # rows of a table: after a weekend, all that was asked on Friday has ended
+_KEYS = {
+    "entries": "scope, slot",
+    "leases": "scope, slot",
+    "generations": "token",
+    "followers": "token, follower",
+    "labels": "label, scope, slot",
+}
 
 
 class SqliteCache:
@@ -6751,6 +6782,7 @@ class SqliteCache:
 
     def release(self, lease: Lease, last: tuple[int, bytes]) -> None:
         with self._writing() as now:
+            self._tidy(now)  # where all answers call tools, none is ever committed
             self._finish(lease, now, last)
 
     def records_after(self, token: str, after: int) -> tuple[bytes, ...]:
@@ -6815,13 +6847,14 @@ class SqliteCache:
         self._link.execute("PRAGMA synchronous = NORMAL")  # a crash of the machine may lose entries, no more
         with self._writing():
             names = [name for (name,) in self._all("SELECT name FROM sqlite_schema WHERE type = 'table'")]
-            if "origin" in names and self._is_ours(clock_name):
-                return
-            for name in names:
-                self._link.execute(f'DROP TABLE "{name}"')
-            for statement in _TABLES.split(";\n"):
+            if "origin" not in names or not self._is_ours(clock_name):
+                for name in names:
+                    self._link.execute(f'DROP TABLE "{name}"')
+                for statement in _TABLES.split(";\n"):
+                    self._link.execute(statement)
+                self._link.execute("INSERT INTO origin VALUES (?, ?)", (SQLITE_FORMAT, clock_name))
+            for statement in _INDEXES:
                 self._link.execute(statement)
-            self._link.execute("INSERT INTO origin VALUES (?, ?)", (SQLITE_FORMAT, clock_name))
 
     def _is_ours(self, clock_name: str) -> bool:
         """Whether the times in the file are on this run of the clock, and the tables of this format."""
@@ -6836,10 +6869,11 @@ class SqliteCache:
         self._link.execute("BEGIN IMMEDIATE")
         try:
             yield self._clock()
+            self._link.execute("COMMIT")
         except BaseException:
-            self._link.execute("ROLLBACK")
+            if self._link.in_transaction:  # a full or failing disk has ended it already
+                self._link.execute("ROLLBACK")
             raise
-        self._link.execute("COMMIT")
 
     def _running(self, slot: Slot, token: str, now: int) -> Running | Lease | None:
         row = self._one(
@@ -6928,17 +6962,18 @@ class SqliteCache:
     def _evict(self, scope: str, quota: Quota) -> None:
         use = self.use_of(scope)
         entries, octets = use.entries, use.octets
-        oldest = self._all("SELECT slot, octets FROM entries WHERE scope = ? ORDER BY made, fence", scope)
-        for slot, size in oldest:
-            if entries <= quota.entries and octets <= quota.octets:
-                return
+        while entries and (entries > quota.entries or octets > quota.octets):
+            slot, size = self._one(
+                "SELECT slot, octets FROM entries WHERE scope = ? ORDER BY made, fence LIMIT 1", scope
+            )
             self._delete_entry(Slot(scope, slot), None)
             entries, octets = entries - 1, octets - size
 
     def _tidy(self, now: int) -> None:
-        """Remove what has ended, in every scope: SQLite has no clock of its own."""
-        for table in ("entries", "leases", "generations", "followers", "labels"):
-            self._link.execute(f"DELETE FROM {table} WHERE ends <= ?", (now,))  # noqa: S608 - a literal
+        """Remove what has ended, in every scope: SQLite has no clock. Of much, a part each time."""
+        for table, key in _KEYS.items():
+            ended = f"SELECT {key} FROM {table} WHERE ends <= ? LIMIT {_TIDIED_AT_ONCE}"  # noqa: S608 - literals
+            self._link.execute(f"DELETE FROM {table} WHERE ({key}) IN ({ended})", (now,))  # noqa: S608 - the same
         for (token,) in self._all("DELETE FROM streams WHERE ends <= ? RETURNING token", now):
             self._link.execute("DELETE FROM records WHERE token = ?", (token,))
 
@@ -7093,15 +7128,15 @@ class SqliteStore:
         try:
             return step(self._current())
         except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY:  # the rest tells where it was met
+            if _store_sqlite__kind_of(error) == sqlite3.SQLITE_BUSY:
                 raise _LockedError from error
-            if error.sqlite_errorcode == sqlite3.SQLITE_FULL:
+            if _store_sqlite__kind_of(error) == sqlite3.SQLITE_FULL:
                 raise StoreFullError(message("the disk of {file} is full", file=self._file)) from error
             raise StoreDownError(
                 message("SQLite failed at {file}: {error}", file=self._file, error=error)
             ) from error
         except sqlite3.DatabaseError as error:
-            if error.sqlite_errorcode in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+            if _store_sqlite__kind_of(error) in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
                 self._start_over()  # it is a cache: an empty one next time
             raise StoreDownError(message("SQLite failed: {error}", error=error)) from error
         except OSError as error:
@@ -7156,6 +7191,11 @@ class SqliteStore:
 
 class _LockedError(Exception):
     """Another process writes."""
+
+
+def _store_sqlite__kind_of(error: sqlite3.Error) -> int:
+    """Its code without the part that tells where it was met, such as in an index."""
+    return error.sqlite_errorcode & 0xFF
 
 
 def _news(
@@ -7540,6 +7580,19 @@ class PipelineValves(PackValves):
     A subclass has a field `code_digest` with the default `CODE_DIGEST`.
     """
 
+    takes_what_it_can: ClassVar[bool] = False  # of what comes next, where no admin could read an error
+
+    def __init__(self, **values: Any) -> None:
+        """Validate the values; of those that `valves.json` holds leave out what is refused."""
+        kind = type(self)
+        is_stored, kind.takes_what_it_can = kind.takes_what_it_can, False
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            if not is_stored:
+                raise
+            super().__init__(**_accepted(values, error, {}))
+
     @classmethod
     def model_json_schema(cls, *form: Any, **more: Any) -> dict[str, Any]:
         """What Open WebUI's page shows: titles and texts in the language of the server's environment."""
@@ -7568,6 +7621,16 @@ class PipelineValves(PackValves):
 def server_language() -> str:
     """What `LC_ALL`, `LC_MESSAGES` or `LANG` names: Open WebUI does not say who looks at a page."""
     return next(filter(None, map(os.getenv, ("LC_ALL", "LC_MESSAGES", "LANG"))), "")
+
+
+def _accepted(
+    values: Mapping[str, Any], error: ValidationError, variables: Mapping[str, str]
+) -> dict[str, Any]:
+    """The values without those that an error is about, which are logged by the names of their variables."""
+    refused = {str(problem["loc"][0]): problem["msg"] for problem in error.errors()}
+    for valve, reason in refused.items():
+        log.error("%s is left out: %s", variables.get(valve, valve), reason)
+    return {valve: value for valve, value in values.items() if valve not in refused}
 
 
 # --- ollama_pack.plugins.pipelines.response_cache_replay ---

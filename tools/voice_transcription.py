@@ -11,7 +11,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/tools/voice_transcription.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Tools`, line 5202, which the server calls.
+# Begin here: `class Tools`, line 5297, which the server calls.
 # The modules that it uses come first:
 #     89  errors                   The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
 #    103  base.translations        The translations of all sentences. GENERATED from locale/ by scripts/package.py.
@@ -19,36 +19,36 @@ version: 0.1.0
 #    336  base.single_flight       What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
 #    359  services.valves          What all valves of the pack have in common: what is refused is told to admins, without what was written.
 #    457  speech.errors            What goes wrong with transcription.
-#    917  speech.languages         The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
-#    994  speech.language          Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
-#   1088  engines.failures         Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   1124  speech.values            What recordings turn into, and what an engine is.
-#   1381  speech.http_answer       What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
-#   1531  speech.pcm               Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
-#   1619  speech.openai_http       Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
-#   1807  speech.recognizer        The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
-#   1946  speech.sentences         Segments of about a sentence, made from words with times.
-#   2000  speech.whisper_model     Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
-#   2186  speech.whisper           Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
-#   2414  services.voice_settings  The valves of voice transcription, for the tool and the routes, and the engine they ask for.
-#   2569  speech.source            Where a recording comes from: bytes, a path or an open file; and how large it may be.
-#   2653  speech.kept              Transcripts of a while ago: the same recording with the same options is not listened to twice.
-#   2742  speech.containers        What the bytes of a file tell that the decoder does not: whether the file ends before it should.
-#   2906  speech.decode            Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
-#   3517  speech.joining           Putting pieces of text together: with spaces where the script has them between words, else without.
-#   3605  speech.script            Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
-#   3681  speech.turns             One recording at a time on this machine's own processors, in turns between users, each with its place.
-#   3949  speech.vad               Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
-#   3999  speech.windows           Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
-#   4146  speech.transcribe        From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
-#   4416  webui.tracing            Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
-#   4454  webui.errors             What goes wrong between the pack and Open WebUI.
-#   4470  webui.voice_files        Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
-#   4571  services.transcribing    Transcribing on behalf of somebody: by the admin's settings, and not twice.
-#   4691  speech.subtitles         Subtitles: lines that fit on a screen, each shown while it is spoken.
-#   4829  speech.formats           A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
-#   4966  services.voice_job       One call of the tool: which recordings, how far it is, what the model gets, and the file for the user.
-#   5184  webui.users              Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
+#    923  speech.languages         The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
+#   1000  speech.language          Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
+#   1094  engines.failures         Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   1130  speech.values            What recordings turn into, and what an engine is.
+#   1395  speech.http_answer       What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
+#   1545  speech.pcm               Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
+#   1633  speech.openai_http       Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
+#   1836  speech.recognizer        The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
+#   1975  speech.sentences         Segments of about a sentence, made from words with times.
+#   2029  speech.whisper_model     Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
+#   2222  speech.whisper           Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
+#   2486  services.voice_settings  The valves of voice transcription, for the tool and the routes, and the engine they ask for.
+#   2642  speech.source            Where a recording comes from: bytes, a path or an open file; and how large it may be.
+#   2726  speech.kept              Transcripts of a while ago: the same recording with the same options is not listened to twice.
+#   2815  speech.containers        What the bytes of a file tell that the decoder does not: whether the file ends before it should.
+#   2980  speech.decode            Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
+#   3607  speech.joining           Putting pieces of text together: with spaces where the script has them between words, else without.
+#   3695  speech.script            Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
+#   3771  speech.turns             One recording at a time on this machine's own processors, in turns between users, each with its place.
+#   4039  speech.vad               Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
+#   4089  speech.windows           Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
+#   4236  speech.transcribe        From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
+#   4513  webui.tracing            Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#   4551  webui.errors             What goes wrong between the pack and Open WebUI.
+#   4567  webui.voice_files        Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
+#   4668  services.transcribing    Transcribing on behalf of somebody: by the admin's settings, and not twice.
+#   4788  speech.subtitles         Subtitles: lines that fit on a screen, each shown while it is spoken.
+#   4926  speech.formats           A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
+#   5063  services.voice_job       One call of the tool: which recordings, how far it is, what the model gets, and the file for the user.
+#   5279  webui.users              Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
 
 import asyncio
 import hashlib
@@ -818,25 +818,31 @@ class SpeechServerTimeoutError(SpeechServerError):
 
 
 class SpeechServerBusyError(SpeechServerError):
-    """The server asks for patience, and has not taken the recording after some tries either."""
+    """The server asks for patience, and has not taken the recording after some tries either.
 
-    def __init__(self, server: str, status: int, said: str) -> None:
+    Attributes:
+        retry_seconds: after which it wants to be asked again; None: it does not say.
+    """
+
+    def __init__(self, server: str, status: int, said: str, retry_seconds: float | None = None) -> None:
         super().__init__(
             server,
             message("is busy (status {status}): try again later", status=status),
             status=status,
             said=said,
         )
+        self.retry_seconds = retry_seconds
 
 
 class SpeechServerKeyError(SpeechServerError):
     """The server wants another key."""
 
-    def __init__(self, server: str, status: int) -> None:
+    def __init__(self, server: str, status: int, said: str) -> None:
         super().__init__(
             server,
             message("does not accept the key (status {status}): check `api_key`", status=status),
             status=status,
+            said=said,
         )
 
 
@@ -1219,6 +1225,14 @@ class SpeechSegment:
     compression: float | None = None
     temperature: float = 0.0
     tokens: tuple[int, ...] = ()
+
+    def later(self, seconds: float) -> "SpeechSegment":
+        """The same where its window begins so much later."""
+        start, end = self.start + seconds, self.end + seconds
+        words = tuple(
+            replace(word, start=word.start + seconds, end=word.end + seconds) for word in self.words
+        )
+        return replace(self, start=start, end=max(start, end), words=words)
 
 
 @dataclass(frozen=True, slots=True)
@@ -1630,6 +1644,7 @@ _FORMAT_REFUSED = frozenset({400, 415, 422})
 _KEY_REFUSED = frozenset({401, 403})
 _BUSY_STATUS = frozenset({429, 503})
 _TOO_LARGE = 413
+_FAULTS = 500  # and above: the server's own
 
 
 @dataclass(frozen=True, slots=True)
@@ -1642,7 +1657,7 @@ class SpeechServer:
         api_key: sent in the `Authorization` header; empty: none is sent.
         connect_seconds: until there is a connection.
         answer_seconds: for the text of one window.
-        tries: of a window, when the server is busy.
+        tries: of a window, when the server is busy; twice as many once it has answered.
         max_wait_seconds: between two tries, whatever the server asks for.
         parallel: windows at the same time.
         window_seconds: the longest window.
@@ -1682,6 +1697,7 @@ class OpenAIHTTPEngine:
         self._session = session
         self._where = node_name(server.url)
         self._verbose = True  # until the server refuses it
+        self._has_answered = False
 
     async def be_ready(self, language: LanguageTag | None) -> None:
         """See `SpeechEngine`. The server knows its languages, and says so."""
@@ -1719,18 +1735,32 @@ class OpenAIHTTPEngine:
         return answer
 
     async def _ask_patiently(self, audio: bytes, fields: list[tuple[str, str]]) -> bytes:
-        for _ in range(self._server.tries - 1):
-            wait = await self._post(audio, fields)
-            if isinstance(wait, bytes):
-                return wait
-            await asyncio.sleep(min(wait, self._server.max_wait_seconds))
-        answer = await self._post(audio, fields, is_last=True)
-        return answer if isinstance(answer, bytes) else b""
+        """Ask a busy server again, and one that has answered when it fails: a hiccup loses no hours."""
+        tried = 0
+        while True:
+            try:
+                answer = await self._post(audio, fields)
+            except SpeechServerError as error:
+                tried += 1
+                if tried >= self._server.tries * (2 if self._has_answered else 1) or not self._may_pass(
+                    error
+                ):
+                    raise
+                asked = error.retry_seconds if isinstance(error, SpeechServerBusyError) else None
+                wait = 2.0 ** (tried - 1) if asked is None else asked
+                await asyncio.sleep(min(wait, self._server.max_wait_seconds))
+            else:
+                self._has_answered = True
+                return answer
 
-    async def _post(
-        self, audio: bytes, fields: list[tuple[str, str]], *, is_last: bool = False
-    ) -> bytes | float:
-        """The answer; or how many seconds to wait, when the server is busy and this is not the last try."""
+    def _may_pass(self, error: SpeechServerError) -> bool:
+        """Whether the same may go well in a moment. A server that has never answered is set up wrong."""
+        if isinstance(error, SpeechServerBusyError):
+            return True
+        is_fault = isinstance(error, SpeechServerFaultError) and (error.status or _FAULTS) >= _FAULTS
+        return self._has_answered and (is_fault or isinstance(error, SpeechServerUnreachableError))
+
+    async def _post(self, audio: bytes, fields: list[tuple[str, str]]) -> bytes:
         form = aiohttp.FormData(fields)
         form.add_field("file", audio, filename="audio.wav", content_type="audio/wav")
         try:
@@ -1747,9 +1777,7 @@ class OpenAIHTTPEngine:
                 answer = await self._read(response)
                 if response.status == _OK:
                     return answer
-                if response.status in _BUSY_STATUS and not is_last:
-                    return _retry_seconds(response.headers.get("Retry-After", ""))
-                raise self._status_error(response.status, answer, len(audio))
+                raise self._status_error(response, answer, len(audio))
         except aiohttp.ServerTimeoutError as error:
             raise SpeechServerTimeoutError(self._where, self._server.connect_seconds) from error
         except TimeoutError as error:
@@ -1779,16 +1807,17 @@ class OpenAIHTTPEngine:
             raise SpeechServerFaultError(self._where, reason, status=response.status)
         return answer
 
-    def _status_error(self, status: int, answer: bytes, sent: int) -> SpeechServerError:
-        said = said_in(answer)
+    def _status_error(self, response: aiohttp.ClientResponse, answer: bytes, sent: int) -> SpeechServerError:
+        status, said = response.status, said_in(answer)
         if key := self._server.api_key:
             said = said.replace(key, "…")  # some servers repeat it
         if status in _KEY_REFUSED:
-            return SpeechServerKeyError(self._where, status)
+            return SpeechServerKeyError(self._where, status, said)
         if status == _TOO_LARGE:
             return SpeechServerTooLargeError(self._where, sent)
         if status in _BUSY_STATUS:
-            return SpeechServerBusyError(self._where, status, said)
+            wait = _retry_seconds(response.headers.get("Retry-After", ""))
+            return SpeechServerBusyError(self._where, status, said, wait)
         if status in _REFUSED:
             return SpeechServerRefusedError(self._where, status, said)
         return SpeechServerFaultError(
@@ -1796,12 +1825,12 @@ class OpenAIHTTPEngine:
         )
 
 
-def _retry_seconds(header: str) -> float:
-    """What `Retry-After` says in seconds; a second where it says nothing, or a date."""
+def _retry_seconds(header: str) -> float | None:
+    """What `Retry-After` says in seconds; None where it says nothing, or a date."""
     try:
         return max(0.0, float(header))
     except ValueError:
-        return 1.0
+        return None
 
 
 # --- ollama_pack.speech.recognizer ---
@@ -2000,6 +2029,8 @@ def _mean(probabilities: Iterable[float | None]) -> float | None:
 # --- ollama_pack.speech.whisper_model ---
 # Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
 
+log = logging.getLogger(__name__)
+
 WEIGHTS = "model.bin"
 
 
@@ -2091,6 +2122,7 @@ def _from_hub(model: str, cache: Path | None, *, download: bool) -> Path | None:
     """From Hugging Face's cache, or from the site itself. None: it is not there, or cannot be reached."""
     try:
         from faster_whisper.utils import available_models, download_model  # noqa: PLC0415 - see `Samples`
+        from huggingface_hub.utils import HfHubHTTPError  # noqa: PLC0415
     except ImportError as error:
         raise SpeechDependencyError("faster_whisper", "faster-whisper") from error
     if model not in available_models() and model.count("/") != 1:
@@ -2099,7 +2131,11 @@ def _from_hub(model: str, cache: Path | None, *, download: bool) -> Path | None:
         found = download_model(
             model, local_files_only=not download, cache_dir=None if cache is None else str(cache)
         )
-    except (OSError, ValueError):  # not there, no network, no such repository: all of them derive of these
+    except (OSError, ValueError, *HfHubHTTPError.__bases__) as error:
+        # Not there, no network, no such repository: the first two. A download that breaks off is an error of
+        # the hub's HTTP client, which each generation has another of, and from which the hub's own derive.
+        if download:
+            log.warning("the model %s could not be downloaded: %s", model, error)
         return None
     folder = Path(found)
     return folder if (folder / WEIGHTS).is_file() else None
@@ -2193,6 +2229,8 @@ MAX_WORKERS = 2
 MAX_COMPRESSION = 2.4
 MIN_LOG_PROBABILITY = -1.0
 MAX_NO_SPEECH = 0.6
+PROMPT_TOKENS = 3  # by which a long prompt lowers the number of tokens that Whisper writes at once
+MIN_HALVED = 6.0  # seconds: a shorter window stays as it is
 SHORTER = 0.8  # a second try that ends earlier than this share of the first has dropped what was said
 
 
@@ -2237,12 +2275,14 @@ class FasterWhisperEngine:
         self.parallel = settings.shape[0] + 1  # one more waits, so that no worker does
         self._settings = settings
         self._loaded: Any = None
+        self._can_detect = False  # a model for English alone refuses to
         self._pool = process_wide("pool", lambda: ThreadPoolExecutor(MAX_WORKERS, "ollama-pack-speech"))
 
     async def be_ready(self, language: LanguageTag | None) -> None:
         """See `SpeechEngine`."""
         self._loaded = await self._in_pool(load_whisper, self._settings)
         known = _languages(self._loaded)
+        self._can_detect = len(known) > 1
         if language and language.code not in known:
             remedy = message("choose a model without `.en`, or for Cantonese large-v3")
             raise SpeechLanguageError(self.name, language.text, known, remedy)
@@ -2250,7 +2290,7 @@ class FasterWhisperEngine:
     async def transcribe(self, window: SpeechWindow, request: EngineRequest) -> Heard:
         """See `SpeechEngine`. A worker ends the pass that it is in, and begins no other."""
         stop = threading.Event()
-        check = request.check_language and request.language is not None
+        check = request.check_language and request.language is not None and self._can_detect
         try:
             if not check:
                 heard: Heard = await self._in_pool(self._heard, window, request, stop)
@@ -2272,13 +2312,37 @@ class FasterWhisperEngine:
         return language, float(probability)
 
     def _heard(self, window: SpeechWindow, request: EngineRequest, stop: threading.Event) -> Heard:
-        first = self._pass(window, request)
-        if stop.is_set() or not any(map(_is_loop, first.segments)):
-            return _in_sentences(first, words=request.words)
-        # Whisper is stuck. Its own remedy is to draw the next words at random; to forbid the repetition gets
-        # it out as well, and gives the same text each time. Once is enough.
-        again = self._pass(window, request, no_repeat_ngram_size=3, repetition_penalty=1.1)
-        return _in_sentences(again if _is_better(again, first) else first, words=request.words)
+        return _in_sentences(self._text_of(window, request, stop), words=request.words)
+
+    def _text_of(self, window: SpeechWindow, request: EngineRequest, stop: threading.Event) -> Heard:
+        found = self._pass(window, request)
+        if not stop.is_set() and any(map(_is_loop, found.segments)):
+            # Whisper is stuck. Its own remedy is to draw the next words at random; to forbid the repetition
+            # gets it out as well, and gives the same text each time. Once is enough.
+            again = self._pass(window, request, no_repeat_ngram_size=3, repetition_penalty=1.1)
+            found = again if _is_better(again, found) else found
+        most = self._loaded.max_length // 2 - PROMPT_TOKENS
+        is_cut = any(len(segment.tokens) >= most and not _is_loop(segment) for segment in found.segments)
+        if is_cut and window.seconds >= MIN_HALVED and not stop.is_set():
+            return self._in_halves(window, request, found, stop)
+        return found
+
+    def _in_halves(
+        self, window: SpeechWindow, request: EngineRequest, first: Heard, stop: threading.Event
+    ) -> Heard:
+        """The text of a window that has more of it than Whisper writes at once: it leaves out the end.
+
+        It writes 224 tokens. That is a minute of English, half of one of fast Mandarin, and seven seconds of
+        Georgian, of which each letter takes two or three.
+        """
+        language = request.language or LanguageTag(first.language or "en", first.language or "en")
+        request = replace(request, language=language)
+        found: list[SpeechSegment] = []
+        middle = _quiet_middle(window.samples)
+        for begin, samples in ((0, window.samples[:middle]), (middle, window.samples[middle:])):
+            half = SpeechWindow(begin / SAMPLE_RATE, samples)
+            found += (segment.later(half.start) for segment in self._text_of(half, request, stop).segments)
+        return replace(first, segments=tuple(found))
 
     def _pass(self, window: SpeechWindow, request: EngineRequest, **more: Any) -> Heard:
         """One pass over a window, as one segment.
@@ -2392,6 +2456,14 @@ def _segment(found: Any, seconds: float) -> SpeechSegment:
         temperature=float(found.temperature or 0.0),
         tokens=tuple(found.tokens),
     )
+
+
+def _quiet_middle(samples: Samples) -> int:
+    """Where to cut a window: in the quietest tenth of a second of its middle third."""
+    step = SAMPLE_RATE // 10
+    third = len(samples) // 3 // step * step
+    pieces = samples[third : 2 * third].reshape(-1, step)
+    return int(third + (pieces**2).sum(axis=1).argmin() * step + step // 2)
 
 
 def _is_loop(segment: SpeechSegment) -> bool:
@@ -2551,7 +2623,8 @@ class VoiceSettings(PackValves):
         """
         if self.engine == OPENAI_HTTP:
             server = SpeechServer(self.base_url, self.model_name, self.api_key)
-            async with aiohttp.ClientSession() as session:
+            # Through the proxy of the environment, as Open WebUI's own connections and the router's.
+            async with aiohttp.ClientSession(trust_env=True) as session:
                 yield OpenAIHTTPEngine(server, session)
         elif self.engine == RECOGNIZER:
             yield self._recognizer()
@@ -2760,6 +2833,7 @@ _ASF_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
 _BOX_HEADER = 8  # bytes: four of size, four of type
 _MAX_BOXES = 100_000  # that are looked at: a fragment a second for a day has twice as many
 _LEAST_BOX = 32  # bytes on average: the smallest fragment and its sound have more
+_RIFF_SLACK = 8  # bytes: recorders count the head of the file, which is 8, or an even size, into the size
 _RIFF_UNKNOWN = 0x7FFF_0000  # bytes: a recorder that could not go back to fill in the size left this or more
 
 
@@ -2772,7 +2846,7 @@ def is_cut_off(file: BinaryIO, size: int, container: str) -> bool:
         container: name of the decoder's format.
     """
     if container == "wav":
-        return size < _riff_end(file)
+        return size + _RIFF_SLACK < _riff_end(file)
     if container == "asf":
         return size < _asf_end(file)
     if container == "ogg":
@@ -2977,9 +3051,22 @@ class DecodedAudio:
         self._tracks = _usable_tracks(self._container)
         self._stopped = False
         self._begin(self._tracks[0])
-        claimed = self.total
-        if claimed is not None and limit < claimed <= size / MIN_BYTES_A_SECOND:
+        claimed = self.total or 0.0
+        if limit < claimed <= size / MIN_BYTES_A_SECOND and (told or self._counts_more_than(limit)):
             raise AudioTooLongError(limit, claimed)
+
+    def _counts_more_than(self, limit: float) -> bool:
+        """Whether its packets last longer, which takes seconds. If not, it begins once more.
+
+        A length that is guessed by the bit rate of the beginning is many times too long where that is silent.
+        """
+        counted = 0.0
+        for packet in self._packets():
+            counted += float((packet.duration or 0) * (packet.time_base or 0))
+            if counted > limit:
+                return True
+        self._reopen(self._track)
+        return False
 
     def _begin(self, track: int) -> None:
         """Start with a track, from its beginning."""
@@ -3489,8 +3576,11 @@ def _header_seconds(container: Any, stream: Any, origin: float) -> float | None:
 
     FFmpeg gives a track that does not say it the length of the whole file, which may have longer ones.
     """
+    from av.stream import Disposition  # noqa: PLC0415 - see `_opened`
+
     whole = container.duration / 1_000_000 if container.duration else 0.0
-    name, is_alone = container.format.name.partition(",")[0], len(container.streams) == 1
+    lasting = [found for found in container.streams if not found.disposition & Disposition.attached_pic]
+    name, is_alone = container.format.name.partition(",")[0], len(lasting) == 1  # a cover has no length
     own = float(stream.duration * stream.time_base) if stream.duration and stream.time_base else 0.0
     start = float(stream.start_time * stream.time_base) if stream.start_time and stream.time_base else 0.0
     if said := _clock_seconds(str(stream.metadata.get("DURATION", ""))):
@@ -4147,6 +4237,7 @@ def windows_and_pauses(
 # From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
 
 SURE_OF_LANGUAGE = 0.5  # Whisper's own threshold: from here on it is the language of the whole recording
+MIN_LANGUAGE_SECONDS = 15.0  # of speech in it, too: a greeting does not decide on an hour in another language
 SURE_OF_ANOTHER = 0.8  # from here on the reader is told that it is another language than was asked for
 MIN_CHECK_SECONDS = 5.0  # a shorter piece tells too little of the language to contradict the user
 
@@ -4292,7 +4383,8 @@ class _Transcription:
         if tag and self._convert is None:
             prompt = joined_text((script_prompt(tag), prompt))
         self._request = EngineRequest(tag, prompt, options.words)
-        self._heard = Heard(())  # the language that was heard most surely so far
+        self._spoken: dict[str, float] = {}  # language that was heard → seconds of speech in it, where sure
+        self._sure: dict[str, float] = {}  # and how sure the engine was of it at best
         self._segments: list[SpeechSegment] = []
         self._odd = 0
 
@@ -4337,11 +4429,8 @@ class _Transcription:
 
     async def _add(self, window: SpeechWindow, heard: Heard) -> None:
         self._odd += heard.odd
-        surer = heard.language_probability > self._heard.language_probability
-        if heard.language and (surer or self._heard.language is None):
-            self._heard = heard
-        if self._request.language is None and heard.language_probability >= SURE_OF_LANGUAGE:
-            self._request = replace(self._request, language=_tag_of(heard.language))
+        if heard.language:
+            self._note_language(heard.language, heard.language_probability, window.seconds)
         added = [self._absolute(segment, window) for segment in heard.segments if segment.text.strip()]
         self._segments += added
         done = window.start + window.seconds
@@ -4350,15 +4439,22 @@ class _Transcription:
             SpeechProgress("transcribing", seconds=done, total=self._recording.audio.total, text=text)
         )
 
+    def _note_language(self, code: str, probability: float, seconds: float) -> None:
+        """Of which language how much was heard; once it is enough, it is the language of all that follows."""
+        is_sure = probability >= SURE_OF_LANGUAGE
+        self._spoken[code] = self._spoken.get(code, 0.0) + (seconds if is_sure else 0.0)
+        self._sure[code] = max(self._sure.get(code, 0.0), probability)
+        if self._request.language is None and self._spoken[code] >= MIN_LANGUAGE_SECONDS:
+            self._request = replace(self._request, language=_tag_of(code))
+
+    def _language(self) -> tuple[str | None, float]:
+        """The language that was heard the longest, and how sure the engine is; None: it names none."""
+        code = max(self._spoken, key=lambda code: (self._spoken[code], self._sure[code]), default=None)
+        return code, self._sure.get(code or "", 0.0)
+
     def _absolute(self, segment: SpeechSegment, window: SpeechWindow) -> SpeechSegment:
         """A segment with times from the beginning of the recording, in the script that was asked for."""
-
-        def shifted(word: SpokenWord) -> SpokenWord:
-            return replace(word, start=word.start + window.start, end=word.end + window.start)
-
-        start, end = segment.start + window.start, segment.end + window.start
-        words = tuple(map(shifted, segment.words))
-        found = replace(segment, start=start, end=max(start, end), words=words)
+        found = segment.later(window.start)
         return converted(found, self._convert) if self._convert else found
 
     def transcript(self) -> Transcript:
@@ -4371,7 +4467,8 @@ class _Transcription:
         if not self._segments:
             raise NoSpeechError(audio.seconds, audio.other_tracks)
         asked = self._tag
-        language = asked.text if asked else bcp47_code(self._heard.language or UNKNOWN_LANGUAGE)
+        heard, sure = self._language()
+        language = asked.text if asked else bcp47_code(heard or UNKNOWN_LANGUAGE)
         return Transcript(
             text=joined_text(segment.text for segment in self._segments),
             language=language,
@@ -4379,7 +4476,7 @@ class _Transcription:
             segments=tuple(self._segments),
             engine=self._engine.name,
             model=self._engine.model,
-            language_probability=None if asked else self._heard.language_probability,
+            language_probability=None if asked else sure,
             notes=(*audio.notes, *self._notes()),
         )
 
@@ -4393,7 +4490,7 @@ class _Transcription:
             return
         if self._convert is None:
             yield missing_converter(self._tag)
-        heard, sure = self._heard.language, self._heard.language_probability
+        heard, sure = self._language()
         if heard and sure >= SURE_OF_ANOTHER and disagree(self._tag, heard):
             text = message(
                 "The recording seems to be in {heard} ({sure:.0%} sure), but {tag} was asked for.",
@@ -4404,9 +4501,9 @@ class _Transcription:
             yield SpeechNote("language", text)
 
 
-def _tag_of(code: str | None) -> LanguageTag | None:
+def _tag_of(code: str) -> LanguageTag:
     """A detected language. Of Chinese the script is not known: it stays as the engine writes it."""
-    return LanguageTag(code, bcp47_code(code)) if code else None
+    return LanguageTag(code, bcp47_code(code))
 
 
 async def _no_progress(progress: SpeechProgress) -> None:
@@ -4965,8 +5062,6 @@ def _vtt_text(lines: tuple[str, ...]) -> str:
 
 # --- ollama_pack.services.voice_job ---
 # One call of the tool: which recordings, how far it is, what the model gets, and the file for the user.
-
-log = logging.getLogger(__name__)
 
 MODEL_CHARACTERS = 16_000  # of all transcripts of a call for the model: about 4,000 tokens of English
 SHOWN_CHARACTERS = 80  # of the text that was heard last, in a status line

@@ -247,6 +247,7 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "Redis failed: {error}": "Redis 出错：{error}",
         "Redis is at its maxmemory": "Redis 已达到 maxmemory",
         "Redis of {plugin}": "{plugin} 的 Redis",
+        "Redis takes no writes: {error}": "Redis 拒绝写入：{error}",
         "Repeats earlier answers of gpu_router. Not a model to chat with.": "返回 gpu_router 以前生成过的回答，不能作为聊天模型使用。",
         "Requests a minute": "每分钟请求数",
         "Requests at the node.": "节点正在处理的请求数。",
