@@ -112,15 +112,15 @@ version: 0.1.0
 #  16572  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
 #  16690  services.valves                What all valves of the pack have in common: what is refused is told to admins, without what was written.
 #  16788  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
-#  16901  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#  17287  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#  17345  aliases.published              Which names of a table can be published as models, and what answers for them.
-#  17381  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  17499  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  17624  services.router_valves         The valves of the router, wherever it runs.
-#  17778  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  17892  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  18153  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#  16892  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#  17278  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#  17336  aliases.published              Which names of a table can be published as models, and what answers for them.
+#  17372  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  17490  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  17615  services.router_valves         The valves of the router, wherever it runs.
+#  17769  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  17883  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  18144  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
 
 import asyncio
 import base64
@@ -16807,19 +16807,6 @@ class PipelineValves(PackValves):
     A subclass has a field `code_digest` with the default `CODE_DIGEST`.
     """
 
-    takes_what_it_can: ClassVar[bool] = False  # of what comes next, where no admin could read an error
-
-    def __init__(self, **values: Any) -> None:
-        """Validate the values; of those that `valves.json` holds leave out what is refused."""
-        kind = type(self)
-        is_stored, kind.takes_what_it_can = kind.takes_what_it_can, False
-        try:
-            super().__init__(**values)
-        except ValidationError as error:
-            if not is_stored:
-                raise
-            super().__init__(**_accepted(values, error, {}))
-
     @classmethod
     def model_json_schema(cls, *form: Any, **more: Any) -> dict[str, Any]:
         """What Open WebUI's page shows: titles and texts in the language of the server's environment."""
@@ -16868,34 +16855,38 @@ def starting_valves(
     """Valves as the environment has them, until some are saved.
 
     A value that the valve refuses is logged and left out: an error here would make the server move the
-    file out of its folder. The server makes valves once more of these and of `valves.json`. That may be older
-    than the code, or written by hand, and an error would end the server with all of its pipelines.
+    file out of its folder. Of these valves the server makes others, with what `valves.json` says. That may be
+    older than the code, or written by hand, and an error would end the server with all of its pipelines: such
+    a value is left out as well. What is saved later is refused where it is wrong.
 
     Args:
         kind: the valves.
         variables: name of a valve → name of the variable that it begins with.
         given: value of a valve that another variable stands for, where its own says nothing.
     """
+
+    class StartingValves(kind):  # type: ignore[misc, valid-type] # mypy takes no variable as a base
+        def __new__(cls, **stored: Any) -> PipelineValves:  # type: ignore[misc] # of its base, once and for all
+            return _accepted(kind, stored, {})
+
     values = {
         **(given or {}),
         **{valve: os.environ[name] for valve, name in variables.items() if os.getenv(name)},
     }
-    try:
-        valves = kind(**values)
-    except ValidationError as error:
-        valves = kind(**_accepted(values, error, variables))
-    kind.takes_what_it_can = True
+    valves = _accepted(kind, values, variables)
+    object.__setattr__(valves, "__class__", StartingValves)
     return valves
 
 
-def _accepted(
-    values: Mapping[str, Any], error: ValidationError, variables: Mapping[str, str]
-) -> dict[str, Any]:
-    """The values without those that an error is about, which are logged by the names of their variables."""
-    refused = {str(problem["loc"][0]): problem["msg"] for problem in error.errors()}
+def _accepted(kind: type[_V], values: Mapping[str, Any], variables: Mapping[str, str]) -> _V:
+    """Valves of the values that they do not refuse; the others are logged by the names of their variables."""
+    try:
+        return kind(**values)
+    except ValidationError as error:
+        refused = {str(problem["loc"][0]): problem["msg"] for problem in error.errors()}
     for valve, reason in refused.items():
         log.error("%s is left out: %s", variables.get(valve, valve), reason)
-    return {valve: value for valve, value in values.items() if valve not in refused}
+    return kind(**{valve: value for valve, value in values.items() if valve not in refused})
 
 
 # --- ollama_pack.aliases.table ---

@@ -99,7 +99,7 @@ from pathlib import Path
 from random import SystemRandom
 from secrets import token_hex
 from types import ModuleType
-from typing import Any, ClassVar, Generic, Literal, NamedTuple, Protocol, Self, TypeVar
+from typing import Any, Generic, Literal, NamedTuple, Protocol, Self, TypeVar
 from urllib.parse import quote, unquote, unquote_to_bytes, urlsplit
 from uuid import uuid4
 
@@ -7580,19 +7580,6 @@ class PipelineValves(PackValves):
     A subclass has a field `code_digest` with the default `CODE_DIGEST`.
     """
 
-    takes_what_it_can: ClassVar[bool] = False  # of what comes next, where no admin could read an error
-
-    def __init__(self, **values: Any) -> None:
-        """Validate the values; of those that `valves.json` holds leave out what is refused."""
-        kind = type(self)
-        is_stored, kind.takes_what_it_can = kind.takes_what_it_can, False
-        try:
-            super().__init__(**values)
-        except ValidationError as error:
-            if not is_stored:
-                raise
-            super().__init__(**_accepted(values, error, {}))
-
     @classmethod
     def model_json_schema(cls, *form: Any, **more: Any) -> dict[str, Any]:
         """What Open WebUI's page shows: titles and texts in the language of the server's environment."""
@@ -7621,16 +7608,6 @@ class PipelineValves(PackValves):
 def server_language() -> str:
     """What `LC_ALL`, `LC_MESSAGES` or `LANG` names: Open WebUI does not say who looks at a page."""
     return next(filter(None, map(os.getenv, ("LC_ALL", "LC_MESSAGES", "LANG"))), "")
-
-
-def _accepted(
-    values: Mapping[str, Any], error: ValidationError, variables: Mapping[str, str]
-) -> dict[str, Any]:
-    """The values without those that an error is about, which are logged by the names of their variables."""
-    refused = {str(problem["loc"][0]): problem["msg"] for problem in error.errors()}
-    for valve, reason in refused.items():
-        log.error("%s is left out: %s", variables.get(valve, valve), reason)
-    return {valve: value for valve, value in values.items() if valve not in refused}
 
 
 # --- ollama_pack.plugins.pipelines.response_cache_replay ---
