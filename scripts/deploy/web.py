@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urljoin
 
 import requests
 import urllib3
@@ -27,12 +28,14 @@ class Answer:
     """What a server answered.
 
     Attributes:
+        url: that was asked.
         status: the HTTP status.
         reason: its words.
         headers: by name, in any case.
         body: at most `MAX_BYTES`; of an error the beginning.
     """
 
+    url: str
     status: int
     reason: str
     headers: Mapping[str, str]
@@ -131,7 +134,7 @@ def _answer(method: str, url: str, auth: Bearer, seconds: float, request: dict[s
             if encoding.strip().lower() not in {"", "identity"}:
                 raise UnreachableError(message("its answer is compressed, which was not asked for"))
             body = _body(answer, MAX_BYTES if answer.ok else MAX_ERROR_BYTES)
-            return Answer(answer.status_code, plain(answer.reason or ""), answer.headers, body)
+            return Answer(url, answer.status_code, plain(answer.reason or ""), answer.headers, body)
 
 
 def _body(answer: requests.Response, limit: int) -> bytes:
@@ -158,6 +161,17 @@ def _cause(error: Exception, seconds: float) -> str:
     return plain(re.sub(r"^\[Errno -?\d+\] ", "", words), 200) or type(error).__name__
 
 
-def sends_on(answer: Answer, path: str = "") -> str:
-    """Where a redirect leads, less the path that was asked for."""
-    return shown_address(answer.redirection.removesuffix(path))
+def sends_on(answer: Answer, path: str = "") -> tuple[str, bool]:
+    """Where a redirect leads, less a path that is the same there, and whether it is the same."""
+    target = urljoin(answer.url, re.split(r"[?#]", answer.redirection, maxsplit=1)[0])
+    is_same_page = target.endswith(path)
+    return shown_address(target.removesuffix(path)), is_same_page
+
+
+def login_page(name: str) -> str:
+    """What to do where a redirect leads to another page."""
+    return message(
+        "it seems to be the login page of something in front of {name}. Give an address that reaches {name} "
+        "itself, or let requests to its API pass there",
+        name=name,
+    )

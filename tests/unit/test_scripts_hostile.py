@@ -195,6 +195,44 @@ def test_the_token_does_not_follow_a_redirect(
         assert thief.heads == []
 
 
+@pytest.mark.parametrize(
+    ("location", "advice"),
+    [
+        (
+            "https://chat.example/{path}",
+            "sends us on to https://chat.example: give that as Open WebUI's address",
+        ),
+        (
+            "//chat.example/{path}?a=b",
+            "sends us on to http://chat.example: give that as Open WebUI's address",
+        ),
+        (
+            "https://sso.example/login?rd=%2F{path}",
+            "sends us on to https://sso.example/login: it seems to be",
+        ),
+        (
+            "/oauth2/sign_in",
+            "/oauth2/sign_in: it seems to be the login page of something in front of Open WebUI",
+        ),
+    ],
+)
+def test_a_login_page_in_front(
+    location: str,
+    advice: str,
+    asked: Callable[[HostileServer], str],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Would catch the advice to give the address of a login page as Open WebUI's."""
+
+    def sent(_: str, path: str) -> Answer:
+        return http_answer(b"", "302 Found", Location=location.format(path=path.removeprefix("/")))
+
+    with HostileServer(sent) as server:
+        status, text = run(upload.main, [asked(server), "--dry-run"], capsys)
+        assert status == 1
+        assert advice in text
+
+
 GRANTS = [{"principal_type": "user", "principal_id": "*", "permission": "read"}]
 MARK = {"kind": "base", "id": "llama3:8b", "by": "ollama_pack_events", "grants": GRANTS}
 ROW: dict[str, Any] = {
