@@ -239,7 +239,9 @@ def _speech_server(base_url: str, key: str) -> Finding:
     try:
         answer = fetch("GET", url, key=key, seconds=TIMEOUT_SECONDS)
     except UnreachableError as error:
-        remedy = message("start it, correct `voice.base_url`, or look from a machine that reaches it")
+        remedy = error.remedy or message(
+            "start it, correct `voice.base_url`, or look from a machine that reaches it"
+        )
         return Finding(
             message("speech server"),
             "wrong",
@@ -416,7 +418,9 @@ def _node(node: Endpoint) -> Finding:
         else:
             version = message("{count} models", count=asyncio.run(_models_at(row)))
     except (UnreachableError, ValueError) as error:
-        remedy = message("start it, correct its address in pack.yaml, or look from a machine that reaches it")
+        remedy = getattr(error, "remedy", "") or message(
+            "start it, correct its address in pack.yaml, or look from a machine that reaches it"
+        )
         return Finding(
             name,
             "wrong",

@@ -117,10 +117,11 @@ class HttpApi:
         except UnreachableError as error:
             raise UnreachableError(
                 message(
-                    "{name} does not answer at {url} ({error}): is it running, and is the address right?",
+                    "{name} does not answer at {url} ({error}): {advice}",
                     name=self.name,
                     url=self.url,
                     error=error,
+                    advice=error.remedy or message("is it running, and is the address right?"),
                 )
             ) from None
         if answer.redirection:  # followed, it would make a GET of a POST, or take the key to another host

@@ -3,6 +3,7 @@
 import json
 import queue
 import re
+import ssl
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ MAX_BYTES = 64 * 2**20  # a list of a thousand models, each with a picture
 MAX_ERROR_BYTES = 64 * 2**10
 MAX_PARTS = 3_000_000  # commas and brackets of JSON: each stands for an object in memory
 _CHUNK = 64 * 2**10
+# OpenSSL's codes for a certificate that is signed by itself or by somebody whom this machine does not know.
+_UNKNOWN_AUTHORITY = {18, 19, 20, 21}
 _OK, _MULTIPLE_CHOICES, _BAD_REQUEST = 200, 300, 400
 
 
@@ -95,10 +98,10 @@ def fetch(method: str, url: str, *, key: str = "", seconds: float | None = None,
         UnreachableError: no whole answer came in time, or it was too long. The text is the reason alone.
     """
     limit = TIMEOUT_SECONDS if seconds is None else seconds
-    return _within(limit, lambda: _answer(method, url, Bearer(key), limit, request))
+    return _within(limit, url, lambda: _answer(method, url, Bearer(key), limit, request))
 
 
-def _within(seconds: float, work: Callable[[], Answer]) -> Answer:
+def _within(seconds: float, url: str, work: Callable[[], Answer]) -> Answer:
     """The result of some work, waited for in another thread: the HTTP library limits only each silence."""
     done: queue.SimpleQueue[Answer | Exception] = queue.SimpleQueue()
 
@@ -118,7 +121,9 @@ def _within(seconds: float, work: Callable[[], Answer]) -> Answer:
     if isinstance(result, UnreachableError):
         raise result
     if isinstance(result, OSError | ValueError | urllib3.exceptions.HTTPError):  # of requests too
-        raise UnreachableError(_cause(result, seconds)) from None  # the library's words may show the key
+        raise UnreachableError(
+            *_cause(result, seconds, url)
+        ) from None  # the library's words may show the key
     raise result
 
 
@@ -148,17 +153,49 @@ def _body(answer: requests.Response, limit: int) -> bytes:
     return bytes(body)
 
 
-def _cause(error: Exception, seconds: float) -> str:
-    """The innermost reason of a failed request: `Connection refused` rather than a pool's report."""
-    match error:
-        case requests.Timeout() | urllib3.exceptions.TimeoutError():
-            return message("no answer within {seconds:g} s", seconds=seconds)
-        case requests.exceptions.InvalidURL() | UnicodeError():
-            return message("it is not a valid address")
-        case requests.exceptions.InvalidHeader():
-            return message("the token or key cannot be sent")
-    words = str(error.args[0] if error.args else error).rsplit(": ", maxsplit=1)[-1].strip("')>\"")
-    return plain(re.sub(r"^\[Errno -?\d+\] ", "", words), 200) or type(error).__name__
+def _cause(error: Exception, seconds: float, url: str) -> tuple[str, str]:
+    """Why a request failed, and what to do about it where that is known."""
+    innermost = _innermost(error)
+    reason, remedy = _words(innermost), ""
+    match error, innermost:
+        case requests.Timeout() | urllib3.exceptions.TimeoutError(), _:
+            reason = message("no answer within {seconds:g} s", seconds=seconds)
+        case requests.exceptions.InvalidURL() | UnicodeError(), _:
+            reason = message("it is not a valid address")
+        case requests.exceptions.InvalidHeader(), _:
+            reason = message("the token or key cannot be sent")
+        case OSError(), _ if "CA certificate bundle" in str(error):
+            reason = message("REQUESTS_CA_BUNDLE or CURL_CA_BUNDLE names a file that is not there")
+        case requests.exceptions.ProxyError(), _:
+            proxy = shown_address(requests.utils.select_proxy(url, requests.utils.getproxies()))
+            reason = message(
+                "the proxy {address} does not let us through: {reason}", address=proxy, reason=reason
+            )
+            remedy = message(
+                "start or correct that proxy, which HTTP_PROXY, HTTPS_PROXY or ALL_PROXY names, or list "
+                "the server's name in NO_PROXY"
+            )
+        case _, ssl.SSLCertVerificationError(verify_message=words, verify_code=code):
+            reason = message("its certificate is not accepted: {reason}", reason=plain(words))
+            if code in _UNKNOWN_AUTHORITY:
+                remedy = message(
+                    "set REQUESTS_CA_BUNDLE to a file with the certificate of the authority that signed it"
+                )
+        case _, ssl.SSLError(reason=words):
+            reason = message("no HTTPS connection is made: {reason}", reason=plain(words))
+            remedy = message("does its address begin with http://?")
+    return reason, remedy
+
+
+def _innermost(error: BaseException) -> BaseException:
+    """The reason of an error: `Connection refused` rather than a pool's report."""
+    inner = [one for one in (getattr(error, "reason", None), *error.args) if isinstance(one, BaseException)]
+    return _innermost(inner[0]) if inner else error
+
+
+def _words(error: BaseException) -> str:
+    words = str(error).rsplit(": ", maxsplit=1)[-1]
+    return plain(re.sub(r"^\[(Errno -?\d+|SSL)\] ", "", words), 200) or type(error).__name__
 
 
 def sends_on(answer: Answer, path: str = "") -> tuple[str, bool]:
