@@ -27,6 +27,7 @@ from ollama_pack.services.dashboard import translated
 from ollama_pack.services.fleet_plan import FleetPlans
 from ollama_pack.webui.errors import RouterUnavailableError
 from planning.nodes import look_at
+from planning.record import read_record
 
 GB = 10**9
 HEADERS = {model.name: model.header for model in MODELS}
@@ -247,6 +248,14 @@ def test_a_record_that_cannot_be_read_is_named(
     status, text = run(capsys, str(pack), "--record", str(record))
     assert status == 1
     assert "record.jsonl, line 2" in text
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_a_record_may_be_written_by_powershell(encoding: str, tmp_path: Path) -> None:
+    """Would catch a mark of the encoding that is taken for a part of the first line."""
+    record = tmp_path / "record.jsonl"
+    record.write_bytes("\r\n".join(map(json.dumps, day({"助手": 1.0}, 2))).encode(encoding))
+    assert [asked.model for asked in read_record(record)] == ["助手", "助手"]
 
 
 def test_odd_records_are_passed_over() -> None:
