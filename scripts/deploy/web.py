@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urljoin
+from urllib.request import getproxies
 
 import requests
 import urllib3
@@ -167,7 +168,7 @@ def _cause(error: Exception, seconds: float, url: str) -> tuple[str, str]:
         case OSError(), _ if "CA certificate bundle" in str(error):
             reason = message("REQUESTS_CA_BUNDLE or CURL_CA_BUNDLE names a file that is not there")
         case requests.exceptions.ProxyError(), _:
-            proxy = shown_address(requests.utils.select_proxy(url, requests.utils.getproxies()))
+            proxy = shown_address(requests.utils.select_proxy(url, getproxies()))
             reason = message(
                 "the proxy {address} does not let us through: {reason}", address=proxy, reason=reason
             )
