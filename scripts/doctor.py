@@ -32,7 +32,7 @@ from deploy.plan import Plan, Trouble
 from deploy.rows import listed_twice, unanswered
 from deploy.shown import SECRETS, Secrets, message, plain, say, say_json, shown_address, translated
 from deploy.voice import EVENTS, ROUTES, VOICE, microphone_valves
-from deploy.web import Answer, fetch, sends_on
+from deploy.web import Answer, fetch, login_page, sends_on
 from ollama_pack.base.redis import redis_client, redis_fault
 from ollama_pack.engines.errors import NodeError
 from ollama_pack.engines.model_ids import ROUTER
@@ -239,7 +239,9 @@ def _speech_server(base_url: str, key: str) -> Finding:
     try:
         answer = fetch("GET", url, key=key, seconds=TIMEOUT_SECONDS)
     except UnreachableError as error:
-        remedy = message("start it, correct `voice.base_url`, or look from a machine that reaches it")
+        remedy = error.remedy or message(
+            "start it, correct `voice.base_url`, or look from a machine that reaches it"
+        )
         return Finding(
             message("speech server"),
             "wrong",
@@ -254,11 +256,12 @@ def _speech_server(base_url: str, key: str) -> Finding:
             message("correct `voice.api_key`"),
         )
     if answer.redirection:
+        address, is_same_page = sends_on(answer, "/models")
         return Finding(
             message("speech server"),
             "wrong",
-            message("{shown} sends us on to {address}", shown=shown, address=sends_on(answer)),
-            message("give that"),
+            message("{shown} sends us on to {address}", shown=shown, address=address),
+            message("give that") if is_same_page else login_page(message("the speech server")),
         )
     return Finding(message("speech server"), "ok", message("answers at {shown}", shown=shown))
 
@@ -415,7 +418,9 @@ def _node(node: Endpoint) -> Finding:
         else:
             version = message("{count} models", count=asyncio.run(_models_at(row)))
     except (UnreachableError, ValueError) as error:
-        remedy = message("start it, correct its address in pack.yaml, or look from a machine that reaches it")
+        remedy = getattr(error, "remedy", "") or message(
+            "start it, correct its address in pack.yaml, or look from a machine that reaches it"
+        )
         return Finding(
             name,
             "wrong",
@@ -459,7 +464,7 @@ def _json(answer: Answer) -> Any:
         ValueError: it is none, in words that may be shown.
     """
     if answer.redirection:
-        raise ValueError(message("it sends us on to {address}", address=sends_on(answer)))
+        raise ValueError(message("it sends us on to {address}", address=sends_on(answer)[0]))
     if not answer.ok:
         raise ValueError(message("status {status}", status=answer.status))
     try:

@@ -11,7 +11,7 @@ from urllib.parse import quote, urlsplit
 
 from deploy.errors import DeployError, ServerError, UnreachableError
 from deploy.shown import SECRETS, message, plain, shown_address
-from deploy.web import Answer, fetch, sends_on
+from deploy.web import Answer, fetch, login_page, sends_on
 
 Json = dict[str, Any]
 
@@ -117,21 +117,22 @@ class HttpApi:
         except UnreachableError as error:
             raise UnreachableError(
                 message(
-                    "{name} does not answer at {url} ({error}): is it running, and is the address right?",
+                    "{name} does not answer at {url} ({error}): {advice}",
                     name=self.name,
                     url=self.url,
                     error=error,
+                    advice=error.remedy or message("is it running, and is the address right?"),
                 )
             ) from None
         if answer.redirection:  # followed, it would make a GET of a POST, or take the key to another host
-            target = sends_on(answer, path)
+            target, is_same_page = sends_on(answer, path)
+            advice = (
+                message("give that as {name}'s address", name=self.name)
+                if is_same_page
+                else login_page(self.name)
+            )
             raise UnreachableError(
-                message(
-                    "{url} sends us on to {target}: give that as {name}'s address",
-                    url=self.url,
-                    target=target,
-                    name=self.name,
-                )
+                message("{url} sends us on to {target}: {advice}", url=self.url, target=target, advice=advice)
             )
         return answer
 

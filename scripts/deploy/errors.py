@@ -52,4 +52,12 @@ class ServerError(DeployError):
 
 
 class UnreachableError(DeployError):
-    """A server did not answer."""
+    """A server did not answer.
+
+    Attributes:
+        remedy: what to do about it; empty: nothing special is known.
+    """
+
+    def __init__(self, reason: str, remedy: str = "") -> None:
+        super().__init__(reason)
+        self.remedy = remedy

@@ -122,8 +122,8 @@ def write_whole(file: Path, text: str) -> None:
         handle, name = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")  # no .py at the end
         written = Path(name)
         try:
-            with os.fdopen(handle, "w", encoding="utf-8") as out:
-                out.write(text)
+            with os.fdopen(handle, "wb") as out:  # as text, Windows would get other ends of lines
+                out.write(text.encode())
             written.chmod(file.stat().st_mode if file.exists() else 0o644)  # the server may be another user
             written.replace(file)
         finally:

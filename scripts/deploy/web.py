@@ -3,10 +3,13 @@
 import json
 import queue
 import re
+import ssl
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urljoin
+from urllib.request import getproxies
 
 import requests
 import urllib3
@@ -19,6 +22,8 @@ MAX_BYTES = 64 * 2**20  # a list of a thousand models, each with a picture
 MAX_ERROR_BYTES = 64 * 2**10
 MAX_PARTS = 3_000_000  # commas and brackets of JSON: each stands for an object in memory
 _CHUNK = 64 * 2**10
+# OpenSSL's codes for a certificate that is signed by itself or by somebody whom this machine does not know.
+_UNKNOWN_AUTHORITY = {18, 19, 20, 21}
 _OK, _MULTIPLE_CHOICES, _BAD_REQUEST = 200, 300, 400
 
 
@@ -27,12 +32,14 @@ class Answer:
     """What a server answered.
 
     Attributes:
+        url: that was asked.
         status: the HTTP status.
         reason: its words.
         headers: by name, in any case.
         body: at most `MAX_BYTES`; of an error the beginning.
     """
 
+    url: str
     status: int
     reason: str
     headers: Mapping[str, str]
@@ -92,10 +99,10 @@ def fetch(method: str, url: str, *, key: str = "", seconds: float | None = None,
         UnreachableError: no whole answer came in time, or it was too long. The text is the reason alone.
     """
     limit = TIMEOUT_SECONDS if seconds is None else seconds
-    return _within(limit, lambda: _answer(method, url, Bearer(key), limit, request))
+    return _within(limit, url, lambda: _answer(method, url, Bearer(key), limit, request))
 
 
-def _within(seconds: float, work: Callable[[], Answer]) -> Answer:
+def _within(seconds: float, url: str, work: Callable[[], Answer]) -> Answer:
     """The result of some work, waited for in another thread: the HTTP library limits only each silence."""
     done: queue.SimpleQueue[Answer | Exception] = queue.SimpleQueue()
 
@@ -115,7 +122,9 @@ def _within(seconds: float, work: Callable[[], Answer]) -> Answer:
     if isinstance(result, UnreachableError):
         raise result
     if isinstance(result, OSError | ValueError | urllib3.exceptions.HTTPError):  # of requests too
-        raise UnreachableError(_cause(result, seconds)) from None  # the library's words may show the key
+        raise UnreachableError(
+            *_cause(result, seconds, url)
+        ) from None  # the library's words may show the key
     raise result
 
 
@@ -131,7 +140,7 @@ def _answer(method: str, url: str, auth: Bearer, seconds: float, request: dict[s
             if encoding.strip().lower() not in {"", "identity"}:
                 raise UnreachableError(message("its answer is compressed, which was not asked for"))
             body = _body(answer, MAX_BYTES if answer.ok else MAX_ERROR_BYTES)
-            return Answer(answer.status_code, plain(answer.reason or ""), answer.headers, body)
+            return Answer(url, answer.status_code, plain(answer.reason or ""), answer.headers, body)
 
 
 def _body(answer: requests.Response, limit: int) -> bytes:
@@ -145,19 +154,62 @@ def _body(answer: requests.Response, limit: int) -> bytes:
     return bytes(body)
 
 
-def _cause(error: Exception, seconds: float) -> str:
-    """The innermost reason of a failed request: `Connection refused` rather than a pool's report."""
-    match error:
-        case requests.Timeout() | urllib3.exceptions.TimeoutError():
-            return message("no answer within {seconds:g} s", seconds=seconds)
-        case requests.exceptions.InvalidURL() | UnicodeError():
-            return message("it is not a valid address")
-        case requests.exceptions.InvalidHeader():
-            return message("the token or key cannot be sent")
-    words = str(error.args[0] if error.args else error).rsplit(": ", maxsplit=1)[-1].strip("')>\"")
-    return plain(re.sub(r"^\[Errno -?\d+\] ", "", words), 200) or type(error).__name__
+def _cause(error: Exception, seconds: float, url: str) -> tuple[str, str]:
+    """Why a request failed, and what to do about it where that is known."""
+    innermost = _innermost(error)
+    reason, remedy = _words(innermost), ""
+    match error, innermost:
+        case requests.Timeout() | urllib3.exceptions.TimeoutError(), _:
+            reason = message("no answer within {seconds:g} s", seconds=seconds)
+        case requests.exceptions.InvalidURL() | UnicodeError(), _:
+            reason = message("it is not a valid address")
+        case requests.exceptions.InvalidHeader(), _:
+            reason = message("the token or key cannot be sent")
+        case OSError(), _ if "CA certificate bundle" in str(error):
+            reason = message("REQUESTS_CA_BUNDLE or CURL_CA_BUNDLE names a file that is not there")
+        case requests.exceptions.ProxyError(), _:
+            proxy = shown_address(requests.utils.select_proxy(url, getproxies()))
+            reason = message(
+                "the proxy {address} does not let us through: {reason}", address=proxy, reason=reason
+            )
+            remedy = message(
+                "start or correct that proxy, which HTTP_PROXY, HTTPS_PROXY or ALL_PROXY names, or list "
+                "the server's name in NO_PROXY"
+            )
+        case _, ssl.SSLCertVerificationError(verify_message=words, verify_code=code):
+            reason = message("its certificate is not accepted: {reason}", reason=plain(words))
+            if code in _UNKNOWN_AUTHORITY:
+                remedy = message(
+                    "set REQUESTS_CA_BUNDLE to a file with the certificate of the authority that signed it"
+                )
+        case _, ssl.SSLError(reason=words):
+            reason = message("no HTTPS connection is made: {reason}", reason=plain(words))
+            remedy = message("does its address begin with http://?")
+    return reason, remedy
 
 
-def sends_on(answer: Answer, path: str = "") -> str:
-    """Where a redirect leads, less the path that was asked for."""
-    return shown_address(answer.redirection.removesuffix(path))
+def _innermost(error: BaseException) -> BaseException:
+    """The reason of an error: `Connection refused` rather than a pool's report."""
+    inner = [one for one in (getattr(error, "reason", None), *error.args) if isinstance(one, BaseException)]
+    return _innermost(inner[0]) if inner else error
+
+
+def _words(error: BaseException) -> str:
+    words = str(error).rsplit(": ", maxsplit=1)[-1]
+    return plain(re.sub(r"^\[(Errno -?\d+|SSL)\] ", "", words), 200) or type(error).__name__
+
+
+def sends_on(answer: Answer, path: str = "") -> tuple[str, bool]:
+    """Where a redirect leads, less a path that is the same there, and whether it is the same."""
+    target = urljoin(answer.url, re.split(r"[?#]", answer.redirection, maxsplit=1)[0])
+    is_same_page = target.endswith(path)
+    return shown_address(target.removesuffix(path)), is_same_page
+
+
+def login_page(name: str) -> str:
+    """What to do where a redirect leads to another page."""
+    return message(
+        "it seems to be the login page of something in front of {name}. Give an address that reaches {name} "
+        "itself, or let requests to its API pass there",
+        name=name,
+    )

@@ -1,5 +1,6 @@
 """The nodes of pack.yaml as they are now: what they have installed, how much memory, what is loaded."""
 
+from collections.abc import Iterator
 from typing import Any
 
 from pydantic import ValidationError
@@ -21,6 +22,7 @@ from ollama_pack.routing.probe.gpus import LOAD_PATH, report_in
 
 SECONDS = 10.0
 MAX_MODELS = 200  # of one node
+MAX_UNANSWERED = 3  # questions about models, each of which takes `SECONDS`, before the node is left out
 
 
 def look_at(node: Endpoint, number: int) -> SeenNode:
@@ -33,7 +35,7 @@ def look_at(node: Endpoint, number: int) -> SeenNode:
     try:
         listed, _ = entries_in(_ask(row, "/api/tags"), ListedModel)
         loaded, _ = entries_in(_ask(row, "/api/ps"), LoadedModel)
-        shown = [(model, _show(row, model.name)) for model in listed[:MAX_MODELS] if not model.is_remote]
+        shown = list(_shown(row, [model for model in listed[:MAX_MODELS] if not model.is_remote]))
     except (UnreachableError, ValueError) as error:
         fault = message("does not answer as an Ollama ({reason})", reason=plain(error))
         return SeenNode(name, shown_address(row.url), fault=fault)
@@ -79,6 +81,24 @@ def _variant(model: ListedModel, shown: ShownModel | None) -> PlannedVariant:
 
 def _is_chat(shown: ShownModel) -> bool:
     return chats(shown.capabilities) if shown.capabilities else not shown.is_embedder
+
+
+def _shown(row: NodeRow, models: list[ListedModel]) -> Iterator[tuple[ListedModel, ShownModel | None]]:
+    """What the node says of each model; None where it says nothing, as of a model whose file is damaged.
+
+    Raises:
+        UnreachableError: there is no answer for one model after another.
+    """
+    unanswered = 0
+    for model in models:
+        try:
+            shown = _show(row, model.name)
+        except UnreachableError:
+            unanswered += 1
+            if unanswered > MAX_UNANSWERED:
+                raise
+            shown = None
+        yield model, shown
 
 
 def _show(row: NodeRow, model: str) -> ShownModel | None:

@@ -1,5 +1,7 @@
 """A record of chats in a file, as the dashboard's history has them."""
 
+import codecs
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ def read_record(path: Path) -> list[Asked]:
     """
     found: list[dict[str, Any]] = []
     try:
-        with path.open(encoding="utf-8") as file:
+        with path.open("rb") as raw, _as_text(raw) as file:
             for number, line in enumerate(file, start=1):
                 if len(line) > MAX_LINE:
                     raise DeployError(
@@ -35,6 +37,12 @@ def read_record(path: Path) -> list[Asked]:
     except (OSError, UnicodeDecodeError) as error:
         raise DeployError(message("{path} cannot be read: {error}", path=path, error=error)) from None
     return asked_in(found)
+
+
+def _as_text(raw: io.BufferedReader) -> io.TextIOWrapper:
+    """A file's text, as PowerShell writes it, too: UTF-16, or UTF-8 with a mark at its beginning."""
+    is_utf16 = raw.peek(2)[:2] in {codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE}
+    return io.TextIOWrapper(raw, encoding="utf-16" if is_utf16 else "utf-8-sig")
 
 
 def _object(line: str, where: str) -> dict[str, Any]:

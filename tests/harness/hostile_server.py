@@ -2,6 +2,7 @@
 
 import json
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Iterable
 from typing import Any, Self
@@ -29,12 +30,14 @@ class HostileServer:
         heads: what was asked, with all headers.
     """
 
-    def __init__(self, handler: Handler) -> None:
+    def __init__(self, handler: Handler, tls: ssl.SSLContext | None = None) -> None:
         self.handler = handler
         self.heads: list[str] = []
         self._socket = socket.create_server(("127.0.0.1", 0))
+        if tls:
+            self._socket = tls.wrap_socket(self._socket, server_side=True, do_handshake_on_connect=False)
         self._ended = threading.Event()
-        self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
+        self.url = f"http{'s' if tls else ''}://127.0.0.1:{self._socket.getsockname()[1]}"
 
     def __enter__(self) -> Self:
         """Begin to listen."""

@@ -159,6 +159,20 @@ def test_what_cannot_be_told_apart_is_not_asked() -> None:
         assert isinstance(asyncio.run(question_of(request, "user", KEYRING)), NotCacheable)
 
 
+def test_an_answer_without_figures_is_for_those_who_want_none() -> None:
+    """Would catch `usage: null` for a client that asks for it, as another has had the answer without."""
+
+    def slot(*, asks: bool = True, **how: Any) -> object:
+        return question(asked(body=BODY | how, usage_when_asked=asks)).slot
+
+    without = slot(stream=True)
+    assert slot(stream=True, stream_options={"include_usage": False}) == without
+    apart = slot(stream=True, stream_options={"include_usage": True})
+    assert apart == slot() == slot(stream=False)
+    assert apart != without
+    assert slot(asks=False, stream=True) == slot(asks=False) == without  # it gives them always
+
+
 def test_preset_and_digest_are_in_the_key() -> None:
     """Would catch a changed system prompt, or a pulled model, that gets the old answer."""
     requests = [asked(), asked(preset={"system": "be brief"}), asked(digest="d2")]

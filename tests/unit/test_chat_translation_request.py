@@ -150,6 +150,25 @@ def test_tool_calls_and_their_results() -> None:
     assert weather == {"role": "tool", "content": "sunny", "tool_name": "weather", "tool_call_id": "c1"}
 
 
+def test_the_old_form_of_calls() -> None:
+    """Would catch a call of an older conversation that is lost, while its result stays."""
+    call = {"name": "weather", "arguments": '{"city": "Paris"}'}
+    history = [
+        USER,
+        {"role": "assistant", "content": None, "function_call": call, "tool_calls": None},
+        {"role": "function", "name": "weather", "content": "sunny"},
+        {"role": "assistant", "content": "It is.", "function_call": None},
+    ]
+    _, assistant, result, last = ollama_messages(history)
+    function = {"index": 0, "name": "weather", "arguments": {"city": "Paris"}}
+    assert assistant["tool_calls"] == [{"function": function}]
+    assert result == {"role": "tool", "content": "sunny", "tool_name": "weather"}
+    assert "tool_calls" not in last
+    both = request(functions=[{"name": "f"}], tools=[tool("a")])
+    assert [one["function"]["name"] for one in both["tools"]] == ["a"]
+    assert "tools" not in request(functions=[{"name": "f"}], function_call="none")
+
+
 def test_an_id_that_comes_again_means_the_later_call() -> None:
     """Would catch clients that count calls anew in every turn, and get the first turn's tool named."""
     history = []
@@ -449,6 +468,9 @@ def test_probabilities_of_tokens() -> None:
         ({"messages": [{"role": "assistant", "tool_calls": {}}]}, "messages[0].tool_calls"),
         ({"tools": {}}, "tools"),
         ({"tools": ["f"]}, "tools[0]"),
+        ({"functions": [{"name": "f"}]}, "functions"),
+        ({"messages": [{"role": "assistant", "function_call": "f"}]}, "messages[0].function_call"),
+        ({"messages": [{"role": "assistant", "function_call": {"a": 1}}]}, "messages[0].function_call.name"),
         ({"options": [1]}, "options"),
         ({"params": "x"}, "params"),
         ({"temperature": "hot"}, "temperature"),

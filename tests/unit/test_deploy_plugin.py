@@ -1,6 +1,7 @@
 """What the uploader loads and shows: a plugin file's own errors before a server has them, and its diffs."""
 
 import ast
+import os
 import re
 import sys
 import tomllib
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from deploy.errors import DeployError
+from deploy.pipelines_folder import write_whole
 from deploy.plan import text_diff, value_diff
 from deploy.plugin import load_plugin
 
@@ -169,3 +171,15 @@ def imported_at_once(tree: ast.Module) -> set[str]:
     names = {alias.name for node in tree.body if isinstance(node, ast.Import) for alias in node.names}
     names |= {str(node.module) for node in tree.body if isinstance(node, ast.ImportFrom)}
     return {name.partition(".")[0] for name in names}
+
+
+def test_a_file_is_written_as_it_is_on_windows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Would catch other ends of lines, by which the code in the folder would never be the plugin's."""
+    opened = os.fdopen
+
+    def on_windows(handle: int, mode: str, **options: str) -> object:
+        return opened(handle, mode, **options if "b" in mode else {"newline": "\r\n"} | options)  # type: ignore[call-overload]
+
+    monkeypatch.setattr(os, "fdopen", on_windows)
+    write_whole(tmp_path / "x.py", "é = 1\nb = 2\n")
+    assert (tmp_path / "x.py").read_bytes() == "é = 1\nb = 2\n".encode()

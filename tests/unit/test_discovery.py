@@ -12,7 +12,14 @@ from harness.dns_server import ServiceDns
 from harness.kubernetes_api import PodsApi, pod
 from ollama_pack.routing.errors import NodeTableError
 from ollama_pack.routing.nodes import parse_nodes
-from ollama_pack.services.discovery import NodeDiscovery, Server, expanded, ready_pods, resolve_pods
+from ollama_pack.services.discovery import (
+    NodeDiscovery,
+    Server,
+    expanded,
+    ready_pods,
+    resolve_pods,
+    resolve_srv,
+)
 from ollama_pack.services.router_host import _environment_counts
 
 ROW = "pool dns+srv://_ollama._tcp.example.org slots=2 key=secret"
@@ -72,6 +79,17 @@ def test_what_dns_says_is_kept_up() -> None:
 
     both = ["pool-a", "pool-b"]
     assert asyncio.run(scenario()) == [["pool-a"], ["pool-a"], both, both, ["pool-b"]]
+
+
+def test_a_service_that_dns_says_is_not_there() -> None:
+    """Would catch a node without a host, of the target `.` with which DNS says that there is no server."""
+
+    async def scenario() -> tuple[Server, ...]:
+        with ServiceDns() as dns:
+            dns.servers = [(".", 0)]
+            return await resolve_srv(dns.address)
+
+    assert asyncio.run(scenario()) == ()
 
 
 async def found_in(api: PodsApi, address: str = "k8s://default/app=ollama,tier=gpu:11434") -> list[str]:

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -27,6 +27,7 @@ from ollama_pack.services.dashboard import translated
 from ollama_pack.services.fleet_plan import FleetPlans
 from ollama_pack.webui.errors import RouterUnavailableError
 from planning.nodes import look_at
+from planning.record import read_record
 
 GB = 10**9
 HEADERS = {model.name: model.header for model in MODELS}
@@ -35,12 +36,13 @@ BEHIND = {LLAMA: "Llama 3.1 8B", QWEN: "Qwen 2.5 7B", GEMMA: "Gemma 3 12B"}
 
 
 @contextmanager
-def ollama(models: Mapping[str, str], encoder: int = 0) -> Iterator[str]:
+def ollama(models: Mapping[str, str], encoder: int = 0, silent: Sequence[str] = ()) -> Iterator[str]:
     """A node that has these models: its name → a header's. It lists and shows them as Ollama does.
 
     Args:
         models: those.
         encoder: parameters of a vision encoder that each has in a file of its own.
+        silent: models that it hangs up on.
     """
 
     def answer(path: str, body: Mapping[str, Any]) -> Any:
@@ -66,6 +68,8 @@ def ollama(models: Mapping[str, str], encoder: int = 0) -> Iterator[str]:
             self._send(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
 
         def _send(self, body: Mapping[str, Any]) -> None:
+            if body.get("model") in silent:
+                return
             raw = json.dumps(answer(self.path, body)).encode()
             self.send_response(200)
             self.send_header("Content-Length", str(len(raw)))
@@ -173,6 +177,16 @@ def test_a_vision_encoder_in_a_file_of_its_own_takes_memory() -> None:
     assert sizes == [5, 7]  # without tensors only the size of all files is known, which has the encoder
 
 
+@pytest.mark.parametrize(("broken", "found"), [(1, 5), (4, 0)])
+def test_a_model_that_is_not_shown_leaves_its_node_in_the_plan(broken: int, found: int) -> None:
+    """Would catch a node that is left out for one model, and one that is asked for an hour."""
+    models = {f"m{number}": "Llama 3.1 8B" for number in range(5)}
+    with ollama(models, silent=list(models)[:broken]) as url:
+        seen = look_at(Endpoint(url=url, name="a", memory="24GB"), 0)
+    assert len(seen.variants) == found
+    assert bool(seen.fault) == (not found)
+
+
 def test_people_get_a_table(pack: Path, capsys: pytest.CaptureFixture[str]) -> None:
     status, text = run(capsys, str(pack), "--users", "40")
     assert status == 0
@@ -247,6 +261,14 @@ def test_a_record_that_cannot_be_read_is_named(
     status, text = run(capsys, str(pack), "--record", str(record))
     assert status == 1
     assert "record.jsonl, line 2" in text
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_a_record_may_be_written_by_powershell(encoding: str, tmp_path: Path) -> None:
+    """Would catch a mark of the encoding that is taken for a part of the first line."""
+    record = tmp_path / "record.jsonl"
+    record.write_bytes("\r\n".join(map(json.dumps, day({"助手": 1.0}, 2))).encode(encoding))
+    assert [asked.model for asked in read_record(record)] == ["助手", "助手"]
 
 
 def test_odd_records_are_passed_over() -> None:

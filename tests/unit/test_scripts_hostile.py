@@ -7,6 +7,7 @@ import json
 import random
 import re
 import resource
+import ssl
 import threading
 import time
 import zlib
@@ -19,10 +20,12 @@ import pytest
 import doctor
 import upload
 from deploy import web
+from deploy.client import OpenWebUI
 from deploy.config import load_config
-from deploy.errors import ConfigError
+from deploy.errors import ConfigError, UnreachableError
 from deploy.plugin import AUTHOR
 from deploy.shown import SECRETS
+from harness.certificates import self_signed
 from harness.hostile_server import Answer, HostileServer, http_answer, json_answer
 from planning.nodes import look_at
 
@@ -193,6 +196,82 @@ def test_the_token_does_not_follow_a_redirect(
                 assert found == 1
                 assert f"sends us on to {thief.url}" in text
         assert thief.heads == []
+
+
+@pytest.mark.parametrize(
+    ("location", "advice"),
+    [
+        (
+            "https://chat.example/{path}",
+            "sends us on to https://chat.example: give that as Open WebUI's address",
+        ),
+        (
+            "//chat.example/{path}?a=b",
+            "sends us on to http://chat.example: give that as Open WebUI's address",
+        ),
+        (
+            "https://sso.example/login?rd=%2F{path}",
+            "sends us on to https://sso.example/login: it seems to be",
+        ),
+        (
+            "/oauth2/sign_in",
+            "/oauth2/sign_in: it seems to be the login page of something in front of Open WebUI",
+        ),
+    ],
+)
+def test_a_login_page_in_front(
+    location: str,
+    advice: str,
+    asked: Callable[[HostileServer], str],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Would catch the advice to give the address of a login page as Open WebUI's."""
+
+    def sent(_: str, path: str) -> Answer:
+        return http_answer(b"", "302 Found", Location=location.format(path=path.removeprefix("/")))
+
+    with HostileServer(sent) as server:
+        status, text = run(upload.main, [asked(server), "--dry-run"], capsys)
+        assert status == 1
+        assert advice in text
+
+
+def test_a_proxy_that_is_down(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Would catch a question whether the server is running where a proxy is not."""
+    monkeypatch.setenv("http_proxy", "http://me:pw-Qx81vR@127.0.0.1:9")
+    monkeypatch.setenv("no_proxy", "")
+    with pytest.raises(UnreachableError) as caught:
+        OpenWebUI("http://chat.example", TOKEN).require_admin()
+    text = str(caught.value)
+    assert "(the proxy http://127.0.0.1:9 does not let us through: Connection refused): start or" in text
+    assert "is it running" not in text
+    assert "Qx81vR" not in text
+
+
+def test_certificates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Would catch scraps of OpenSSL in place of what is wrong, and advice that does not work."""
+    monkeypatch.delenv("REQUESTS_CA_BUNDLE", raising=False)
+    monkeypatch.delenv("CURL_CA_BUNDLE", raising=False)
+    certificate = self_signed(tmp_path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    with HostileServer(lambda *_: json_answer({}), tls=context) as server:
+        with pytest.raises(
+            UnreachableError, match=r"^its certificate is not accepted: self.signed"
+        ) as caught:
+            web.fetch("GET", server.url)
+        assert "set REQUESTS_CA_BUNDLE" in caught.value.remedy
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
+        assert web.fetch("GET", server.url).ok
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "missing.pem"))
+        with pytest.raises(UnreachableError, match=r"REQUESTS_CA_BUNDLE .* names a file that is not there"):
+            web.fetch("GET", server.url)
+        monkeypatch.delenv("REQUESTS_CA_BUNDLE")
+    with (
+        HostileServer(lambda *_: json_answer({})) as server,
+        pytest.raises(UnreachableError, match=r"^no HTTPS connection is made: "),
+    ):
+        web.fetch("GET", server.url.replace("http:", "https:"))
 
 
 GRANTS = [{"principal_type": "user", "principal_id": "*", "permission": "read"}]

@@ -61,6 +61,12 @@ def test_which_files_are_meant(wanted: str, ids: list[str]) -> None:
     assert chosen_recordings(wanted, FILES) == ids
 
 
+@pytest.mark.parametrize("ending", ["caf", "m4b", "mka", "m4a", "ogg", "AMR", "flac", "opus", "mp3", "mov"])
+def test_recordings_are_known_by_their_names(ending: str) -> None:
+    """Would catch a name whose kind only some systems know, where the file came without one."""
+    assert chosen_recordings("", [attached("1", f"memo.{ending}"), attached("2", "notes.txt")]) == ["1"]
+
+
 def test_no_recording_is_attached() -> None:
     """Would catch an error that does not say what there is instead."""
     with pytest.raises(NoAttachmentError) as caught:

@@ -79,6 +79,7 @@ class AnswerBasis:
             the model under it.
         knowledge: ids and versions of what was looked up for it, if that is not in the body.
         contents: SHA-256 by reference, for images and files that the body only refers to.
+        usage: the client wants figures, of an engine that gives them only to those who ask.
     """
 
     scope: str
@@ -87,6 +88,7 @@ class AnswerBasis:
     preset: Mapping[str, Any] = field(default_factory=dict)
     knowledge: tuple[str, ...] = ()
     contents: Mapping[str, str] = field(default_factory=dict)
+    usage: bool = False
 
 
 def slot_of(basis: AnswerBasis, keyring: Keyring) -> Slot | NotCacheable:
@@ -114,6 +116,7 @@ def _fields_of(basis: AnswerBasis) -> dict[str, Any]:
         "preset": basis.preset,
         "knowledge": basis.knowledge,
         "body": body,
+        **({"usage": True} if basis.usage else {}),
     }
 
 

@@ -145,7 +145,14 @@ def _span(written: str) -> Span:
                 written=written,
             )
         )
-    return Span(_days(found["days"] or "mon-sun"), _minutes(found["begins"]), _minutes(found["ends"]))
+    days, begins, ends = (
+        _days(found["days"] or "mon-sun"),
+        _minutes(found["begins"]),
+        _minutes(found["ends"]),
+    )
+    if begins == _MINUTES_A_DAY:  # the end of a day is the next day's beginning
+        days = frozenset((day + 1) % 7 for day in days)
+    return Span(days, begins % _MINUTES_A_DAY, ends % _MINUTES_A_DAY)
 
 
 def _days(written: str) -> frozenset[int]:
@@ -168,7 +175,7 @@ def _minutes(written: str) -> int:
         raise ValueError(
             message("{written!r} is not a time: write it as 07:30, at most 24:00", written=written)
         )
-    return (60 * hour + minute) % _MINUTES_A_DAY
+    return 60 * hour + minute
 
 
 def _zone(name: str) -> str:

@@ -38,6 +38,7 @@ class CacheRequest:
         preset: what is applied to the body after this.
         refresh: generate anew and overwrite.
         needs_usage: see `Question`.
+        usage_when_asked: the engine gives figures of a stream only where `stream_options` asks for them.
         similar: an answer to the same question in other words will do.
         lend: for a scope, what the semantic tier needs of the request; None: it is off.
         as_user: see `ScopeFacts`.
@@ -52,6 +53,7 @@ class CacheRequest:
     preset: Mapping[str, Any] = field(default_factory=dict)
     refresh: bool = False
     needs_usage: bool = False
+    usage_when_asked: bool = False
     similar: bool = False
     lend: Callable[[str], Lent | None] | None = None
     as_user: bool = False
@@ -79,7 +81,7 @@ async def question_of(asked: CacheRequest, rule: ScopeRule, keyring: Keyring) ->
     """What to ask the cache for a request."""
     facts = scope_facts(asked)
     scope = scope_for(rule, facts)
-    basis = AnswerBasis(scope, asked.body, asked.digest, asked.preset)
+    basis = AnswerBasis(scope, asked.body, asked.digest, asked.preset, usage=_asks_for_usage(asked))
     is_large = sum(_text_sizes(asked.body.get("messages"))) > LARGE_CHARACTERS
     slot = await asyncio.to_thread(slot_of, basis, keyring) if is_large else slot_of(basis, keyring)
     if isinstance(slot, NotCacheable):
@@ -96,6 +98,12 @@ async def question_of(asked: CacheRequest, rule: ScopeRule, keyring: Keyring) ->
         basis=basis if asked.similar else None,
         lent=asked.lend(scope) if asked.lend and compares else None,
     )
+
+
+def _asks_for_usage(asked: CacheRequest) -> bool:
+    """Whether an answer that was streamed to a client without figures will not do: a whole one has them."""
+    wanted = object_at(asked.body, "stream_options").get("include_usage")
+    return asked.usage_when_asked and bool(wanted or not asked.body.get("stream"))
 
 
 def scope_facts(asked: CacheRequest) -> ScopeFacts:

@@ -61,7 +61,7 @@ async def resolve_srv(address: str) -> Servers:
         address: as it stands in a row: `dns+srv://name`, or `dns+srv://10.0.0.2:8600/name`.
 
     Raises:
-        Exception: aiodns is not installed, or the name has none now.
+        Exception: aiodns is not installed, or the name is not known now.
     """
     from aiodns import DNSResolver  # noqa: PLC0415 - Open WebUI installs it, the Pipelines server does not
 
@@ -75,7 +75,8 @@ async def resolve_srv(address: str) -> Servers:
         found = await resolver.query(name, "SRV")
     finally:
         await resolver.close()
-    return tuple(sorted({Server(str(one.host).rstrip("."), int(one.port)) for one in found}))
+    hosts = {Server(str(one.host).rstrip("."), int(one.port)) for one in found}
+    return tuple(sorted(server for server in hosts if server.host))  # `.` is "there is none" (RFC 2782)
 
 
 async def resolve_pods(address: str, account: Path = ACCOUNT) -> Servers:

@@ -53,7 +53,9 @@ PLUGIN_UP = Metric(
     "plugin_up", "gauge", ("plugin",), "Whether this plugin of the pack is on and answers (1)."
 )
 
-NODE_UP = Metric("node_up", "gauge", NODE, "Whether the router gives requests to the node (1).")
+NODE_UP = Metric(
+    "node_up", "gauge", NODE, "Whether the node answers, and has not just failed (1). A drained node is up."
+)
 IN_FLIGHT = Metric("node_requests", "gauge", NODE, "Requests at the node.")
 NODE_QUEUE = Metric("node_queue_length", "gauge", NODE, "Waiting requests that the node could answer.")
 RESIDENT = Metric("model_resident", "gauge", MODEL, "1 for each model in a node's memory.")

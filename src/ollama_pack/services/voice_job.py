@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import mimetypes
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -22,6 +21,14 @@ log = logging.getLogger(__name__)
 MODEL_CHARACTERS = 16_000  # of all transcripts of a call for the model: about 4,000 tokens of English
 SHOWN_CHARACTERS = 80  # of the text that was heard last, in a status line
 _SUFFIXES: Mapping[TranscriptFormat, str] = {"text": "txt", "srt": "srt", "vtt": "vtt"}
+# What names of recordings end with. Python's own table depends on the system that it runs on.
+_RECORDINGS = frozenset(
+    {
+        *("3gp", "aac", "aif", "aiff", "amr", "avi", "caf", "flac", "flv", "m4a", "m4b", "m4v", "mka"),
+        *("mkv", "mov", "mp2", "mp3", "mp4", "mpeg", "mpg", "oga", "ogg", "ogv", "opus", "wav", "weba"),
+        *("webm", "wma", "wmv"),
+    }
+)
 _ATTACH = message("attach an audio or video file to the chat")
 _BROKEN = message(
     "Nothing could be transcribed because of a fault in the tool: an admin finds it in the log."
@@ -168,8 +175,8 @@ def chosen_recordings(wanted: str, attached: Iterable[Mapping[str, Any]]) -> lis
 def _is_recording(file: Mapping[str, Any]) -> bool:
     meta = (file.get("file") or {}).get("meta") or {}
     told = str(file.get("content_type") or meta.get("content_type") or "")
-    guessed = mimetypes.guess_type(_file_name(file))[0] or ""
-    return any(kind.startswith(("audio/", "video/")) for kind in (told, guessed))
+    ending = _file_name(file).rpartition(".")[2].lower()
+    return told.startswith(("audio/", "video/")) or ending in _RECORDINGS
 
 
 def _file_name(file: Mapping[str, Any]) -> str:

@@ -99,20 +99,28 @@ def _tool_calls(turn: Mapping[str, Any], field: str) -> dict[str, list[dict[str,
     converted = [
         _ollama_call(call, number, f"{field}.tool_calls[{number}]") for number, call in enumerate(calls)
     ]
+    if not calls and turn.get("function_call"):  # OpenAI's old form, in a conversation that is older
+        converted = [{"function": _ollama_function(turn["function_call"], 0, f"{field}.function_call")}]
     return {"tool_calls": converted} if converted else {}
 
 
 def _ollama_call(call: Mapping[str, Any], number: int, field: str) -> dict[str, Any]:
-    function = object_in(call.get("function"), f"{field}.function")
     identity = call.get("id")
+    function = object_in(call.get("function"), f"{field}.function")
     index = call.get("index", function.get("index"))
+    place = index if isinstance(index, int) and not isinstance(index, bool) else number
     return {
         **({} if identity is None else {"id": text_in(identity, f"{field}.id")}),
-        "function": {
-            "index": index if isinstance(index, int) and not isinstance(index, bool) else number,
-            "name": text_in(function.get("name"), f"{field}.function.name"),
-            "arguments": _arguments(function.get("arguments"), f"{field}.function.arguments"),
-        },
+        "function": _ollama_function(function, place, f"{field}.function"),
+    }
+
+
+def _ollama_function(given: object, place: int, field: str) -> dict[str, Any]:
+    function = object_in(given, field)
+    return {
+        "index": place,
+        "name": text_in(function.get("name"), f"{field}.name"),
+        "arguments": _arguments(function.get("arguments"), f"{field}.arguments"),
     }
 
 

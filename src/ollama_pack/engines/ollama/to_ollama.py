@@ -74,6 +74,11 @@ def ollama_settings(body: Mapping[str, Any], thinking: Thinking | None = None) -
 def _tools(body: Mapping[str, Any]) -> list[Mapping[str, Any]] | None:
     """The tools that the model may call. Ollama cannot be made to call one, only which there are."""
     offered = offered_tools(body)
+    # A client that knows only `functions` awaits the answer's `function_call`, too.
+    if body.get("functions") and not offered.tools and body.get("function_call") != "none":
+        raise ChatBodyError(
+            "functions", message("is OpenAI's old form, which Ollama does not have: send `tools` instead")
+        )
     return None if offered.mode == "none" else offered.tools or None
 
 

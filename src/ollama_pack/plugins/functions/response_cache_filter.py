@@ -329,6 +329,7 @@ class Filter:
             preset=answering.preset,
             refresh="no-cache" in _wishes(request) or is_another,
             needs_usage=answering.origin == "ollama",
+            usage_when_asked=answering.origin == "openai",
             similar=self.valves.similar != "off" and "no-similar" not in _wishes(request),
             lend=lend if embedder else None,
             as_user=self.valves.scope != "user" and await _asks_as_user(answering, request),

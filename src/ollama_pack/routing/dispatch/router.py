@@ -254,7 +254,7 @@ class Router:
         return sum(watch.has_any(request.models) for request in waiting)
 
     def is_healthy(self, node: str) -> bool:
-        """Whether requests are given to it: it answers, and has not just failed one."""
+        """Whether it answers, and has not just failed a request. One that is drained does."""
         breaker = self.scheduler.cluster.nodes[node].breaker
         return not self.nodes[node].is_gone and breaker.state(self._loop.time()) == "closed"
 
