@@ -10,136 +10,136 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipe`, line 19838, which the server calls.
+# Begin here: `class Pipe`, line 19873, which the server calls.
 # The modules that it uses come first:
 #    219  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    505  base.messages                  Sentences for people, in English and in the languages of the catalogue.
-#    633  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    659  base.tables                    Tables that admins write as text: a row a line, `#` starts a comment, empty lines are skipped.
-#    690  aliases.errors                 What goes wrong with aliases.
-#    733  engines.errors                 What goes wrong with a node.
-#    903  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#   1033  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#   1108  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
-#   1169  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#   1555  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   1702  fit.memory                     How much memory a model takes while it runs: a pure function of its shape and of what it is loaded with.
-#   1870  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#   2209  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#   2285  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   2343  aliases.published              Which names of a table can be published as models, and what answers for them.
-#   2379  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#   2831  base.single_flight             What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
-#   2999  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   3045  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
-#   3195  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   3324  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
-#   3435  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
-#   3610  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
-#   3687  engines.vectors                Vectors for texts, as an engine gives them.
-#   3720  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
-#   3798  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
-#   3849  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
-#   3897  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
-#   4224  routing.decide.cost            What sending a request to a node costs, term by term.
-#   4360  routing.errors                 What goes wrong with routing.
-#   4542  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
-#   4580  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
-#   4947  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
-#   5367  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
-#   5491  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   5593  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
-#   5722  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
-#   5846  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
-#   6004  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   6138  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
-#   6471  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
-#   6724  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
-#   6841  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
-#   6899  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
-#   6964  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
-#   7113  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
-#   7246  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
-#   7596  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
-#   7681  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
-#   7778  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   7883  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
-#   8100  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
-#   8361  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
-#   8419  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
-#   8622  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
-#   8793  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
-#   9130  routing.nodes                  The `nodes` valve: a row a line, read once.
-#   9490  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
-#   9576  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
-#   9750  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
-#   9946  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
-#  10039  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
-#  10122  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
-#  10188  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
-#  10237  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
-#  10324  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
-#  10432  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
-#  10932  routing.probe.node_watch       One node as the router holds it: its client, what the last looks have shown, and when it counts as gone.
-#  11232  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
-#  11470  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
-#  11573  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
-#  11681  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-#  11798  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
-#  12051  routing.state.demand           How often each set of weights is asked for, over the last minutes.
-#  12084  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-#  12270  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#  12305  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#  13044  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#  13120  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#  13266  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#  13500  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
-#  13640  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  13700  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
-#  14211  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
-#  14384  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
-#  14725  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  15034  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  15149  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  15770  routing.dispatch.embedding     Vectors from the fleet: the node that has the model in memory and the least to do, then the others.
-#  15830  fit.planning                   Which models a fleet should have where, so that its demand needs the fewest loads: pure functions.
-#  16015  routing.plan.demand            What people ask for: chats from the router's record, or from a file like it.
-#  16110  routing.plan.virtual_fleet     A node as Ollama is, in virtual time: no sockets, no sleeping, thousands of requests in a second.
-#  16366  routing.plan.replay            A recorded day again, in virtual time: the router's own scheduler over simulated nodes.
-#  16553  routing.plan.report            What fits where, what to pull, and what one more GPU would bring: all of a plan, as people read it.
-#  16838  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, the admin's dashboard, and a plan.
-#  16941  cache.errors                   What goes wrong with the cache.
-#  16961  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  16993  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  17142  services.budget_chats          Chats that are under way and their budgets: what each has used so far, by whoever knows it best.
-#  17148  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#  17163  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#  17289  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#  17332  webui.users                    Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
-#  17365  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#  17456  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-#  17619  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
-#  17709  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
-#  17948  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  18093  services.activity              What chats did in this process, until somebody writes it into the history.
-#  18119  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  18244  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
-#  18352  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
-#  18399  services.valves                What all valves of the pack have in common: what is refused is told to admins, without what was written.
-#  18527  services.router_valves         The valves of the router, wherever it runs.
-#  18681  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  18795  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  19056  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
-#  19088  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  19110  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#  19116  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#  19210  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
-#  19316  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  19411  webui.leaving                  When Open WebUI is told that a client has left: not while it reads its database.
-#  19495  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#  19674  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
-#  19685  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#  19744  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#    507  base.messages                  Sentences for people, in English and in the languages of the catalogue.
+#    635  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    661  base.tables                    Tables that admins write as text: a row a line, `#` starts a comment, empty lines are skipped.
+#    692  aliases.errors                 What goes wrong with aliases.
+#    735  engines.errors                 What goes wrong with a node.
+#    905  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#   1035  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#   1110  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
+#   1171  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#   1567  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   1714  fit.memory                     How much memory a model takes while it runs: a pure function of its shape and of what it is loaded with.
+#   1882  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   2221  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   2297  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   2355  aliases.published              Which names of a table can be published as models, and what answers for them.
+#   2391  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#   2843  base.single_flight             What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
+#   3011  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   3057  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
+#   3207  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   3336  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
+#   3447  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
+#   3622  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
+#   3699  engines.vectors                Vectors for texts, as an engine gives them.
+#   3732  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
+#   3810  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
+#   3861  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
+#   3909  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
+#   4236  routing.decide.cost            What sending a request to a node costs, term by term.
+#   4372  routing.errors                 What goes wrong with routing.
+#   4554  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
+#   4592  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
+#   4959  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
+#   5379  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
+#   5503  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   5605  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
+#   5742  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
+#   5866  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
+#   6029  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   6163  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
+#   6496  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
+#   6749  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
+#   6866  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
+#   6924  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
+#   6989  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
+#   7138  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
+#   7271  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
+#   7621  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
+#   7706  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
+#   7803  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   7908  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
+#   8125  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
+#   8386  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
+#   8444  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
+#   8647  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
+#   8818  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
+#   9155  routing.nodes                  The `nodes` valve: a row a line, read once.
+#   9515  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
+#   9601  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
+#   9775  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
+#   9971  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
+#  10064  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
+#  10147  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
+#  10213  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
+#  10262  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
+#  10349  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
+#  10457  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
+#  10957  routing.probe.node_watch       One node as the router holds it: its client, what the last looks have shown, and when it counts as gone.
+#  11257  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
+#  11495  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
+#  11598  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
+#  11706  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+#  11823  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
+#  12076  routing.state.demand           How often each set of weights is asked for, over the last minutes.
+#  12109  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+#  12295  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#  12330  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#  13069  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#  13145  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#  13291  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#  13525  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
+#  13665  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  13725  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
+#  14236  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
+#  14416  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
+#  14757  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  15066  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  15181  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  15802  routing.dispatch.embedding     Vectors from the fleet: the node that has the model in memory and the least to do, then the others.
+#  15862  fit.planning                   Which models a fleet should have where, so that its demand needs the fewest loads: pure functions.
+#  16047  routing.plan.demand            What people ask for: chats from the router's record, or from a file like it.
+#  16142  routing.plan.virtual_fleet     A node as Ollama is, in virtual time: no sockets, no sleeping, thousands of requests in a second.
+#  16398  routing.plan.replay            A recorded day again, in virtual time: the router's own scheduler over simulated nodes.
+#  16585  routing.plan.report            What fits where, what to pull, and what one more GPU would bring: all of a plan, as people read it.
+#  16870  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, the admin's dashboard, and a plan.
+#  16973  cache.errors                   What goes wrong with the cache.
+#  16993  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  17025  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  17174  services.budget_chats          Chats that are under way and their budgets: what each has used so far, by whoever knows it best.
+#  17180  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#  17195  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#  17321  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#  17364  webui.users                    Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
+#  17397  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#  17488  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#  17651  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
+#  17741  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
+#  17981  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  18126  services.activity              What chats did in this process, until somebody writes it into the history.
+#  18152  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  18277  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#  18387  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
+#  18434  services.valves                What all valves of the pack have in common: what is refused is told to admins, without what was written.
+#  18562  services.router_valves         The valves of the router, wherever it runs.
+#  18716  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  18830  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  19091  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#  19123  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  19145  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#  19151  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#  19245  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
+#  19351  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  19446  webui.leaving                  When Open WebUI is told that a client has left: not while it reads its database.
+#  19530  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#  19709  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
+#  19720  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#  19779  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
 
 import asyncio
 import base64
@@ -310,6 +310,7 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "hung up in the middle of its answer": "回答到一半断开了连接",
         "in a password, @ is written as %40, : as %3A, / as %2F, ? as %3F, # as %23, and % as %25": "密码中 @ 写成 %40，`:` 写成 %3A，/ 写成 %2F，`?` 写成 %3F，# 写成 %23，% 写成 %25",
         "in {time}": "用时 {time}",
+        "is OpenAI's old form, which Ollama does not have: send `tools` instead": "是 OpenAI 的旧格式，Ollama 没有：请改用 `tools`",
         "is a data URL without base64: encode it as data:image/…;base64,…": "是没有 base64 的 data URL：请编码为 data:image/…;base64,…",
         "is a link: Ollama fetches none, so send the image itself as a data URL": "是链接：Ollama 不会下载图片，请以 data URL 发送图片本身",
         "is busy (status {status})": "正忙（状态码 {status}）",
@@ -460,6 +461,7 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "{minutes} min": "{minutes} 分钟",
         "{model} has a row already: put all its hours into that one, with commas": "{model} 已有一行：请把它的所有时段写在那一行，用逗号分隔",
         "{model} is not installed": "未安装 {model}",
+        "{name!r} begins or ends with {sign}, as no model's name does: take it out": "{name!r} 以 {sign} 开头或结尾，模型名称不会这样：请去掉它",
         "{name!r} cannot be a name: use up to 64 letters, digits, dots, dashes, underscores": "{name!r} 不能作为名称：请使用最多 64 个字母、数字、点、连字符和下划线",
         "{name!r} has a space in it: separate models with commas, conditions go in [ ]": "{name!r} 中有空格：模型之间用逗号分隔，条件写在 [ ] 中",
         "{name!r} has an invisible character in it: type the name again": "{name!r} 中有不可见字符：请重新输入该名称",
@@ -1188,6 +1190,8 @@ _ROW = re.compile(r"(?P<alias>[^=\[\]]*)=(?P<candidates>[^\[\]]*)(?:\[(?P<condit
 _WIDE = str.maketrans("，、＝：＊＞｜", ",,=:*>|")  # noqa: RUF001 - on purpose
 _OPENINGS, _CLOSINGS = "［【", "］】"  # noqa: RUF001
 _PARTS = re.compile(rf"([=＝\[{_OPENINGS}])")  # noqa: RUF001 - before them the alias, the models, the conditions
+# Around a name: left over from JSON, YAML or `=>`. With one it would be a name that no model has.
+_STRAY = re.compile(r"""(^)?["'`“”‘’:：;；=<>](?(1)|$)""")  # noqa: RUF001 - on purpose
 _CONDITION = re.compile(r"(?P<key>[^<>=]*)(?P<relation>>?=|)(?P<value>.*)")
 _TOKENS = re.compile(r"(?P<count>[0-9]{1,9})\s*(?P<kilo>[kK]?)")
 _LEVEL = re.compile(r"[\w.-]+")
@@ -1488,6 +1492,14 @@ def _check_name(name: str) -> None:
                 beginning=name[:40],
                 count=len(name),
                 limit=MAX_NAME_LENGTH,
+            )
+        )
+    if found := _STRAY.search(name):
+        raise ValueError(
+            message(
+                "{name!r} begins or ends with {sign}, as no model's name does: take it out",
+                name=name,
+                sign=found[0],
             )
         )
 
@@ -5683,20 +5695,28 @@ def _tool_calls(turn: Mapping[str, Any], field: str) -> dict[str, list[dict[str,
     converted = [
         _ollama_call(call, number, f"{field}.tool_calls[{number}]") for number, call in enumerate(calls)
     ]
+    if not calls and turn.get("function_call"):  # OpenAI's old form, in a conversation that is older
+        converted = [{"function": _ollama_function(turn["function_call"], 0, f"{field}.function_call")}]
     return {"tool_calls": converted} if converted else {}
 
 
 def _ollama_call(call: Mapping[str, Any], number: int, field: str) -> dict[str, Any]:
-    function = object_in(call.get("function"), f"{field}.function")
     identity = call.get("id")
+    function = object_in(call.get("function"), f"{field}.function")
     index = call.get("index", function.get("index"))
+    place = index if isinstance(index, int) and not isinstance(index, bool) else number
     return {
         **({} if identity is None else {"id": text_in(identity, f"{field}.id")}),
-        "function": {
-            "index": index if isinstance(index, int) and not isinstance(index, bool) else number,
-            "name": text_in(function.get("name"), f"{field}.function.name"),
-            "arguments": _arguments(function.get("arguments"), f"{field}.function.arguments"),
-        },
+        "function": _ollama_function(function, place, f"{field}.function"),
+    }
+
+
+def _ollama_function(given: object, place: int, field: str) -> dict[str, Any]:
+    function = object_in(given, field)
+    return {
+        "index": place,
+        "name": text_in(function.get("name"), f"{field}.name"),
+        "arguments": _arguments(function.get("arguments"), f"{field}.arguments"),
     }
 
 
@@ -5908,6 +5928,11 @@ def ollama_settings(body: Mapping[str, Any], thinking: Thinking | None = None) -
 def _tools(body: Mapping[str, Any]) -> list[Mapping[str, Any]] | None:
     """The tools that the model may call. Ollama cannot be made to call one, only which there are."""
     offered = offered_tools(body)
+    # A client that knows only `functions` awaits the answer's `function_call`, too.
+    if body.get("functions") and not offered.tools and body.get("function_call") != "none":
+        raise ChatBodyError(
+            "functions", message("is OpenAI's old form, which Ollama does not have: send `tools` instead")
+        )
     return None if offered.mode == "none" else offered.tools or None
 
 
@@ -14345,7 +14370,14 @@ def _span(written: str) -> Span:
                 written=written,
             )
         )
-    return Span(_days(found["days"] or "mon-sun"), _minutes(found["begins"]), _minutes(found["ends"]))
+    days, begins, ends = (
+        _days(found["days"] or "mon-sun"),
+        _minutes(found["begins"]),
+        _minutes(found["ends"]),
+    )
+    if begins == _MINUTES_A_DAY:  # the end of a day is the next day's beginning
+        days = frozenset((day + 1) % 7 for day in days)
+    return Span(days, begins % _MINUTES_A_DAY, ends % _MINUTES_A_DAY)
 
 
 def _days(written: str) -> frozenset[int]:
@@ -14368,7 +14400,7 @@ def _minutes(written: str) -> int:
         raise ValueError(
             message("{written!r} is not a time: write it as 07:30, at most 24:00", written=written)
         )
-    return (60 * hour + minute) % _MINUTES_A_DAY
+    return 60 * hour + minute
 
 
 def _zone(name: str) -> str:
@@ -15324,7 +15356,7 @@ class Router:
         return sum(watch.has_any(request.models) for request in waiting)
 
     def is_healthy(self, node: str) -> bool:
-        """Whether requests are given to it: it answers, and has not just failed one."""
+        """Whether it answers, and has not just failed a request. One that is drained does."""
         breaker = self.scheduler.cluster.nodes[node].breaker
         return not self.nodes[node].is_gone and breaker.state(self._loop.time()) == "closed"
 
@@ -17751,7 +17783,7 @@ async def resolve_srv(address: str) -> Servers:
         address: as it stands in a row: `dns+srv://name`, or `dns+srv://10.0.0.2:8600/name`.
 
     Raises:
-        Exception: aiodns is not installed, or the name has none now.
+        Exception: aiodns is not installed, or the name is not known now.
     """
     from aiodns import DNSResolver  # noqa: PLC0415 - Open WebUI installs it, the Pipelines server does not
 
@@ -17765,7 +17797,8 @@ async def resolve_srv(address: str) -> Servers:
         found = await resolver.query(name, "SRV")
     finally:
         await resolver.close()
-    return tuple(sorted({Server(str(one.host).rstrip("."), int(one.port)) for one in found}))
+    hosts = {Server(str(one.host).rstrip("."), int(one.port)) for one in found}
+    return tuple(sorted(server for server in hosts if server.host))  # `.` is "there is none" (RFC 2782)
 
 
 async def resolve_pods(address: str, account: Path = ACCOUNT) -> Servers:
@@ -18283,7 +18316,9 @@ MetricSamples = Iterable[tuple[tuple[str, ...], float | Buckets]]  # values of t
 
 NODE, MODEL = ("node",), ("node", "model")
 
-NODE_UP = Metric("node_up", "gauge", NODE, "Whether the router gives requests to the node (1).")
+NODE_UP = Metric(
+    "node_up", "gauge", NODE, "Whether the node answers, and has not just failed (1). A drained node is up."
+)
 IN_FLIGHT = Metric("node_requests", "gauge", NODE, "Requests at the node.")
 NODE_QUEUE = Metric("node_queue_length", "gauge", NODE, "Waiting requests that the node could answer.")
 RESIDENT = Metric("model_resident", "gauge", MODEL, "1 for each model in a node's memory.")

@@ -10,92 +10,92 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/ollama_pack_events.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Event`, line 12626, which the server calls.
+# Begin here: `class Event`, line 12637, which the server calls.
 # The modules that it uses come first:
 #    164  base.translations            The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    645  base.messages                Sentences for people, in English and in the languages of the catalogue.
-#    790  base.single_flight           What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
-#    958  errors                       The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    984  engines.body                 Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    995  services.activity            What chats did in this process, until somebody writes it into the history.
-#   1056  base.redis                   A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#   1456  services.history             The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
-#   1836  services.dashboard           What the dashboard shows, in parts that change by themselves, and the stream that sends those that did.
-#   2102  webui.functions              Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   2213  webui.cache_contact          The way from the events function to the running `response_cache_filter`, which may not be there.
-#   2275  engines.refusals             What a client gets instead of an answer, in the form of each API that clients speak.
-#   2352  engines.front_route          A route in front of a server's own, which sees each answer of a chat before its client does.
-#   2365  webui.leaving                When Open WebUI is told that a client has left: not while it reads its database.
-#   2449  webui.routes                 Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
-#   2612  webui.dashboard              The dashboard's page, and what those see who may not look at it. Nothing in it comes from elsewhere.
-#   3877  services.calibration_routes  What sites that learn together read here and hand over: see docs/federation.md.
-#   3913  engines.ollama.names         Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   4050  fit.shapes                   Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#   4087  fit.choose                   Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#   4108  base.tables                  Tables that admins write as text: a row a line, `#` starts a comment, empty lines are skipped.
-#   4139  engines.model_ids            Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   4147  routing.plan.report          What fits where, what to pull, and what one more GPU would bring: all of a plan, as people read it.
-#   4154  webui.errors                 What goes wrong between the pack and Open WebUI.
-#   4227  webui.contact                The way from the events function to the running `gpu_router`: another plugin, which may not be there.
-#   4359  services.fleet_plan          The dashboard's plan of what to have where: this plugin has the record of chats, the router the nodes.
-#   4433  cache.counters               What the cache did, in figures without any text: of this process, and to be added up over all of them.
-#   4440  services.metrics_text        What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
-#   4585  services.node_upkeep         What admins do to nodes while chats go on: drain one, or pull a model at one after another.
-#   4659  engines.ollama.from_openai   An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
-#   4765  engines.sse                  Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   4874  webui.calling                Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#   5043  webui.models                 What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   5117  webui.ollama_models          Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
-#   5215  webui.server                 What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#   5247  services.ollama_api          Open WebUI's Ollama API for names that `gpu_router` answers.
-#   5378  aliases.errors               What goes wrong with aliases.
-#   5386  aliases.facts                What an alias table may ask about a request, read off an OpenAI chat body.
-#   5409  aliases.table                An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#   5795  aliases.resolve              Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   5853  aliases.published            Which names of a table can be published as models, and what answers for them.
-#   5922  webui.audience               Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#   5988  webui.model_rows             Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#   6118  webui.users                  Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
-#   6148  webui.access                 Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#   6314  webui.publication            Which rows of Open WebUI's models table to write, so that users see what is offered to them. Decides only.
-#   6642  services.offer               Which rows a deployment should have.
-#   6915  webui.rows                   Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
-#   7065  services.publishing          Publishing: what the router and the alias tables offer becomes models that users see and may use.
-#   7218  services.valves              What all valves of the pack have in common: what is refused is told to admins, without what was written.
-#   7338  speech.errors                What goes wrong with transcription.
-#   7801  speech.languages             The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
-#   7878  speech.language              Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
-#   7971  engines.failures             Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   8007  speech.values                What recordings turn into, and what an engine is.
-#   8272  speech.http_answer           What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
-#   8422  speech.pcm                   Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
-#   8510  speech.openai_http           Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
-#   8713  speech.recognizer            The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
-#   8852  speech.sentences             Segments of about a sentence, made from words with times.
-#   8906  speech.whisper_model         Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
-#   9097  speech.whisper               Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
-#   9361  services.voice_settings      The valves of voice transcription, for the tool and the routes, and the engine they ask for.
-#   9518  speech.source                Where a recording comes from: bytes, a path or an open file; and how large it may be.
-#   9602  speech.kept                  Transcripts of a while ago: the same recording with the same options is not listened to twice.
-#   9691  speech.containers            What the bytes of a file tell that the decoder does not: whether the file ends before it should.
-#   9856  speech.decode                Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
-#  10483  speech.joining               Putting pieces of text together: with spaces where the script has them between words, else without.
-#  10571  speech.script                Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
-#  10647  speech.turns                 One recording at a time on this machine's own processors, in turns between users, each with its place.
-#  10922  speech.vad                   Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
-#  10972  speech.windows               Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
-#  11119  speech.transcribe            From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
-#  11396  webui.tracing                Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
-#  11434  webui.voice_files            Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
-#  11464  services.transcribing        Transcribing on behalf of somebody: by the admin's settings, and not twice.
-#  11589  speech.subtitles             Subtitles: lines that fit on a screen, each shown while it is spoken.
-#  11727  speech.formats               A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
-#  11889  webui.uploads                A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
-#  12095  services.voice_routes        The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
-#  12353  webui.budget_contact         The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
-#  12473  webui.chats                  Chats of the running Open WebUI, and their ratings. Imports `open_webui` when called, not before.
-#  12508  webui.load                   What `GET /api/system/load` shows of what the router tells: keys by name, so that nothing slips out.
-#  12594  webui.service                What an event function keeps up in a process: its routes, and a task that looks again from time to time.
+#    646  base.messages                Sentences for people, in English and in the languages of the catalogue.
+#    791  base.single_flight           What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
+#    959  errors                       The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    985  engines.body                 Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    996  services.activity            What chats did in this process, until somebody writes it into the history.
+#   1057  base.redis                   A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#   1457  services.history             The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
+#   1837  services.dashboard           What the dashboard shows, in parts that change by themselves, and the stream that sends those that did.
+#   2103  webui.functions              Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   2214  webui.cache_contact          The way from the events function to the running `response_cache_filter`, which may not be there.
+#   2276  engines.refusals             What a client gets instead of an answer, in the form of each API that clients speak.
+#   2353  engines.front_route          A route in front of a server's own, which sees each answer of a chat before its client does.
+#   2366  webui.leaving                When Open WebUI is told that a client has left: not while it reads its database.
+#   2450  webui.routes                 Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
+#   2613  webui.dashboard              The dashboard's page, and what those see who may not look at it. Nothing in it comes from elsewhere.
+#   3878  services.calibration_routes  What sites that learn together read here and hand over: see docs/federation.md.
+#   3914  engines.ollama.names         Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   4051  fit.shapes                   Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   4088  fit.choose                   Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   4109  base.tables                  Tables that admins write as text: a row a line, `#` starts a comment, empty lines are skipped.
+#   4140  engines.model_ids            Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   4148  routing.plan.report          What fits where, what to pull, and what one more GPU would bring: all of a plan, as people read it.
+#   4155  webui.errors                 What goes wrong between the pack and Open WebUI.
+#   4228  webui.contact                The way from the events function to the running `gpu_router`: another plugin, which may not be there.
+#   4360  services.fleet_plan          The dashboard's plan of what to have where: this plugin has the record of chats, the router the nodes.
+#   4434  cache.counters               What the cache did, in figures without any text: of this process, and to be added up over all of them.
+#   4441  services.metrics_text        What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#   4586  services.node_upkeep         What admins do to nodes while chats go on: drain one, or pull a model at one after another.
+#   4660  engines.ollama.from_openai   An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
+#   4766  engines.sse                  Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   4875  webui.calling                Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#   5044  webui.models                 What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   5118  webui.ollama_models          Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
+#   5216  webui.server                 What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   5248  services.ollama_api          Open WebUI's Ollama API for names that `gpu_router` answers.
+#   5379  aliases.errors               What goes wrong with aliases.
+#   5387  aliases.facts                What an alias table may ask about a request, read off an OpenAI chat body.
+#   5410  aliases.table                An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#   5806  aliases.resolve              Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   5864  aliases.published            Which names of a table can be published as models, and what answers for them.
+#   5933  webui.audience               Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#   5999  webui.model_rows             Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#   6129  webui.users                  Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
+#   6159  webui.access                 Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#   6325  webui.publication            Which rows of Open WebUI's models table to write, so that users see what is offered to them. Decides only.
+#   6653  services.offer               Which rows a deployment should have.
+#   6926  webui.rows                   Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
+#   7076  services.publishing          Publishing: what the router and the alias tables offer becomes models that users see and may use.
+#   7229  services.valves              What all valves of the pack have in common: what is refused is told to admins, without what was written.
+#   7349  speech.errors                What goes wrong with transcription.
+#   7812  speech.languages             The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
+#   7889  speech.language              Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
+#   7982  engines.failures             Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   8018  speech.values                What recordings turn into, and what an engine is.
+#   8283  speech.http_answer           What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
+#   8433  speech.pcm                   Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
+#   8521  speech.openai_http           Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
+#   8724  speech.recognizer            The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
+#   8863  speech.sentences             Segments of about a sentence, made from words with times.
+#   8917  speech.whisper_model         Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
+#   9108  speech.whisper               Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
+#   9372  services.voice_settings      The valves of voice transcription, for the tool and the routes, and the engine they ask for.
+#   9529  speech.source                Where a recording comes from: bytes, a path or an open file; and how large it may be.
+#   9613  speech.kept                  Transcripts of a while ago: the same recording with the same options is not listened to twice.
+#   9702  speech.containers            What the bytes of a file tell that the decoder does not: whether the file ends before it should.
+#   9867  speech.decode                Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
+#  10494  speech.joining               Putting pieces of text together: with spaces where the script has them between words, else without.
+#  10582  speech.script                Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
+#  10658  speech.turns                 One recording at a time on this machine's own processors, in turns between users, each with its place.
+#  10933  speech.vad                   Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
+#  10983  speech.windows               Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
+#  11130  speech.transcribe            From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
+#  11407  webui.tracing                Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#  11445  webui.voice_files            Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
+#  11475  services.transcribing        Transcribing on behalf of somebody: by the admin's settings, and not twice.
+#  11600  speech.subtitles             Subtitles: lines that fit on a screen, each shown while it is spoken.
+#  11738  speech.formats               A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
+#  11900  webui.uploads                A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
+#  12106  services.voice_routes        The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
+#  12364  webui.budget_contact         The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
+#  12484  webui.chats                  Chats of the running Open WebUI, and their ratings. Imports `open_webui` when called, not before.
+#  12519  webui.load                   What `GET /api/system/load` shows of what the router tells: keys by name, so that nothing slips out.
+#  12605  webui.service                What an event function keeps up in a process: its routes, and a task that looks again from time to time.
 
 import asyncio
 import csv
@@ -599,6 +599,7 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "{model} failed here: it is asked elsewhere for a while.": "{model} 在此失败，暂时改由其他节点回答。",
         "{model} failed here: one chat tries it again.": "{model} 在此失败，正用一个请求重新尝试。",
         "{model} fits nowhere next to the others: it is loaded when asked for": "{model} 无法与其他模型同时放下：有人请求时才加载",
+        "{name!r} begins or ends with {sign}, as no model's name does: take it out": "{name!r} 以 {sign} 开头或结尾，模型名称不会这样：请去掉它",
         "{name!r} has a space in it: separate models with commas, conditions go in [ ]": "{name!r} 中有空格：模型之间用逗号分隔，条件写在 [ ] 中",
         "{name!r} has an invisible character in it: type the name again": "{name!r} 中有不可见字符：请重新输入该名称",
         "{name!r} has two stars: one can stand for the text of the alias's first star": "{name!r} 有两个星号：只能用一个代表别名第一个星号的文本",
@@ -5428,6 +5429,8 @@ _ROW = re.compile(r"(?P<alias>[^=\[\]]*)=(?P<candidates>[^\[\]]*)(?:\[(?P<condit
 _WIDE = str.maketrans("，、＝：＊＞｜", ",,=:*>|")  # noqa: RUF001 - on purpose
 _OPENINGS, _CLOSINGS = "［【", "］】"  # noqa: RUF001
 _PARTS = re.compile(rf"([=＝\[{_OPENINGS}])")  # noqa: RUF001 - before them the alias, the models, the conditions
+# Around a name: left over from JSON, YAML or `=>`. With one it would be a name that no model has.
+_STRAY = re.compile(r"""(^)?["'`“”‘’:：;；=<>](?(1)|$)""")  # noqa: RUF001 - on purpose
 _CONDITION = re.compile(r"(?P<key>[^<>=]*)(?P<relation>>?=|)(?P<value>.*)")
 _TOKENS = re.compile(r"(?P<count>[0-9]{1,9})\s*(?P<kilo>[kK]?)")
 _LEVEL = re.compile(r"[\w.-]+")
@@ -5728,6 +5731,14 @@ def _check_name(name: str) -> None:
                 beginning=name[:40],
                 count=len(name),
                 limit=MAX_NAME_LENGTH,
+            )
+        )
+    if found := _STRAY.search(name):
+        raise ValueError(
+            message(
+                "{name!r} begins or ends with {sign}, as no model's name does: take it out",
+                name=name,
+                sign=found[0],
             )
         )
 

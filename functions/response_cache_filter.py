@@ -10,7 +10,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/response_cache_filter.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Filter`, line 9396, which the server calls.
+# Begin here: `class Filter`, line 9407, which the server calls.
 # The modules that it uses come first:
 #    143  base.translations         The translations of all sentences. GENERATED from locale/ by scripts/package.py.
 #    234  base.messages             Sentences for people, in English and in the languages of the catalogue.
@@ -21,65 +21,65 @@ version: 0.1.0
 #    803  cache.canonical           JSON values as bytes: the same value gives the same bytes, and no two values share them.
 #    919  cache.keyring             Everything that is derived from the admin's secret: names in the store, and ciphers.
 #   1092  cache.key                 What makes two requests the same: the key of a cached answer.
-#   1329  cache.entry               An answer as it is kept.
-#   1398  cache.collect             From the chunks of a generation to what may be kept of it.
-#   1553  cache.counters            What the cache did, in figures without any text: of this process, and to be added up over all of them.
-#   1608  base.breaker              A breaker: after failures nothing is sent for a while, then one request tries.
-#   1691  cache.store               What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
-#   1891  cache.guard               A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
-#   2063  cache.live                An answer while it is being generated: any number of listeners get it from the start.
-#   2167  cache.contrast_words      English words that embeddings confuse: of one kind, but not the same.
-#   2276  cache.normal_words        The words of the normal form, in English: which say the same, which say nothing, and whose case matters.
-#   2463  cache.guards              What two questions must have in common before the similarity of their meanings counts at all.
-#   2685  cache.judge               The judge of similar answers: what it is asked, and when its word counts as a yes.
-#   2792  cache.pool                Evidence of other sites: counts that were added up over several deployments, with noise.
-#   3007  cache.semantic            The semantic tier: answers to questions that mean the same, once it is known how often that is wrong.
-#   3527  cache.normal_zh           The normal form of a question in Chinese: see `normal_form`.
-#   3665  cache.normal_form         The normal form of a question: two texts with the same form are one question in other words.
-#   4188  cache.similar             The normalised tier: a second key, by the normal form of the last message, that leads to an answer.
-#   4317  cache.outcome             What a request asks of the cache, and what the cache makes of it.
-#   4409  cache.generation          One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
-#   4737  cache.follow              One generation for many: the followers' side, in every process but the leader's.
-#   4840  engines.body              Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#   4851  engines.ollama.to_openai  What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   4876  engines.ollama.stream     A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   4909  cache.replay              A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
-#   5055  cache.cache               The response cache: look an answer up, follow one that is being generated, or lead.
-#   5775  engines.model_ids         Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   5783  engines.ollama.installed  Which models some Ollama nodes have, and which weights, by `GET /api/tags`. One event loop at a time.
-#   5908  base.redis                A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#   6360  services.valves           What all valves of the pack have in common: what is refused is told to admins, without what was written.
-#   6458  services.cache_valves     The valves of the response cache, wherever it runs.
-#   6560  cache.scope               Who may share an answer. The scope is part of an entry's key and of its encryption.
-#   6637  services.cacheable        Which requests the cache is for, whose answers they share, and what it is asked.
-#   6764  cache.redis_scripts       What happens in one step inside of Redis: the scripts, and the names of the keys.
-#   7108  cache.store_redis         The cache in Redis or Valkey, for any number of processes and hosts.
-#   7356  cache.sqlite_cache        The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
-#   7700  cache.store_sqlite        The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
-#   7915  services.activity         What chats did in this process, until somebody writes it into the history.
-#   7941  engines.refusals          What a client gets instead of an answer, in the form of each API that clients speak.
-#   8018  engines.sse               Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   8112  webui.errors              What goes wrong between the pack and Open WebUI.
-#   8132  services.answers          An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#   8143  services.caching          The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
-#   8344  webui.chats               Chats of the running Open WebUI, and their ratings. Imports `open_webui` when called, not before.
-#   8383  engines.way_in            What a node is asked with besides the request: its login, its key, its headers.
-#   8448  webui.connections         Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-#   8536  webui.functions           Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   8637  webui.calling             Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#   8806  webui.contact             The way from the events function to the running `gpu_router`: another plugin, which may not be there.
-#   8812  webui.embedding           Vectors and model facts over Open WebUI's own connections. Imports `open_webui` when called, not before.
-#   8845  webui.meaning             What the running Open WebUI lends the cache to compare meanings. Imports `open_webui` when called.
-#   8984  webui.audience            Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#   8998  webui.model_rows          Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#   9007  webui.models              What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   9050  webui.presets             What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
-#   9109  webui.users               Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
-#   9137  webui.rows                Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
-#   9189  webui.replay_model        Whether chats can be sent through `response_cache_replay`. Imports `open_webui` when called, not before.
-#   9269  webui.router_digest       What the running `gpu_router` says of the weights behind a name. Imports `open_webui` when called.
-#   9295  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#   9347  webui.tracing             Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#   1332  cache.entry               An answer as it is kept.
+#   1401  cache.collect             From the chunks of a generation to what may be kept of it.
+#   1556  cache.counters            What the cache did, in figures without any text: of this process, and to be added up over all of them.
+#   1611  base.breaker              A breaker: after failures nothing is sent for a while, then one request tries.
+#   1694  cache.store               What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
+#   1894  cache.guard               A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
+#   2066  cache.live                An answer while it is being generated: any number of listeners get it from the start.
+#   2170  cache.contrast_words      English words that embeddings confuse: of one kind, but not the same.
+#   2279  cache.normal_words        The words of the normal form, in English: which say the same, which say nothing, and whose case matters.
+#   2466  cache.guards              What two questions must have in common before the similarity of their meanings counts at all.
+#   2688  cache.judge               The judge of similar answers: what it is asked, and when its word counts as a yes.
+#   2795  cache.pool                Evidence of other sites: counts that were added up over several deployments, with noise.
+#   3010  cache.semantic            The semantic tier: answers to questions that mean the same, once it is known how often that is wrong.
+#   3530  cache.normal_zh           The normal form of a question in Chinese: see `normal_form`.
+#   3668  cache.normal_form         The normal form of a question: two texts with the same form are one question in other words.
+#   4191  cache.similar             The normalised tier: a second key, by the normal form of the last message, that leads to an answer.
+#   4320  cache.outcome             What a request asks of the cache, and what the cache makes of it.
+#   4412  cache.generation          One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
+#   4740  cache.follow              One generation for many: the followers' side, in every process but the leader's.
+#   4843  engines.body              Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#   4854  engines.ollama.to_openai  What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   4879  engines.ollama.stream     A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   4912  cache.replay              A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
+#   5058  cache.cache               The response cache: look an answer up, follow one that is being generated, or lead.
+#   5778  engines.model_ids         Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   5786  engines.ollama.installed  Which models some Ollama nodes have, and which weights, by `GET /api/tags`. One event loop at a time.
+#   5911  base.redis                A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#   6363  services.valves           What all valves of the pack have in common: what is refused is told to admins, without what was written.
+#   6461  services.cache_valves     The valves of the response cache, wherever it runs.
+#   6563  cache.scope               Who may share an answer. The scope is part of an entry's key and of its encryption.
+#   6640  services.cacheable        Which requests the cache is for, whose answers they share, and what it is asked.
+#   6775  cache.redis_scripts       What happens in one step inside of Redis: the scripts, and the names of the keys.
+#   7119  cache.store_redis         The cache in Redis or Valkey, for any number of processes and hosts.
+#   7367  cache.sqlite_cache        The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
+#   7711  cache.store_sqlite        The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
+#   7926  services.activity         What chats did in this process, until somebody writes it into the history.
+#   7952  engines.refusals          What a client gets instead of an answer, in the form of each API that clients speak.
+#   8029  engines.sse               Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   8123  webui.errors              What goes wrong between the pack and Open WebUI.
+#   8143  services.answers          An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#   8154  services.caching          The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
+#   8355  webui.chats               Chats of the running Open WebUI, and their ratings. Imports `open_webui` when called, not before.
+#   8394  engines.way_in            What a node is asked with besides the request: its login, its key, its headers.
+#   8459  webui.connections         Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#   8547  webui.functions           Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   8648  webui.calling             Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#   8817  webui.contact             The way from the events function to the running `gpu_router`: another plugin, which may not be there.
+#   8823  webui.embedding           Vectors and model facts over Open WebUI's own connections. Imports `open_webui` when called, not before.
+#   8856  webui.meaning             What the running Open WebUI lends the cache to compare meanings. Imports `open_webui` when called.
+#   8995  webui.audience            Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#   9009  webui.model_rows          Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#   9018  webui.models              What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   9061  webui.presets             What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
+#   9120  webui.users               Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
+#   9148  webui.rows                Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
+#   9200  webui.replay_model        Whether chats can be sent through `response_cache_replay`. Imports `open_webui` when called, not before.
+#   9280  webui.router_digest       What the running `gpu_router` says of the weights behind a name. Imports `open_webui` when called.
+#   9306  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   9358  webui.tracing             Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
 
 import asyncio
 import base64
@@ -1160,6 +1160,7 @@ class AnswerBasis:
             the model under it.
         knowledge: ids and versions of what was looked up for it, if that is not in the body.
         contents: SHA-256 by reference, for images and files that the body only refers to.
+        usage: the client wants figures, of an engine that gives them only to those who ask.
     """
 
     scope: str
@@ -1168,6 +1169,7 @@ class AnswerBasis:
     preset: Mapping[str, Any] = field(default_factory=dict)
     knowledge: tuple[str, ...] = ()
     contents: Mapping[str, str] = field(default_factory=dict)
+    usage: bool = False
 
 
 def slot_of(basis: AnswerBasis, keyring: Keyring) -> Slot | NotCacheable:
@@ -1195,6 +1197,7 @@ def _fields_of(basis: AnswerBasis) -> dict[str, Any]:
         "preset": basis.preset,
         "knowledge": basis.knowledge,
         "body": body,
+        **({"usage": True} if basis.usage else {}),
     }
 
 
@@ -6662,6 +6665,7 @@ class CacheRequest:
         preset: what is applied to the body after this.
         refresh: generate anew and overwrite.
         needs_usage: see `Question`.
+        usage_when_asked: the engine gives figures of a stream only where `stream_options` asks for them.
         similar: an answer to the same question in other words will do.
         lend: for a scope, what the semantic tier needs of the request; None: it is off.
         as_user: see `ScopeFacts`.
@@ -6676,6 +6680,7 @@ class CacheRequest:
     preset: Mapping[str, Any] = field(default_factory=dict)
     refresh: bool = False
     needs_usage: bool = False
+    usage_when_asked: bool = False
     similar: bool = False
     lend: Callable[[str], Lent | None] | None = None
     as_user: bool = False
@@ -6703,7 +6708,7 @@ async def question_of(asked: CacheRequest, rule: ScopeRule, keyring: Keyring) ->
     """What to ask the cache for a request."""
     facts = scope_facts(asked)
     scope = scope_for(rule, facts)
-    basis = AnswerBasis(scope, asked.body, asked.digest, asked.preset)
+    basis = AnswerBasis(scope, asked.body, asked.digest, asked.preset, usage=_asks_for_usage(asked))
     is_large = sum(_text_sizes(asked.body.get("messages"))) > LARGE_CHARACTERS
     slot = await asyncio.to_thread(slot_of, basis, keyring) if is_large else slot_of(basis, keyring)
     if isinstance(slot, NotCacheable):
@@ -6720,6 +6725,12 @@ async def question_of(asked: CacheRequest, rule: ScopeRule, keyring: Keyring) ->
         basis=basis if asked.similar else None,
         lent=asked.lend(scope) if asked.lend and compares else None,
     )
+
+
+def _asks_for_usage(asked: CacheRequest) -> bool:
+    """Whether an answer that was streamed to a client without figures will not do: a whole one has them."""
+    wanted = object_at(asked.body, "stream_options").get("include_usage")
+    return asked.usage_when_asked and bool(wanted or not asked.body.get("stream"))
 
 
 def scope_facts(asked: CacheRequest) -> ScopeFacts:
@@ -9659,6 +9670,7 @@ class Filter:
             preset=answering.preset,
             refresh="no-cache" in _wishes(request) or is_another,
             needs_usage=answering.origin == "ollama",
+            usage_when_asked=answering.origin == "openai",
             similar=self.valves.similar != "off" and "no-similar" not in _wishes(request),
             lend=lend if embedder else None,
             as_user=self.valves.scope != "user" and await _response_cache_filter__asks_as_user(answering, request),

@@ -9,118 +9,118 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/pipelines/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipeline`, line 16804, which the server calls.
+# Begin here: `class Pipeline`, line 16827, which the server calls.
 # The modules that it uses come first:
 #    200  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    501  base.messages                  Sentences for people, in English and in the languages of the catalogue.
-#    629  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    655  base.tables                    Tables that admins write as text: a row a line, `#` starts a comment, empty lines are skipped.
-#    686  aliases.errors                 What goes wrong with aliases.
-#    729  engines.errors                 What goes wrong with a node.
-#    899  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#   1029  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#   1104  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
-#   1165  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   1294  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
-#   1371  fit.memory                     How much memory a model takes while it runs: a pure function of its shape and of what it is loaded with.
-#   1539  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
-#   1587  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
-#   1914  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
-#   1992  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
-#   2043  routing.decide.cost            What sending a request to a node costs, term by term.
-#   2179  routing.errors                 What goes wrong with routing.
-#   2361  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   2508  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
-#   2546  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
-#   2913  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
-#   3333  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
-#   3457  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   3559  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
-#   3688  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
-#   3807  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
-#   3931  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
-#   4042  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
-#   4200  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   4334  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
-#   4667  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
-#   4920  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
-#   5037  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
-#   5095  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
-#   5160  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
-#   5309  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
-#   5442  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
-#   5617  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
-#   5967  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
-#   6052  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
-#   6149  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   6195  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   6300  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#   6592  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
-#   6809  engines.vectors                Vectors for texts, as an engine gives them.
-#   6842  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
-#   7103  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
-#   7161  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
-#   7364  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
-#   7535  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
-#   7872  routing.nodes                  The `nodes` valve: a row a line, read once.
-#   8232  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
-#   8318  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
-#   8492  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
-#   8688  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
-#   8781  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
-#   8864  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
-#   8930  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
-#   8979  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#   9055  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
-#   9142  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
-#   9250  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
-#   9750  routing.probe.node_watch       One node as the router holds it: its client, what the last looks have shown, and when it counts as gone.
-#  10050  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
-#  10288  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
-#  10391  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
-#  10499  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-#  10616  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
-#  10869  routing.state.demand           How often each set of weights is asked for, over the last minutes.
-#  10902  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-#  11088  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#  11123  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#  11862  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#  11938  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#  12084  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#  12318  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
-#  12458  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  12518  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
-#  13029  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
-#  13202  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
-#  13543  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  13852  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  13967  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  14588  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, the admin's dashboard, and a plan.
-#  14655  cache.errors                   What goes wrong with the cache.
-#  14675  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  14691  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  14840  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
-#  14969  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
-#  15138  base.single_flight             What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
-#  15241  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
-#  15480  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#  15932  services.activity              What chats did in this process, until somebody writes it into the history.
-#  15999  services.history               The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
-#  16353  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  16454  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  16489  services.pipeline_requests     What a pipeline can know of a request, how it tells the next one, and the others of its server.
-#  16572  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
-#  16690  services.valves                What all valves of the pack have in common: what is refused is told to admins, without what was written.
-#  16788  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
-#  16892  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#  17278  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#  17336  aliases.published              Which names of a table can be published as models, and what answers for them.
-#  17372  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  17490  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  17615  services.router_valves         The valves of the router, wherever it runs.
-#  17769  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  17883  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  18144  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#    503  base.messages                  Sentences for people, in English and in the languages of the catalogue.
+#    631  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    657  base.tables                    Tables that admins write as text: a row a line, `#` starts a comment, empty lines are skipped.
+#    688  aliases.errors                 What goes wrong with aliases.
+#    731  engines.errors                 What goes wrong with a node.
+#    901  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#   1031  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#   1106  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
+#   1167  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   1296  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
+#   1373  fit.memory                     How much memory a model takes while it runs: a pure function of its shape and of what it is loaded with.
+#   1541  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
+#   1589  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
+#   1916  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
+#   1994  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
+#   2045  routing.decide.cost            What sending a request to a node costs, term by term.
+#   2181  routing.errors                 What goes wrong with routing.
+#   2363  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   2510  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
+#   2548  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
+#   2915  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
+#   3335  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
+#   3459  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   3561  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
+#   3698  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
+#   3817  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
+#   3941  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
+#   4052  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
+#   4215  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   4349  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
+#   4682  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
+#   4935  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
+#   5052  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
+#   5110  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
+#   5175  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
+#   5324  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
+#   5457  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
+#   5632  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
+#   5982  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
+#   6067  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
+#   6164  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   6210  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   6315  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   6607  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
+#   6824  engines.vectors                Vectors for texts, as an engine gives them.
+#   6857  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
+#   7118  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
+#   7176  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
+#   7379  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
+#   7550  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
+#   7887  routing.nodes                  The `nodes` valve: a row a line, read once.
+#   8247  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
+#   8333  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
+#   8507  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
+#   8703  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
+#   8796  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
+#   8879  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
+#   8945  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
+#   8994  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   9070  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
+#   9157  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
+#   9265  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
+#   9765  routing.probe.node_watch       One node as the router holds it: its client, what the last looks have shown, and when it counts as gone.
+#  10065  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
+#  10303  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
+#  10406  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
+#  10514  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+#  10631  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
+#  10884  routing.state.demand           How often each set of weights is asked for, over the last minutes.
+#  10917  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+#  11103  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#  11138  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#  11877  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#  11953  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#  12099  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#  12333  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
+#  12473  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  12533  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
+#  13044  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
+#  13224  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
+#  13565  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  13874  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  13989  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  14610  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, the admin's dashboard, and a plan.
+#  14677  cache.errors                   What goes wrong with the cache.
+#  14697  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  14713  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  14862  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
+#  14991  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
+#  15160  base.single_flight             What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
+#  15263  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
+#  15503  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#  15955  services.activity              What chats did in this process, until somebody writes it into the history.
+#  16022  services.history               The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
+#  16376  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  16477  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  16512  services.pipeline_requests     What a pipeline can know of a request, how it tells the next one, and the others of its server.
+#  16595  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
+#  16713  services.valves                What all valves of the pack have in common: what is refused is told to admins, without what was written.
+#  16811  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
+#  16915  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#  17311  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#  17369  aliases.published              Which names of a table can be published as models, and what answers for them.
+#  17405  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  17523  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  17648  services.router_valves         The valves of the router, wherever it runs.
+#  17802  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  17916  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  18177  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
 
 import asyncio
 import base64
@@ -314,6 +314,7 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "hung up in the middle of its answer": "回答到一半断开了连接",
         "in a password, @ is written as %40, : as %3A, / as %2F, ? as %3F, # as %23, and % as %25": "密码中 @ 写成 %40，`:` 写成 %3A，/ 写成 %2F，`?` 写成 %3F，# 写成 %23，% 写成 %25",
         "in {time}": "用时 {time}",
+        "is OpenAI's old form, which Ollama does not have: send `tools` instead": "是 OpenAI 的旧格式，Ollama 没有：请改用 `tools`",
         "is a data URL without base64: encode it as data:image/…;base64,…": "是没有 base64 的 data URL：请编码为 data:image/…;base64,…",
         "is a link: Ollama fetches none, so send the image itself as a data URL": "是链接：Ollama 不会下载图片，请以 data URL 发送图片本身",
         "is busy (status {status})": "正忙（状态码 {status}）",
@@ -457,6 +458,7 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "{minutes} min": "{minutes} 分钟",
         "{model} has a row already: put all its hours into that one, with commas": "{model} 已有一行：请把它的所有时段写在那一行，用逗号分隔",
         "{model} is not installed": "未安装 {model}",
+        "{name!r} begins or ends with {sign}, as no model's name does: take it out": "{name!r} 以 {sign} 开头或结尾，模型名称不会这样：请去掉它",
         "{name!r} cannot be a name: use up to 64 letters, digits, dots, dashes, underscores": "{name!r} 不能作为名称：请使用最多 64 个字母、数字、点、连字符和下划线",
         "{name!r} has a space in it: separate models with commas, conditions go in [ ]": "{name!r} 中有空格：模型之间用逗号分隔，条件写在 [ ] 中",
         "{name!r} has an invisible character in it: type the name again": "{name!r} 中有不可见字符：请重新输入该名称",
@@ -3649,20 +3651,28 @@ def _tool_calls(turn: Mapping[str, Any], field: str) -> dict[str, list[dict[str,
     converted = [
         _ollama_call(call, number, f"{field}.tool_calls[{number}]") for number, call in enumerate(calls)
     ]
+    if not calls and turn.get("function_call"):  # OpenAI's old form, in a conversation that is older
+        converted = [{"function": _ollama_function(turn["function_call"], 0, f"{field}.function_call")}]
     return {"tool_calls": converted} if converted else {}
 
 
 def _ollama_call(call: Mapping[str, Any], number: int, field: str) -> dict[str, Any]:
-    function = object_in(call.get("function"), f"{field}.function")
     identity = call.get("id")
+    function = object_in(call.get("function"), f"{field}.function")
     index = call.get("index", function.get("index"))
+    place = index if isinstance(index, int) and not isinstance(index, bool) else number
     return {
         **({} if identity is None else {"id": text_in(identity, f"{field}.id")}),
-        "function": {
-            "index": index if isinstance(index, int) and not isinstance(index, bool) else number,
-            "name": text_in(function.get("name"), f"{field}.function.name"),
-            "arguments": _arguments(function.get("arguments"), f"{field}.function.arguments"),
-        },
+        "function": _ollama_function(function, place, f"{field}.function"),
+    }
+
+
+def _ollama_function(given: object, place: int, field: str) -> dict[str, Any]:
+    function = object_in(given, field)
+    return {
+        "index": place,
+        "name": text_in(function.get("name"), f"{field}.name"),
+        "arguments": _arguments(function.get("arguments"), f"{field}.arguments"),
     }
 
 
@@ -4104,6 +4114,11 @@ def ollama_settings(body: Mapping[str, Any], thinking: Thinking | None = None) -
 def _tools(body: Mapping[str, Any]) -> list[Mapping[str, Any]] | None:
     """The tools that the model may call. Ollama cannot be made to call one, only which there are."""
     offered = offered_tools(body)
+    # A client that knows only `functions` awaits the answer's `function_call`, too.
+    if body.get("functions") and not offered.tools and body.get("function_call") != "none":
+        raise ChatBodyError(
+            "functions", message("is OpenAI's old form, which Ollama does not have: send `tools` instead")
+        )
     return None if offered.mode == "none" else offered.tools or None
 
 
@@ -13163,7 +13178,14 @@ def _span(written: str) -> Span:
                 written=written,
             )
         )
-    return Span(_days(found["days"] or "mon-sun"), _minutes(found["begins"]), _minutes(found["ends"]))
+    days, begins, ends = (
+        _days(found["days"] or "mon-sun"),
+        _minutes(found["begins"]),
+        _minutes(found["ends"]),
+    )
+    if begins == _MINUTES_A_DAY:  # the end of a day is the next day's beginning
+        days = frozenset((day + 1) % 7 for day in days)
+    return Span(days, begins % _MINUTES_A_DAY, ends % _MINUTES_A_DAY)
 
 
 def _days(written: str) -> frozenset[int]:
@@ -13186,7 +13208,7 @@ def _minutes(written: str) -> int:
         raise ValueError(
             message("{written!r} is not a time: write it as 07:30, at most 24:00", written=written)
         )
-    return (60 * hour + minute) % _MINUTES_A_DAY
+    return 60 * hour + minute
 
 
 def _zone(name: str) -> str:
@@ -14142,7 +14164,7 @@ class Router:
         return sum(watch.has_any(request.models) for request in waiting)
 
     def is_healthy(self, node: str) -> bool:
-        """Whether requests are given to it: it answers, and has not just failed one."""
+        """Whether it answers, and has not just failed a request. One that is drained does."""
         breaker = self.scheduler.cluster.nodes[node].breaker
         return not self.nodes[node].is_gone and breaker.state(self._loop.time()) == "closed"
 
@@ -15283,7 +15305,7 @@ async def resolve_srv(address: str) -> Servers:
         address: as it stands in a row: `dns+srv://name`, or `dns+srv://10.0.0.2:8600/name`.
 
     Raises:
-        Exception: aiodns is not installed, or the name has none now.
+        Exception: aiodns is not installed, or the name is not known now.
     """
     from aiodns import DNSResolver  # noqa: PLC0415 - Open WebUI installs it, the Pipelines server does not
 
@@ -15297,7 +15319,8 @@ async def resolve_srv(address: str) -> Servers:
         found = await resolver.query(name, "SRV")
     finally:
         await resolver.close()
-    return tuple(sorted({Server(str(one.host).rstrip("."), int(one.port)) for one in found}))
+    hosts = {Server(str(one.host).rstrip("."), int(one.port)) for one in found}
+    return tuple(sorted(server for server in hosts if server.host))  # `.` is "there is none" (RFC 2782)
 
 
 async def resolve_pods(address: str, account: Path = ACCOUNT) -> Servers:
@@ -16911,6 +16934,8 @@ _ROW = re.compile(r"(?P<alias>[^=\[\]]*)=(?P<candidates>[^\[\]]*)(?:\[(?P<condit
 _WIDE = str.maketrans("，、＝：＊＞｜", ",,=:*>|")  # noqa: RUF001 - on purpose
 _OPENINGS, _CLOSINGS = "［【", "］】"  # noqa: RUF001
 _PARTS = re.compile(rf"([=＝\[{_OPENINGS}])")  # noqa: RUF001 - before them the alias, the models, the conditions
+# Around a name: left over from JSON, YAML or `=>`. With one it would be a name that no model has.
+_STRAY = re.compile(r"""(^)?["'`“”‘’:：;；=<>](?(1)|$)""")  # noqa: RUF001 - on purpose
 _CONDITION = re.compile(r"(?P<key>[^<>=]*)(?P<relation>>?=|)(?P<value>.*)")
 _TOKENS = re.compile(r"(?P<count>[0-9]{1,9})\s*(?P<kilo>[kK]?)")
 _LEVEL = re.compile(r"[\w.-]+")
@@ -17211,6 +17236,14 @@ def _check_name(name: str) -> None:
                 beginning=name[:40],
                 count=len(name),
                 limit=MAX_NAME_LENGTH,
+            )
+        )
+    if found := _STRAY.search(name):
+        raise ValueError(
+            message(
+                "{name!r} begins or ends with {sign}, as no model's name does: take it out",
+                name=name,
+                sign=found[0],
             )
         )
 

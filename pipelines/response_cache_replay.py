@@ -10,7 +10,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/pipelines/response_cache_replay.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipeline`, line 7577, which the server calls.
+# Begin here: `class Pipeline`, line 7588, which the server calls.
 # The modules that it uses come first:
 #    116  base.translations           The translations of all sentences. GENERATED from locale/ by scripts/package.py.
 #    194  base.messages               Sentences for people, in English and in the languages of the catalogue.
@@ -20,46 +20,46 @@ version: 0.1.0
 #    536  cache.canonical             JSON values as bytes: the same value gives the same bytes, and no two values share them.
 #    652  cache.keyring               Everything that is derived from the admin's secret: names in the store, and ciphers.
 #    814  cache.key                   What makes two requests the same: the key of a cached answer.
-#   1051  cache.entry                 An answer as it is kept.
-#   1120  cache.collect               From the chunks of a generation to what may be kept of it.
-#   1275  cache.counters              What the cache did, in figures without any text: of this process, and to be added up over all of them.
-#   1330  base.breaker                A breaker: after failures nothing is sent for a while, then one request tries.
-#   1413  base.single_flight          What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
-#   1496  cache.store                 What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
-#   1696  cache.guard                 A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
-#   1868  cache.live                  An answer while it is being generated: any number of listeners get it from the start.
-#   1972  cache.contrast_words        English words that embeddings confuse: of one kind, but not the same.
-#   2081  cache.normal_words          The words of the normal form, in English: which say the same, which say nothing, and whose case matters.
-#   2268  cache.guards                What two questions must have in common before the similarity of their meanings counts at all.
-#   2489  cache.judge                 The judge of similar answers: what it is asked, and when its word counts as a yes.
-#   2596  cache.pool                  Evidence of other sites: counts that were added up over several deployments, with noise.
-#   2742  cache.semantic              The semantic tier: answers to questions that mean the same, once it is known how often that is wrong.
-#   3188  cache.normal_zh             The normal form of a question in Chinese: see `normal_form`.
-#   3326  cache.normal_form           The normal form of a question: two texts with the same form are one question in other words.
-#   3849  cache.similar               The normalised tier: a second key, by the normal form of the last message, that leads to an answer.
-#   3978  cache.outcome               What a request asks of the cache, and what the cache makes of it.
-#   4070  cache.generation            One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
-#   4398  cache.follow                One generation for many: the followers' side, in every process but the leader's.
-#   4501  engines.errors              What goes wrong with a node.
-#   4519  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#   4573  engines.ollama.to_openai    What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   4598  engines.ollama.stream       A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   4615  cache.replay                A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
-#   4700  cache.cache                 The response cache: look an answer up, follow one that is being generated, or lead.
-#   5420  cache.scope                 Who may share an answer. The scope is part of an entry's key and of its encryption.
-#   5497  services.cacheable          Which requests the cache is for, whose answers they share, and what it is asked.
-#   5619  base.redis                  A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#   6058  cache.redis_scripts         What happens in one step inside of Redis: the scripts, and the names of the keys.
-#   6402  cache.store_redis           The cache in Redis or Valkey, for any number of processes and hosts.
-#   6650  cache.sqlite_cache          The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
-#   6994  cache.store_sqlite          The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
-#   7209  engines.model_ids           Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   7217  services.activity           What chats did in this process, until somebody writes it into the history.
-#   7243  services.caching            The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
-#   7351  services.webui_tasks        Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#   7386  services.pipeline_requests  What a pipeline can know of a request, how it tells the next one, and the others of its server.
-#   7463  services.valves             What all valves of the pack have in common: what is refused is told to admins, without what was written.
-#   7561  services.pipeline_valves    Valves on the Pipelines server: what all of our pipelines have in common there.
+#   1054  cache.entry                 An answer as it is kept.
+#   1123  cache.collect               From the chunks of a generation to what may be kept of it.
+#   1278  cache.counters              What the cache did, in figures without any text: of this process, and to be added up over all of them.
+#   1333  base.breaker                A breaker: after failures nothing is sent for a while, then one request tries.
+#   1416  base.single_flight          What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
+#   1499  cache.store                 What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
+#   1699  cache.guard                 A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
+#   1871  cache.live                  An answer while it is being generated: any number of listeners get it from the start.
+#   1975  cache.contrast_words        English words that embeddings confuse: of one kind, but not the same.
+#   2084  cache.normal_words          The words of the normal form, in English: which say the same, which say nothing, and whose case matters.
+#   2271  cache.guards                What two questions must have in common before the similarity of their meanings counts at all.
+#   2492  cache.judge                 The judge of similar answers: what it is asked, and when its word counts as a yes.
+#   2599  cache.pool                  Evidence of other sites: counts that were added up over several deployments, with noise.
+#   2745  cache.semantic              The semantic tier: answers to questions that mean the same, once it is known how often that is wrong.
+#   3191  cache.normal_zh             The normal form of a question in Chinese: see `normal_form`.
+#   3329  cache.normal_form           The normal form of a question: two texts with the same form are one question in other words.
+#   3852  cache.similar               The normalised tier: a second key, by the normal form of the last message, that leads to an answer.
+#   3981  cache.outcome               What a request asks of the cache, and what the cache makes of it.
+#   4073  cache.generation            One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
+#   4401  cache.follow                One generation for many: the followers' side, in every process but the leader's.
+#   4504  engines.errors              What goes wrong with a node.
+#   4522  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#   4576  engines.ollama.to_openai    What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   4601  engines.ollama.stream       A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   4618  cache.replay                A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
+#   4703  cache.cache                 The response cache: look an answer up, follow one that is being generated, or lead.
+#   5423  cache.scope                 Who may share an answer. The scope is part of an entry's key and of its encryption.
+#   5500  services.cacheable          Which requests the cache is for, whose answers they share, and what it is asked.
+#   5630  base.redis                  A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#   6069  cache.redis_scripts         What happens in one step inside of Redis: the scripts, and the names of the keys.
+#   6413  cache.store_redis           The cache in Redis or Valkey, for any number of processes and hosts.
+#   6661  cache.sqlite_cache          The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
+#   7005  cache.store_sqlite          The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
+#   7220  engines.model_ids           Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   7228  services.activity           What chats did in this process, until somebody writes it into the history.
+#   7254  services.caching            The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
+#   7362  services.webui_tasks        Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#   7397  services.pipeline_requests  What a pipeline can know of a request, how it tells the next one, and the others of its server.
+#   7474  services.valves             What all valves of the pack have in common: what is refused is told to admins, without what was written.
+#   7572  services.pipeline_valves    Valves on the Pipelines server: what all of our pipelines have in common there.
 
 import asyncio
 import base64
@@ -882,6 +882,7 @@ class AnswerBasis:
             the model under it.
         knowledge: ids and versions of what was looked up for it, if that is not in the body.
         contents: SHA-256 by reference, for images and files that the body only refers to.
+        usage: the client wants figures, of an engine that gives them only to those who ask.
     """
 
     scope: str
@@ -890,6 +891,7 @@ class AnswerBasis:
     preset: Mapping[str, Any] = field(default_factory=dict)
     knowledge: tuple[str, ...] = ()
     contents: Mapping[str, str] = field(default_factory=dict)
+    usage: bool = False
 
 
 def slot_of(basis: AnswerBasis, keyring: Keyring) -> Slot | NotCacheable:
@@ -917,6 +919,7 @@ def _fields_of(basis: AnswerBasis) -> dict[str, Any]:
         "preset": basis.preset,
         "knowledge": basis.knowledge,
         "body": body,
+        **({"usage": True} if basis.usage else {}),
     }
 
 
@@ -5517,6 +5520,7 @@ class CacheRequest:
         preset: what is applied to the body after this.
         refresh: generate anew and overwrite.
         needs_usage: see `Question`.
+        usage_when_asked: the engine gives figures of a stream only where `stream_options` asks for them.
         similar: an answer to the same question in other words will do.
         lend: for a scope, what the semantic tier needs of the request; None: it is off.
         as_user: see `ScopeFacts`.
@@ -5531,6 +5535,7 @@ class CacheRequest:
     preset: Mapping[str, Any] = field(default_factory=dict)
     refresh: bool = False
     needs_usage: bool = False
+    usage_when_asked: bool = False
     similar: bool = False
     lend: Callable[[str], Lent | None] | None = None
     as_user: bool = False
@@ -5558,7 +5563,7 @@ async def question_of(asked: CacheRequest, rule: ScopeRule, keyring: Keyring) ->
     """What to ask the cache for a request."""
     facts = scope_facts(asked)
     scope = scope_for(rule, facts)
-    basis = AnswerBasis(scope, asked.body, asked.digest, asked.preset)
+    basis = AnswerBasis(scope, asked.body, asked.digest, asked.preset, usage=_asks_for_usage(asked))
     is_large = sum(_text_sizes(asked.body.get("messages"))) > LARGE_CHARACTERS
     slot = await asyncio.to_thread(slot_of, basis, keyring) if is_large else slot_of(basis, keyring)
     if isinstance(slot, NotCacheable):
@@ -5575,6 +5580,12 @@ async def question_of(asked: CacheRequest, rule: ScopeRule, keyring: Keyring) ->
         basis=basis if asked.similar else None,
         lent=asked.lend(scope) if asked.lend and compares else None,
     )
+
+
+def _asks_for_usage(asked: CacheRequest) -> bool:
+    """Whether an answer that was streamed to a client without figures will not do: a whole one has them."""
+    wanted = object_at(asked.body, "stream_options").get("include_usage")
+    return asked.usage_when_asked and bool(wanted or not asked.body.get("stream"))
 
 
 def scope_facts(asked: CacheRequest) -> ScopeFacts:

@@ -11,44 +11,44 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/tools/voice_transcription.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Tools`, line 5297, which the server calls.
+# Begin here: `class Tools`, line 5304, which the server calls.
 # The modules that it uses come first:
-#     89  errors                   The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    103  base.translations        The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    208  base.messages            Sentences for people, in English and in the languages of the catalogue.
-#    336  base.single_flight       What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
-#    359  services.valves          What all valves of the pack have in common: what is refused is told to admins, without what was written.
-#    457  speech.errors            What goes wrong with transcription.
-#    923  speech.languages         The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
-#   1000  speech.language          Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
-#   1094  engines.failures         Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   1130  speech.values            What recordings turn into, and what an engine is.
-#   1395  speech.http_answer       What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
-#   1545  speech.pcm               Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
-#   1633  speech.openai_http       Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
-#   1836  speech.recognizer        The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
-#   1975  speech.sentences         Segments of about a sentence, made from words with times.
-#   2029  speech.whisper_model     Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
-#   2222  speech.whisper           Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
-#   2486  services.voice_settings  The valves of voice transcription, for the tool and the routes, and the engine they ask for.
-#   2642  speech.source            Where a recording comes from: bytes, a path or an open file; and how large it may be.
-#   2726  speech.kept              Transcripts of a while ago: the same recording with the same options is not listened to twice.
-#   2815  speech.containers        What the bytes of a file tell that the decoder does not: whether the file ends before it should.
-#   2980  speech.decode            Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
-#   3607  speech.joining           Putting pieces of text together: with spaces where the script has them between words, else without.
-#   3695  speech.script            Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
-#   3771  speech.turns             One recording at a time on this machine's own processors, in turns between users, each with its place.
-#   4039  speech.vad               Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
-#   4089  speech.windows           Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
-#   4236  speech.transcribe        From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
-#   4513  webui.tracing            Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
-#   4551  webui.errors             What goes wrong between the pack and Open WebUI.
-#   4567  webui.voice_files        Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
-#   4668  services.transcribing    Transcribing on behalf of somebody: by the admin's settings, and not twice.
-#   4788  speech.subtitles         Subtitles: lines that fit on a screen, each shown while it is spoken.
-#   4926  speech.formats           A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
-#   5063  services.voice_job       One call of the tool: which recordings, how far it is, what the model gets, and the file for the user.
-#   5279  webui.users              Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
+#     88  errors                   The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    102  base.translations        The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#    207  base.messages            Sentences for people, in English and in the languages of the catalogue.
+#    335  base.single_flight       What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
+#    358  services.valves          What all valves of the pack have in common: what is refused is told to admins, without what was written.
+#    456  speech.errors            What goes wrong with transcription.
+#    922  speech.languages         The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
+#    999  speech.language          Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
+#   1093  engines.failures         Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   1129  speech.values            What recordings turn into, and what an engine is.
+#   1394  speech.http_answer       What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
+#   1544  speech.pcm               Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
+#   1632  speech.openai_http       Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
+#   1835  speech.recognizer        The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
+#   1974  speech.sentences         Segments of about a sentence, made from words with times.
+#   2028  speech.whisper_model     Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
+#   2221  speech.whisper           Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
+#   2485  services.voice_settings  The valves of voice transcription, for the tool and the routes, and the engine they ask for.
+#   2641  speech.source            Where a recording comes from: bytes, a path or an open file; and how large it may be.
+#   2725  speech.kept              Transcripts of a while ago: the same recording with the same options is not listened to twice.
+#   2814  speech.containers        What the bytes of a file tell that the decoder does not: whether the file ends before it should.
+#   2979  speech.decode            Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
+#   3606  speech.joining           Putting pieces of text together: with spaces where the script has them between words, else without.
+#   3694  speech.script            Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
+#   3770  speech.turns             One recording at a time on this machine's own processors, in turns between users, each with its place.
+#   4038  speech.vad               Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
+#   4088  speech.windows           Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
+#   4235  speech.transcribe        From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
+#   4512  webui.tracing            Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#   4550  webui.errors             What goes wrong between the pack and Open WebUI.
+#   4566  webui.voice_files        Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
+#   4667  services.transcribing    Transcribing on behalf of somebody: by the admin's settings, and not twice.
+#   4787  speech.subtitles         Subtitles: lines that fit on a screen, each shown while it is spoken.
+#   4925  speech.formats           A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
+#   5062  services.voice_job       One call of the tool: which recordings, how far it is, what the model gets, and the file for the user.
+#   5286  webui.users              Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
 
 import asyncio
 import hashlib
@@ -56,7 +56,6 @@ import io
 import json
 import logging
 import math
-import mimetypes
 import os
 import re
 import shutil
@@ -5066,6 +5065,14 @@ def _vtt_text(lines: tuple[str, ...]) -> str:
 MODEL_CHARACTERS = 16_000  # of all transcripts of a call for the model: about 4,000 tokens of English
 SHOWN_CHARACTERS = 80  # of the text that was heard last, in a status line
 _SUFFIXES: Mapping[TranscriptFormat, str] = {"text": "txt", "srt": "srt", "vtt": "vtt"}
+# What names of recordings end with. Python's own table depends on the system that it runs on.
+_RECORDINGS = frozenset(
+    {
+        *("3gp", "aac", "aif", "aiff", "amr", "avi", "caf", "flac", "flv", "m4a", "m4b", "m4v", "mka"),
+        *("mkv", "mov", "mp2", "mp3", "mp4", "mpeg", "mpg", "oga", "ogg", "ogv", "opus", "wav", "weba"),
+        *("webm", "wma", "wmv"),
+    }
+)
 _ATTACH = message("attach an audio or video file to the chat")
 _BROKEN = message(
     "Nothing could be transcribed because of a fault in the tool: an admin finds it in the log."
@@ -5212,8 +5219,8 @@ def chosen_recordings(wanted: str, attached: Iterable[Mapping[str, Any]]) -> lis
 def _is_recording(file: Mapping[str, Any]) -> bool:
     meta = (file.get("file") or {}).get("meta") or {}
     told = str(file.get("content_type") or meta.get("content_type") or "")
-    guessed = mimetypes.guess_type(_file_name(file))[0] or ""
-    return any(kind.startswith(("audio/", "video/")) for kind in (told, guessed))
+    ending = _file_name(file).rpartition(".")[2].lower()
+    return told.startswith(("audio/", "video/")) or ending in _RECORDINGS
 
 
 def _file_name(file: Mapping[str, Any]) -> str:

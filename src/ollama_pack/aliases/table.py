@@ -34,7 +34,7 @@ _WIDE = str.maketrans("，、＝：＊＞｜", ",,=:*>|")  # noqa: RUF001 - on p
 _OPENINGS, _CLOSINGS = "［【", "］】"  # noqa: RUF001
 _PARTS = re.compile(rf"([=＝\[{_OPENINGS}])")  # noqa: RUF001 - before them the alias, the models, the conditions
 # Around a name: left over from JSON, YAML or `=>`. With one it would be a name that no model has.
-_STRAY = re.compile(r"""(^)?["'`“”‘’«»「」『』:：;；=<>](?(1)|$)""")  # noqa: RUF001 - on purpose
+_STRAY = re.compile(r"""(^)?["'`“”‘’:：;；=<>](?(1)|$)""")  # noqa: RUF001 - on purpose
 _CONDITION = re.compile(r"(?P<key>[^<>=]*)(?P<relation>>?=|)(?P<value>.*)")
 _TOKENS = re.compile(r"(?P<count>[0-9]{1,9})\s*(?P<kilo>[kK]?)")
 _LEVEL = re.compile(r"[\w.-]+")
