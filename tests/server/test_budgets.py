@@ -434,3 +434,21 @@ def test_a_dead_store_breaks_no_chat(budgeted: CachedWebUI) -> None:
     assert usage(budgeted.student)["fault"] == ""
     log = budgeted.webui.log.read_text(errors="replace")
     assert log.count("Budgets are not counted and do not hold") == 1
+
+
+def on_the_dashboard(cached: CachedWebUI) -> Json:
+    """What the dashboard is sent of budgets."""
+    url, key = f"{cached.webui.url}/ollama-pack/stream", cached.admin.key
+    with requests.get(url, headers={"Authorization": f"Bearer {key}"}, stream=True, timeout=30) as stream:
+        event = next(line for line in stream.iter_lines() if line.startswith(b"data: "))
+    found: Json = json.loads(event.removeprefix(b"data: "))["parts"]["budgets"]
+    return found
+
+
+def test_the_dashboard_shows_budgets_of_groups(budgeted: CachedWebUI) -> None:
+    """Would catch a dashboard that says, of every table with a group in it, that nothing is counted."""
+    set_budgets(budgeted, "group=students 9 requests/day", "everyone 5 requests/week")
+    assert ask(budgeted.student, "how much is left?").status_code == 200
+    wait_until_used(budgeted.student, 1)
+    shown = on_the_dashboard(budgeted)
+    assert (shown["fault"], [each["whose"] for each in shown["most"]]) == ("", ["student@example.org"])

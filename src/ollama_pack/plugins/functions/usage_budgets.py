@@ -354,11 +354,12 @@ def _begun(chat: ChatBudget | None, *, own: bool) -> dict[str, Any]:
 
 
 async def _budget_user(user: dict[str, Any], budgets: Budgets) -> BudgetUser:
+    has_groups = budgets.table.uses_groups and user.get("id")  # the dashboard asks for nobody in particular
     return BudgetUser(
         id=str(user.get("id") or ""),
         email=str(user.get("email") or ""),
         role=str(user.get("role") or ""),
-        groups=await group_names(user) if budgets.table.uses_groups else frozenset(),
+        groups=await group_names(user) if has_groups else frozenset(),
     )
 
 
