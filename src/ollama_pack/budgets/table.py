@@ -165,6 +165,11 @@ class BudgetTable:
         """Whether a row asks for the user's groups, which cost a look into the database."""
         return any(row.subject.kind == "group" for row in self.rows)
 
+    @property
+    def groups(self) -> frozenset[str]:
+        """The names of all groups that have a row."""
+        return frozenset(row.subject.name for row in self.rows if row.subject.kind == "group")
+
     def rows_for(self, user: BudgetUser) -> tuple[BudgetRow, ...]:
         """The rows that hold for a user.
 

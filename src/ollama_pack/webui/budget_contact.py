@@ -106,7 +106,8 @@ class BudgetContact:
             return {}
         found = await self.usage(app, {"role": "admin"})
         entries = sorted(found.get("all") or (), key=lambda entry: (not entry["shared"], -entry["used"]))
-        return {"fault": found["fault"], "count": len(entries), "most": entries[:_MOST_SHOWN]}
+        told = {"fault": found["fault"], "problems": found.get("problems") or []}
+        return {**told, "count": len(entries), "most": entries[:_MOST_SHOWN]}
 
     async def _look(self) -> Any:
         state = await function_state(BUDGETS_ID)
