@@ -434,3 +434,32 @@ def test_a_dead_store_breaks_no_chat(budgeted: CachedWebUI) -> None:
     assert usage(budgeted.student)["fault"] == ""
     log = budgeted.webui.log.read_text(errors="replace")
     assert log.count("Budgets are not counted and do not hold") == 1
+
+
+def on_the_dashboard(cached: CachedWebUI) -> Json:
+    """What the dashboard is sent of budgets, which may be a few seconds old."""
+    url, key = f"{cached.webui.url}/ollama-pack/stream", cached.admin.key
+    with requests.get(url, headers={"Authorization": f"Bearer {key}"}, stream=True, timeout=30) as stream:
+        event = next(line for line in stream.iter_lines() if line.startswith(b"data: "))
+    found: Json = json.loads(event.removeprefix(b"data: "))["parts"]["budgets"]
+    return found
+
+
+def test_the_dashboard_shows_budgets_of_groups(budgeted: CachedWebUI) -> None:
+    """Would catch a dashboard that says, of every table with a group in it, that nothing is counted."""
+    set_budgets(budgeted, "group=students 9 requests/day", "everyone 5 requests/week")
+    assert ask(budgeted.student, "how much is left?").status_code == 200
+    wait_until_used(budgeted.student, 1)
+
+    def shown() -> tuple[str, list[str]]:
+        told = on_the_dashboard(budgeted)
+        return told.get("fault", ""), [each["whose"] for each in told.get("most", ())]
+
+    eventually(lambda: shown() == ("", ["student@example.org"]))
+
+
+def test_a_row_of_a_group_that_was_renamed_is_told(budgeted: CachedWebUI) -> None:
+    """Would catch a limit that holds for nobody while all seems to be well."""
+    set_budgets(budgeted, "group=renamed 9 requests/day", "everyone 5 requests/week")
+    assert "problems" not in usage(budgeted.student)
+    eventually(lambda: "no group 'renamed'" in "".join(on_the_dashboard(budgeted).get("problems", ())))

@@ -33,6 +33,17 @@ def test_a_row_reads_as_it_was_written() -> None:
 
 
 @pytest.mark.parametrize(
+    ("written", "then"),
+    [('"llama3:8b"', "llama3:8b"), ('"queue-last"', "queue-last"), ('"the small one"', "the small one")],
+)
+def test_an_action_between_quotes_is_that_action(written: str, then: str) -> None:
+    """Would catch a model that is not found, or a model called `"refuse"`, for the quotes around it."""
+    (row,) = parse_budgets(f"everyone 5 tokens/day then={written}").rows
+    assert row.then == then
+    assert parse_budgets(row.text).rows == (row,)
+
+
+@pytest.mark.parametrize(
     ("row", "named"),
     [
         ("students 120 requests/day", "'students' does not say whose budget"),
@@ -51,6 +62,7 @@ def test_a_row_reads_as_it_was_written() -> None:
         ("everyone 5 tokens", "'tokens' names no known period"),
         ("everyone 5 tokens/day burst=6", "burst=6 is more than the amount 5"),
         ("everyone 5 tokens/day burst=", "burst= is empty"),
+        ('everyone 5 tokens/day then=""', "then= is empty"),
         ("everyone 5 tokens/day then=refuse then=refuse", "then is set twice"),
         ("everyone 5 tokens/day twice", "'twice' is not known"),
         ("user=a@b 5 tokens/day shared", "leave shared out"),

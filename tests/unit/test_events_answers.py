@@ -5,6 +5,7 @@ import re
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ollama_pack.webui.budget_contact import usage_table
 from ollama_pack.webui.dashboard import dashboard_html
 from ollama_pack.webui.load import ADMIN_NODE_KEYS, GPU_KEYS, NODE_KEYS, system_load
 
@@ -70,3 +71,12 @@ def test_page_takes_nothing_from_elsewhere() -> None:
         "style=",
     ):
         assert maker_of_html not in page
+
+
+def test_spreadsheets_read_the_table_of_use() -> None:
+    """Would catch Chinese names that Excel garbles, and a name that a spreadsheet calculates."""
+    figures = {"shared": True, "unit": "requests", "period": "day", "used": 1.0, "under_way": 0.0}
+    table = usage_table([{"whose": "group=学生", **figures}, {"whose": "=1+1", **figures}])
+    rows = table.encode().decode("utf-8-sig").splitlines()
+    assert table.startswith("\ufeffwhose,")
+    assert rows[1:] == ["group=学生,True,requests,day,1.0,0.0", "'=1+1,True,requests,day,1.0,0.0"]

@@ -23,10 +23,13 @@ from ollama_pack.webui.publication import (
     RowPlan,
     UpdateRow,
     WantedRow,
+    alias_row,
     closed_mark,
+    hidden_twin,
     left_when_removed,
     opened_model,
     plan_rows,
+    routed_model,
 )
 
 STAFF = frozenset({("group", "g1", "read")})
@@ -168,6 +171,39 @@ def test_what_is_left_of_a_row_when_the_pack_goes() -> None:
     assert left_when_removed(replace(made(row), meta=picture)) == NOBODY
     described = {**made(row).meta, "description": "The fast one"}
     assert left_when_removed(replace(made(row), meta=described)) == NOBODY
+
+
+@pytest.mark.parametrize("maker", ["events", "upload"])
+@pytest.mark.parametrize(
+    "edit",
+    [
+        {"profile_image_url": "https://example.org/a.png"},
+        {"description": "The fast one"},
+        {"hidden": True},
+        {"tags": [{"name": "fast"}]},
+    ],
+    ids=lambda edit: next(iter(edit)),
+)
+def test_what_an_admin_said_of_a_row_outlives_its_models_absence(edit: dict[str, Any], maker: Maker) -> None:
+    """Would catch a row that comes back without its picture, and in the picker again."""
+    row = replace(alias_row("gpt-4", "gpu_router.gpt-4", EVERYBODY, ["llama3:8b"]), maker=maker)
+    edited = replace(made(row), meta={**made(row).meta, **edit})
+    away = carry_out(plan_rows({}, {row.id: edited}, maker=maker), {row.id: edited})
+    assert away[row.id].grants == NOBODY
+    back = carry_out(plan_rows({row.id: row}, away, maker=maker), away)
+    assert back[row.id].grants == EVERYBODY
+    assert edit.items() <= back[row.id].meta.items()
+
+
+@pytest.mark.parametrize("maker", ["events", "upload"])
+def test_what_the_pack_said_of_a_row_goes_with_it(maker: Maker) -> None:
+    """Would catch rows that stay because the pack itself has described or hidden them."""
+    alias = alias_row("gpt-4", "gpu_router.gpt-4", EVERYBODY, ["llama3:8b"])
+    twins = [hidden_twin("llama3:8b")] if maker == "upload" else []
+    for row in (alias, routed_model(alias), *twins):
+        ours = made(replace(row, maker=maker))
+        ours = replace(ours, meta={**ours.meta, "profile_image_url": "/static/favicon.png"})
+        assert plan_rows({}, {row.id: ours}, maker=maker).changes == (DeleteRow(row.id),)
 
 
 @given(WANTED, existing_rows(), st.sets(IDS), st.sets(IDS))

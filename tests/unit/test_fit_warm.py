@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
@@ -226,6 +227,25 @@ def test_no_node_of_a_large_fleet_is_forgotten_in_a_pull() -> None:
         router.upkeep.pull("m")
         assert len(router.upkeep.own("me").pulls) < 80
         assert [one["node"] for one in router.upkeep.hand_over()] == [row.name for row in rows]
+        await router.close()
+
+    asyncio.run(asyncio.wait_for(play(), 30))
+
+
+def test_the_node_that_pulls_now_is_told_of_any_fleet() -> None:
+    """Would catch a dashboard that shows nothing but nodes that wait, here and at other workers."""
+
+    async def play() -> None:
+        rows = parse_nodes("\n".join(f"n{number} http://127.0.0.1:9/{number}" for number in range(80)))
+        router = Router(rows, aiohttp.ClientSession())
+        upkeep = router.upkeep
+        upkeep.pull("m")
+        for at, state in enumerate(upkeep.pulls):
+            state.state = "pulling"
+            for told in (upkeep.report["pulls"], [asdict(one) for one in upkeep.own("me").pulls]):
+                assert (len(told), f"n{at}" in [one["node"] for one in told]) == (64, True)
+            state.state = "done"
+        assert upkeep.report["pulls"][-1]["node"] == "n79"
         await router.close()
 
     asyncio.run(asyncio.wait_for(play(), 30))

@@ -58,8 +58,15 @@ class BudgetSubject:
     @property
     def text(self) -> str:
         """As it stands in a row."""
-        name = f'"{self.name}"' if " " in self.name else self.name
-        return f"{self.kind}={name}" if self.name else self.kind
+        return f"{self.kind}={_quoted(self.name)}" if self.name else self.kind
+
+
+def _quoted(name: str) -> str:
+    return f'"{name}"' if " " in name else name
+
+
+def _unquoted(value: str) -> str:
+    return value.strip('"').strip()
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +130,7 @@ class BudgetRow:
         words = [self.subject.text, f"{self.in_unit(self.amount):.15g} {self.unit}/{self.period}"]
         words += ["shared"] if self.shared else []
         words += [f"burst={self.in_unit(self.burst):.15g}"] if self.burst else []
-        return " ".join([*words, f"then={self.then}"])
+        return " ".join([*words, f"then={_quoted(self.then)}"])
 
     def names(self, user: BudgetUser) -> bool:
         """Whether the row is about a user."""
@@ -157,6 +164,11 @@ class BudgetTable:
     def uses_groups(self) -> bool:
         """Whether a row asks for the user's groups, which cost a look into the database."""
         return any(row.subject.kind == "group" for row in self.rows)
+
+    @property
+    def groups(self) -> frozenset[str]:
+        """The names of all groups that have a row."""
+        return frozenset(row.subject.name for row in self.rows if row.subject.kind == "group")
 
     def rows_for(self, user: BudgetUser) -> tuple[BudgetRow, ...]:
         """The rows that hold for a user.
@@ -227,7 +239,7 @@ def _parse_row(line: int, written: str) -> BudgetRow:
 
 def _subject(word: str) -> BudgetSubject:
     kind, equals, value = word.partition("=")
-    name = value.strip('"').strip()
+    name = _unquoted(value)
     if word == "everyone":
         return BudgetSubject("everyone")
     if not equals or kind not in ("group", "role", "user"):
@@ -304,6 +316,7 @@ def _settings_of(words: list[str]) -> dict[str, str]:
     found: dict[str, str] = {}
     for word in words:
         name, equals, value = word.partition("=")
+        value = _unquoted(value)
         if word != "shared" and not (equals and name in ("burst", "then")):
             raise ValueError(
                 message(

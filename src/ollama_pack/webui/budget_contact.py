@@ -23,6 +23,7 @@ BUDGETS_ID = "usage_budgets"
 _LOOK_SECONDS = 2.0  # after which it is looked up again: its valves may have changed
 _USERS_AT_ONCE = 500
 _MOST_SHOWN = 50  # on the dashboard; the table has all
+_BYTE_ORDER = "\ufeff"
 NO_BUDGET: dict[str, Any] = {"ticket": "", "own": False, "last": False, "refusal": None}
 
 
@@ -105,7 +106,8 @@ class BudgetContact:
             return {}
         found = await self.usage(app, {"role": "admin"})
         entries = sorted(found.get("all") or (), key=lambda entry: (not entry["shared"], -entry["used"]))
-        return {"fault": found["fault"], "count": len(entries), "most": entries[:_MOST_SHOWN]}
+        told = {"fault": found["fault"], "problems": found.get("problems") or []}
+        return {**told, "count": len(entries), "most": entries[:_MOST_SHOWN]}
 
     async def _look(self) -> Any:
         state = await function_state(BUDGETS_ID)
@@ -121,8 +123,12 @@ async def _addresses(ids: list[str]) -> dict[str, str]:
 
 
 def usage_table(entries: Iterable[Mapping[str, Any]]) -> str:
-    """What `budget_usage` says of all, as CSV. A spreadsheet takes no cell of it for a formula."""
+    """What `budget_usage` says of all, as CSV. A spreadsheet takes no cell of it for a formula.
+
+    It begins with a byte order mark: without one Excel takes the names of groups for another encoding.
+    """
     written = io.StringIO()
+    written.write(_BYTE_ORDER)
     columns = ("whose", "shared", "unit", "period", "used", "under_way")
     table = csv.writer(written)
     table.writerow(columns)

@@ -15,6 +15,8 @@ WITHOUT_TOOLS = {"builtin_tools": False}
 REPLAY = "response_cache_replay"
 REPLAY_NAME = "Response cache"
 REPLAY_META = {"hidden": True, "description": "Gives the answers of the response cache."}
+ANSWERED_BY = "→ "  # begins what the picker says under an alias, in every language
+NO_PICTURE = "/static/favicon.png"  # as Open WebUI stores it, which some versions do
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,8 +104,14 @@ class ExistingRow:
 
     @property
     def has_settings(self) -> bool:
-        """Whether an admin has put something of their own into the row: a name, a prompt or tags."""
-        ours = {MARK, "description", "hidden", "profile_image_url"}
+        """Whether an admin has put something of their own into the row: a name, a picture, tags."""
+        ours = {MARK}
+        if is_our_description(self.alias or self.id, self.meta.get("description")):
+            ours.add("description")
+        if self.meta.get("profile_image_url") == NO_PICTURE:
+            ours.add("profile_image_url")
+        if self._is_hidden_by_us:
+            ours.add("hidden")
         if tag_names(self.meta.get("tags")) == tuple(self.mark.get("tags") or ()):
             ours.add("tags")
         if self.meta.get("capabilities") == WITHOUT_TOOLS:
@@ -112,6 +120,13 @@ class ExistingRow:
         # upload.py notes no name: it takes over rows that have the router's
         names = {self.mark.get("name")} if "name" in self.mark else {self.id, self.id.removeprefix(ROUTER)}
         return added or self.name not in names or self.has_params
+
+    @property
+    def _is_hidden_by_us(self) -> bool:
+        """Whether the pack keeps it out of the picker: a twin, or what the router has under an alias."""
+        is_of_alias = self.maker == "upload" or bool(self.alias)
+        is_under_alias = self.base is None and self.id.startswith(ROUTER) and is_of_alias
+        return self.mark.get("kind") == "hidden" or is_under_alias
 
 
 def existing_row(row: Mapping[str, Any]) -> ExistingRow:
@@ -127,6 +142,11 @@ def existing_row(row: Mapping[str, Any]) -> ExistingRow:
         has_params=any(value is not None for value in params.values()),
         owner=str(row.get("user_id") or ""),
     )
+
+
+def is_our_description(alias: str, text: object) -> bool:
+    """Whether the pack, in this version or in 0.1, wrote what the picker says under an alias."""
+    return str(text).startswith((ANSWERED_BY, f"{alias} is answered by "))
 
 
 def tag_names(tags: Any) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ from ollama_pack.engines.model_ids import ROUTER
 from ollama_pack.webui.access import covers
 from ollama_pack.webui.audience import EVERYBODY, NOBODY, Grants, grant_forms
 from ollama_pack.webui.model_rows import (
+    ANSWERED_BY,
     MAKER,
     MARK,
     REPLAY,
@@ -24,6 +25,7 @@ from ollama_pack.webui.model_rows import (
     REPLAY_NAME,
     WITHOUT_TOOLS,
     ExistingRow,
+    is_our_description,
 )
 
 BY_HAND = message("an admin made a model with this id by hand, and it is left as it is")
@@ -33,7 +35,6 @@ ADMINS_GRANTS = message("an admin changed who may use it, and that is kept")
 NARROWER = message("an admin has set who may use it, and not all who may use its aliases are among them")
 ADMINS_SWITCH = message("an admin switched it on or off, and that is kept")
 SHOWN_MODELS = 4  # of those that answer for an alias, under its name in the picker
-_ANSWERED_BY = "→ "  # in every language
 ADMINS_ROW = message("it is offered no more, and is kept because an admin changed something in it")
 
 Maker = Literal["events", "upload"]
@@ -128,7 +129,7 @@ def alias_row(alias: str, base: str | None, grants: Grants, models: Sequence[str
         models: those that the table names for it, the preferred one first.
     """
     shown = ", ".join(models[:SHOWN_MODELS]) + (", …" if models[SHOWN_MODELS:] else "")
-    return WantedRow(alias, alias, base, grants, alias, f"{_ANSWERED_BY}{shown}")
+    return WantedRow(alias, alias, base, grants, alias, f"{ANSWERED_BY}{shown}")
 
 
 def routed_model(alias: WantedRow) -> WantedRow:
@@ -144,11 +145,6 @@ def opened_model(model: str, grants: Grants, maker: Maker = "events") -> WantedR
 def hidden_twin(model: str) -> WantedRow:
     """The row that keeps a connection's model out of the picker. It lets nobody in and keeps nobody out."""
     return WantedRow(model, model, None, NOBODY, hidden=True, maker="upload")
-
-
-def is_our_description(alias: str, text: object) -> bool:
-    """Whether the pack, in this version or in 0.1, wrote what the picker says under an alias."""
-    return str(text).startswith((_ANSWERED_BY, f"{alias} is answered by "))
 
 
 @dataclass(frozen=True, slots=True)
@@ -325,11 +321,8 @@ def left_when_removed(row: ExistingRow) -> Grants | None:
         is_given = row.grants == EVERYBODY
         is_changed = (said, row.name, row.has_params, row.active) != (REPLAY_META, REPLAY_NAME, False, True)
     else:
-        description = row.meta.get("description") or ""
-        is_described = description and not is_our_description(row.alias or row.id, description)
-        has_picture = row.meta.get("profile_image_url") not in {None, "", "/static/favicon.png"}
         is_given = row.has_given_grants
-        is_changed = row.has_settings or not row.has_given_switch or bool(is_described) or has_picture
+        is_changed = row.has_settings or not row.has_given_switch
     if not is_given:
         return row.grants
     return NOBODY if is_changed else None

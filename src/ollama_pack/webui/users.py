@@ -20,6 +20,13 @@ async def group_names(user: Mapping[str, Any]) -> frozenset[str]:
     return frozenset(group.name for group in await _groups_of(user))
 
 
+async def all_group_names() -> frozenset[str]:
+    """Names of the groups that there are."""
+    from open_webui.models.groups import Groups  # noqa: PLC0415 - see the top of this module
+
+    return frozenset(group.name for group in await Groups.get_all_groups())
+
+
 async def group_ids_of(user: Mapping[str, Any]) -> tuple[str, ...]:
     """Ids of the same groups."""
     return tuple(str(group.id) for group in await _groups_of(user))

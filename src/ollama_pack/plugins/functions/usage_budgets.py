@@ -20,12 +20,12 @@ from weakref import finalize
 
 from pydantic import Field, field_validator
 
-from ollama_pack.base.messages import in_language, message
+from ollama_pack.base.messages import Message, in_language, message
 from ollama_pack.base.redis import check_redis_url
 from ollama_pack.base.single_flight import process_wide
 from ollama_pack.budgets.errors import BudgetSpentError
 from ollama_pack.budgets.period import site_zone
-from ollama_pack.budgets.table import BudgetUser, parse_budgets
+from ollama_pack.budgets.table import BudgetTable, BudgetUser, parse_budgets
 from ollama_pack.engines.refusals import Refusal
 from ollama_pack.services.budget_chats import (
     BUDGET_STATE,
@@ -40,7 +40,7 @@ from ollama_pack.services.valves import PackValves
 from ollama_pack.webui.early_errors import awaited_outcome, note_refusal, show_early_errors
 from ollama_pack.webui.models import catalogue, may_use
 from ollama_pack.webui.server import data_folder, take_over
-from ollama_pack.webui.users import group_names, reader_language
+from ollama_pack.webui.users import all_group_names, group_names, reader_language
 
 log = logging.getLogger(__name__)
 
@@ -232,9 +232,10 @@ class Filter:
         if not self.valves.budgets:
             return {"budgets": [], "fault": ""}
         budgets = self._budgets()
-        found = {"budgets": await budgets.usage(await _budget_user(user, budgets))}
+        found: dict[str, Any] = {"budgets": await budgets.usage(await _budget_user(user, budgets))}
         if user.get("role") == "admin":
             found["all"] = await budgets.everybody()
+            found["problems"] = await _absent_groups(budgets.table)
         return {**found, "fault": budgets.fault if user.get("role") == "admin" else ""}
 
     def _budgets(self) -> Budgets:
@@ -354,12 +355,26 @@ def _begun(chat: ChatBudget | None, *, own: bool) -> dict[str, Any]:
 
 
 async def _budget_user(user: dict[str, Any], budgets: Budgets) -> BudgetUser:
+    has_groups = budgets.table.uses_groups and user.get("id")  # the dashboard asks for nobody in particular
     return BudgetUser(
         id=str(user.get("id") or ""),
         email=str(user.get("email") or ""),
         role=str(user.get("role") or ""),
-        groups=await group_names(user) if budgets.table.uses_groups else frozenset(),
+        groups=await group_names(user) if has_groups else frozenset(),
     )
+
+
+async def _absent_groups(table: BudgetTable) -> list[Message]:
+    """What to tell an admin of rows that hold for nobody, as a group was renamed or is written wrongly."""
+    absent = table.groups - await all_group_names() if table.groups else ()
+    return [
+        message(
+            "budgets: Open WebUI has no group {name!r}, so its rows hold for nobody: create it, or correct "
+            "the table",
+            name=name,
+        )
+        for name in sorted(absent)
+    ]
 
 
 def _status_line(chat: ChatBudget) -> str:

@@ -25,7 +25,8 @@ WARM_LOOK_SECONDS = 5.0  # between two looks at what has to be in memory
 STAY_SECONDS = 300.0  # models that are kept are asked for again before their time in memory falls below this
 IDLE_LOOK_SECONDS = 0.5
 DRAIN_SECONDS = 900.0  # for a node's chats to end before a pull; then it is pulled beside them
-MAX_PULLS = 64  # that are remembered
+MAX_PULLS = 64  # that are remembered, and told
+ENDED_SHOWN = 5  # of those before the one that pulls now
 
 
 class Fleet(Protocol):
@@ -329,7 +330,7 @@ class Upkeep:
         """What this worker pulls, for the others."""
         watches = self._fleet.nodes
         keys = tuple(node_key(watches[name].row) for name in sorted(self._pulling) if name in watches)
-        return UpkeepMessage(worker, keys, tuple(self.pulls[-MAX_PULLS:]))
+        return UpkeepMessage(worker, keys, tuple(_those_of_now(self.pulls)))
 
     def heard(self, news: UpkeepMessage) -> None:
         """Another worker pulls, or has ended to."""
@@ -355,5 +356,12 @@ class Upkeep:
             for row in self._rows
             if (left := row.seconds_left(self._now()))
         ]
-        pulls = [asdict(one) for one in self.all_pulls[-MAX_PULLS:]]
+        pulls = [asdict(one) for one in _those_of_now(self.all_pulls)]
         return {"drained": sorted(self.drained), "warm": kept, "pulls": pulls}
+
+
+def _those_of_now(pulls: Sequence[PullState]) -> Sequence[PullState]:
+    """As many as are told: the last ones; of more nodes those around the one that pulls now."""
+    now = next((at for at, one in enumerate(pulls) if one.is_under_way), len(pulls))
+    begin = max(0, min(now - ENDED_SHOWN, len(pulls) - MAX_PULLS))
+    return pulls[begin : begin + MAX_PULLS]

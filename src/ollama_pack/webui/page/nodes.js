@@ -131,12 +131,15 @@ async function drainNode(name) {
 const PULLS = {waiting: [() => t("waits for its turn"), ""], draining: [() => t("finishes its chats"), "warn"],
   pulling: [() => t("pulls"), ""], done: [() => t("done"), "good"], failed: [() => t("failed"), "bad"],
   stopped: [() => t("stopped"), "warn"]};
-const MAX_PULLS_SHOWN = 20;
+const MAX_PULLS_SHOWN = 20, ENDED_PULLS_SHOWN = 5;
 let pullFault = "";
 
 function pullCard(nodes) {
-  const pulls = list(part("router").pulls).map(object).slice(-MAX_PULLS_SHOWN);
-  const goesOn = pulls.some(one => ["waiting", "draining", "pulling"].includes(one.state));
+  const all = list(part("router").pulls).map(object);
+  const now = all.findIndex(one => ["waiting", "draining", "pulling"].includes(one.state)), goesOn = now >= 0;
+  // The last ones; where nodes wait, those around the one that pulls now.
+  const begin = Math.max(0, Math.min(goesOn ? now - ENDED_PULLS_SHOWN : Infinity, all.length - MAX_PULLS_SHOWN));
+  const pulls = all.slice(begin, begin + MAX_PULLS_SHOWN);
   return make("div", {class: "card", "data-key": "pulls"},
     make("h3", {}, t("Pull a model")),
     make("div", {class: "head"}, make("div", {class: "group"},

@@ -22,8 +22,8 @@ function problems() {
   nodes.filter(node => rank(node) === 1).forEach(node => Object.keys(object(node.breakers)).forEach(model =>
     found.push(["warn", t("{node} failed chats with {model}: they go elsewhere for a while.", {node: node.name, model})])));
   if (router.fault) found.push(["warn", router.fault]);
-  list(part("publishing").problems).filter(one => !router.fault || !String(one).startsWith(router.fault))
-    .forEach(one => found.push(["warn", text(one)]));
+  list(part("publishing").problems).concat(list(part("budgets").problems))
+    .filter(one => !router.fault || !String(one).startsWith(router.fault)).forEach(one => found.push(["warn", text(one)]));
   list(part("refused").valves).map(object).forEach(one => found.push(["warn",
     t("Settings of {plugin} were refused: {reason}", {plugin: text(one.plugin), reason: text(object(one.said)[language] || object(one.said).en)})]));
   if (part("history").fault)
