@@ -10,7 +10,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipe`, line 19873, which the server calls.
+# Begin here: `class Pipe`, line 19902, which the server calls.
 # The modules that it uses come first:
 #    219  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
 #    507  base.messages                  Sentences for people, in English and in the languages of the catalogue.
@@ -98,48 +98,48 @@ version: 0.1.0
 #  13725  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
 #  14236  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
 #  14416  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
-#  14757  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  15066  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  15181  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  15802  routing.dispatch.embedding     Vectors from the fleet: the node that has the model in memory and the least to do, then the others.
-#  15862  fit.planning                   Which models a fleet should have where, so that its demand needs the fewest loads: pure functions.
-#  16047  routing.plan.demand            What people ask for: chats from the router's record, or from a file like it.
-#  16142  routing.plan.virtual_fleet     A node as Ollama is, in virtual time: no sockets, no sleeping, thousands of requests in a second.
-#  16398  routing.plan.replay            A recorded day again, in virtual time: the router's own scheduler over simulated nodes.
-#  16585  routing.plan.report            What fits where, what to pull, and what one more GPU would bring: all of a plan, as people read it.
-#  16870  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, the admin's dashboard, and a plan.
-#  16973  cache.errors                   What goes wrong with the cache.
-#  16993  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  17025  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  17174  services.budget_chats          Chats that are under way and their budgets: what each has used so far, by whoever knows it best.
-#  17180  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#  17195  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#  17321  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#  17364  webui.users                    Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
-#  17397  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#  17488  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-#  17651  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
-#  17741  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
-#  17981  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  18126  services.activity              What chats did in this process, until somebody writes it into the history.
-#  18152  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  18277  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
-#  18387  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
-#  18434  services.valves                What all valves of the pack have in common: what is refused is told to admins, without what was written.
-#  18562  services.router_valves         The valves of the router, wherever it runs.
-#  18716  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  18830  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  19091  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
-#  19123  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  19145  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#  19151  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#  19245  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
-#  19351  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  19446  webui.leaving                  When Open WebUI is told that a client has left: not while it reads its database.
-#  19530  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#  19709  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
-#  19720  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#  19779  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#  14765  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  15074  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  15189  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  15810  routing.dispatch.embedding     Vectors from the fleet: the node that has the model in memory and the least to do, then the others.
+#  15870  fit.planning                   Which models a fleet should have where, so that its demand needs the fewest loads: pure functions.
+#  16055  routing.plan.demand            What people ask for: chats from the router's record, or from a file like it.
+#  16150  routing.plan.virtual_fleet     A node as Ollama is, in virtual time: no sockets, no sleeping, thousands of requests in a second.
+#  16406  routing.plan.replay            A recorded day again, in virtual time: the router's own scheduler over simulated nodes.
+#  16593  routing.plan.report            What fits where, what to pull, and what one more GPU would bring: all of a plan, as people read it.
+#  16878  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, the admin's dashboard, and a plan.
+#  16981  cache.errors                   What goes wrong with the cache.
+#  17001  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  17033  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  17182  services.budget_chats          Chats that are under way and their budgets: what each has used so far, by whoever knows it best.
+#  17188  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#  17203  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#  17349  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#  17392  webui.users                    Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
+#  17425  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#  17516  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#  17679  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
+#  17769  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
+#  18009  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  18154  services.activity              What chats did in this process, until somebody writes it into the history.
+#  18180  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  18305  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#  18415  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
+#  18462  services.valves                What all valves of the pack have in common: what is refused is told to admins, without what was written.
+#  18590  services.router_valves         The valves of the router, wherever it runs.
+#  18744  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  18858  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  19119  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#  19151  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  19173  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#  19179  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#  19273  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
+#  19380  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  19475  webui.leaving                  When Open WebUI is told that a client has left: not while it reads its database.
+#  19559  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#  19738  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
+#  19749  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#  19808  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
 
 import asyncio
 import base64
@@ -14420,7 +14420,8 @@ WARM_LOOK_SECONDS = 5.0  # between two looks at what has to be in memory
 STAY_SECONDS = 300.0  # models that are kept are asked for again before their time in memory falls below this
 IDLE_LOOK_SECONDS = 0.5
 DRAIN_SECONDS = 900.0  # for a node's chats to end before a pull; then it is pulled beside them
-MAX_PULLS = 64  # that are remembered
+MAX_PULLS = 64  # that are remembered, and told
+ENDED_SHOWN = 5  # of those before the one that pulls now
 
 
 class Fleet(Protocol):
@@ -14724,7 +14725,7 @@ class Upkeep:
         """What this worker pulls, for the others."""
         watches = self._fleet.nodes
         keys = tuple(node_key(watches[name].row) for name in sorted(self._pulling) if name in watches)
-        return UpkeepMessage(worker, keys, tuple(self.pulls[-MAX_PULLS:]))
+        return UpkeepMessage(worker, keys, tuple(_those_of_now(self.pulls)))
 
     def heard(self, news: UpkeepMessage) -> None:
         """Another worker pulls, or has ended to."""
@@ -14750,8 +14751,15 @@ class Upkeep:
             for row in self._rows
             if (left := row.seconds_left(self._now()))
         ]
-        pulls = [asdict(one) for one in self.all_pulls[-MAX_PULLS:]]
+        pulls = [asdict(one) for one in _those_of_now(self.all_pulls)]
         return {"drained": sorted(self.drained), "warm": kept, "pulls": pulls}
+
+
+def _those_of_now(pulls: Sequence[PullState]) -> Sequence[PullState]:
+    """As many as are told: the last ones; of more nodes those around the one that pulls now."""
+    now = next((at for at, one in enumerate(pulls) if one.is_under_way), len(pulls))
+    begin = max(0, min(now - ENDED_SHOWN, len(pulls) - MAX_PULLS))
+    return pulls[begin : begin + MAX_PULLS]
 
 
 # --- ollama_pack.routing.peers.share ---
@@ -17199,6 +17207,8 @@ MARK = "ollama_pack"  # the key in a row's meta, the uploader's too
 MAKER = "ollama_pack_events"
 # A row's capabilities, as upload.py sets them: Open WebUI keeps its own tools from the model.
 WITHOUT_TOOLS = {"builtin_tools": False}
+ANSWERED_BY = "→ "  # begins what the picker says under an alias, in every language
+NO_PICTURE = "/static/favicon.png"  # as Open WebUI stores it, which some versions do
 
 
 @dataclass(frozen=True, slots=True)
@@ -17286,8 +17296,14 @@ class ExistingRow:
 
     @property
     def has_settings(self) -> bool:
-        """Whether an admin has put something of their own into the row: a name, a prompt or tags."""
-        ours = {MARK, "description", "hidden", "profile_image_url"}
+        """Whether an admin has put something of their own into the row: a name, a picture, tags."""
+        ours = {MARK}
+        if is_our_description(self.alias or self.id, self.meta.get("description")):
+            ours.add("description")
+        if self.meta.get("profile_image_url") == NO_PICTURE:
+            ours.add("profile_image_url")
+        if self._is_hidden_by_us:
+            ours.add("hidden")
         if tag_names(self.meta.get("tags")) == tuple(self.mark.get("tags") or ()):
             ours.add("tags")
         if self.meta.get("capabilities") == WITHOUT_TOOLS:
@@ -17296,6 +17312,13 @@ class ExistingRow:
         # upload.py notes no name: it takes over rows that have the router's
         names = {self.mark.get("name")} if "name" in self.mark else {self.id, self.id.removeprefix(ROUTER)}
         return added or self.name not in names or self.has_params
+
+    @property
+    def _is_hidden_by_us(self) -> bool:
+        """Whether the pack keeps it out of the picker: a twin, or what the router has under an alias."""
+        is_of_alias = self.maker == "upload" or bool(self.alias)
+        is_under_alias = self.base is None and self.id.startswith(ROUTER) and is_of_alias
+        return self.mark.get("kind") == "hidden" or is_under_alias
 
 
 def existing_row(row: Mapping[str, Any]) -> ExistingRow:
@@ -17311,6 +17334,11 @@ def existing_row(row: Mapping[str, Any]) -> ExistingRow:
         has_params=any(value is not None for value in params.values()),
         owner=str(row.get("user_id") or ""),
     )
+
+
+def is_our_description(alias: str, text: object) -> bool:
+    """Whether the pack, in this version or in 0.1, wrote what the picker says under an alias."""
+    return str(text).startswith((ANSWERED_BY, f"{alias} is answered by "))
 
 
 def tag_names(tags: Any) -> tuple[str, ...]:
@@ -19333,7 +19361,8 @@ class BudgetContact:
             return {}
         found = await self.usage(app, {"role": "admin"})
         entries = sorted(found.get("all") or (), key=lambda entry: (not entry["shared"], -entry["used"]))
-        return {"fault": found["fault"], "count": len(entries), "most": entries[:_MOST_SHOWN]}
+        told = {"fault": found["fault"], "problems": found.get("problems") or []}
+        return {**told, "count": len(entries), "most": entries[:_MOST_SHOWN]}
 
     async def _look(self) -> Any:
         state = await function_state(BUDGETS_ID)

@@ -10,7 +10,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/ollama_pack_events.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Event`, line 12637, which the server calls.
+# Begin here: `class Event`, line 12660, which the server calls.
 # The modules that it uses come first:
 #    164  base.translations            The translations of all sentences. GENERATED from locale/ by scripts/package.py.
 #    646  base.messages                Sentences for people, in English and in the languages of the catalogue.
@@ -28,74 +28,74 @@ version: 0.1.0
 #   2366  webui.leaving                When Open WebUI is told that a client has left: not while it reads its database.
 #   2450  webui.routes                 Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
 #   2613  webui.dashboard              The dashboard's page, and what those see who may not look at it. Nothing in it comes from elsewhere.
-#   3878  services.calibration_routes  What sites that learn together read here and hand over: see docs/federation.md.
-#   3914  engines.ollama.names         Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   4051  fit.shapes                   Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#   4088  fit.choose                   Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#   4109  base.tables                  Tables that admins write as text: a row a line, `#` starts a comment, empty lines are skipped.
-#   4140  engines.model_ids            Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   4148  routing.plan.report          What fits where, what to pull, and what one more GPU would bring: all of a plan, as people read it.
-#   4155  webui.errors                 What goes wrong between the pack and Open WebUI.
-#   4228  webui.contact                The way from the events function to the running `gpu_router`: another plugin, which may not be there.
-#   4360  services.fleet_plan          The dashboard's plan of what to have where: this plugin has the record of chats, the router the nodes.
-#   4434  cache.counters               What the cache did, in figures without any text: of this process, and to be added up over all of them.
-#   4441  services.metrics_text        What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
-#   4586  services.node_upkeep         What admins do to nodes while chats go on: drain one, or pull a model at one after another.
-#   4660  engines.ollama.from_openai   An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
-#   4766  engines.sse                  Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   4875  webui.calling                Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#   5044  webui.models                 What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   5118  webui.ollama_models          Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
-#   5216  webui.server                 What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#   5248  services.ollama_api          Open WebUI's Ollama API for names that `gpu_router` answers.
-#   5379  aliases.errors               What goes wrong with aliases.
-#   5387  aliases.facts                What an alias table may ask about a request, read off an OpenAI chat body.
-#   5410  aliases.table                An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#   5806  aliases.resolve              Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   5864  aliases.published            Which names of a table can be published as models, and what answers for them.
-#   5933  webui.audience               Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#   5999  webui.model_rows             Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#   6129  webui.users                  Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
-#   6159  webui.access                 Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#   6325  webui.publication            Which rows of Open WebUI's models table to write, so that users see what is offered to them. Decides only.
-#   6653  services.offer               Which rows a deployment should have.
-#   6926  webui.rows                   Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
-#   7076  services.publishing          Publishing: what the router and the alias tables offer becomes models that users see and may use.
-#   7229  services.valves              What all valves of the pack have in common: what is refused is told to admins, without what was written.
-#   7349  speech.errors                What goes wrong with transcription.
-#   7812  speech.languages             The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
-#   7889  speech.language              Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
-#   7982  engines.failures             Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   8018  speech.values                What recordings turn into, and what an engine is.
-#   8283  speech.http_answer           What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
-#   8433  speech.pcm                   Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
-#   8521  speech.openai_http           Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
-#   8724  speech.recognizer            The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
-#   8863  speech.sentences             Segments of about a sentence, made from words with times.
-#   8917  speech.whisper_model         Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
-#   9108  speech.whisper               Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
-#   9372  services.voice_settings      The valves of voice transcription, for the tool and the routes, and the engine they ask for.
-#   9529  speech.source                Where a recording comes from: bytes, a path or an open file; and how large it may be.
-#   9613  speech.kept                  Transcripts of a while ago: the same recording with the same options is not listened to twice.
-#   9702  speech.containers            What the bytes of a file tell that the decoder does not: whether the file ends before it should.
-#   9867  speech.decode                Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
-#  10494  speech.joining               Putting pieces of text together: with spaces where the script has them between words, else without.
-#  10582  speech.script                Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
-#  10658  speech.turns                 One recording at a time on this machine's own processors, in turns between users, each with its place.
-#  10933  speech.vad                   Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
-#  10983  speech.windows               Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
-#  11130  speech.transcribe            From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
-#  11407  webui.tracing                Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
-#  11445  webui.voice_files            Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
-#  11475  services.transcribing        Transcribing on behalf of somebody: by the admin's settings, and not twice.
-#  11600  speech.subtitles             Subtitles: lines that fit on a screen, each shown while it is spoken.
-#  11738  speech.formats               A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
-#  11900  webui.uploads                A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
-#  12106  services.voice_routes        The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
-#  12364  webui.budget_contact         The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
-#  12484  webui.chats                  Chats of the running Open WebUI, and their ratings. Imports `open_webui` when called, not before.
-#  12519  webui.load                   What `GET /api/system/load` shows of what the router tells: keys by name, so that nothing slips out.
-#  12605  webui.service                What an event function keeps up in a process: its routes, and a task that looks again from time to time.
+#   3881  services.calibration_routes  What sites that learn together read here and hand over: see docs/federation.md.
+#   3917  engines.ollama.names         Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   4054  fit.shapes                   Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   4091  fit.choose                   Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   4112  base.tables                  Tables that admins write as text: a row a line, `#` starts a comment, empty lines are skipped.
+#   4143  engines.model_ids            Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   4151  routing.plan.report          What fits where, what to pull, and what one more GPU would bring: all of a plan, as people read it.
+#   4158  webui.errors                 What goes wrong between the pack and Open WebUI.
+#   4231  webui.contact                The way from the events function to the running `gpu_router`: another plugin, which may not be there.
+#   4363  services.fleet_plan          The dashboard's plan of what to have where: this plugin has the record of chats, the router the nodes.
+#   4437  cache.counters               What the cache did, in figures without any text: of this process, and to be added up over all of them.
+#   4444  services.metrics_text        What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#   4589  services.node_upkeep         What admins do to nodes while chats go on: drain one, or pull a model at one after another.
+#   4663  engines.ollama.from_openai   An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
+#   4769  engines.sse                  Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   4878  webui.calling                Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#   5047  webui.models                 What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   5121  webui.ollama_models          Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
+#   5219  webui.server                 What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   5251  services.ollama_api          Open WebUI's Ollama API for names that `gpu_router` answers.
+#   5382  aliases.errors               What goes wrong with aliases.
+#   5390  aliases.facts                What an alias table may ask about a request, read off an OpenAI chat body.
+#   5413  aliases.table                An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#   5809  aliases.resolve              Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   5867  aliases.published            Which names of a table can be published as models, and what answers for them.
+#   5936  webui.audience               Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#   6002  webui.model_rows             Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#   6152  webui.users                  Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
+#   6182  webui.access                 Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#   6348  webui.publication            Which rows of Open WebUI's models table to write, so that users see what is offered to them. Decides only.
+#   6670  services.offer               Which rows a deployment should have.
+#   6943  webui.rows                   Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
+#   7093  services.publishing          Publishing: what the router and the alias tables offer becomes models that users see and may use.
+#   7246  services.valves              What all valves of the pack have in common: what is refused is told to admins, without what was written.
+#   7366  speech.errors                What goes wrong with transcription.
+#   7829  speech.languages             The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
+#   7906  speech.language              Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
+#   7999  engines.failures             Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   8035  speech.values                What recordings turn into, and what an engine is.
+#   8300  speech.http_answer           What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
+#   8450  speech.pcm                   Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
+#   8538  speech.openai_http           Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
+#   8741  speech.recognizer            The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
+#   8880  speech.sentences             Segments of about a sentence, made from words with times.
+#   8934  speech.whisper_model         Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
+#   9125  speech.whisper               Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
+#   9389  services.voice_settings      The valves of voice transcription, for the tool and the routes, and the engine they ask for.
+#   9546  speech.source                Where a recording comes from: bytes, a path or an open file; and how large it may be.
+#   9630  speech.kept                  Transcripts of a while ago: the same recording with the same options is not listened to twice.
+#   9719  speech.containers            What the bytes of a file tell that the decoder does not: whether the file ends before it should.
+#   9884  speech.decode                Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
+#  10511  speech.joining               Putting pieces of text together: with spaces where the script has them between words, else without.
+#  10599  speech.script                Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
+#  10675  speech.turns                 One recording at a time on this machine's own processors, in turns between users, each with its place.
+#  10950  speech.vad                   Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
+#  11000  speech.windows               Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
+#  11147  speech.transcribe            From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
+#  11424  webui.tracing                Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#  11462  webui.voice_files            Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
+#  11492  services.transcribing        Transcribing on behalf of somebody: by the admin's settings, and not twice.
+#  11617  speech.subtitles             Subtitles: lines that fit on a screen, each shown while it is spoken.
+#  11755  speech.formats               A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
+#  11917  webui.uploads                A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
+#  12123  services.voice_routes        The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
+#  12381  webui.budget_contact         The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
+#  12507  webui.chats                  Chats of the running Open WebUI, and their ratings. Imports `open_webui` when called, not before.
+#  12542  webui.load                   What `GET /api/system/load` shows of what the router tells: keys by name, so that nothing slips out.
+#  12628  webui.service                What an event function keeps up in a process: its routes, and a task that looks again from time to time.
 
 import asyncio
 import csv
@@ -3133,12 +3133,15 @@ async function drainNode(name) {
 const PULLS = {waiting: [() => t("waits for its turn"), ""], draining: [() => t("finishes its chats"), "warn"],
   pulling: [() => t("pulls"), ""], done: [() => t("done"), "good"], failed: [() => t("failed"), "bad"],
   stopped: [() => t("stopped"), "warn"]};
-const MAX_PULLS_SHOWN = 20;
+const MAX_PULLS_SHOWN = 20, ENDED_PULLS_SHOWN = 5;
 let pullFault = "";
 
 function pullCard(nodes) {
-  const pulls = list(part("router").pulls).map(object).slice(-MAX_PULLS_SHOWN);
-  const goesOn = pulls.some(one => ["waiting", "draining", "pulling"].includes(one.state));
+  const all = list(part("router").pulls).map(object);
+  const now = all.findIndex(one => ["waiting", "draining", "pulling"].includes(one.state)), goesOn = now >= 0;
+  // The last ones; where nodes wait, those around the one that pulls now.
+  const begin = Math.max(0, Math.min(goesOn ? now - ENDED_PULLS_SHOWN : Infinity, all.length - MAX_PULLS_SHOWN));
+  const pulls = all.slice(begin, begin + MAX_PULLS_SHOWN);
   return make("div", {class: "card", "data-key": "pulls"},
     make("h3", {}, t("Pull a model")),
     make("div", {class: "head"}, make("div", {class: "group"},
@@ -3448,8 +3451,8 @@ function problems() {
   nodes.filter(node => rank(node) === 1).forEach(node => Object.keys(object(node.breakers)).forEach(model =>
     found.push(["warn", t("{node} failed chats with {model}: they go elsewhere for a while.", {node: node.name, model})])));
   if (router.fault) found.push(["warn", router.fault]);
-  list(part("publishing").problems).filter(one => !router.fault || !String(one).startsWith(router.fault))
-    .forEach(one => found.push(["warn", text(one)]));
+  list(part("publishing").problems).concat(list(part("budgets").problems))
+    .filter(one => !router.fault || !String(one).startsWith(router.fault)).forEach(one => found.push(["warn", text(one)]));
   list(part("refused").valves).map(object).forEach(one => found.push(["warn",
     t("Settings of {plugin} were refused: {reason}", {plugin: text(one.plugin), reason: text(object(one.said)[language] || object(one.said).en)})]));
   if (part("history").fault)
@@ -6007,6 +6010,8 @@ WITHOUT_TOOLS = {"builtin_tools": False}
 REPLAY = "response_cache_replay"
 REPLAY_NAME = "Response cache"
 REPLAY_META = {"hidden": True, "description": "Gives the answers of the response cache."}
+ANSWERED_BY = "→ "  # begins what the picker says under an alias, in every language
+NO_PICTURE = "/static/favicon.png"  # as Open WebUI stores it, which some versions do
 
 
 @dataclass(frozen=True, slots=True)
@@ -6094,8 +6099,14 @@ class ExistingRow:
 
     @property
     def has_settings(self) -> bool:
-        """Whether an admin has put something of their own into the row: a name, a prompt or tags."""
-        ours = {MARK, "description", "hidden", "profile_image_url"}
+        """Whether an admin has put something of their own into the row: a name, a picture, tags."""
+        ours = {MARK}
+        if is_our_description(self.alias or self.id, self.meta.get("description")):
+            ours.add("description")
+        if self.meta.get("profile_image_url") == NO_PICTURE:
+            ours.add("profile_image_url")
+        if self._is_hidden_by_us:
+            ours.add("hidden")
         if tag_names(self.meta.get("tags")) == tuple(self.mark.get("tags") or ()):
             ours.add("tags")
         if self.meta.get("capabilities") == WITHOUT_TOOLS:
@@ -6104,6 +6115,13 @@ class ExistingRow:
         # upload.py notes no name: it takes over rows that have the router's
         names = {self.mark.get("name")} if "name" in self.mark else {self.id, self.id.removeprefix(ROUTER)}
         return added or self.name not in names or self.has_params
+
+    @property
+    def _is_hidden_by_us(self) -> bool:
+        """Whether the pack keeps it out of the picker: a twin, or what the router has under an alias."""
+        is_of_alias = self.maker == "upload" or bool(self.alias)
+        is_under_alias = self.base is None and self.id.startswith(ROUTER) and is_of_alias
+        return self.mark.get("kind") == "hidden" or is_under_alias
 
 
 def existing_row(row: Mapping[str, Any]) -> ExistingRow:
@@ -6119,6 +6137,11 @@ def existing_row(row: Mapping[str, Any]) -> ExistingRow:
         has_params=any(value is not None for value in params.values()),
         owner=str(row.get("user_id") or ""),
     )
+
+
+def is_our_description(alias: str, text: object) -> bool:
+    """Whether the pack, in this version or in 0.1, wrote what the picker says under an alias."""
+    return str(text).startswith((ANSWERED_BY, f"{alias} is answered by "))
 
 
 def tag_names(tags: Any) -> tuple[str, ...]:
@@ -6338,7 +6361,6 @@ ADMINS_GRANTS = message("an admin changed who may use it, and that is kept")
 NARROWER = message("an admin has set who may use it, and not all who may use its aliases are among them")
 ADMINS_SWITCH = message("an admin switched it on or off, and that is kept")
 SHOWN_MODELS = 4  # of those that answer for an alias, under its name in the picker
-_ANSWERED_BY = "→ "  # in every language
 ADMINS_ROW = message("it is offered no more, and is kept because an admin changed something in it")
 
 Maker = Literal["events", "upload"]
@@ -6433,7 +6455,7 @@ def alias_row(alias: str, base: str | None, grants: Grants, models: Sequence[str
         models: those that the table names for it, the preferred one first.
     """
     shown = ", ".join(models[:SHOWN_MODELS]) + (", …" if models[SHOWN_MODELS:] else "")
-    return WantedRow(alias, alias, base, grants, alias, f"{_ANSWERED_BY}{shown}")
+    return WantedRow(alias, alias, base, grants, alias, f"{ANSWERED_BY}{shown}")
 
 
 def routed_model(alias: WantedRow) -> WantedRow:
@@ -6444,11 +6466,6 @@ def routed_model(alias: WantedRow) -> WantedRow:
 def opened_model(model: str, grants: Grants, maker: Maker = "events") -> WantedRow:
     """The row by which a model behind an alias is open to the alias's audience."""
     return WantedRow(model, model, None, grants, opened=True, maker=maker)
-
-
-def is_our_description(alias: str, text: object) -> bool:
-    """Whether the pack, in this version or in 0.1, wrote what the picker says under an alias."""
-    return str(text).startswith((_ANSWERED_BY, f"{alias} is answered by "))
 
 
 @dataclass(frozen=True, slots=True)
@@ -12370,6 +12387,7 @@ BUDGETS_ID = "usage_budgets"
 _LOOK_SECONDS = 2.0  # after which it is looked up again: its valves may have changed
 _USERS_AT_ONCE = 500
 _MOST_SHOWN = 50  # on the dashboard; the table has all
+_BYTE_ORDER = "\ufeff"
 NO_BUDGET: dict[str, Any] = {"ticket": "", "own": False, "last": False, "refusal": None}
 
 
@@ -12452,7 +12470,8 @@ class BudgetContact:
             return {}
         found = await self.usage(app, {"role": "admin"})
         entries = sorted(found.get("all") or (), key=lambda entry: (not entry["shared"], -entry["used"]))
-        return {"fault": found["fault"], "count": len(entries), "most": entries[:_MOST_SHOWN]}
+        told = {"fault": found["fault"], "problems": found.get("problems") or []}
+        return {**told, "count": len(entries), "most": entries[:_MOST_SHOWN]}
 
     async def _look(self) -> Any:
         state = await function_state(BUDGETS_ID)
@@ -12468,8 +12487,12 @@ async def _addresses(ids: list[str]) -> dict[str, str]:
 
 
 def usage_table(entries: Iterable[Mapping[str, Any]]) -> str:
-    """What `budget_usage` says of all, as CSV. A spreadsheet takes no cell of it for a formula."""
+    """What `budget_usage` says of all, as CSV. A spreadsheet takes no cell of it for a formula.
+
+    It begins with a byte order mark: without one Excel takes the names of groups for another encoding.
+    """
     written = io.StringIO()
+    written.write(_BYTE_ORDER)
     columns = ("whose", "shared", "unit", "period", "used", "under_way")
     table = csv.writer(written)
     table.writerow(columns)

@@ -10,7 +10,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/ollama_pack_gateway.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Event`, line 5664, which the server calls.
+# Begin here: `class Event`, line 5665, which the server calls.
 # The modules that it uses come first:
 #    117  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
 #    260  base.messages                  Sentences for people, in English and in the languages of the catalogue.
@@ -59,18 +59,18 @@ version: 0.1.0
 #   4083  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
 #   4094  services.gateway_names         The names that people and clients of the gateway may ask for, and the model that each stands for.
 #   4307  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
-#   4413  services.gateway_direct        The gateway's own chain: budgets, access, aliases, cache and router, without other filters and tools.
-#   4614  services.gateway_limits        Budgets as the rate-limit headers that OpenAI's and Anthropic's clients read.
-#   4653  services.gateway_vectors       Embeddings at the gateway, in OpenAI's and Ollama's forms, for every name of the alias tables.
-#   4794  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#   4807  webui.leaving                  When Open WebUI is told that a client has left: not while it reads its database.
-#   4891  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#   4926  webui.routes                   Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
-#   5047  webui.gateway_request          A client's request at the gateway: its body, its id, and whether its client is still there.
-#   5153  webui.ollama_models            Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
-#   5199  services.gateway               The gateway: OpenAI's, Anthropic's and Ollama's APIs for every name of the alias tables.
-#   5541  services.valves                What all valves of the pack have in common: what is refused is told to admins, without what was written.
-#   5639  webui.service                  What an event function keeps up in a process: its routes, and a task that looks again from time to time.
+#   4414  services.gateway_direct        The gateway's own chain: budgets, access, aliases, cache and router, without other filters and tools.
+#   4615  services.gateway_limits        Budgets as the rate-limit headers that OpenAI's and Anthropic's clients read.
+#   4654  services.gateway_vectors       Embeddings at the gateway, in OpenAI's and Ollama's forms, for every name of the alias tables.
+#   4795  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#   4808  webui.leaving                  When Open WebUI is told that a client has left: not while it reads its database.
+#   4892  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#   4927  webui.routes                   Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
+#   5048  webui.gateway_request          A client's request at the gateway: its body, its id, and whether its client is still there.
+#   5154  webui.ollama_models            Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
+#   5200  services.gateway               The gateway: OpenAI's, Anthropic's and Ollama's APIs for every name of the alias tables.
+#   5542  services.valves                What all valves of the pack have in common: what is refused is told to admins, without what was written.
+#   5640  webui.service                  What an event function keeps up in a process: its routes, and a task that looks again from time to time.
 
 import asyncio
 import base64
@@ -4395,7 +4395,8 @@ class BudgetContact:
             return {}
         found = await self.usage(app, {"role": "admin"})
         entries = sorted(found.get("all") or (), key=lambda entry: (not entry["shared"], -entry["used"]))
-        return {"fault": found["fault"], "count": len(entries), "most": entries[:_MOST_SHOWN]}
+        told = {"fault": found["fault"], "problems": found.get("problems") or []}
+        return {**told, "count": len(entries), "most": entries[:_MOST_SHOWN]}
 
     async def _look(self) -> Any:
         state = await function_state(BUDGETS_ID)

@@ -10,33 +10,33 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/usage_budgets.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Filter`, line 2908, which the server calls.
+# Begin here: `class Filter`, line 2929, which the server calls.
 # The modules that it uses come first:
 #     70  base.translations      The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    165  base.messages          Sentences for people, in English and in the languages of the catalogue.
-#    293  errors                 The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    313  base.redis             A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#    765  base.single_flight     What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
-#    788  base.tables            Tables that admins write as text: a row a line, `#` starts a comment, empty lines are skipped.
-#    819  budgets.errors         What goes wrong with budgets.
-#    835  budgets.period         Days, weeks and months in the site's time zone.
-#    906  budgets.table          The budget table: a row a line, read once and then only looked up.
-#   1236  engines.refusals       What a client gets instead of an answer, in the form of each API that clients speak.
-#   1313  budgets.store          What a store of budgets does, and the values that it takes and gives.
-#   1427  budgets.store_redis    Budgets in Redis or Valkey, for any number of replicas. Each step is one run of one script.
-#   1597  budgets.store_sqlite   Budgets in one SQLite file, for the workers of one machine.
-#   1760  services.budgets       Budgets at work: reserve before a chat, settle after it, say what is left.
-#   2102  services.budget_chats  Chats that are under way and their budgets: what each has used so far, by whoever knows it best.
-#   2271  engines.body           Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#   2282  services.cacheable     Which requests the cache is for, whose answers they share, and what it is asked.
-#   2294  services.valves        What all valves of the pack have in common: what is refused is told to admins, without what was written.
-#   2392  engines.front_route    A route in front of a server's own, which sees each answer of a chat before its client does.
-#   2487  webui.leaving          When Open WebUI is told that a client has left: not while it reads its database.
-#   2571  webui.early_errors     The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#   2747  engines.model_ids      Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   2755  webui.models           What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   2829  webui.server           What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#   2870  webui.users            Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
+#    166  base.messages          Sentences for people, in English and in the languages of the catalogue.
+#    294  errors                 The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    314  base.redis             A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#    766  base.single_flight     What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
+#    789  base.tables            Tables that admins write as text: a row a line, `#` starts a comment, empty lines are skipped.
+#    820  budgets.errors         What goes wrong with budgets.
+#    836  budgets.period         Days, weeks and months in the site's time zone.
+#    907  budgets.table          The budget table: a row a line, read once and then only looked up.
+#   1250  engines.refusals       What a client gets instead of an answer, in the form of each API that clients speak.
+#   1327  budgets.store          What a store of budgets does, and the values that it takes and gives.
+#   1441  budgets.store_redis    Budgets in Redis or Valkey, for any number of replicas. Each step is one run of one script.
+#   1611  budgets.store_sqlite   Budgets in one SQLite file, for the workers of one machine.
+#   1774  services.budgets       Budgets at work: reserve before a chat, settle after it, say what is left.
+#   2116  services.budget_chats  Chats that are under way and their budgets: what each has used so far, by whoever knows it best.
+#   2285  engines.body           Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#   2296  services.cacheable     Which requests the cache is for, whose answers they share, and what it is asked.
+#   2308  services.valves        What all valves of the pack have in common: what is refused is told to admins, without what was written.
+#   2406  engines.front_route    A route in front of a server's own, which sees each answer of a chat before its client does.
+#   2501  webui.leaving          When Open WebUI is told that a client has left: not while it reads its database.
+#   2585  webui.early_errors     The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#   2761  engines.model_ids      Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   2769  webui.models           What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   2843  webui.server           What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   2884  webui.users            Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
 
 import asyncio
 import hashlib
@@ -87,6 +87,7 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "a number": "数字",
         "a whole number": "整数",
         "at most {limit} rows can be used: name groups instead of users": "最多 {limit} 行：请用分组代替单个用户",
+        "budgets: Open WebUI has no group {name!r}, so its rows hold for nobody: create it, or correct the table": "budgets：Open WebUI 中没有分组 {name!r}，因此其各行对任何人都不生效：请创建它，或更正配额表",
         "burst={burst} is more than the amount {amount}: raise the amount": "burst={burst} 大于总量 {amount}：请提高总量",
         "in a password, @ is written as %40, : as %3A, / as %2F, ? as %3F, # as %23, and % as %25": "密码中 @ 写成 %40，`:` 写成 %3A，/ 写成 %2F，`?` 写成 %3F，# 写成 %23，% 写成 %25",
         "is missing": "缺失",
@@ -951,8 +952,15 @@ class BudgetSubject:
     @property
     def text(self) -> str:
         """As it stands in a row."""
-        name = f'"{self.name}"' if " " in self.name else self.name
-        return f"{self.kind}={name}" if self.name else self.kind
+        return f"{self.kind}={_quoted(self.name)}" if self.name else self.kind
+
+
+def _quoted(name: str) -> str:
+    return f'"{name}"' if " " in name else name
+
+
+def _unquoted(value: str) -> str:
+    return value.strip('"').strip()
 
 
 @dataclass(frozen=True, slots=True)
@@ -1016,7 +1024,7 @@ class BudgetRow:
         words = [self.subject.text, f"{self.in_unit(self.amount):.15g} {self.unit}/{self.period}"]
         words += ["shared"] if self.shared else []
         words += [f"burst={self.in_unit(self.burst):.15g}"] if self.burst else []
-        return " ".join([*words, f"then={self.then}"])
+        return " ".join([*words, f"then={_quoted(self.then)}"])
 
     def names(self, user: BudgetUser) -> bool:
         """Whether the row is about a user."""
@@ -1050,6 +1058,11 @@ class BudgetTable:
     def uses_groups(self) -> bool:
         """Whether a row asks for the user's groups, which cost a look into the database."""
         return any(row.subject.kind == "group" for row in self.rows)
+
+    @property
+    def groups(self) -> frozenset[str]:
+        """The names of all groups that have a row."""
+        return frozenset(row.subject.name for row in self.rows if row.subject.kind == "group")
 
     def rows_for(self, user: BudgetUser) -> tuple[BudgetRow, ...]:
         """The rows that hold for a user.
@@ -1120,7 +1133,7 @@ def _parse_row(line: int, written: str) -> BudgetRow:
 
 def _subject(word: str) -> BudgetSubject:
     kind, equals, value = word.partition("=")
-    name = value.strip('"').strip()
+    name = _unquoted(value)
     if word == "everyone":
         return BudgetSubject("everyone")
     if not equals or kind not in ("group", "role", "user"):
@@ -1197,6 +1210,7 @@ def _settings_of(words: list[str]) -> dict[str, str]:
     found: dict[str, str] = {}
     for word in words:
         name, equals, value = word.partition("=")
+        value = _unquoted(value)
         if word != "shared" and not (equals and name in ("burst", "then")):
             raise ValueError(
                 message(
@@ -2876,6 +2890,13 @@ async def group_names(user: Mapping[str, Any]) -> frozenset[str]:
     return frozenset(group.name for group in await _groups_of(user))
 
 
+async def all_group_names() -> frozenset[str]:
+    """Names of the groups that there are."""
+    from open_webui.models.groups import Groups  # noqa: PLC0415 - see the top of this module
+
+    return frozenset(group.name for group in await Groups.get_all_groups())
+
+
 async def _groups_of(user: Mapping[str, Any]) -> Any:
     from open_webui.models.groups import Groups  # noqa: PLC0415 - see the top of this module
 
@@ -3085,9 +3106,10 @@ class Filter:
         if not self.valves.budgets:
             return {"budgets": [], "fault": ""}
         budgets = self._budgets()
-        found = {"budgets": await budgets.usage(await _budget_user(user, budgets))}
+        found: dict[str, Any] = {"budgets": await budgets.usage(await _budget_user(user, budgets))}
         if user.get("role") == "admin":
             found["all"] = await budgets.everybody()
+            found["problems"] = await _absent_groups(budgets.table)
         return {**found, "fault": budgets.fault if user.get("role") == "admin" else ""}
 
     def _budgets(self) -> Budgets:
@@ -3207,12 +3229,26 @@ def _begun(chat: ChatBudget | None, *, own: bool) -> dict[str, Any]:
 
 
 async def _budget_user(user: dict[str, Any], budgets: Budgets) -> BudgetUser:
+    has_groups = budgets.table.uses_groups and user.get("id")  # the dashboard asks for nobody in particular
     return BudgetUser(
         id=str(user.get("id") or ""),
         email=str(user.get("email") or ""),
         role=str(user.get("role") or ""),
-        groups=await group_names(user) if budgets.table.uses_groups else frozenset(),
+        groups=await group_names(user) if has_groups else frozenset(),
     )
+
+
+async def _absent_groups(table: BudgetTable) -> list[Message]:
+    """What to tell an admin of rows that hold for nobody, as a group was renamed or is written wrongly."""
+    absent = table.groups - await all_group_names() if table.groups else ()
+    return [
+        message(
+            "budgets: Open WebUI has no group {name!r}, so its rows hold for nobody: create it, or correct "
+            "the table",
+            name=name,
+        )
+        for name in sorted(absent)
+    ]
 
 
 def _status_line(chat: ChatBudget) -> str:

@@ -9,7 +9,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/pipelines/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipeline`, line 16827, which the server calls.
+# Begin here: `class Pipeline`, line 16835, which the server calls.
 # The modules that it uses come first:
 #    200  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
 #    503  base.messages                  Sentences for people, in English and in the languages of the catalogue.
@@ -92,35 +92,35 @@ version: 0.1.0
 #  12533  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
 #  13044  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
 #  13224  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
-#  13565  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  13874  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  13989  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  14610  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, the admin's dashboard, and a plan.
-#  14677  cache.errors                   What goes wrong with the cache.
-#  14697  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  14713  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  14862  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
-#  14991  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
-#  15160  base.single_flight             What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
-#  15263  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
-#  15503  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#  15955  services.activity              What chats did in this process, until somebody writes it into the history.
-#  16022  services.history               The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
-#  16376  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  16477  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  16512  services.pipeline_requests     What a pipeline can know of a request, how it tells the next one, and the others of its server.
-#  16595  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
-#  16713  services.valves                What all valves of the pack have in common: what is refused is told to admins, without what was written.
-#  16811  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
-#  16915  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#  17311  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#  17369  aliases.published              Which names of a table can be published as models, and what answers for them.
-#  17405  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  17523  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  17648  services.router_valves         The valves of the router, wherever it runs.
-#  17802  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  17916  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  18177  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#  13573  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  13882  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  13997  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  14618  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, the admin's dashboard, and a plan.
+#  14685  cache.errors                   What goes wrong with the cache.
+#  14705  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  14721  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  14870  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
+#  14999  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
+#  15168  base.single_flight             What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
+#  15271  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
+#  15511  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#  15963  services.activity              What chats did in this process, until somebody writes it into the history.
+#  16030  services.history               The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
+#  16384  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  16485  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  16520  services.pipeline_requests     What a pipeline can know of a request, how it tells the next one, and the others of its server.
+#  16603  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
+#  16721  services.valves                What all valves of the pack have in common: what is refused is told to admins, without what was written.
+#  16819  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
+#  16923  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#  17319  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#  17377  aliases.published              Which names of a table can be published as models, and what answers for them.
+#  17413  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  17531  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  17656  services.router_valves         The valves of the router, wherever it runs.
+#  17810  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  17924  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  18185  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
 
 import asyncio
 import base64
@@ -13228,7 +13228,8 @@ WARM_LOOK_SECONDS = 5.0  # between two looks at what has to be in memory
 STAY_SECONDS = 300.0  # models that are kept are asked for again before their time in memory falls below this
 IDLE_LOOK_SECONDS = 0.5
 DRAIN_SECONDS = 900.0  # for a node's chats to end before a pull; then it is pulled beside them
-MAX_PULLS = 64  # that are remembered
+MAX_PULLS = 64  # that are remembered, and told
+ENDED_SHOWN = 5  # of those before the one that pulls now
 
 
 class Fleet(Protocol):
@@ -13532,7 +13533,7 @@ class Upkeep:
         """What this worker pulls, for the others."""
         watches = self._fleet.nodes
         keys = tuple(node_key(watches[name].row) for name in sorted(self._pulling) if name in watches)
-        return UpkeepMessage(worker, keys, tuple(self.pulls[-MAX_PULLS:]))
+        return UpkeepMessage(worker, keys, tuple(_those_of_now(self.pulls)))
 
     def heard(self, news: UpkeepMessage) -> None:
         """Another worker pulls, or has ended to."""
@@ -13558,8 +13559,15 @@ class Upkeep:
             for row in self._rows
             if (left := row.seconds_left(self._now()))
         ]
-        pulls = [asdict(one) for one in self.all_pulls[-MAX_PULLS:]]
+        pulls = [asdict(one) for one in _those_of_now(self.all_pulls)]
         return {"drained": sorted(self.drained), "warm": kept, "pulls": pulls}
+
+
+def _those_of_now(pulls: Sequence[PullState]) -> Sequence[PullState]:
+    """As many as are told: the last ones; of more nodes those around the one that pulls now."""
+    now = next((at for at, one in enumerate(pulls) if one.is_under_way), len(pulls))
+    begin = max(0, min(now - ENDED_SHOWN, len(pulls) - MAX_PULLS))
+    return pulls[begin : begin + MAX_PULLS]
 
 
 # --- ollama_pack.routing.peers.share ---

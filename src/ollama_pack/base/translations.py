@@ -519,6 +519,7 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "background": "后台",
         "base_url does not begin with http:// or https://: the engine openai_http needs the address of a server, such as http://speaches:8000/v1": "base_url 没有以 http:// 或 https:// 开头：引擎 openai_http 需要服务器地址，例如 http://speaches:8000/v1",
         "bits": "位数",
+        "budgets: Open WebUI has no group {name!r}, so its rows hold for nobody: create it, or correct the table": "budgets：Open WebUI 中没有分组 {name!r}，因此其各行对任何人都不生效：请创建它，或更正配额表",
         "building Ollama failed with status {status}. The end of {log}:\n{tail}": "构建 Ollama 失败，状态 {status}。{log} 的末尾：\n{tail}",
         "burst={burst} is more than the amount {amount}: raise the amount": "burst={burst} 大于总量 {amount}：请提高总量",
         "busy": "利用率",
