@@ -67,8 +67,9 @@ class RoutedPipelines:
         return told
 
     def chats(self) -> list[Request]:
-        """All chats that reached a node."""
-        return [request for node in self.nodes for request in node.requests if request.path == "/api/chat"]
+        """All chats that reached a node, in the order in which they came."""
+        chats = [request for node in self.nodes for request in node.requests if request.path == "/api/chat"]
+        return sorted(chats, key=lambda request: request.came)
 
 
 @pytest.fixture(scope="module")

@@ -58,8 +58,9 @@ class PipedWebUI:
         )
 
     def chats(self) -> list[Request]:
-        """All chats that reached a node."""
-        return [request for node in self.nodes for request in node.requests if request.path == "/api/chat"]
+        """All chats that reached a node, in the order in which they came."""
+        chats = [request for node in self.nodes for request in node.requests if request.path == "/api/chat"]
+        return sorted(chats, key=lambda request: request.came)
 
     def asked(self, text: str) -> JSON:
         """The body with which a node was asked this."""

@@ -76,7 +76,7 @@ def test_the_tool_in_english(voice: VoiceTarget, pupil: Account) -> None:
     """Would catch a tool that works with a scripted engine only."""
     recording = librivox()[1]
     voice.call(pupil, [voice.attach(pupil, "a.wav", recording.path.read_bytes())], language="en")
-    assert "ill-disposed young man" in voice.told
+    assert "sposed young man" in voice.told  # some processors make Whisper `base` write "ill-sposed"
 
 
 def test_a_model_that_is_not_there(voice: VoiceTarget, pupil: Account) -> None:
