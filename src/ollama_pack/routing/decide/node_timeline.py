@@ -36,6 +36,7 @@ from ollama_pack.routing.decide.view import (
 QuoteKey = tuple[str, str, int]
 
 SIZE_TOLERANCE = 64  # a prediction may be off by this part of the memory
+SHORTEST_SERVICE = 0.001  # seconds
 FRESH_SECONDS = 1.0  # for so long a quote holds: what a prefix and a model are worth changes slowly
 _UNKNOWN = ModelRates()
 
@@ -258,6 +259,10 @@ class VirtualNode:
     def load_seconds(self, model: str) -> float:
         """How long loading a model that it has takes."""
         return self.view.rates.get(self.view.models[model].blob, _UNKNOWN).load
+
+    def pace(self, blob: str, slots: int) -> float:
+        """Usual requests a second that so many slots of it answer with some weights."""
+        return slots / max(SHORTEST_SERVICE, self.view.rates.get(blob, _UNKNOWN).service)
 
     def free_at(self, runner: VirtualRunner) -> float:
         """About when a runner has a slot free; in the past: any moment."""

@@ -37,7 +37,7 @@ from ollama_pack.routing.decide.node_timeline import (
 )
 from ollama_pack.routing.decide.policy import RoutingPolicy
 from ollama_pack.routing.decide.rendezvous import may_take, rendezvous_score
-from ollama_pack.routing.decide.view import FleetRequest, FleetView, ModelRates, NodeView
+from ollama_pack.routing.decide.view import FleetRequest, FleetView, NodeView
 
 
 @dataclass(slots=True)
@@ -48,12 +48,14 @@ class WarmNodes:
         ready: those with a slot free now, by name.
         busy: when each of the others is free, and its name; sorted.
         slots: of all of them.
+        pace: usual requests a second that all of them can answer.
         gains: counts how often a slot became free.
     """
 
     ready: dict[str, VirtualNode] = field(default_factory=dict)
     busy: list[tuple[float, str]] = field(default_factory=list)
     slots: int = 0
+    pace: float = 0.0
     gains: int = 0
 
 
@@ -63,17 +65,17 @@ class Listed:
 
     Attributes:
         load_at: whether it has to wait before it can load, until when, and its name.
-        runners: of each the weights, when it has a slot free (None: now), and its slots.
+        runners: of each the weights, when it has a slot free (None: now), its slots and its pace.
     """
 
     load_at: tuple[bool, float, str]
-    runners: list[tuple[str, float | None, int]]
+    runners: list[tuple[str, float | None, int, float]]
 
     def offers_more(self, before: Self | None, now: float) -> bool:
         """Whether a request that could not begin may look otherwise now, apart from free slots."""
         later, at, _ = self.load_at
-        blobs = {blob for blob, _, _ in self.runners}
-        return before is None or (not later and at <= now) or blobs != {blob for blob, _, _ in before.runners}
+        blobs = {blob for blob, *_ in self.runners}
+        return before is None or (not later and at <= now) or blobs != {blob for blob, *_ in before.runners}
 
 
 @dataclass(slots=True)
@@ -148,7 +150,7 @@ class Timelines:
                 self.renew(view.by_name[name])
                 after = self._listed.get(name)
                 self.gains += after is None or after.offers_more(before, view.now)
-                for blob, free_at, _ in after.runners if after else ():
+                for blob, free_at, *_ in after.runners if after else ():
                     self.warm[blob].gains += free_at is None
 
     def renew(self, view: NodeView) -> None:
@@ -195,8 +197,10 @@ class Timelines:
                 warm.ready[name] = node
             else:
                 insort(warm.busy, (free_at, name))
+            pace = node.pace(blob, runner.slots)
             warm.slots += runner.slots
-            listed.runners.append((blob, free_at, runner.slots))
+            warm.pace += pace
+            listed.runners.append((blob, free_at, runner.slots, pace))
         if node.is_open():
             self.open.add(name)
         else:
@@ -211,9 +215,10 @@ class Timelines:
         if listed is None:
             return
         del self._loading[bisect_left(self._loading, listed.load_at)]
-        for blob, free_at, slots in listed.runners:
+        for blob, free_at, slots, pace in listed.runners:
             warm = self.warm[blob]
             warm.slots -= slots
+            warm.pace -= pace
             if free_at is None:
                 del warm.ready[name]
             else:
@@ -446,27 +451,31 @@ class Planner:
                     continue
                 offer = node.quote((kind.model, one.entry.kind, one.request.max_output), one.request)
                 if offer.now_open and offer.victims:
-                    gain = self._shortens(one, kind, node, offer)
+                    gain = self._shortens(kind, node, offer)
                     least = max(self.policy.exchange_gain, offer.load / self.policy.demand_horizon)
                     if gain > max(least, best[0]):
                         best = gain, [self._load(node, offer, one)]
         return best[1]
 
-    def _shortens(self, waiting: Assignment, kind: Kind, node: VirtualNode, offer: Quote) -> float:
-        """How many fewer requests wait, on average, when a node loads a model in place of others."""
-        slots, rates = self._slots(kind), waiting.chosen.quote.rates
-        gain = self._queue(offer.blob, slots, rates) - self._queue(
-            offer.blob, slots + offer.rates.slots, rates
-        )
+    def _shortens(self, kind: Kind, node: VirtualNode, offer: Quote) -> float:
+        """How many fewer requests wait, on average, when a node loads a model in place of others.
+
+        A node counts by its own pace with either model. Otherwise a fast one among slow ones would be worth
+        more to the model that it does not have, and would change for ever.
+        """
+        warm = self._timelines.warm
+        pace = sum([warm[blob].pace for blob in kind.having.blobs if blob in warm])
+        gain = self._saves(offer.blob, self._slots(kind), pace, node, offer.rates.slots)
         for blob in offer.victims:
-            held, less = self._timelines.warm[blob].slots, node.runners[blob].slots
-            rates = node.view.rates.get(blob, offer.rates)
-            gain -= self._queue(blob, held - less, rates) - self._queue(blob, held, rates)
+            others, less = warm[blob], node.runners[blob].slots
+            gain -= self._saves(blob, others.slots - less, others.pace - node.pace(blob, less), node, less)
         return gain
 
-    def _queue(self, blob: str, slots: int, rates: ModelRates) -> float:
-        demand = self._timelines.moment.demand.get(blob, 0.0)
-        return mean_queue(demand, rates.service, slots, self.policy.demand_horizon)
+    def _saves(self, blob: str, slots: int, pace: float, node: VirtualNode, more: int) -> float:
+        """How many fewer requests wait, on average, with so many slots more at a node."""
+        demand, horizon = self._timelines.moment.demand.get(blob, 0.0), self.policy.demand_horizon
+        without = mean_queue(demand, pace, slots, horizon)
+        return without - mean_queue(demand, pace + node.pace(blob, more), slots + more, horizon)
 
     def _lost(self, assignment: Assignment) -> float:
         """Seconds that chats lose within the horizon, as each warm node has a prompt that one overwrites."""
