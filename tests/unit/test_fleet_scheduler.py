@@ -467,6 +467,17 @@ def test_a_short_queue_gets_no_other_node(load: float, waiting: int) -> None:
     assert not a_queue_for_a(load, waiting).scheduler.load_ahead()
 
 
+def test_a_node_is_not_given_away_where_others_cannot_take_over() -> None:
+    """Would catch a model that is left to a node that fails it, or to one that is asked last."""
+    far = a_queue_for_a(load=40.0, waiting=4, rows={"z": {"tier": 1}})
+    assert not far.scheduler.load_ahead()
+    failing = a_queue_for_a(load=40.0, waiting=4)
+    node = failing.scheduler.cluster.nodes["z"]
+    node.failed("b", failing.now, node_down=False, hung=True)
+    failing.decide()
+    assert [load.node for load in failing.scheduler.load_ahead()] == ["z"]
+
+
 def test_a_fast_node_among_slow_ones_is_not_passed_to_and_fro() -> None:
     """Would catch a fast node that is worth more to whichever model it does not have, and loads for ever."""
     held, loads = {"x": "a", "y": "b", "z": "b"}, []

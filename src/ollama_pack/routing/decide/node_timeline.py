@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import inf
+from typing import Self
 
 from ollama_pack.routing.decide.cost import (
     decode_share,
@@ -169,6 +170,7 @@ class VirtualNode:
         view: the node as it is now.
         runners: by the digest of their weights.
         changed: something was placed here, or nobody may begin here.
+        served: the digests of the weights that it may be asked for now.
     """
 
     __slots__ = (
@@ -181,12 +183,18 @@ class VirtualNode:
         "_tier",
         "changed",
         "runners",
+        "served",
         "view",
     )
 
-    def __init__(self, view: NodeView, moment: TimelineContext) -> None:
-        """Begin with what the node does now."""
+    def __init__(self, view: NodeView, moment: TimelineContext, before: Self | None = None) -> None:
+        """Begin with what the node does now. What was there `before` saves time."""
         self.view = view
+        self.served: frozenset[str]
+        if before is not None and before.view.models is view.models:
+            self.served = before.served
+        else:
+            self.served = frozenset([model.blob for model in view.models.values()])
         self.runners = {runner.blob: _virtual_runner(runner) for runner in view.runners}
         self.changed = False
         self._placed = 0

@@ -22,6 +22,7 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
+from itertools import chain
 from random import Random
 from typing import Self
 
@@ -166,7 +167,7 @@ class Timelines:
                 self._forget(view.name)
             return
         self.moment.held.update([runner.blob for runner in view.runners])
-        node = self.nodes[view.name] = VirtualNode(view, self.moment)
+        node = self.nodes[view.name] = VirtualNode(view, self.moment, before)
         self.list_again(node)
 
     def _drop(self, name: str) -> None:
@@ -188,7 +189,9 @@ class Timelines:
         loads_now, loads_at = node.can_load()
         listed = self._listed[name] = Listed((not loads_now, loads_at, name), [])
         insort(self._loading, listed.load_at)
-        for blob, runner in node.runners.items() if node.view.models else ():  # else nobody may ask it now
+        for blob, runner in node.runners.items():
+            if blob not in node.served:
+                continue
             warm = self.warm.get(blob)
             if warm is None:
                 warm = self.warm[blob] = WarmNodes()
@@ -463,13 +466,23 @@ class Planner:
         A node counts by its own pace with either model. Otherwise a fast one among slow ones would be worth
         more to the model that it does not have, and would change for ever.
         """
+        if not all(self._others_have(blob, node) for blob in offer.victims):
+            return -math.inf
         warm = self._timelines.warm
         pace = sum([warm[blob].pace for blob in kind.having.blobs if blob in warm])
         gain = self._saves(offer.blob, self._slots(kind), pace, node, offer.rates.slots)
         for blob in offer.victims:
-            others, less = warm[blob], node.runners[blob].slots
-            gain -= self._saves(blob, others.slots - less, others.pace - node.pace(blob, less), node, less)
+            less = node.runners[blob].slots
+            counted = less if blob in node.served else 0
+            slots, pace = warm[blob].slots - counted, warm[blob].pace - node.pace(blob, counted)
+            gain -= self._saves(blob, slots, pace, node, less)
         return gain
+
+    def _others_have(self, blob: str, node: VirtualNode) -> bool:
+        """Whether another node, not further away, has some weights in memory and may be asked for them."""
+        warm, nodes = self._timelines.warm.get(blob), self._timelines.nodes
+        names = chain(warm.ready, [name for _, name in warm.busy]) if warm else ()
+        return any(nodes[name].view.tier <= node.view.tier for name in names if name != node.view.name)
 
     def _saves(self, blob: str, slots: int, pace: float, node: VirtualNode, more: int) -> float:
         """How many fewer requests wait, on average, with so many slots more at a node."""
