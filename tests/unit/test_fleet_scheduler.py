@@ -478,6 +478,17 @@ def test_a_node_is_not_given_away_where_others_cannot_take_over() -> None:
     assert [load.node for load in failing.scheduler.load_ahead()] == ["z"]
 
 
+def test_what_a_node_unloads_is_foreseen() -> None:
+    """Would catch a load that is believed to unload one model, and unloads another that no other node has."""
+    for order in ("bc", "cb"):
+        world = World(names=("x",))
+        world.scheduler.cluster.sized("x", 20)
+        there = [ResidentModel(model, 10, 4096, 1.0) for model in order]
+        world.scheduler.cluster.probed("x", MODELS, there)
+        world.ask(1)
+        assert [one.victims for one in world.decide()] == [("blob-b",)]
+
+
 def test_a_fast_node_among_slow_ones_is_not_passed_to_and_fro() -> None:
     """Would catch a fast node that is worth more to whichever model it does not have, and loads for ever."""
     held, loads = {"x": "a", "y": "b", "z": "b"}, []

@@ -377,7 +377,10 @@ class VirtualNode:
         )
 
     def _plan_eviction(self, size: int, own: str) -> EvictionPlan:
-        """Make room as Ollama does: those that are idle go first. A runner that is loaded again goes, too."""
+        """Make room as Ollama does: the idle ones go first, by their digests as all stay equally long.
+
+        A runner that is loaded again goes, too.
+        """
         now = self._moment.now
         share = self._moment.policy.overdue_share
         idle_at = {
@@ -386,7 +389,7 @@ class VirtualNode:
         }
         others = [runner for runner in self.runners.values() if runner.blob != own and not runner.remote]
         if len(others) > 1:
-            others.sort(key=lambda runner: idle_at[runner.blob])
+            others.sort(key=lambda runner: (idle_at[runner.blob], runner.blob))
         needed = size - self.view.room - self.view.room // SIZE_TOLERANCE
         for runner in others:
             needed += runner.size
