@@ -478,6 +478,19 @@ def test_a_node_is_not_given_away_where_others_cannot_take_over() -> None:
     assert [load.node for load in failing.scheduler.load_ahead()] == ["z"]
 
 
+@pytest.mark.parametrize(("copies", "ago", "loads"), [(2, 0.0, 0), (1, 0.0, 1), (2, 60.0, 1)])
+def test_a_model_that_is_kept_in_memory_stays_there(copies: int, ago: float, loads: int) -> None:
+    """Would catch a model that an admin keeps on two nodes, and that is unloaded at one of them."""
+    world = a_queue_for_a(load=40.0, waiting=2)
+    assert not world.scheduler.load_ahead()
+    assert not world.scheduler.warm("b", copies)
+    world.now += ago
+    for number in range(10, 16):
+        world.ask(number)
+    world.decide()
+    assert len(world.scheduler.load_ahead()) == loads
+
+
 def test_what_a_node_unloads_is_foreseen() -> None:
     """Would catch a load that is believed to unload one model, and unloads another that no other node has."""
     for order in ("bc", "cb"):

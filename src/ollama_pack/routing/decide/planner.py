@@ -267,6 +267,7 @@ class Planner:
     Attributes:
         policy: weights and bounds.
         dice: breaks ties.
+        promised: blob → on how many nodes it is to stay in memory, and until when that holds.
         ahead: loads that nobody waits for, which had better begin now.
         exhausted: the last decision has reached its bound before it had seen all. Decide again soon.
         look_again: when requests that were passed over may look otherwise though nothing has happened.
@@ -282,6 +283,7 @@ class Planner:
     _held: Counter[str] | None = field(init=False, default=None)
     _delays: defaultdict[str, float] = field(init=False, default_factory=lambda: defaultdict(float))
     _asked: int = field(init=False, default=0)
+    promised: dict[str, tuple[int, float]] = field(init=False, default_factory=dict)
     ahead: list[Assignment] = field(init=False, default_factory=list)
     exhausted: bool = field(init=False, default=False)
     look_again: float = field(init=False, default=math.inf)
@@ -466,7 +468,7 @@ class Planner:
         A node counts by its own pace with either model. Otherwise a fast one among slow ones would be worth
         more to the model that it does not have, and would change for ever.
         """
-        if not all(self._others_have(blob, node) for blob in offer.victims):
+        if not all(self._may_give(blob, node) for blob in offer.victims):
             return -math.inf
         warm = self._timelines.warm
         pace = sum([warm[blob].pace for blob in kind.having.blobs if blob in warm])
@@ -478,8 +480,11 @@ class Planner:
             gain -= self._saves(blob, slots, pace, node, less)
         return gain
 
-    def _others_have(self, blob: str, node: VirtualNode) -> bool:
+    def _may_give(self, blob: str, node: VirtualNode) -> bool:
         """Whether another node, not further away, has some weights in memory and may be asked for them."""
+        copies, until = self.promised.get(blob, (0, 0.0))
+        if until > self._view.now and self._timelines.moment.held[blob] <= copies:
+            return False
         warm, nodes = self._timelines.warm.get(blob), self._timelines.nodes
         names = chain(warm.ready, [name for _, name in warm.busy]) if warm else ()
         return any(nodes[name].view.tier <= node.view.tier for name in names if name != node.view.name)
