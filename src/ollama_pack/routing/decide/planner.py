@@ -31,6 +31,7 @@ from ollama_pack.routing.decide.cost import mean_queue, predict_output
 from ollama_pack.routing.decide.fair_queue import Place, WaitingRequest
 from ollama_pack.routing.decide.node_timeline import (
     FRESH_SECONDS,
+    SHORTEST_SERVICE,
     Quote,
     QuoteKey,
     TimelineContext,
@@ -456,28 +457,30 @@ class Planner:
                     continue
                 offer = node.quote((kind.model, one.entry.kind, one.request.max_output), one.request)
                 if offer.now_open and offer.victims:
-                    gain = self._shortens(kind, node, offer)
+                    gain = self._shortens(one, kind, node, offer)
                     least = max(self.policy.exchange_gain, offer.load / self.policy.demand_horizon)
                     if gain > max(least, best[0]):
                         best = gain, [self._load(node, offer, one)]
         return best[1]
 
-    def _shortens(self, kind: Kind, node: VirtualNode, offer: Quote) -> float:
+    def _shortens(self, waiting: Assignment, kind: Kind, node: VirtualNode, offer: Quote) -> float:
         """How many fewer requests wait, on average, when a node loads a model in place of others.
 
-        A node counts by its own pace with either model. Otherwise a fast one among slow ones would be worth
-        more to the model that it does not have, and would change for ever.
+        Those that wait see the pace of the node that they wait for. The others lose what this one adds to
+        theirs: otherwise a fast node among slow ones would seem worth more to the model that it does not
+        have, and would change for ever.
         """
         if not all(self._may_give(blob, node) for blob in offer.victims):
             return -math.inf
-        warm = self._timelines.warm
-        pace = sum([warm[blob].pace for blob in kind.having.blobs if blob in warm])
-        gain = self._saves(offer.blob, self._slots(kind), pace, node, offer.rates.slots)
+        slots, more = self._slots(kind), offer.rates.slots
+        each = 1 / max(SHORTEST_SERVICE, waiting.chosen.quote.rates.service)
+        gain = self._queue(offer.blob, slots, slots * each)
+        gain -= self._queue(offer.blob, slots + more, (slots + more) * each)
         for blob in offer.victims:
-            less = node.runners[blob].slots
-            counted = less if blob in node.served else 0
-            slots, pace = warm[blob].slots - counted, warm[blob].pace - node.pace(blob, counted)
-            gain -= self._saves(blob, slots, pace, node, less)
+            warm, own = self._timelines.warm[blob], node.runners[blob].slots
+            there, left = (0, own) if blob in node.served else (own, 0)
+            gain -= self._queue(blob, warm.slots - left, warm.pace - node.pace(blob, left))
+            gain += self._queue(blob, warm.slots + there, warm.pace + node.pace(blob, there))
         return gain
 
     def _may_give(self, blob: str, node: VirtualNode) -> bool:
@@ -489,11 +492,9 @@ class Planner:
         names = chain(warm.ready, [name for _, name in warm.busy]) if warm else ()
         return any(nodes[name].view.tier <= node.view.tier for name in names if name != node.view.name)
 
-    def _saves(self, blob: str, slots: int, pace: float, node: VirtualNode, more: int) -> float:
-        """How many fewer requests wait, on average, with so many slots more at a node."""
-        demand, horizon = self._timelines.moment.demand.get(blob, 0.0), self.policy.demand_horizon
-        without = mean_queue(demand, pace, slots, horizon)
-        return without - mean_queue(demand, pace + node.pace(blob, more), slots + more, horizon)
+    def _queue(self, blob: str, slots: int, pace: float) -> float:
+        demand = self._timelines.moment.demand.get(blob, 0.0)
+        return mean_queue(demand, pace, slots, self.policy.demand_horizon)
 
     def _lost(self, assignment: Assignment) -> float:
         """Seconds that chats lose within the horizon, as each warm node has a prompt that one overwrites."""
