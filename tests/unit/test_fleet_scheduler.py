@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from random import Random
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -406,24 +407,47 @@ def test_a_load_ahead_of_need_that_fails_is_not_tried_again_at_once() -> None:
     assert load.node not in {one.node for one in world.running.values()}
 
 
-def a_queue_for_a(load: float, waiting: int) -> World:
-    """Three nodes of one slot: a is at x, and has so many waiting; b at y and z, and nobody asks for it."""
-    world = World(slots=1)
+def a_queue_for(  # noqa: PLR0913 - what differs from one test to the next
+    model: str,
+    load: float,
+    waiting: int,
+    held: Mapping[str, str],
+    *,
+    services: Mapping[str, float] | None = None,
+    demand: float = 0.0,
+    **fields: Any,
+) -> World:
+    """Nodes (x="ab": with those models in memory), one of whose models so many requests wait for.
+
+    Each has one slot, and answers in five seconds unless `services` say otherwise. Both models were asked for
+    so many times a second before.
+    """
+    world = World(names=tuple(held), slots=1, **fields)
+    cluster = world.scheduler.cluster
     both = {name: MODELS[name] for name in "ab"}
-    for name, model in zip("xyz", "abb", strict=True):
-        world.scheduler.cluster.probed(name, both, [ResidentModel(model, 10, 4096, 1.0)])
-    taught = Durations(0.0, load=load, prompt=1.0, prompt_count=300, decode=4.0, decode_count=100)
-    for name in "xyz":
+    for name, models in held.items():
+        cluster.probed(name, both, [ResidentModel(one, 10, 4096, 1.0) for one in models])
+        service = (services or {}).get(name, 5.0)
+        taught = Durations(
+            0.0, load=load, prompt=0.2 * service, prompt_count=300, decode=0.8 * service, decode_count=100
+        )
         for blob in ("blob-a", "blob-b"):
-            world.scheduler.cluster.nodes[name].stats(blob).rates.observe(
-                taught, 0, background=False, loaded=True
-            )
-            world.scheduler.cluster.nodes[name].learned(blob)
+            cluster.nodes[name].stats(blob).rates.observe(taught, 0, background=False, loaded=True)
+            cluster.nodes[name].learned(blob)
+    for _ in range(600 if demand else 0):
+        world.now += 1.0
+        for blob in ("blob-a", "blob-b"):
+            cluster.demand.add(blob, world.now, demand)
     for number in range(1 + waiting):
-        world.ask(number)
+        world.ask(number, model)
         world.now += 1.0
         world.decide()
     return world
+
+
+def a_queue_for_a(load: float, waiting: int, **fields: Any) -> World:
+    """Three nodes: a is at x, and has so many waiting; b at y and z, and nobody asks for it."""
+    return a_queue_for("a", load, waiting, {"x": "a", "y": "b", "z": "b"}, **fields)
 
 
 def test_a_lasting_queue_gets_a_node_of_which_others_have_the_model() -> None:
@@ -441,6 +465,52 @@ def test_a_lasting_queue_gets_a_node_of_which_others_have_the_model() -> None:
 def test_a_short_queue_gets_no_other_node(load: float, waiting: int) -> None:
     """Would catch models that change places at each fluctuation, or for loads that outlast a queue."""
     assert not a_queue_for_a(load, waiting).scheduler.load_ahead()
+
+
+def test_a_node_is_not_given_away_where_others_cannot_take_over() -> None:
+    """Would catch a model that is left to a node that fails it, or to one that is asked last."""
+    far = a_queue_for_a(load=40.0, waiting=4, rows={"z": {"tier": 1}})
+    assert not far.scheduler.load_ahead()
+    failing = a_queue_for_a(load=40.0, waiting=4)
+    node = failing.scheduler.cluster.nodes["z"]
+    node.failed("b", failing.now, node_down=False, hung=True)
+    failing.decide()
+    assert [load.node for load in failing.scheduler.load_ahead()] == ["z"]
+
+
+@pytest.mark.parametrize(("copies", "ago", "loads"), [(2, 0.0, 0), (1, 0.0, 1), (2, 60.0, 1)])
+def test_a_model_that_is_kept_in_memory_stays_there(copies: int, ago: float, loads: int) -> None:
+    """Would catch a model that an admin keeps on two nodes, and that is unloaded at one of them."""
+    world = a_queue_for_a(load=40.0, waiting=2)
+    assert not world.scheduler.load_ahead()
+    assert not world.scheduler.warm("b", copies)
+    world.now += ago
+    for number in range(10, 16):
+        world.ask(number)
+    world.decide()
+    assert len(world.scheduler.load_ahead()) == loads
+
+
+def test_what_a_node_unloads_is_foreseen() -> None:
+    """Would catch a load that is believed to unload one model, and unloads another that no other node has."""
+    for order in ("bc", "cb"):
+        world = World(names=("x",))
+        world.scheduler.cluster.sized("x", 20)
+        there = [ResidentModel(model, 10, 4096, 1.0) for model in order]
+        world.scheduler.cluster.probed("x", MODELS, there)
+        world.ask(1)
+        assert [one.victims for one in world.decide()] == [("blob-b",)]
+
+
+def test_a_fast_node_among_slow_ones_is_not_passed_to_and_fro() -> None:
+    """Would catch a fast node that is worth more to whichever model it does not have, and loads for ever."""
+    held, loads = {"x": "a", "y": "b", "z": "b"}, []
+    services = {"x": 12.0, "y": 1.5, "z": 12.0}
+    for model in "abab":
+        world = a_queue_for(model, 40.0, 3, held, services=services, demand=0.08)
+        loads += world.scheduler.load_ahead()
+        held |= {load.node: load.model for load in loads}
+    assert [(load.node, load.model) for load in loads] == [("z", "a")]
 
 
 def holding(world: World, **held: str) -> None:

@@ -121,7 +121,7 @@ def overwrite_prefix(
 STEADY_SHARE = 0.9  # of the slots: where more are used, no queue becomes as long as the formula says
 
 
-def mean_queue(demand: float, service: float, slots: int, horizon: float) -> float:
+def mean_queue(demand: float, pace: float, slots: int, horizon: float) -> float:
     """How many requests wait for a slot, on average.
 
     Of an M/M/c queue, by Sakasegawa (1977): u ^ sqrt(2 (c + 1)) / (1 - u), where u is the used share of the
@@ -129,14 +129,12 @@ def mean_queue(demand: float, service: float, slots: int, horizon: float) -> flo
 
     Args:
         demand: requests a second.
-        service: seconds that a request holds a slot.
+        pace: requests a second that all slots together can answer.
         slots: c; without any, no end is seen.
         horizon: in seconds.
     """
     if slots <= 0:
         return math.inf
-    if service <= 0:
-        return 0.0
-    steady = min(demand * service / slots, STEADY_SHARE)
-    gathered = max(0.0, demand - STEADY_SHARE * slots / service) * horizon / 2
+    steady = min(demand / pace, STEADY_SHARE)
+    gathered = max(0.0, demand - STEADY_SHARE * pace) * horizon / 2
     return math.pow(steady, math.sqrt(2 * (slots + 1))) / (1 - steady) + gathered

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import inf
+from typing import Self
 
 from ollama_pack.routing.decide.cost import (
     decode_share,
@@ -36,6 +37,7 @@ from ollama_pack.routing.decide.view import (
 QuoteKey = tuple[str, str, int]
 
 SIZE_TOLERANCE = 64  # a prediction may be off by this part of the memory
+SHORTEST_SERVICE = 0.001  # seconds
 FRESH_SECONDS = 1.0  # for so long a quote holds: what a prefix and a model are worth changes slowly
 _UNKNOWN = ModelRates()
 
@@ -168,6 +170,7 @@ class VirtualNode:
         view: the node as it is now.
         runners: by the digest of their weights.
         changed: something was placed here, or nobody may begin here.
+        served: the digests of the weights that it may be asked for now.
     """
 
     __slots__ = (
@@ -180,12 +183,18 @@ class VirtualNode:
         "_tier",
         "changed",
         "runners",
+        "served",
         "view",
     )
 
-    def __init__(self, view: NodeView, moment: TimelineContext) -> None:
-        """Begin with what the node does now."""
+    def __init__(self, view: NodeView, moment: TimelineContext, before: Self | None = None) -> None:
+        """Begin with what the node does now. What was there `before` saves time."""
         self.view = view
+        self.served: frozenset[str]
+        if before is not None and before.view.models is view.models:
+            self.served = before.served
+        else:
+            self.served = frozenset([model.blob for model in view.models.values()])
         self.runners = {runner.blob: _virtual_runner(runner) for runner in view.runners}
         self.changed = False
         self._placed = 0
@@ -258,6 +267,10 @@ class VirtualNode:
     def load_seconds(self, model: str) -> float:
         """How long loading a model that it has takes."""
         return self.view.rates.get(self.view.models[model].blob, _UNKNOWN).load
+
+    def pace(self, blob: str, slots: int) -> float:
+        """Usual requests a second that so many slots of it answer with some weights."""
+        return slots / max(SHORTEST_SERVICE, self.view.rates.get(blob, _UNKNOWN).service)
 
     def free_at(self, runner: VirtualRunner) -> float:
         """About when a runner has a slot free; in the past: any moment."""
@@ -364,7 +377,10 @@ class VirtualNode:
         )
 
     def _plan_eviction(self, size: int, own: str) -> EvictionPlan:
-        """Make room as Ollama does: those that are idle go first. A runner that is loaded again goes, too."""
+        """Make room as Ollama does: the idle ones go first, by their digests as all stay equally long.
+
+        A runner that is loaded again goes, too.
+        """
         now = self._moment.now
         share = self._moment.policy.overdue_share
         idle_at = {
@@ -373,7 +389,7 @@ class VirtualNode:
         }
         others = [runner for runner in self.runners.values() if runner.blob != own and not runner.remote]
         if len(others) > 1:
-            others.sort(key=lambda runner: idle_at[runner.blob])
+            others.sort(key=lambda runner: (idle_at[runner.blob], runner.blob))
         needed = size - self.view.room - self.view.room // SIZE_TOLERANCE
         for runner in others:
             needed += runner.size

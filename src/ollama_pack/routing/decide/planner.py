@@ -22,6 +22,7 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
+from itertools import chain
 from random import Random
 from typing import Self
 
@@ -30,6 +31,7 @@ from ollama_pack.routing.decide.cost import mean_queue, predict_output
 from ollama_pack.routing.decide.fair_queue import Place, WaitingRequest
 from ollama_pack.routing.decide.node_timeline import (
     FRESH_SECONDS,
+    SHORTEST_SERVICE,
     Quote,
     QuoteKey,
     TimelineContext,
@@ -37,7 +39,7 @@ from ollama_pack.routing.decide.node_timeline import (
 )
 from ollama_pack.routing.decide.policy import RoutingPolicy
 from ollama_pack.routing.decide.rendezvous import may_take, rendezvous_score
-from ollama_pack.routing.decide.view import FleetRequest, FleetView, ModelRates, NodeView
+from ollama_pack.routing.decide.view import FleetRequest, FleetView, NodeView
 
 
 @dataclass(slots=True)
@@ -48,12 +50,14 @@ class WarmNodes:
         ready: those with a slot free now, by name.
         busy: when each of the others is free, and its name; sorted.
         slots: of all of them.
+        pace: usual requests a second that all of them can answer.
         gains: counts how often a slot became free.
     """
 
     ready: dict[str, VirtualNode] = field(default_factory=dict)
     busy: list[tuple[float, str]] = field(default_factory=list)
     slots: int = 0
+    pace: float = 0.0
     gains: int = 0
 
 
@@ -63,17 +67,17 @@ class Listed:
 
     Attributes:
         load_at: whether it has to wait before it can load, until when, and its name.
-        runners: of each the weights, when it has a slot free (None: now), and its slots.
+        runners: of each the weights, when it has a slot free (None: now), its slots and its pace.
     """
 
     load_at: tuple[bool, float, str]
-    runners: list[tuple[str, float | None, int]]
+    runners: list[tuple[str, float | None, int, float]]
 
     def offers_more(self, before: Self | None, now: float) -> bool:
         """Whether a request that could not begin may look otherwise now, apart from free slots."""
         later, at, _ = self.load_at
-        blobs = {blob for blob, _, _ in self.runners}
-        return before is None or (not later and at <= now) or blobs != {blob for blob, _, _ in before.runners}
+        blobs = {blob for blob, *_ in self.runners}
+        return before is None or (not later and at <= now) or blobs != {blob for blob, *_ in before.runners}
 
 
 @dataclass(slots=True)
@@ -148,7 +152,7 @@ class Timelines:
                 self.renew(view.by_name[name])
                 after = self._listed.get(name)
                 self.gains += after is None or after.offers_more(before, view.now)
-                for blob, free_at, _ in after.runners if after else ():
+                for blob, free_at, *_ in after.runners if after else ():
                     self.warm[blob].gains += free_at is None
 
     def renew(self, view: NodeView) -> None:
@@ -164,7 +168,7 @@ class Timelines:
                 self._forget(view.name)
             return
         self.moment.held.update([runner.blob for runner in view.runners])
-        node = self.nodes[view.name] = VirtualNode(view, self.moment)
+        node = self.nodes[view.name] = VirtualNode(view, self.moment, before)
         self.list_again(node)
 
     def _drop(self, name: str) -> None:
@@ -186,7 +190,9 @@ class Timelines:
         loads_now, loads_at = node.can_load()
         listed = self._listed[name] = Listed((not loads_now, loads_at, name), [])
         insort(self._loading, listed.load_at)
-        for blob, runner in node.runners.items() if node.view.models else ():  # else nobody may ask it now
+        for blob, runner in node.runners.items():
+            if blob not in node.served:
+                continue
             warm = self.warm.get(blob)
             if warm is None:
                 warm = self.warm[blob] = WarmNodes()
@@ -195,8 +201,10 @@ class Timelines:
                 warm.ready[name] = node
             else:
                 insort(warm.busy, (free_at, name))
+            pace = node.pace(blob, runner.slots)
             warm.slots += runner.slots
-            listed.runners.append((blob, free_at, runner.slots))
+            warm.pace += pace
+            listed.runners.append((blob, free_at, runner.slots, pace))
         if node.is_open():
             self.open.add(name)
         else:
@@ -211,9 +219,10 @@ class Timelines:
         if listed is None:
             return
         del self._loading[bisect_left(self._loading, listed.load_at)]
-        for blob, free_at, slots in listed.runners:
+        for blob, free_at, slots, pace in listed.runners:
             warm = self.warm[blob]
             warm.slots -= slots
+            warm.pace -= pace
             if free_at is None:
                 del warm.ready[name]
             else:
@@ -259,6 +268,7 @@ class Planner:
     Attributes:
         policy: weights and bounds.
         dice: breaks ties.
+        promised: blob → on how many nodes it is to stay in memory, and until when that holds.
         ahead: loads that nobody waits for, which had better begin now.
         exhausted: the last decision has reached its bound before it had seen all. Decide again soon.
         look_again: when requests that were passed over may look otherwise though nothing has happened.
@@ -274,6 +284,7 @@ class Planner:
     _held: Counter[str] | None = field(init=False, default=None)
     _delays: defaultdict[str, float] = field(init=False, default_factory=lambda: defaultdict(float))
     _asked: int = field(init=False, default=0)
+    promised: dict[str, tuple[int, float]] = field(init=False, default_factory=dict)
     ahead: list[Assignment] = field(init=False, default_factory=list)
     exhausted: bool = field(init=False, default=False)
     look_again: float = field(init=False, default=math.inf)
@@ -453,20 +464,37 @@ class Planner:
         return best[1]
 
     def _shortens(self, waiting: Assignment, kind: Kind, node: VirtualNode, offer: Quote) -> float:
-        """How many fewer requests wait, on average, when a node loads a model in place of others."""
-        slots, rates = self._slots(kind), waiting.chosen.quote.rates
-        gain = self._queue(offer.blob, slots, rates) - self._queue(
-            offer.blob, slots + offer.rates.slots, rates
-        )
+        """How many fewer requests wait, on average, when a node loads a model in place of others.
+
+        Those that wait see the pace of the node that they wait for. The others lose what this one adds to
+        theirs: otherwise a fast node among slow ones would seem worth more to the model that it does not
+        have, and would change for ever.
+        """
+        if not all(self._may_give(blob, node) for blob in offer.victims):
+            return -math.inf
+        slots, more = self._slots(kind), offer.rates.slots
+        each = 1 / max(SHORTEST_SERVICE, waiting.chosen.quote.rates.service)
+        gain = self._queue(offer.blob, slots, slots * each)
+        gain -= self._queue(offer.blob, slots + more, (slots + more) * each)
         for blob in offer.victims:
-            held, less = self._timelines.warm[blob].slots, node.runners[blob].slots
-            rates = node.view.rates.get(blob, offer.rates)
-            gain -= self._queue(blob, held - less, rates) - self._queue(blob, held, rates)
+            warm, own = self._timelines.warm[blob], node.runners[blob].slots
+            there, left = (0, own) if blob in node.served else (own, 0)
+            gain -= self._queue(blob, warm.slots - left, warm.pace - node.pace(blob, left))
+            gain += self._queue(blob, warm.slots + there, warm.pace + node.pace(blob, there))
         return gain
 
-    def _queue(self, blob: str, slots: int, rates: ModelRates) -> float:
+    def _may_give(self, blob: str, node: VirtualNode) -> bool:
+        """Whether another node, not further away, has some weights in memory and may be asked for them."""
+        copies, until = self.promised.get(blob, (0, 0.0))
+        if until > self._view.now and self._timelines.moment.held[blob] <= copies:
+            return False
+        warm, nodes = self._timelines.warm.get(blob), self._timelines.nodes
+        names = chain(warm.ready, [name for _, name in warm.busy]) if warm else ()
+        return any(nodes[name].view.tier <= node.view.tier for name in names if name != node.view.name)
+
+    def _queue(self, blob: str, slots: int, pace: float) -> float:
         demand = self._timelines.moment.demand.get(blob, 0.0)
-        return mean_queue(demand, rates.service, slots, self.policy.demand_horizon)
+        return mean_queue(demand, pace, slots, self.policy.demand_horizon)
 
     def _lost(self, assignment: Assignment) -> float:
         """Seconds that chats lose within the horizon, as each warm node has a prompt that one overwrites."""

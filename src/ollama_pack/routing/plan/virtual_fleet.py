@@ -180,7 +180,7 @@ class SimNode:
     def _evict(self, reloaded: SimRunner | None) -> bool:
         """Unload the runner that must go; False: it is busy, and whoever waits waits."""
         idle = [one for one in self.runners.values() if not one.busy and not one.line]
-        victim = reloaded or min(idle, key=lambda one: one.expires_at, default=None)
+        victim = reloaded or min(idle, key=_stays, default=None)
         if victim is None or victim.busy or victim.line:
             return False
         del self.runners[victim.model]
@@ -256,6 +256,11 @@ class SimNode:
         runner.kept.insert(0, slot)
         del runner.kept[self.shape.prefixes :]
         return hit, slot
+
+
+def _stays(runner: SimRunner) -> tuple[bool, str]:
+    """Ollama unloads those first that stay shortest after a chat, of equals by their digests."""
+    return math.isinf(runner.expires_at), runner.model
 
 
 def _common(kept: list[PromptBlock], blocks: tuple[PromptBlock, ...]) -> int:

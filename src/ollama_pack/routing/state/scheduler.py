@@ -49,6 +49,7 @@ from ollama_pack.routing.state.running import RunningRequest, Undo
 
 MAX_FAILOVERS = 2
 SOON = 0.002  # seconds; meanwhile others have the event loop
+PROMISE_SECONDS = 30.0  # for which models that are kept in memory are, until somebody asks for that again
 BACKGROUND_LOOK = 1.0  # seconds: a call that waits behind people may cost others a little more after each
 _PRIORS = ModelRates()
 STRATEGIES: Mapping[str, type[Planner]] = {
@@ -462,7 +463,8 @@ class Scheduler:
     def warm(self, model: str, copies: int, others: Iterable[str] = ()) -> list[Assignment]:
         """Begin loads after which so many nodes have a model in memory, as far as that is possible now.
 
-        Each counts as running until `finished`, `load_failed` or `cancel`.
+        Each counts as running until `finished`, `load_failed` or `cancel`. For `PROMISE_SECONDS` no such node
+        is given to another model whose chats wait.
 
         Args:
             model: its name.
@@ -473,6 +475,9 @@ class Scheduler:
         view = self.cluster.view()
         having = [node for node in view.nodes if name in node.models and node.weight > 0 and node.loads_ahead]
         blobs = {node.name: {runner.blob for runner in node.runners} for node in having}
+        promised = self._planner.promised
+        self._planner.promised = {blob: known for blob, known in promised.items() if known[1] > now}
+        self._planner.promised |= {node.models[name].blob: (copies, now + PROMISE_SECONDS) for node in having}
         cold = [node for node in having if node.models[name].blob not in blobs[node.name]]
         missing = copies - (len(having) - len(cold))
         loads: list[Assignment] = []
