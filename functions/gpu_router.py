@@ -10,7 +10,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipe`, line 19902, which the server calls.
+# Begin here: `class Pipe`, line 19951, which the server calls.
 # The modules that it uses come first:
 #    219  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
 #    507  base.messages                  Sentences for people, in English and in the languages of the catalogue.
@@ -42,104 +42,104 @@ version: 0.1.0
 #   3861  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
 #   3909  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
 #   4236  routing.decide.cost            What sending a request to a node costs, term by term.
-#   4372  routing.errors                 What goes wrong with routing.
-#   4554  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
-#   4592  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
-#   4959  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
-#   5379  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
-#   5503  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   5605  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
-#   5742  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
-#   5866  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
-#   6029  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   6163  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
-#   6496  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
-#   6749  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
-#   6866  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
-#   6924  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
-#   6989  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
-#   7138  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
-#   7271  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
-#   7621  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
-#   7706  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
-#   7803  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   7908  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
-#   8125  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
-#   8386  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
-#   8444  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
-#   8647  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
-#   8818  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
-#   9155  routing.nodes                  The `nodes` valve: a row a line, read once.
-#   9515  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
-#   9601  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
-#   9775  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
-#   9971  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
-#  10064  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
-#  10147  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
-#  10213  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
-#  10262  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
-#  10349  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
-#  10457  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
-#  10957  routing.probe.node_watch       One node as the router holds it: its client, what the last looks have shown, and when it counts as gone.
-#  11257  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
-#  11495  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
-#  11598  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
-#  11706  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-#  11823  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
-#  12076  routing.state.demand           How often each set of weights is asked for, over the last minutes.
-#  12109  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-#  12295  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#  12330  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#  13069  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#  13145  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#  13291  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#  13525  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
-#  13665  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  13725  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
-#  14236  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
-#  14416  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
-#  14765  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  15074  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  15189  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  15810  routing.dispatch.embedding     Vectors from the fleet: the node that has the model in memory and the least to do, then the others.
-#  15870  fit.planning                   Which models a fleet should have where, so that its demand needs the fewest loads: pure functions.
-#  16055  routing.plan.demand            What people ask for: chats from the router's record, or from a file like it.
-#  16150  routing.plan.virtual_fleet     A node as Ollama is, in virtual time: no sockets, no sleeping, thousands of requests in a second.
-#  16406  routing.plan.replay            A recorded day again, in virtual time: the router's own scheduler over simulated nodes.
-#  16593  routing.plan.report            What fits where, what to pull, and what one more GPU would bring: all of a plan, as people read it.
-#  16878  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, the admin's dashboard, and a plan.
-#  16981  cache.errors                   What goes wrong with the cache.
-#  17001  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  17033  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  17182  services.budget_chats          Chats that are under way and their budgets: what each has used so far, by whoever knows it best.
-#  17188  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#  17203  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#  17349  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#  17392  webui.users                    Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
-#  17425  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#  17516  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-#  17679  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
-#  17769  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
-#  18009  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  18154  services.activity              What chats did in this process, until somebody writes it into the history.
-#  18180  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  18305  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
-#  18415  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
-#  18462  services.valves                What all valves of the pack have in common: what is refused is told to admins, without what was written.
-#  18590  services.router_valves         The valves of the router, wherever it runs.
-#  18744  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  18858  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  19119  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
-#  19151  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  19173  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#  19179  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#  19273  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
-#  19380  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  19475  webui.leaving                  When Open WebUI is told that a client has left: not while it reads its database.
-#  19559  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#  19738  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
-#  19749  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#  19808  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#   4370  routing.errors                 What goes wrong with routing.
+#   4552  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
+#   4590  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
+#   4957  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
+#   5392  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
+#   5516  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   5618  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
+#   5755  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
+#   5879  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
+#   6042  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   6176  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
+#   6509  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
+#   6762  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
+#   6879  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
+#   6937  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
+#   7002  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
+#   7151  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
+#   7284  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
+#   7634  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
+#   7719  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
+#   7816  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   7921  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
+#   8138  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
+#   8399  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
+#   8457  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
+#   8660  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
+#   8831  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
+#   9168  routing.nodes                  The `nodes` valve: a row a line, read once.
+#   9528  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
+#   9614  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
+#   9788  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
+#   9984  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
+#  10077  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
+#  10160  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
+#  10226  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
+#  10275  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
+#  10362  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
+#  10470  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
+#  10970  routing.probe.node_watch       One node as the router holds it: its client, what the last looks have shown, and when it counts as gone.
+#  11270  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
+#  11508  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
+#  11611  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
+#  11719  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+#  11836  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
+#  12089  routing.state.demand           How often each set of weights is asked for, over the last minutes.
+#  12122  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+#  12308  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#  12343  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#  13108  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#  13184  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#  13330  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#  13564  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
+#  13704  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  13764  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
+#  14280  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
+#  14460  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
+#  14809  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  15118  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  15233  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  15854  routing.dispatch.embedding     Vectors from the fleet: the node that has the model in memory and the least to do, then the others.
+#  15914  fit.planning                   Which models a fleet should have where, so that its demand needs the fewest loads: pure functions.
+#  16099  routing.plan.demand            What people ask for: chats from the router's record, or from a file like it.
+#  16194  routing.plan.virtual_fleet     A node as Ollama is, in virtual time: no sockets, no sleeping, thousands of requests in a second.
+#  16455  routing.plan.replay            A recorded day again, in virtual time: the router's own scheduler over simulated nodes.
+#  16642  routing.plan.report            What fits where, what to pull, and what one more GPU would bring: all of a plan, as people read it.
+#  16927  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, the admin's dashboard, and a plan.
+#  17030  cache.errors                   What goes wrong with the cache.
+#  17050  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  17082  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  17231  services.budget_chats          Chats that are under way and their budgets: what each has used so far, by whoever knows it best.
+#  17237  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#  17252  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#  17398  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#  17441  webui.users                    Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
+#  17474  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#  17565  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#  17728  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
+#  17818  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
+#  18058  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  18203  services.activity              What chats did in this process, until somebody writes it into the history.
+#  18229  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  18354  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#  18464  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
+#  18511  services.valves                What all valves of the pack have in common: what is refused is told to admins, without what was written.
+#  18639  services.router_valves         The valves of the router, wherever it runs.
+#  18793  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  18907  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  19168  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#  19200  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  19222  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#  19228  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#  19322  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
+#  19429  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  19524  webui.leaving                  When Open WebUI is told that a client has left: not while it reads its database.
+#  19608  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#  19787  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
+#  19798  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#  19857  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
 
 import asyncio
 import base64
@@ -4348,7 +4348,7 @@ def overwrite_prefix(
 STEADY_SHARE = 0.9  # of the slots: where more are used, no queue becomes as long as the formula says
 
 
-def mean_queue(demand: float, service: float, slots: int, horizon: float) -> float:
+def mean_queue(demand: float, pace: float, slots: int, horizon: float) -> float:
     """How many requests wait for a slot, on average.
 
     Of an M/M/c queue, by Sakasegawa (1977): u ^ sqrt(2 (c + 1)) / (1 - u), where u is the used share of the
@@ -4356,16 +4356,14 @@ def mean_queue(demand: float, service: float, slots: int, horizon: float) -> flo
 
     Args:
         demand: requests a second.
-        service: seconds that a request holds a slot.
+        pace: requests a second that all slots together can answer.
         slots: c; without any, no end is seen.
         horizon: in seconds.
     """
     if slots <= 0:
         return math.inf
-    if service <= 0:
-        return 0.0
-    steady = min(demand * service / slots, STEADY_SHARE)
-    gathered = max(0.0, demand - STEADY_SHARE * slots / service) * horizon / 2
+    steady = min(demand / pace, STEADY_SHARE)
+    gathered = max(0.0, demand - STEADY_SHARE * pace) * horizon / 2
     return math.pow(steady, math.sqrt(2 * (slots + 1))) / (1 - steady) + gathered
 
 
@@ -4966,6 +4964,7 @@ def _start_place(entry: WaitingRequest) -> tuple[float, int]:
 QuoteKey = tuple[str, str, int]
 
 SIZE_TOLERANCE = 64  # a prediction may be off by this part of the memory
+SHORTEST_SERVICE = 0.001  # seconds
 FRESH_SECONDS = 1.0  # for so long a quote holds: what a prefix and a model are worth changes slowly
 _UNKNOWN = ModelRates()
 
@@ -5098,6 +5097,7 @@ class VirtualNode:
         view: the node as it is now.
         runners: by the digest of their weights.
         changed: something was placed here, or nobody may begin here.
+        served: the digests of the weights that it may be asked for now.
     """
 
     __slots__ = (
@@ -5110,12 +5110,18 @@ class VirtualNode:
         "_tier",
         "changed",
         "runners",
+        "served",
         "view",
     )
 
-    def __init__(self, view: NodeView, moment: TimelineContext) -> None:
-        """Begin with what the node does now."""
+    def __init__(self, view: NodeView, moment: TimelineContext, before: Self | None = None) -> None:
+        """Begin with what the node does now. What was there `before` saves time."""
         self.view = view
+        self.served: frozenset[str]
+        if before is not None and before.view.models is view.models:
+            self.served = before.served
+        else:
+            self.served = frozenset([model.blob for model in view.models.values()])
         self.runners = {runner.blob: _virtual_runner(runner) for runner in view.runners}
         self.changed = False
         self._placed = 0
@@ -5188,6 +5194,10 @@ class VirtualNode:
     def load_seconds(self, model: str) -> float:
         """How long loading a model that it has takes."""
         return self.view.rates.get(self.view.models[model].blob, _UNKNOWN).load
+
+    def pace(self, blob: str, slots: int) -> float:
+        """Usual requests a second that so many slots of it answer with some weights."""
+        return slots / max(SHORTEST_SERVICE, self.view.rates.get(blob, _UNKNOWN).service)
 
     def free_at(self, runner: VirtualRunner) -> float:
         """About when a runner has a slot free; in the past: any moment."""
@@ -5294,7 +5304,10 @@ class VirtualNode:
         )
 
     def _plan_eviction(self, size: int, own: str) -> EvictionPlan:
-        """Make room as Ollama does: those that are idle go first. A runner that is loaded again goes, too."""
+        """Make room as Ollama does: the idle ones go first, by their digests as all stay equally long.
+
+        A runner that is loaded again goes, too.
+        """
         now = self._moment.now
         share = self._moment.policy.overdue_share
         idle_at = {
@@ -5303,7 +5316,7 @@ class VirtualNode:
         }
         others = [runner for runner in self.runners.values() if runner.blob != own and not runner.remote]
         if len(others) > 1:
-            others.sort(key=lambda runner: idle_at[runner.blob])
+            others.sort(key=lambda runner: (idle_at[runner.blob], runner.blob))
         needed = size - self.view.room - self.view.room // SIZE_TOLERANCE
         for runner in others:
             needed += runner.size
@@ -12354,12 +12367,14 @@ class WarmNodes:
         ready: those with a slot free now, by name.
         busy: when each of the others is free, and its name; sorted.
         slots: of all of them.
+        pace: usual requests a second that all of them can answer.
         gains: counts how often a slot became free.
     """
 
     ready: dict[str, VirtualNode] = field(default_factory=dict)
     busy: list[tuple[float, str]] = field(default_factory=list)
     slots: int = 0
+    pace: float = 0.0
     gains: int = 0
 
 
@@ -12369,17 +12384,17 @@ class Listed:
 
     Attributes:
         load_at: whether it has to wait before it can load, until when, and its name.
-        runners: of each the weights, when it has a slot free (None: now), and its slots.
+        runners: of each the weights, when it has a slot free (None: now), its slots and its pace.
     """
 
     load_at: tuple[bool, float, str]
-    runners: list[tuple[str, float | None, int]]
+    runners: list[tuple[str, float | None, int, float]]
 
     def offers_more(self, before: Self | None, now: float) -> bool:
         """Whether a request that could not begin may look otherwise now, apart from free slots."""
         later, at, _ = self.load_at
-        blobs = {blob for blob, _, _ in self.runners}
-        return before is None or (not later and at <= now) or blobs != {blob for blob, _, _ in before.runners}
+        blobs = {blob for blob, *_ in self.runners}
+        return before is None or (not later and at <= now) or blobs != {blob for blob, *_ in before.runners}
 
 
 @dataclass(slots=True)
@@ -12454,7 +12469,7 @@ class Timelines:
                 self.renew(view.by_name[name])
                 after = self._listed.get(name)
                 self.gains += after is None or after.offers_more(before, view.now)
-                for blob, free_at, _ in after.runners if after else ():
+                for blob, free_at, *_ in after.runners if after else ():
                     self.warm[blob].gains += free_at is None
 
     def renew(self, view: NodeView) -> None:
@@ -12470,7 +12485,7 @@ class Timelines:
                 self._forget(view.name)
             return
         self.moment.held.update([runner.blob for runner in view.runners])
-        node = self.nodes[view.name] = VirtualNode(view, self.moment)
+        node = self.nodes[view.name] = VirtualNode(view, self.moment, before)
         self.list_again(node)
 
     def _drop(self, name: str) -> None:
@@ -12492,7 +12507,9 @@ class Timelines:
         loads_now, loads_at = node.can_load()
         listed = self._listed[name] = Listed((not loads_now, loads_at, name), [])
         insort(self._loading, listed.load_at)
-        for blob, runner in node.runners.items() if node.view.models else ():  # else nobody may ask it now
+        for blob, runner in node.runners.items():
+            if blob not in node.served:
+                continue
             warm = self.warm.get(blob)
             if warm is None:
                 warm = self.warm[blob] = WarmNodes()
@@ -12501,8 +12518,10 @@ class Timelines:
                 warm.ready[name] = node
             else:
                 insort(warm.busy, (free_at, name))
+            pace = node.pace(blob, runner.slots)
             warm.slots += runner.slots
-            listed.runners.append((blob, free_at, runner.slots))
+            warm.pace += pace
+            listed.runners.append((blob, free_at, runner.slots, pace))
         if node.is_open():
             self.open.add(name)
         else:
@@ -12517,9 +12536,10 @@ class Timelines:
         if listed is None:
             return
         del self._loading[bisect_left(self._loading, listed.load_at)]
-        for blob, free_at, slots in listed.runners:
+        for blob, free_at, slots, pace in listed.runners:
             warm = self.warm[blob]
             warm.slots -= slots
+            warm.pace -= pace
             if free_at is None:
                 del warm.ready[name]
             else:
@@ -12565,6 +12585,7 @@ class Planner:
     Attributes:
         policy: weights and bounds.
         dice: breaks ties.
+        promised: blob → on how many nodes it is to stay in memory, and until when that holds.
         ahead: loads that nobody waits for, which had better begin now.
         exhausted: the last decision has reached its bound before it had seen all. Decide again soon.
         look_again: when requests that were passed over may look otherwise though nothing has happened.
@@ -12580,6 +12601,7 @@ class Planner:
     _held: Counter[str] | None = field(init=False, default=None)
     _delays: defaultdict[str, float] = field(init=False, default_factory=lambda: defaultdict(float))
     _asked: int = field(init=False, default=0)
+    promised: dict[str, tuple[int, float]] = field(init=False, default_factory=dict)
     ahead: list[Assignment] = field(init=False, default_factory=list)
     exhausted: bool = field(init=False, default=False)
     look_again: float = field(init=False, default=math.inf)
@@ -12759,20 +12781,37 @@ class Planner:
         return best[1]
 
     def _shortens(self, waiting: Assignment, kind: Kind, node: VirtualNode, offer: Quote) -> float:
-        """How many fewer requests wait, on average, when a node loads a model in place of others."""
-        slots, rates = self._slots(kind), waiting.chosen.quote.rates
-        gain = self._queue(offer.blob, slots, rates) - self._queue(
-            offer.blob, slots + offer.rates.slots, rates
-        )
+        """How many fewer requests wait, on average, when a node loads a model in place of others.
+
+        Those that wait see the pace of the node that they wait for. The others lose what this one adds to
+        theirs: otherwise a fast node among slow ones would seem worth more to the model that it does not
+        have, and would change for ever.
+        """
+        if not all(self._may_give(blob, node) for blob in offer.victims):
+            return -math.inf
+        slots, more = self._slots(kind), offer.rates.slots
+        each = 1 / max(SHORTEST_SERVICE, waiting.chosen.quote.rates.service)
+        gain = self._queue(offer.blob, slots, slots * each)
+        gain -= self._queue(offer.blob, slots + more, (slots + more) * each)
         for blob in offer.victims:
-            held, less = self._timelines.warm[blob].slots, node.runners[blob].slots
-            rates = node.view.rates.get(blob, offer.rates)
-            gain -= self._queue(blob, held - less, rates) - self._queue(blob, held, rates)
+            warm, own = self._timelines.warm[blob], node.runners[blob].slots
+            there, left = (0, own) if blob in node.served else (own, 0)
+            gain -= self._queue(blob, warm.slots - left, warm.pace - node.pace(blob, left))
+            gain += self._queue(blob, warm.slots + there, warm.pace + node.pace(blob, there))
         return gain
 
-    def _queue(self, blob: str, slots: int, rates: ModelRates) -> float:
+    def _may_give(self, blob: str, node: VirtualNode) -> bool:
+        """Whether another node, not further away, has some weights in memory and may be asked for them."""
+        copies, until = self.promised.get(blob, (0, 0.0))
+        if until > self._view.now and self._timelines.moment.held[blob] <= copies:
+            return False
+        warm, nodes = self._timelines.warm.get(blob), self._timelines.nodes
+        names = chain(warm.ready, [name for _, name in warm.busy]) if warm else ()
+        return any(nodes[name].view.tier <= node.view.tier for name in names if name != node.view.name)
+
+    def _queue(self, blob: str, slots: int, pace: float) -> float:
         demand = self._timelines.moment.demand.get(blob, 0.0)
-        return mean_queue(demand, rates.service, slots, self.policy.demand_horizon)
+        return mean_queue(demand, pace, slots, self.policy.demand_horizon)
 
     def _lost(self, assignment: Assignment) -> float:
         """Seconds that chats lose within the horizon, as each warm node has a prompt that one overwrites."""
@@ -13738,6 +13777,7 @@ class RunningRequest:
 
 MAX_FAILOVERS = 2
 SOON = 0.002  # seconds; meanwhile others have the event loop
+PROMISE_SECONDS = 30.0  # for which models that are kept in memory are, until somebody asks for that again
 BACKGROUND_LOOK = 1.0  # seconds: a call that waits behind people may cost others a little more after each
 _PRIORS = ModelRates()
 STRATEGIES: Mapping[str, type[Planner]] = {
@@ -14151,7 +14191,8 @@ class Scheduler:
     def warm(self, model: str, copies: int, others: Iterable[str] = ()) -> list[Assignment]:
         """Begin loads after which so many nodes have a model in memory, as far as that is possible now.
 
-        Each counts as running until `finished`, `load_failed` or `cancel`.
+        Each counts as running until `finished`, `load_failed` or `cancel`. For `PROMISE_SECONDS` no such node
+        is given to another model whose chats wait.
 
         Args:
             model: its name.
@@ -14162,6 +14203,9 @@ class Scheduler:
         view = self.cluster.view()
         having = [node for node in view.nodes if name in node.models and node.weight > 0 and node.loads_ahead]
         blobs = {node.name: {runner.blob for runner in node.runners} for node in having}
+        promised = self._planner.promised
+        self._planner.promised = {blob: known for blob, known in promised.items() if known[1] > now}
+        self._planner.promised |= {node.models[name].blob: (copies, now + PROMISE_SECONDS) for node in having}
         cold = [node for node in having if node.models[name].blob not in blobs[node.name]]
         missing = copies - (len(having) - len(cold))
         loads: list[Assignment] = []
@@ -16320,7 +16364,7 @@ class SimNode:
     def _evict(self, reloaded: SimRunner | None) -> bool:
         """Unload the runner that must go; False: it is busy, and whoever waits waits."""
         idle = [one for one in self.runners.values() if not one.busy and not one.line]
-        victim = reloaded or min(idle, key=lambda one: one.expires_at, default=None)
+        victim = reloaded or min(idle, key=_stays, default=None)
         if victim is None or victim.busy or victim.line:
             return False
         del self.runners[victim.model]
@@ -16396,6 +16440,11 @@ class SimNode:
         runner.kept.insert(0, slot)
         del runner.kept[self.shape.prefixes :]
         return hit, slot
+
+
+def _stays(runner: SimRunner) -> tuple[bool, str]:
+    """Ollama unloads those first that stay shortest after a chat, of equals by their digests."""
+    return math.isinf(runner.expires_at), runner.model
 
 
 def _common(kept: list[PromptBlock], blocks: tuple[PromptBlock, ...]) -> int:

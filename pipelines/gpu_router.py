@@ -9,7 +9,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/pipelines/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipeline`, line 16835, which the server calls.
+# Begin here: `class Pipeline`, line 16879, which the server calls.
 # The modules that it uses come first:
 #    200  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
 #    503  base.messages                  Sentences for people, in English and in the languages of the catalogue.
@@ -28,99 +28,99 @@ version: 0.1.0
 #   1916  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
 #   1994  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
 #   2045  routing.decide.cost            What sending a request to a node costs, term by term.
-#   2181  routing.errors                 What goes wrong with routing.
-#   2363  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   2510  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
-#   2548  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
-#   2915  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
-#   3335  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
-#   3459  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   3561  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
-#   3698  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
-#   3817  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
-#   3941  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
-#   4052  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
-#   4215  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   4349  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
-#   4682  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
-#   4935  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
-#   5052  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
-#   5110  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
-#   5175  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
-#   5324  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
-#   5457  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
-#   5632  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
-#   5982  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
-#   6067  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
-#   6164  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   6210  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   6315  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#   6607  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
-#   6824  engines.vectors                Vectors for texts, as an engine gives them.
-#   6857  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
-#   7118  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
-#   7176  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
-#   7379  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
-#   7550  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
-#   7887  routing.nodes                  The `nodes` valve: a row a line, read once.
-#   8247  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
-#   8333  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
-#   8507  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
-#   8703  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
-#   8796  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
-#   8879  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
-#   8945  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
-#   8994  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#   9070  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
-#   9157  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
-#   9265  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
-#   9765  routing.probe.node_watch       One node as the router holds it: its client, what the last looks have shown, and when it counts as gone.
-#  10065  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
-#  10303  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
-#  10406  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
-#  10514  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-#  10631  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
-#  10884  routing.state.demand           How often each set of weights is asked for, over the last minutes.
-#  10917  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-#  11103  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#  11138  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#  11877  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#  11953  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#  12099  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#  12333  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
-#  12473  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  12533  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
-#  13044  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
-#  13224  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
-#  13573  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  13882  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  13997  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  14618  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, the admin's dashboard, and a plan.
-#  14685  cache.errors                   What goes wrong with the cache.
-#  14705  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  14721  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  14870  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
-#  14999  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
-#  15168  base.single_flight             What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
-#  15271  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
-#  15511  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#  15963  services.activity              What chats did in this process, until somebody writes it into the history.
-#  16030  services.history               The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
-#  16384  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  16485  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  16520  services.pipeline_requests     What a pipeline can know of a request, how it tells the next one, and the others of its server.
-#  16603  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
-#  16721  services.valves                What all valves of the pack have in common: what is refused is told to admins, without what was written.
-#  16819  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
-#  16923  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#  17319  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#  17377  aliases.published              Which names of a table can be published as models, and what answers for them.
-#  17413  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  17531  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  17656  services.router_valves         The valves of the router, wherever it runs.
-#  17810  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  17924  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  18185  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#   2179  routing.errors                 What goes wrong with routing.
+#   2361  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   2508  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
+#   2546  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
+#   2913  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
+#   3348  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
+#   3472  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   3574  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
+#   3711  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
+#   3830  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
+#   3954  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
+#   4065  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
+#   4228  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   4362  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
+#   4695  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
+#   4948  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
+#   5065  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
+#   5123  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
+#   5188  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
+#   5337  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
+#   5470  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
+#   5645  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
+#   5995  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
+#   6080  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
+#   6177  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   6223  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   6328  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   6620  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
+#   6837  engines.vectors                Vectors for texts, as an engine gives them.
+#   6870  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
+#   7131  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
+#   7189  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
+#   7392  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
+#   7563  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
+#   7900  routing.nodes                  The `nodes` valve: a row a line, read once.
+#   8260  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
+#   8346  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
+#   8520  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
+#   8716  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
+#   8809  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
+#   8892  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
+#   8958  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
+#   9007  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   9083  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
+#   9170  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
+#   9278  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
+#   9778  routing.probe.node_watch       One node as the router holds it: its client, what the last looks have shown, and when it counts as gone.
+#  10078  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
+#  10316  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
+#  10419  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
+#  10527  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+#  10644  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
+#  10897  routing.state.demand           How often each set of weights is asked for, over the last minutes.
+#  10930  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+#  11116  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#  11151  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#  11916  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#  11992  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#  12138  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#  12372  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
+#  12512  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  12572  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
+#  13088  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
+#  13268  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
+#  13617  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  13926  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  14041  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  14662  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, the admin's dashboard, and a plan.
+#  14729  cache.errors                   What goes wrong with the cache.
+#  14749  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  14765  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  14914  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
+#  15043  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
+#  15212  base.single_flight             What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
+#  15315  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
+#  15555  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#  16007  services.activity              What chats did in this process, until somebody writes it into the history.
+#  16074  services.history               The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
+#  16428  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  16529  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  16564  services.pipeline_requests     What a pipeline can know of a request, how it tells the next one, and the others of its server.
+#  16647  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
+#  16765  services.valves                What all valves of the pack have in common: what is refused is told to admins, without what was written.
+#  16863  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
+#  16967  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#  17363  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#  17421  aliases.published              Which names of a table can be published as models, and what answers for them.
+#  17457  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  17575  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  17700  services.router_valves         The valves of the router, wherever it runs.
+#  17854  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  17968  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  18229  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
 
 import asyncio
 import base64
@@ -2157,7 +2157,7 @@ def overwrite_prefix(
 STEADY_SHARE = 0.9  # of the slots: where more are used, no queue becomes as long as the formula says
 
 
-def mean_queue(demand: float, service: float, slots: int, horizon: float) -> float:
+def mean_queue(demand: float, pace: float, slots: int, horizon: float) -> float:
     """How many requests wait for a slot, on average.
 
     Of an M/M/c queue, by Sakasegawa (1977): u ^ sqrt(2 (c + 1)) / (1 - u), where u is the used share of the
@@ -2165,16 +2165,14 @@ def mean_queue(demand: float, service: float, slots: int, horizon: float) -> flo
 
     Args:
         demand: requests a second.
-        service: seconds that a request holds a slot.
+        pace: requests a second that all slots together can answer.
         slots: c; without any, no end is seen.
         horizon: in seconds.
     """
     if slots <= 0:
         return math.inf
-    if service <= 0:
-        return 0.0
-    steady = min(demand * service / slots, STEADY_SHARE)
-    gathered = max(0.0, demand - STEADY_SHARE * slots / service) * horizon / 2
+    steady = min(demand / pace, STEADY_SHARE)
+    gathered = max(0.0, demand - STEADY_SHARE * pace) * horizon / 2
     return math.pow(steady, math.sqrt(2 * (slots + 1))) / (1 - steady) + gathered
 
 
@@ -2922,6 +2920,7 @@ def _start_place(entry: WaitingRequest) -> tuple[float, int]:
 QuoteKey = tuple[str, str, int]
 
 SIZE_TOLERANCE = 64  # a prediction may be off by this part of the memory
+SHORTEST_SERVICE = 0.001  # seconds
 FRESH_SECONDS = 1.0  # for so long a quote holds: what a prefix and a model are worth changes slowly
 _UNKNOWN = ModelRates()
 
@@ -3054,6 +3053,7 @@ class VirtualNode:
         view: the node as it is now.
         runners: by the digest of their weights.
         changed: something was placed here, or nobody may begin here.
+        served: the digests of the weights that it may be asked for now.
     """
 
     __slots__ = (
@@ -3066,12 +3066,18 @@ class VirtualNode:
         "_tier",
         "changed",
         "runners",
+        "served",
         "view",
     )
 
-    def __init__(self, view: NodeView, moment: TimelineContext) -> None:
-        """Begin with what the node does now."""
+    def __init__(self, view: NodeView, moment: TimelineContext, before: Self | None = None) -> None:
+        """Begin with what the node does now. What was there `before` saves time."""
         self.view = view
+        self.served: frozenset[str]
+        if before is not None and before.view.models is view.models:
+            self.served = before.served
+        else:
+            self.served = frozenset([model.blob for model in view.models.values()])
         self.runners = {runner.blob: _virtual_runner(runner) for runner in view.runners}
         self.changed = False
         self._placed = 0
@@ -3144,6 +3150,10 @@ class VirtualNode:
     def load_seconds(self, model: str) -> float:
         """How long loading a model that it has takes."""
         return self.view.rates.get(self.view.models[model].blob, _UNKNOWN).load
+
+    def pace(self, blob: str, slots: int) -> float:
+        """Usual requests a second that so many slots of it answer with some weights."""
+        return slots / max(SHORTEST_SERVICE, self.view.rates.get(blob, _UNKNOWN).service)
 
     def free_at(self, runner: VirtualRunner) -> float:
         """About when a runner has a slot free; in the past: any moment."""
@@ -3250,7 +3260,10 @@ class VirtualNode:
         )
 
     def _plan_eviction(self, size: int, own: str) -> EvictionPlan:
-        """Make room as Ollama does: those that are idle go first. A runner that is loaded again goes, too."""
+        """Make room as Ollama does: the idle ones go first, by their digests as all stay equally long.
+
+        A runner that is loaded again goes, too.
+        """
         now = self._moment.now
         share = self._moment.policy.overdue_share
         idle_at = {
@@ -3259,7 +3272,7 @@ class VirtualNode:
         }
         others = [runner for runner in self.runners.values() if runner.blob != own and not runner.remote]
         if len(others) > 1:
-            others.sort(key=lambda runner: idle_at[runner.blob])
+            others.sort(key=lambda runner: (idle_at[runner.blob], runner.blob))
         needed = size - self.view.room - self.view.room // SIZE_TOLERANCE
         for runner in others:
             needed += runner.size
@@ -11162,12 +11175,14 @@ class WarmNodes:
         ready: those with a slot free now, by name.
         busy: when each of the others is free, and its name; sorted.
         slots: of all of them.
+        pace: usual requests a second that all of them can answer.
         gains: counts how often a slot became free.
     """
 
     ready: dict[str, VirtualNode] = field(default_factory=dict)
     busy: list[tuple[float, str]] = field(default_factory=list)
     slots: int = 0
+    pace: float = 0.0
     gains: int = 0
 
 
@@ -11177,17 +11192,17 @@ class Listed:
 
     Attributes:
         load_at: whether it has to wait before it can load, until when, and its name.
-        runners: of each the weights, when it has a slot free (None: now), and its slots.
+        runners: of each the weights, when it has a slot free (None: now), its slots and its pace.
     """
 
     load_at: tuple[bool, float, str]
-    runners: list[tuple[str, float | None, int]]
+    runners: list[tuple[str, float | None, int, float]]
 
     def offers_more(self, before: Self | None, now: float) -> bool:
         """Whether a request that could not begin may look otherwise now, apart from free slots."""
         later, at, _ = self.load_at
-        blobs = {blob for blob, _, _ in self.runners}
-        return before is None or (not later and at <= now) or blobs != {blob for blob, _, _ in before.runners}
+        blobs = {blob for blob, *_ in self.runners}
+        return before is None or (not later and at <= now) or blobs != {blob for blob, *_ in before.runners}
 
 
 @dataclass(slots=True)
@@ -11262,7 +11277,7 @@ class Timelines:
                 self.renew(view.by_name[name])
                 after = self._listed.get(name)
                 self.gains += after is None or after.offers_more(before, view.now)
-                for blob, free_at, _ in after.runners if after else ():
+                for blob, free_at, *_ in after.runners if after else ():
                     self.warm[blob].gains += free_at is None
 
     def renew(self, view: NodeView) -> None:
@@ -11278,7 +11293,7 @@ class Timelines:
                 self._forget(view.name)
             return
         self.moment.held.update([runner.blob for runner in view.runners])
-        node = self.nodes[view.name] = VirtualNode(view, self.moment)
+        node = self.nodes[view.name] = VirtualNode(view, self.moment, before)
         self.list_again(node)
 
     def _drop(self, name: str) -> None:
@@ -11300,7 +11315,9 @@ class Timelines:
         loads_now, loads_at = node.can_load()
         listed = self._listed[name] = Listed((not loads_now, loads_at, name), [])
         insort(self._loading, listed.load_at)
-        for blob, runner in node.runners.items() if node.view.models else ():  # else nobody may ask it now
+        for blob, runner in node.runners.items():
+            if blob not in node.served:
+                continue
             warm = self.warm.get(blob)
             if warm is None:
                 warm = self.warm[blob] = WarmNodes()
@@ -11309,8 +11326,10 @@ class Timelines:
                 warm.ready[name] = node
             else:
                 insort(warm.busy, (free_at, name))
+            pace = node.pace(blob, runner.slots)
             warm.slots += runner.slots
-            listed.runners.append((blob, free_at, runner.slots))
+            warm.pace += pace
+            listed.runners.append((blob, free_at, runner.slots, pace))
         if node.is_open():
             self.open.add(name)
         else:
@@ -11325,9 +11344,10 @@ class Timelines:
         if listed is None:
             return
         del self._loading[bisect_left(self._loading, listed.load_at)]
-        for blob, free_at, slots in listed.runners:
+        for blob, free_at, slots, pace in listed.runners:
             warm = self.warm[blob]
             warm.slots -= slots
+            warm.pace -= pace
             if free_at is None:
                 del warm.ready[name]
             else:
@@ -11373,6 +11393,7 @@ class Planner:
     Attributes:
         policy: weights and bounds.
         dice: breaks ties.
+        promised: blob → on how many nodes it is to stay in memory, and until when that holds.
         ahead: loads that nobody waits for, which had better begin now.
         exhausted: the last decision has reached its bound before it had seen all. Decide again soon.
         look_again: when requests that were passed over may look otherwise though nothing has happened.
@@ -11388,6 +11409,7 @@ class Planner:
     _held: Counter[str] | None = field(init=False, default=None)
     _delays: defaultdict[str, float] = field(init=False, default_factory=lambda: defaultdict(float))
     _asked: int = field(init=False, default=0)
+    promised: dict[str, tuple[int, float]] = field(init=False, default_factory=dict)
     ahead: list[Assignment] = field(init=False, default_factory=list)
     exhausted: bool = field(init=False, default=False)
     look_again: float = field(init=False, default=math.inf)
@@ -11567,20 +11589,37 @@ class Planner:
         return best[1]
 
     def _shortens(self, waiting: Assignment, kind: Kind, node: VirtualNode, offer: Quote) -> float:
-        """How many fewer requests wait, on average, when a node loads a model in place of others."""
-        slots, rates = self._slots(kind), waiting.chosen.quote.rates
-        gain = self._queue(offer.blob, slots, rates) - self._queue(
-            offer.blob, slots + offer.rates.slots, rates
-        )
+        """How many fewer requests wait, on average, when a node loads a model in place of others.
+
+        Those that wait see the pace of the node that they wait for. The others lose what this one adds to
+        theirs: otherwise a fast node among slow ones would seem worth more to the model that it does not
+        have, and would change for ever.
+        """
+        if not all(self._may_give(blob, node) for blob in offer.victims):
+            return -math.inf
+        slots, more = self._slots(kind), offer.rates.slots
+        each = 1 / max(SHORTEST_SERVICE, waiting.chosen.quote.rates.service)
+        gain = self._queue(offer.blob, slots, slots * each)
+        gain -= self._queue(offer.blob, slots + more, (slots + more) * each)
         for blob in offer.victims:
-            held, less = self._timelines.warm[blob].slots, node.runners[blob].slots
-            rates = node.view.rates.get(blob, offer.rates)
-            gain -= self._queue(blob, held - less, rates) - self._queue(blob, held, rates)
+            warm, own = self._timelines.warm[blob], node.runners[blob].slots
+            there, left = (0, own) if blob in node.served else (own, 0)
+            gain -= self._queue(blob, warm.slots - left, warm.pace - node.pace(blob, left))
+            gain += self._queue(blob, warm.slots + there, warm.pace + node.pace(blob, there))
         return gain
 
-    def _queue(self, blob: str, slots: int, rates: ModelRates) -> float:
+    def _may_give(self, blob: str, node: VirtualNode) -> bool:
+        """Whether another node, not further away, has some weights in memory and may be asked for them."""
+        copies, until = self.promised.get(blob, (0, 0.0))
+        if until > self._view.now and self._timelines.moment.held[blob] <= copies:
+            return False
+        warm, nodes = self._timelines.warm.get(blob), self._timelines.nodes
+        names = chain(warm.ready, [name for _, name in warm.busy]) if warm else ()
+        return any(nodes[name].view.tier <= node.view.tier for name in names if name != node.view.name)
+
+    def _queue(self, blob: str, slots: int, pace: float) -> float:
         demand = self._timelines.moment.demand.get(blob, 0.0)
-        return mean_queue(demand, rates.service, slots, self.policy.demand_horizon)
+        return mean_queue(demand, pace, slots, self.policy.demand_horizon)
 
     def _lost(self, assignment: Assignment) -> float:
         """Seconds that chats lose within the horizon, as each warm node has a prompt that one overwrites."""
@@ -12546,6 +12585,7 @@ class RunningRequest:
 
 MAX_FAILOVERS = 2
 SOON = 0.002  # seconds; meanwhile others have the event loop
+PROMISE_SECONDS = 30.0  # for which models that are kept in memory are, until somebody asks for that again
 BACKGROUND_LOOK = 1.0  # seconds: a call that waits behind people may cost others a little more after each
 _PRIORS = ModelRates()
 STRATEGIES: Mapping[str, type[Planner]] = {
@@ -12959,7 +12999,8 @@ class Scheduler:
     def warm(self, model: str, copies: int, others: Iterable[str] = ()) -> list[Assignment]:
         """Begin loads after which so many nodes have a model in memory, as far as that is possible now.
 
-        Each counts as running until `finished`, `load_failed` or `cancel`.
+        Each counts as running until `finished`, `load_failed` or `cancel`. For `PROMISE_SECONDS` no such node
+        is given to another model whose chats wait.
 
         Args:
             model: its name.
@@ -12970,6 +13011,9 @@ class Scheduler:
         view = self.cluster.view()
         having = [node for node in view.nodes if name in node.models and node.weight > 0 and node.loads_ahead]
         blobs = {node.name: {runner.blob for runner in node.runners} for node in having}
+        promised = self._planner.promised
+        self._planner.promised = {blob: known for blob, known in promised.items() if known[1] > now}
+        self._planner.promised |= {node.models[name].blob: (copies, now + PROMISE_SECONDS) for node in having}
         cold = [node for node in having if node.models[name].blob not in blobs[node.name]]
         missing = copies - (len(having) - len(cold))
         loads: list[Assignment] = []
