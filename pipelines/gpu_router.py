@@ -112,15 +112,15 @@ version: 0.1.0
 #  16647  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
 #  16765  services.valves                What all valves of the pack have in common: what is refused is told to admins, without what was written.
 #  16863  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
-#  16967  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#  17363  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#  17421  aliases.published              Which names of a table can be published as models, and what answers for them.
-#  17457  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  17575  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  17700  services.router_valves         The valves of the router, wherever it runs.
-#  17854  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  17968  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  18229  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#  16980  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#  17376  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#  17434  aliases.published              Which names of a table can be published as models, and what answers for them.
+#  17470  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  17588  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  17713  services.router_valves         The valves of the router, wherever it runs.
+#  17867  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  17981  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  18242  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
 
 import asyncio
 import base64
@@ -16939,18 +16939,31 @@ def starting_valves(
         variables: name of a valve → name of the variable that it begins with.
         given: value of a valve that another variable stands for, where its own says nothing.
     """
-
-    class StartingValves(kind):  # type: ignore[misc, valid-type] # mypy takes no variable as a base
-        def __new__(cls, **stored: Any) -> PipelineValves:  # type: ignore[misc] # of its base, once and for all
-            return _accepted(kind, stored, {})
-
     values = {
         **(given or {}),
         **{valve: os.environ[name] for valve, name in variables.items() if os.getenv(name)},
     }
     valves = _accepted(kind, values, variables)
-    object.__setattr__(valves, "__class__", StartingValves)
+    try:
+        kind(**{**valves.model_dump(), **_stored_values()})
+    except ValidationError:
+
+        class StartingValves(kind):  # type: ignore[misc, valid-type] # mypy takes no variable as a base
+            def __new__(cls, **stored: Any) -> PipelineValves:  # type: ignore[misc] # of its base, from then on
+                return _accepted(kind, stored, {})
+
+        object.__setattr__(valves, "__class__", StartingValves)
     return valves
+
+
+def _stored_values() -> dict[str, Any]:
+    """What the server keeps for this file in `valves.json`, and will make valves of."""
+    path = globals().get("__file__")
+    try:
+        stored = json.loads((Path(path).with_suffix("") / "valves.json").read_bytes()) if path else {}
+    except (OSError, ValueError):
+        return {}
+    return stored if isinstance(stored, dict) else {}
 
 
 def _accepted(kind: type[_V], values: Mapping[str, Any], variables: Mapping[str, str]) -> _V:

@@ -1521,18 +1521,31 @@ def starting_valves(
         variables: name of a valve → name of the variable that it begins with.
         given: value of a valve that another variable stands for, where its own says nothing.
     """
-
-    class StartingValves(kind):  # type: ignore[misc, valid-type] # mypy takes no variable as a base
-        def __new__(cls, **stored: Any) -> PipelineValves:  # type: ignore[misc] # of its base, once and for all
-            return _accepted(kind, stored, {})
-
     values = {
         **(given or {}),
         **{valve: os.environ[name] for valve, name in variables.items() if os.getenv(name)},
     }
     valves = _accepted(kind, values, variables)
-    object.__setattr__(valves, "__class__", StartingValves)
+    try:
+        kind(**{**valves.model_dump(), **_stored_values()})
+    except ValidationError:
+
+        class StartingValves(kind):  # type: ignore[misc, valid-type] # mypy takes no variable as a base
+            def __new__(cls, **stored: Any) -> PipelineValves:  # type: ignore[misc] # of its base, from then on
+                return _accepted(kind, stored, {})
+
+        object.__setattr__(valves, "__class__", StartingValves)
     return valves
+
+
+def _stored_values() -> dict[str, Any]:
+    """What the server keeps for this file in `valves.json`, and will make valves of."""
+    path = globals().get("__file__")
+    try:
+        stored = json.loads((Path(path).with_suffix("") / "valves.json").read_bytes()) if path else {}
+    except (OSError, ValueError):
+        return {}
+    return stored if isinstance(stored, dict) else {}
 
 
 def _accepted(kind: type[_V], values: Mapping[str, Any], variables: Mapping[str, str]) -> _V:

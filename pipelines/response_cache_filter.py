@@ -10,24 +10,25 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/pipelines/response_cache_filter.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipeline`, line 1072, which the server calls.
+# Begin here: `class Pipeline`, line 1073, which the server calls.
 # The modules that it uses come first:
-#     49  base.translations           The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    134  base.messages               Sentences for people, in English and in the languages of the catalogue.
-#    262  errors                      The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    282  base.redis                  A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#    690  cache.keyring               Everything that is derived from the admin's secret: names in the store, and ciphers.
-#    719  base.single_flight          What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
-#    742  services.valves             What all valves of the pack have in common: what is refused is told to admins, without what was written.
-#    840  services.cache_valves       The valves of the response cache, wherever it runs.
-#    942  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    953  engines.model_ids           Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#    961  services.caching            The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
-#    984  services.webui_tasks        Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#   1001  services.pipeline_requests  What a pipeline can know of a request, how it tells the next one, and the others of its server.
-#   1054  services.pipeline_valves    Valves on the Pipelines server: what all of our pipelines have in common there.
+#     50  base.translations           The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#    135  base.messages               Sentences for people, in English and in the languages of the catalogue.
+#    263  errors                      The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    283  base.redis                  A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#    691  cache.keyring               Everything that is derived from the admin's secret: names in the store, and ciphers.
+#    720  base.single_flight          What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
+#    743  services.valves             What all valves of the pack have in common: what is refused is told to admins, without what was written.
+#    841  services.cache_valves       The valves of the response cache, wherever it runs.
+#    943  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    954  engines.model_ids           Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#    962  services.caching            The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
+#    985  services.webui_tasks        Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#   1002  services.pipeline_requests  What a pipeline can know of a request, how it tells the next one, and the others of its server.
+#   1055  services.pipeline_valves    Valves on the Pipelines server: what all of our pipelines have in common there.
 
 import hashlib
+import json
 import logging
 import os
 import re
@@ -1123,18 +1124,31 @@ def starting_valves(
         variables: name of a valve → name of the variable that it begins with.
         given: value of a valve that another variable stands for, where its own says nothing.
     """
-
-    class StartingValves(kind):  # type: ignore[misc, valid-type] # mypy takes no variable as a base
-        def __new__(cls, **stored: Any) -> PipelineValves:  # type: ignore[misc] # of its base, once and for all
-            return _accepted(kind, stored, {})
-
     values = {
         **(given or {}),
         **{valve: os.environ[name] for valve, name in variables.items() if os.getenv(name)},
     }
     valves = _accepted(kind, values, variables)
-    object.__setattr__(valves, "__class__", StartingValves)
+    try:
+        kind(**{**valves.model_dump(), **_stored_values()})
+    except ValidationError:
+
+        class StartingValves(kind):  # type: ignore[misc, valid-type] # mypy takes no variable as a base
+            def __new__(cls, **stored: Any) -> PipelineValves:  # type: ignore[misc] # of its base, from then on
+                return _accepted(kind, stored, {})
+
+        object.__setattr__(valves, "__class__", StartingValves)
     return valves
+
+
+def _stored_values() -> dict[str, Any]:
+    """What the server keeps for this file in `valves.json`, and will make valves of."""
+    path = globals().get("__file__")
+    try:
+        stored = json.loads((Path(path).with_suffix("") / "valves.json").read_bytes()) if path else {}
+    except (OSError, ValueError):
+        return {}
+    return stored if isinstance(stored, dict) else {}
 
 
 def _accepted(kind: type[_V], values: Mapping[str, Any], variables: Mapping[str, str]) -> _V:
