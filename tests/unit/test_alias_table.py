@@ -66,11 +66,6 @@ ROWS = {
     "context in megabytes": ("a = b [context>=8M]", "of tokens, such as context>="),
     "context below nothing": ("a = b [context>=-1]", "a number of tokens"),
     "context beyond all bounds": (f"a = b [context>={'9' * 5000}]", "needs a number of tokens"),
-    "quotes around the alias": ('"gpt-4" = b', """'"gpt-4"' begins or ends with ", as no model's name"""),
-    "quotes around a model": ("a = b, “llama3”", "'“llama3”' begins or ends with “"),
-    "colon of YAML": ("gpt-4: = b", "'gpt-4:' begins or ends with :, as no"),
-    "arrow": ("gpt-4 =>b", "'>b' begins or ends with >"),
-    "semicolon": ("a = b;", "'b;' begins or ends with ;"),
     "group without a name": ("a = b [group=]", "group= needs names of groups"),
     "group lost between bars": ("a = b [group=x||y]", "group=staff|teachers, not 'x"),
     "level without a name": ("a = b [quant=]", "quant= needs levels, the preferred one"),
@@ -194,7 +189,7 @@ def test_hash_inside_a_name_is_no_comment() -> None:
 
 
 NAMES = st.text(alphabet=string.ascii_letters + string.digits + ":/._-@#é模", min_size=1, max_size=12).filter(
-    lambda name: not name.startswith(("#", ":")) and not name.endswith(":")
+    lambda name: not name.startswith("#")
 )
 GROUPS = st.text(alphabet="abZ é#<>=&'", min_size=1, max_size=8).filter(
     lambda name: name == name.strip() and " #" not in name

@@ -33,8 +33,6 @@ _ROW = re.compile(r"(?P<alias>[^=\[\]]*)=(?P<candidates>[^\[\]]*)(?:\[(?P<condit
 _WIDE = str.maketrans("，、＝：＊＞｜", ",,=:*>|")  # noqa: RUF001 - on purpose
 _OPENINGS, _CLOSINGS = "［【", "］】"  # noqa: RUF001
 _PARTS = re.compile(rf"([=＝\[{_OPENINGS}])")  # noqa: RUF001 - before them the alias, the models, the conditions
-# Around a name: left over from JSON, YAML or `=>`. With one it would be a name that no model has.
-_STRAY = re.compile(r"""(^)?["'`“”‘’:：;；=<>](?(1)|$)""")  # noqa: RUF001 - on purpose
 _CONDITION = re.compile(r"(?P<key>[^<>=]*)(?P<relation>>?=|)(?P<value>.*)")
 _TOKENS = re.compile(r"(?P<count>[0-9]{1,9})\s*(?P<kilo>[kK]?)")
 _LEVEL = re.compile(r"[\w.-]+")
@@ -335,14 +333,6 @@ def _check_name(name: str) -> None:
                 beginning=name[:40],
                 count=len(name),
                 limit=MAX_NAME_LENGTH,
-            )
-        )
-    if found := _STRAY.search(name):
-        raise ValueError(
-            message(
-                "{name!r} begins or ends with {sign}, as no model's name does: take it out",
-                name=name,
-                sign=found[0],
             )
         )
 

@@ -1218,7 +1218,6 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "{model} is asked the same again": "向 {model} 再次提出同一问题",
         "{model} is not installed": "未安装 {model}",
         "{model} is only for members of {who}, which no grant says of this audience": "{model} 只供 {who} 的成员使用，而没有授权表明该使用范围属于其中",
-        "{name!r} begins or ends with {sign}, as no model's name does: take it out": "{name!r} 以 {sign} 开头或结尾，模型名称不会这样：请去掉它",
         "{name!r} cannot be a name: use up to 64 letters, digits, dots, dashes, underscores": "{name!r} 不能作为名称：请使用最多 64 个字母、数字、点、连字符和下划线",
         "{name!r} has a space in it: separate models with commas, conditions go in [ ]": "{name!r} 中有空格：模型之间用逗号分隔，条件写在 [ ] 中",
         "{name!r} has an invisible character in it: type the name again": "{name!r} 中有不可见字符：请重新输入该名称",
