@@ -30,6 +30,7 @@ def said(chunks: list[Json]) -> str:
 
 def test_answer_of_one_replica_is_given_by_the_other(cached: CachedWebUI, elsewhere: OpenWebUI) -> None:
     """Would catch replicas that each generate what the other has."""
+    elsewhere.post("/api/chat/completions", chat("first"))  # its connection to the store may take longer
     cached.student.post("/api/chat/completions", chat("hello"))
     answer = elsewhere.post("/api/chat/completions", chat("hello"))
     assert answer["choices"][0]["message"]["content"] == "You said: hello"
