@@ -10,136 +10,136 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipe`, line 19951, which the server calls.
+# Begin here: `class Pipe`, line 19940, which the server calls.
 # The modules that it uses come first:
 #    219  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    507  base.messages                  Sentences for people, in English and in the languages of the catalogue.
-#    635  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    661  base.tables                    Tables that admins write as text: a row a line, `#` starts a comment, empty lines are skipped.
-#    692  aliases.errors                 What goes wrong with aliases.
-#    735  engines.errors                 What goes wrong with a node.
-#    905  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#   1035  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#   1110  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
-#   1171  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#   1567  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   1714  fit.memory                     How much memory a model takes while it runs: a pure function of its shape and of what it is loaded with.
-#   1882  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#   2221  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#   2297  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   2355  aliases.published              Which names of a table can be published as models, and what answers for them.
-#   2391  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#   2843  base.single_flight             What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
-#   3011  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   3057  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
-#   3207  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   3336  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
-#   3447  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
-#   3622  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
-#   3699  engines.vectors                Vectors for texts, as an engine gives them.
-#   3732  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
-#   3810  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
-#   3861  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
-#   3909  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
-#   4236  routing.decide.cost            What sending a request to a node costs, term by term.
-#   4370  routing.errors                 What goes wrong with routing.
-#   4552  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
-#   4590  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
-#   4957  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
-#   5392  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
-#   5516  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   5618  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
-#   5755  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
-#   5879  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
-#   6042  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   6176  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
-#   6509  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
-#   6762  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
-#   6879  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
-#   6937  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
-#   7002  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
-#   7151  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
-#   7284  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
-#   7634  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
-#   7719  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
-#   7816  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   7921  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
-#   8138  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
-#   8399  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
-#   8457  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
-#   8660  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
-#   8831  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
-#   9168  routing.nodes                  The `nodes` valve: a row a line, read once.
-#   9528  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
-#   9614  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
-#   9788  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
-#   9984  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
-#  10077  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
-#  10160  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
-#  10226  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
-#  10275  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
-#  10362  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
-#  10470  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
-#  10970  routing.probe.node_watch       One node as the router holds it: its client, what the last looks have shown, and when it counts as gone.
-#  11270  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
-#  11508  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
-#  11611  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
-#  11719  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-#  11836  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
-#  12089  routing.state.demand           How often each set of weights is asked for, over the last minutes.
-#  12122  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-#  12308  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#  12343  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#  13108  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#  13184  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#  13330  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#  13564  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
-#  13704  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  13764  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
-#  14280  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
-#  14460  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
-#  14809  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  15118  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  15233  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  15854  routing.dispatch.embedding     Vectors from the fleet: the node that has the model in memory and the least to do, then the others.
-#  15914  fit.planning                   Which models a fleet should have where, so that its demand needs the fewest loads: pure functions.
-#  16099  routing.plan.demand            What people ask for: chats from the router's record, or from a file like it.
-#  16194  routing.plan.virtual_fleet     A node as Ollama is, in virtual time: no sockets, no sleeping, thousands of requests in a second.
-#  16455  routing.plan.replay            A recorded day again, in virtual time: the router's own scheduler over simulated nodes.
-#  16642  routing.plan.report            What fits where, what to pull, and what one more GPU would bring: all of a plan, as people read it.
-#  16927  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, the admin's dashboard, and a plan.
-#  17030  cache.errors                   What goes wrong with the cache.
-#  17050  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  17082  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  17231  services.budget_chats          Chats that are under way and their budgets: what each has used so far, by whoever knows it best.
-#  17237  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#  17252  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#  17398  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#  17441  webui.users                    Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
-#  17474  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#  17565  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-#  17728  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
-#  17818  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
-#  18058  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  18203  services.activity              What chats did in this process, until somebody writes it into the history.
-#  18229  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  18354  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
-#  18464  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
-#  18511  services.valves                What all valves of the pack have in common: what is refused is told to admins, without what was written.
-#  18639  services.router_valves         The valves of the router, wherever it runs.
-#  18793  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  18907  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  19168  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
-#  19200  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  19222  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#  19228  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#  19322  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
-#  19429  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  19524  webui.leaving                  When Open WebUI is told that a client has left: not while it reads its database.
-#  19608  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#  19787  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
-#  19798  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#  19857  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#    506  base.messages                  Sentences for people, in English and in the languages of the catalogue.
+#    634  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    660  base.tables                    Tables that admins write as text: a row a line, `#` starts a comment, empty lines are skipped.
+#    691  aliases.errors                 What goes wrong with aliases.
+#    734  engines.errors                 What goes wrong with a node.
+#    904  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#   1034  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#   1109  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
+#   1170  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#   1556  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   1703  fit.memory                     How much memory a model takes while it runs: a pure function of its shape and of what it is loaded with.
+#   1871  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   2210  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   2286  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   2344  aliases.published              Which names of a table can be published as models, and what answers for them.
+#   2380  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#   2832  base.single_flight             What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
+#   3000  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   3046  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
+#   3196  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   3325  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
+#   3436  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
+#   3611  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
+#   3688  engines.vectors                Vectors for texts, as an engine gives them.
+#   3721  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
+#   3799  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
+#   3850  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
+#   3898  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
+#   4225  routing.decide.cost            What sending a request to a node costs, term by term.
+#   4359  routing.errors                 What goes wrong with routing.
+#   4541  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
+#   4579  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
+#   4946  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
+#   5381  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
+#   5505  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   5607  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
+#   5744  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
+#   5868  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
+#   6031  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   6165  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
+#   6498  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
+#   6751  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
+#   6868  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
+#   6926  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
+#   6991  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
+#   7140  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
+#   7273  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
+#   7623  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
+#   7708  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
+#   7805  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   7910  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
+#   8127  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
+#   8388  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
+#   8446  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
+#   8649  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
+#   8820  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
+#   9157  routing.nodes                  The `nodes` valve: a row a line, read once.
+#   9517  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
+#   9603  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
+#   9777  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
+#   9973  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
+#  10066  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
+#  10149  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
+#  10215  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
+#  10264  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
+#  10351  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
+#  10459  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
+#  10959  routing.probe.node_watch       One node as the router holds it: its client, what the last looks have shown, and when it counts as gone.
+#  11259  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
+#  11497  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
+#  11600  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
+#  11708  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+#  11825  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
+#  12078  routing.state.demand           How often each set of weights is asked for, over the last minutes.
+#  12111  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+#  12297  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#  12332  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#  13097  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#  13173  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#  13319  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#  13553  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
+#  13693  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  13753  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
+#  14269  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
+#  14449  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
+#  14798  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  15107  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  15222  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  15843  routing.dispatch.embedding     Vectors from the fleet: the node that has the model in memory and the least to do, then the others.
+#  15903  fit.planning                   Which models a fleet should have where, so that its demand needs the fewest loads: pure functions.
+#  16088  routing.plan.demand            What people ask for: chats from the router's record, or from a file like it.
+#  16183  routing.plan.virtual_fleet     A node as Ollama is, in virtual time: no sockets, no sleeping, thousands of requests in a second.
+#  16444  routing.plan.replay            A recorded day again, in virtual time: the router's own scheduler over simulated nodes.
+#  16631  routing.plan.report            What fits where, what to pull, and what one more GPU would bring: all of a plan, as people read it.
+#  16916  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, the admin's dashboard, and a plan.
+#  17019  cache.errors                   What goes wrong with the cache.
+#  17039  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  17071  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  17220  services.budget_chats          Chats that are under way and their budgets: what each has used so far, by whoever knows it best.
+#  17226  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#  17241  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#  17387  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#  17430  webui.users                    Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
+#  17463  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#  17554  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#  17717  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
+#  17807  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
+#  18047  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  18192  services.activity              What chats did in this process, until somebody writes it into the history.
+#  18218  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  18343  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#  18453  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
+#  18500  services.valves                What all valves of the pack have in common: what is refused is told to admins, without what was written.
+#  18628  services.router_valves         The valves of the router, wherever it runs.
+#  18782  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  18896  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  19157  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#  19189  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  19211  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#  19217  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#  19311  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
+#  19418  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  19513  webui.leaving                  When Open WebUI is told that a client has left: not while it reads its database.
+#  19597  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#  19776  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
+#  19787  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#  19846  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
 
 import asyncio
 import base64
@@ -461,7 +461,6 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "{minutes} min": "{minutes} 分钟",
         "{model} has a row already: put all its hours into that one, with commas": "{model} 已有一行：请把它的所有时段写在那一行，用逗号分隔",
         "{model} is not installed": "未安装 {model}",
-        "{name!r} begins or ends with {sign}, as no model's name does: take it out": "{name!r} 以 {sign} 开头或结尾，模型名称不会这样：请去掉它",
         "{name!r} cannot be a name: use up to 64 letters, digits, dots, dashes, underscores": "{name!r} 不能作为名称：请使用最多 64 个字母、数字、点、连字符和下划线",
         "{name!r} has a space in it: separate models with commas, conditions go in [ ]": "{name!r} 中有空格：模型之间用逗号分隔，条件写在 [ ] 中",
         "{name!r} has an invisible character in it: type the name again": "{name!r} 中有不可见字符：请重新输入该名称",
@@ -1190,8 +1189,6 @@ _ROW = re.compile(r"(?P<alias>[^=\[\]]*)=(?P<candidates>[^\[\]]*)(?:\[(?P<condit
 _WIDE = str.maketrans("，、＝：＊＞｜", ",,=:*>|")  # noqa: RUF001 - on purpose
 _OPENINGS, _CLOSINGS = "［【", "］】"  # noqa: RUF001
 _PARTS = re.compile(rf"([=＝\[{_OPENINGS}])")  # noqa: RUF001 - before them the alias, the models, the conditions
-# Around a name: left over from JSON, YAML or `=>`. With one it would be a name that no model has.
-_STRAY = re.compile(r"""(^)?["'`“”‘’:：;；=<>](?(1)|$)""")  # noqa: RUF001 - on purpose
 _CONDITION = re.compile(r"(?P<key>[^<>=]*)(?P<relation>>?=|)(?P<value>.*)")
 _TOKENS = re.compile(r"(?P<count>[0-9]{1,9})\s*(?P<kilo>[kK]?)")
 _LEVEL = re.compile(r"[\w.-]+")
@@ -1492,14 +1489,6 @@ def _check_name(name: str) -> None:
                 beginning=name[:40],
                 count=len(name),
                 limit=MAX_NAME_LENGTH,
-            )
-        )
-    if found := _STRAY.search(name):
-        raise ValueError(
-            message(
-                "{name!r} begins or ends with {sign}, as no model's name does: take it out",
-                name=name,
-                sign=found[0],
             )
         )
 

@@ -10,32 +10,32 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/model_alias_filter.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Filter`, line 1892, which the server calls.
+# Begin here: `class Filter`, line 1881, which the server calls.
 # The modules that it uses come first:
 #     62  base.translations       The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    113  base.messages           Sentences for people, in English and in the languages of the catalogue.
-#    241  errors                  The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    249  base.tables             Tables that admins write as text: a row a line, `#` starts a comment, empty lines are skipped.
-#    280  aliases.errors          What goes wrong with aliases.
-#    322  engines.body            Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    333  engines.content         The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#    342  aliases.facts           What an alias table may ask about a request, read off an OpenAI chat body.
-#    403  aliases.table           An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#    799  engines.ollama.names    Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#    936  fit.shapes              Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#    973  fit.choose              Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#    994  aliases.resolve         Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   1112  engines.model_ids       Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   1120  engines.refusals        What a client gets instead of an answer, in the form of each API that clients speak.
-#   1197  services.answers        An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#   1213  webui.models            What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   1331  webui.users             Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
-#   1359  services.gateway_names  The names that people and clients of the gateway may ask for, and the model that each stands for.
-#   1387  base.single_flight      What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
-#   1410  services.valves         What all valves of the pack have in common: what is refused is told to admins, without what was written.
-#   1538  engines.front_route     A route in front of a server's own, which sees each answer of a chat before its client does.
-#   1633  webui.leaving           When Open WebUI is told that a client has left: not while it reads its database.
-#   1717  webui.early_errors      The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#    112  base.messages           Sentences for people, in English and in the languages of the catalogue.
+#    240  errors                  The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    248  base.tables             Tables that admins write as text: a row a line, `#` starts a comment, empty lines are skipped.
+#    279  aliases.errors          What goes wrong with aliases.
+#    321  engines.body            Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    332  engines.content         The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#    341  aliases.facts           What an alias table may ask about a request, read off an OpenAI chat body.
+#    402  aliases.table           An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#    788  engines.ollama.names    Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#    925  fit.shapes              Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#    962  fit.choose              Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#    983  aliases.resolve         Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   1101  engines.model_ids       Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   1109  engines.refusals        What a client gets instead of an answer, in the form of each API that clients speak.
+#   1186  services.answers        An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#   1202  webui.models            What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   1320  webui.users             Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
+#   1348  services.gateway_names  The names that people and clients of the gateway may ask for, and the model that each stands for.
+#   1376  base.single_flight      What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
+#   1399  services.valves         What all valves of the pack have in common: what is refused is told to admins, without what was written.
+#   1527  engines.front_route     A route in front of a server's own, which sees each answer of a chat before its client does.
+#   1622  webui.leaving           When Open WebUI is told that a client has left: not while it reads its database.
+#   1706  webui.early_errors      The status of an error that comes before an answer, which Open WebUI leaves no room for.
 
 import asyncio
 import logging
@@ -102,7 +102,6 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "{condition!r} is the second condition of its kind: put both into one": "{condition!r} 是同类的第二个条件：请合并为一个",
         "{count} models are named, and at most {limit} are tried": "写了 {count} 个模型，而最多尝试 {limit} 个",
         "{model} is not installed": "未安装 {model}",
-        "{name!r} begins or ends with {sign}, as no model's name does: take it out": "{name!r} 以 {sign} 开头或结尾，模型名称不会这样：请去掉它",
         "{name!r} has a space in it: separate models with commas, conditions go in [ ]": "{name!r} 中有空格：模型之间用逗号分隔，条件写在 [ ] 中",
         "{name!r} has an invisible character in it: type the name again": "{name!r} 中有不可见字符：请重新输入该名称",
         "{name!r} has two stars: one can stand for the text of the alias's first star": "{name!r} 有两个星号：只能用一个代表别名第一个星号的文本",
@@ -422,8 +421,6 @@ _ROW = re.compile(r"(?P<alias>[^=\[\]]*)=(?P<candidates>[^\[\]]*)(?:\[(?P<condit
 _WIDE = str.maketrans("，、＝：＊＞｜", ",,=:*>|")  # noqa: RUF001 - on purpose
 _OPENINGS, _CLOSINGS = "［【", "］】"  # noqa: RUF001
 _PARTS = re.compile(rf"([=＝\[{_OPENINGS}])")  # noqa: RUF001 - before them the alias, the models, the conditions
-# Around a name: left over from JSON, YAML or `=>`. With one it would be a name that no model has.
-_STRAY = re.compile(r"""(^)?["'`“”‘’:：;；=<>](?(1)|$)""")  # noqa: RUF001 - on purpose
 _CONDITION = re.compile(r"(?P<key>[^<>=]*)(?P<relation>>?=|)(?P<value>.*)")
 _TOKENS = re.compile(r"(?P<count>[0-9]{1,9})\s*(?P<kilo>[kK]?)")
 _LEVEL = re.compile(r"[\w.-]+")
@@ -724,14 +721,6 @@ def _check_name(name: str) -> None:
                 beginning=name[:40],
                 count=len(name),
                 limit=MAX_NAME_LENGTH,
-            )
-        )
-    if found := _STRAY.search(name):
-        raise ValueError(
-            message(
-                "{name!r} begins or ends with {sign}, as no model's name does: take it out",
-                name=name,
-                sign=found[0],
             )
         )
 

@@ -10,67 +10,67 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/ollama_pack_gateway.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Event`, line 5665, which the server calls.
+# Begin here: `class Event`, line 5654, which the server calls.
 # The modules that it uses come first:
 #    117  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    260  base.messages                  Sentences for people, in English and in the languages of the catalogue.
-#    388  base.single_flight             What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
-#    556  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    564  cache.errors                   What goes wrong with the cache.
-#    584  cache.entry                    An answer as it is kept.
-#    617  cache.collect                  From the chunks of a generation to what may be kept of it.
-#    756  engines.errors                 What goes wrong with a node.
-#    889  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#   1019  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   1044  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   1087  cache.replay                   A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
-#   1154  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#   1163  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
-#   1280  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
-#   1404  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
-#   1515  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
-#   1637  engines.ollama.client_request  Requests of clients that speak Ollama's API, as OpenAI chat bodies: `from_openai` says their answers.
-#   1790  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
-#   1867  base.tables                    Tables that admins write as text: a row a line, `#` starts a comment, empty lines are skipped.
-#   1898  aliases.errors                 What goes wrong with aliases.
-#   1940  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   2049  routing.errors                 What goes wrong with routing.
-#   2201  webui.errors                   What goes wrong between the pack and Open WebUI.
-#   2237  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#   2379  engines.ollama.from_openai     An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
-#   2485  webui.anthropic                Anthropic's Messages API, by Open WebUI's own code for it. Imports `open_webui` when called, not before.
-#   2591  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#   2611  services.client_forms          The APIs that clients of the gateway speak: each request becomes an OpenAI chat body, each answer its form.
-#   2764  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
-#   2825  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#   3221  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   3358  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#   3395  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#   3416  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   3534  aliases.published              Which names of a table can be published as models, and what answers for them.
-#   3570  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   3578  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   3682  webui.users                    Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
-#   3704  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   3812  webui.contact                  The way from the events function to the running `gpu_router`: another plugin, which may not be there.
-#   3818  services.offer                 Which rows a deployment should have.
-#   3867  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#   4036  webui.embedding                Vectors and model facts over Open WebUI's own connections. Imports `open_webui` when called, not before.
-#   4083  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
-#   4094  services.gateway_names         The names that people and clients of the gateway may ask for, and the model that each stands for.
-#   4307  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
-#   4414  services.gateway_direct        The gateway's own chain: budgets, access, aliases, cache and router, without other filters and tools.
-#   4615  services.gateway_limits        Budgets as the rate-limit headers that OpenAI's and Anthropic's clients read.
-#   4654  services.gateway_vectors       Embeddings at the gateway, in OpenAI's and Ollama's forms, for every name of the alias tables.
-#   4795  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#   4808  webui.leaving                  When Open WebUI is told that a client has left: not while it reads its database.
-#   4892  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#   4927  webui.routes                   Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
-#   5048  webui.gateway_request          A client's request at the gateway: its body, its id, and whether its client is still there.
-#   5154  webui.ollama_models            Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
-#   5200  services.gateway               The gateway: OpenAI's, Anthropic's and Ollama's APIs for every name of the alias tables.
-#   5542  services.valves                What all valves of the pack have in common: what is refused is told to admins, without what was written.
-#   5640  webui.service                  What an event function keeps up in a process: its routes, and a task that looks again from time to time.
+#    259  base.messages                  Sentences for people, in English and in the languages of the catalogue.
+#    387  base.single_flight             What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
+#    555  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    563  cache.errors                   What goes wrong with the cache.
+#    583  cache.entry                    An answer as it is kept.
+#    616  cache.collect                  From the chunks of a generation to what may be kept of it.
+#    755  engines.errors                 What goes wrong with a node.
+#    888  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#   1018  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   1043  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   1086  cache.replay                   A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
+#   1153  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#   1162  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
+#   1279  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
+#   1403  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
+#   1514  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
+#   1636  engines.ollama.client_request  Requests of clients that speak Ollama's API, as OpenAI chat bodies: `from_openai` says their answers.
+#   1789  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
+#   1866  base.tables                    Tables that admins write as text: a row a line, `#` starts a comment, empty lines are skipped.
+#   1897  aliases.errors                 What goes wrong with aliases.
+#   1939  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   2048  routing.errors                 What goes wrong with routing.
+#   2200  webui.errors                   What goes wrong between the pack and Open WebUI.
+#   2236  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#   2378  engines.ollama.from_openai     An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
+#   2484  webui.anthropic                Anthropic's Messages API, by Open WebUI's own code for it. Imports `open_webui` when called, not before.
+#   2590  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   2610  services.client_forms          The APIs that clients of the gateway speak: each request becomes an OpenAI chat body, each answer its form.
+#   2763  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
+#   2824  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#   3210  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   3347  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   3384  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   3405  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   3523  aliases.published              Which names of a table can be published as models, and what answers for them.
+#   3559  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   3567  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   3671  webui.users                    Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
+#   3693  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   3801  webui.contact                  The way from the events function to the running `gpu_router`: another plugin, which may not be there.
+#   3807  services.offer                 Which rows a deployment should have.
+#   3856  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#   4025  webui.embedding                Vectors and model facts over Open WebUI's own connections. Imports `open_webui` when called, not before.
+#   4072  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
+#   4083  services.gateway_names         The names that people and clients of the gateway may ask for, and the model that each stands for.
+#   4296  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
+#   4403  services.gateway_direct        The gateway's own chain: budgets, access, aliases, cache and router, without other filters and tools.
+#   4604  services.gateway_limits        Budgets as the rate-limit headers that OpenAI's and Anthropic's clients read.
+#   4643  services.gateway_vectors       Embeddings at the gateway, in OpenAI's and Ollama's forms, for every name of the alias tables.
+#   4784  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#   4797  webui.leaving                  When Open WebUI is told that a client has left: not while it reads its database.
+#   4881  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#   4916  webui.routes                   Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
+#   5037  webui.gateway_request          A client's request at the gateway: its body, its id, and whether its client is still there.
+#   5143  webui.ollama_models            Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
+#   5189  services.gateway               The gateway: OpenAI's, Anthropic's and Ollama's APIs for every name of the alias tables.
+#   5531  services.valves                What all valves of the pack have in common: what is refused is told to admins, without what was written.
+#   5629  webui.service                  What an event function keeps up in a process: its routes, and a task that looks again from time to time.
 
 import asyncio
 import base64
@@ -244,7 +244,6 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "{depth} levels and {count} parts and values": "{depth} 层以及 {count} 个部分和值",
         "{field} {reason}": "{field} {reason}",
         "{model} is not installed": "未安装 {model}",
-        "{name!r} begins or ends with {sign}, as no model's name does: take it out": "{name!r} 以 {sign} 开头或结尾，模型名称不会这样：请去掉它",
         "{name!r} has a space in it: separate models with commas, conditions go in [ ]": "{name!r} 中有空格：模型之间用逗号分隔，条件写在 [ ] 中",
         "{name!r} has an invisible character in it: type the name again": "{name!r} 中有不可见字符：请重新输入该名称",
         "{name!r} has two stars: one can stand for the text of the alias's first star": "{name!r} 有两个星号：只能用一个代表别名第一个星号的文本",
@@ -2844,8 +2843,6 @@ _ROW = re.compile(r"(?P<alias>[^=\[\]]*)=(?P<candidates>[^\[\]]*)(?:\[(?P<condit
 _WIDE = str.maketrans("，、＝：＊＞｜", ",,=:*>|")  # noqa: RUF001 - on purpose
 _OPENINGS, _CLOSINGS = "［【", "］】"  # noqa: RUF001
 _PARTS = re.compile(rf"([=＝\[{_OPENINGS}])")  # noqa: RUF001 - before them the alias, the models, the conditions
-# Around a name: left over from JSON, YAML or `=>`. With one it would be a name that no model has.
-_STRAY = re.compile(r"""(^)?["'`“”‘’:：;；=<>](?(1)|$)""")  # noqa: RUF001 - on purpose
 _CONDITION = re.compile(r"(?P<key>[^<>=]*)(?P<relation>>?=|)(?P<value>.*)")
 _TOKENS = re.compile(r"(?P<count>[0-9]{1,9})\s*(?P<kilo>[kK]?)")
 _LEVEL = re.compile(r"[\w.-]+")
@@ -3146,14 +3143,6 @@ def _check_name(name: str) -> None:
                 beginning=name[:40],
                 count=len(name),
                 limit=MAX_NAME_LENGTH,
-            )
-        )
-    if found := _STRAY.search(name):
-        raise ValueError(
-            message(
-                "{name!r} begins or ends with {sign}, as no model's name does: take it out",
-                name=name,
-                sign=found[0],
             )
         )
 

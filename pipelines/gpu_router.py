@@ -9,118 +9,118 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/pipelines/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipeline`, line 16879, which the server calls.
+# Begin here: `class Pipeline`, line 16878, which the server calls.
 # The modules that it uses come first:
 #    200  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    503  base.messages                  Sentences for people, in English and in the languages of the catalogue.
-#    631  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    657  base.tables                    Tables that admins write as text: a row a line, `#` starts a comment, empty lines are skipped.
-#    688  aliases.errors                 What goes wrong with aliases.
-#    731  engines.errors                 What goes wrong with a node.
-#    901  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#   1031  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#   1106  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
-#   1167  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   1296  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
-#   1373  fit.memory                     How much memory a model takes while it runs: a pure function of its shape and of what it is loaded with.
-#   1541  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
-#   1589  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
-#   1916  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
-#   1994  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
-#   2045  routing.decide.cost            What sending a request to a node costs, term by term.
-#   2179  routing.errors                 What goes wrong with routing.
-#   2361  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   2508  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
-#   2546  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
-#   2913  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
-#   3348  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
-#   3472  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   3574  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
-#   3711  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
-#   3830  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
-#   3954  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
-#   4065  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
-#   4228  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   4362  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
-#   4695  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
-#   4948  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
-#   5065  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
-#   5123  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
-#   5188  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
-#   5337  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
-#   5470  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
-#   5645  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
-#   5995  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
-#   6080  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
-#   6177  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   6223  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   6328  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#   6620  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
-#   6837  engines.vectors                Vectors for texts, as an engine gives them.
-#   6870  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
-#   7131  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
-#   7189  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
-#   7392  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
-#   7563  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
-#   7900  routing.nodes                  The `nodes` valve: a row a line, read once.
-#   8260  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
-#   8346  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
-#   8520  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
-#   8716  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
-#   8809  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
-#   8892  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
-#   8958  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
-#   9007  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#   9083  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
-#   9170  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
-#   9278  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
-#   9778  routing.probe.node_watch       One node as the router holds it: its client, what the last looks have shown, and when it counts as gone.
-#  10078  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
-#  10316  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
-#  10419  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
-#  10527  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-#  10644  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
-#  10897  routing.state.demand           How often each set of weights is asked for, over the last minutes.
-#  10930  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-#  11116  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#  11151  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#  11916  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#  11992  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#  12138  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#  12372  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
-#  12512  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  12572  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
-#  13088  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
-#  13268  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
-#  13617  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  13926  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  14041  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  14662  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, the admin's dashboard, and a plan.
-#  14729  cache.errors                   What goes wrong with the cache.
-#  14749  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  14765  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  14914  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
-#  15043  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
-#  15212  base.single_flight             What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
-#  15315  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
-#  15555  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#  16007  services.activity              What chats did in this process, until somebody writes it into the history.
-#  16074  services.history               The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
-#  16428  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  16529  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  16564  services.pipeline_requests     What a pipeline can know of a request, how it tells the next one, and the others of its server.
-#  16647  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
-#  16765  services.valves                What all valves of the pack have in common: what is refused is told to admins, without what was written.
-#  16863  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
-#  16980  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#  17376  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#  17434  aliases.published              Which names of a table can be published as models, and what answers for them.
-#  17470  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  17588  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  17713  services.router_valves         The valves of the router, wherever it runs.
-#  17867  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  17981  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  18242  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#    502  base.messages                  Sentences for people, in English and in the languages of the catalogue.
+#    630  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    656  base.tables                    Tables that admins write as text: a row a line, `#` starts a comment, empty lines are skipped.
+#    687  aliases.errors                 What goes wrong with aliases.
+#    730  engines.errors                 What goes wrong with a node.
+#    900  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#   1030  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#   1105  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
+#   1166  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   1295  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
+#   1372  fit.memory                     How much memory a model takes while it runs: a pure function of its shape and of what it is loaded with.
+#   1540  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
+#   1588  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
+#   1915  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
+#   1993  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
+#   2044  routing.decide.cost            What sending a request to a node costs, term by term.
+#   2178  routing.errors                 What goes wrong with routing.
+#   2360  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   2507  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
+#   2545  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
+#   2912  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
+#   3347  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
+#   3471  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   3573  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
+#   3710  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
+#   3829  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
+#   3953  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
+#   4064  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
+#   4227  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   4361  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
+#   4694  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
+#   4947  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
+#   5064  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
+#   5122  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
+#   5187  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
+#   5336  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
+#   5469  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
+#   5644  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
+#   5994  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
+#   6079  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
+#   6176  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   6222  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   6327  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   6619  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
+#   6836  engines.vectors                Vectors for texts, as an engine gives them.
+#   6869  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
+#   7130  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
+#   7188  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
+#   7391  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
+#   7562  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
+#   7899  routing.nodes                  The `nodes` valve: a row a line, read once.
+#   8259  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
+#   8345  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
+#   8519  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
+#   8715  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
+#   8808  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
+#   8891  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
+#   8957  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
+#   9006  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   9082  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
+#   9169  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
+#   9277  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
+#   9777  routing.probe.node_watch       One node as the router holds it: its client, what the last looks have shown, and when it counts as gone.
+#  10077  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
+#  10315  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
+#  10418  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
+#  10526  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+#  10643  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
+#  10896  routing.state.demand           How often each set of weights is asked for, over the last minutes.
+#  10929  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+#  11115  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#  11150  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#  11915  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#  11991  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#  12137  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#  12371  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
+#  12511  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  12571  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
+#  13087  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
+#  13267  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
+#  13616  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  13925  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  14040  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  14661  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, the admin's dashboard, and a plan.
+#  14728  cache.errors                   What goes wrong with the cache.
+#  14748  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  14764  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  14913  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
+#  15042  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
+#  15211  base.single_flight             What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
+#  15314  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
+#  15554  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#  16006  services.activity              What chats did in this process, until somebody writes it into the history.
+#  16073  services.history               The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
+#  16427  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  16528  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  16563  services.pipeline_requests     What a pipeline can know of a request, how it tells the next one, and the others of its server.
+#  16646  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
+#  16764  services.valves                What all valves of the pack have in common: what is refused is told to admins, without what was written.
+#  16862  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
+#  16979  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#  17365  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#  17423  aliases.published              Which names of a table can be published as models, and what answers for them.
+#  17459  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  17577  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  17702  services.router_valves         The valves of the router, wherever it runs.
+#  17856  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  17970  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  18231  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
 
 import asyncio
 import base64
@@ -458,7 +458,6 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "{minutes} min": "{minutes} 分钟",
         "{model} has a row already: put all its hours into that one, with commas": "{model} 已有一行：请把它的所有时段写在那一行，用逗号分隔",
         "{model} is not installed": "未安装 {model}",
-        "{name!r} begins or ends with {sign}, as no model's name does: take it out": "{name!r} 以 {sign} 开头或结尾，模型名称不会这样：请去掉它",
         "{name!r} cannot be a name: use up to 64 letters, digits, dots, dashes, underscores": "{name!r} 不能作为名称：请使用最多 64 个字母、数字、点、连字符和下划线",
         "{name!r} has a space in it: separate models with commas, conditions go in [ ]": "{name!r} 中有空格：模型之间用逗号分隔，条件写在 [ ] 中",
         "{name!r} has an invisible character in it: type the name again": "{name!r} 中有不可见字符：请重新输入该名称",
@@ -16999,8 +16998,6 @@ _ROW = re.compile(r"(?P<alias>[^=\[\]]*)=(?P<candidates>[^\[\]]*)(?:\[(?P<condit
 _WIDE = str.maketrans("，、＝：＊＞｜", ",,=:*>|")  # noqa: RUF001 - on purpose
 _OPENINGS, _CLOSINGS = "［【", "］】"  # noqa: RUF001
 _PARTS = re.compile(rf"([=＝\[{_OPENINGS}])")  # noqa: RUF001 - before them the alias, the models, the conditions
-# Around a name: left over from JSON, YAML or `=>`. With one it would be a name that no model has.
-_STRAY = re.compile(r"""(^)?["'`“”‘’:：;；=<>](?(1)|$)""")  # noqa: RUF001 - on purpose
 _CONDITION = re.compile(r"(?P<key>[^<>=]*)(?P<relation>>?=|)(?P<value>.*)")
 _TOKENS = re.compile(r"(?P<count>[0-9]{1,9})\s*(?P<kilo>[kK]?)")
 _LEVEL = re.compile(r"[\w.-]+")
@@ -17301,14 +17298,6 @@ def _check_name(name: str) -> None:
                 beginning=name[:40],
                 count=len(name),
                 limit=MAX_NAME_LENGTH,
-            )
-        )
-    if found := _STRAY.search(name):
-        raise ValueError(
-            message(
-                "{name!r} begins or ends with {sign}, as no model's name does: take it out",
-                name=name,
-                sign=found[0],
             )
         )
 

@@ -9,27 +9,27 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/pipelines/model_alias_filter.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipeline`, line 1461, which the server calls.
+# Begin here: `class Pipeline`, line 1450, which the server calls.
 # The modules that it uses come first:
 #     57  base.translations           The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    117  base.messages               Sentences for people, in English and in the languages of the catalogue.
-#    245  errors                      The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    253  base.tables                 Tables that admins write as text: a row a line, `#` starts a comment, empty lines are skipped.
-#    284  aliases.errors              What goes wrong with aliases.
-#    326  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    337  engines.content             The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#    346  aliases.facts               What an alias table may ask about a request, read off an OpenAI chat body.
-#    407  aliases.table               An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#    803  engines.ollama.names        Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#    940  fit.shapes                  Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#    977  fit.choose                  Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#    998  aliases.resolve             Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   1116  base.single_flight          What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
-#   1219  engines.ollama.installed    Which models some Ollama nodes have, and which weights, by `GET /api/tags`. One event loop at a time.
-#   1320  engines.model_ids           Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   1328  services.pipeline_requests  What a pipeline can know of a request, how it tells the next one, and the others of its server.
-#   1345  services.valves             What all valves of the pack have in common: what is refused is told to admins, without what was written.
-#   1443  services.pipeline_valves    Valves on the Pipelines server: what all of our pipelines have in common there.
+#    116  base.messages               Sentences for people, in English and in the languages of the catalogue.
+#    244  errors                      The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    252  base.tables                 Tables that admins write as text: a row a line, `#` starts a comment, empty lines are skipped.
+#    283  aliases.errors              What goes wrong with aliases.
+#    325  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    336  engines.content             The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#    345  aliases.facts               What an alias table may ask about a request, read off an OpenAI chat body.
+#    406  aliases.table               An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#    792  engines.ollama.names        Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#    929  fit.shapes                  Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#    966  fit.choose                  Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#    987  aliases.resolve             Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   1105  base.single_flight          What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
+#   1208  engines.ollama.installed    Which models some Ollama nodes have, and which weights, by `GET /api/tags`. One event loop at a time.
+#   1309  engines.model_ids           Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   1317  services.pipeline_requests  What a pipeline can know of a request, how it tells the next one, and the others of its server.
+#   1334  services.valves             What all valves of the pack have in common: what is refused is told to admins, without what was written.
+#   1432  services.pipeline_valves    Valves on the Pipelines server: what all of our pipelines have in common there.
 
 import asyncio
 import hashlib
@@ -106,7 +106,6 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "{condition!r} is the second condition of its kind: put both into one": "{condition!r} 是同类的第二个条件：请合并为一个",
         "{count} models are named, and at most {limit} are tried": "写了 {count} 个模型，而最多尝试 {limit} 个",
         "{model} is not installed": "未安装 {model}",
-        "{name!r} begins or ends with {sign}, as no model's name does: take it out": "{name!r} 以 {sign} 开头或结尾，模型名称不会这样：请去掉它",
         "{name!r} has a space in it: separate models with commas, conditions go in [ ]": "{name!r} 中有空格：模型之间用逗号分隔，条件写在 [ ] 中",
         "{name!r} has an invisible character in it: type the name again": "{name!r} 中有不可见字符：请重新输入该名称",
         "{name!r} has two stars: one can stand for the text of the alias's first star": "{name!r} 有两个星号：只能用一个代表别名第一个星号的文本",
@@ -426,8 +425,6 @@ _ROW = re.compile(r"(?P<alias>[^=\[\]]*)=(?P<candidates>[^\[\]]*)(?:\[(?P<condit
 _WIDE = str.maketrans("，、＝：＊＞｜", ",,=:*>|")  # noqa: RUF001 - on purpose
 _OPENINGS, _CLOSINGS = "［【", "］】"  # noqa: RUF001
 _PARTS = re.compile(rf"([=＝\[{_OPENINGS}])")  # noqa: RUF001 - before them the alias, the models, the conditions
-# Around a name: left over from JSON, YAML or `=>`. With one it would be a name that no model has.
-_STRAY = re.compile(r"""(^)?["'`“”‘’:：;；=<>](?(1)|$)""")  # noqa: RUF001 - on purpose
 _CONDITION = re.compile(r"(?P<key>[^<>=]*)(?P<relation>>?=|)(?P<value>.*)")
 _TOKENS = re.compile(r"(?P<count>[0-9]{1,9})\s*(?P<kilo>[kK]?)")
 _LEVEL = re.compile(r"[\w.-]+")
@@ -728,14 +725,6 @@ def _check_name(name: str) -> None:
                 beginning=name[:40],
                 count=len(name),
                 limit=MAX_NAME_LENGTH,
-            )
-        )
-    if found := _STRAY.search(name):
-        raise ValueError(
-            message(
-                "{name!r} begins or ends with {sign}, as no model's name does: take it out",
-                name=name,
-                sign=found[0],
             )
         )
 
