@@ -10,7 +10,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipe`, line 19940, which the server calls.
+# Begin here: `class Pipe`, line 19939, which the server calls.
 # The modules that it uses come first:
 #    219  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
 #    506  base.messages                  Sentences for people, in English and in the languages of the catalogue.
@@ -90,56 +90,56 @@ version: 0.1.0
 #  12111  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
 #  12297  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
 #  12332  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#  13097  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#  13173  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#  13319  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#  13553  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
-#  13693  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  13753  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
-#  14269  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
-#  14449  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
-#  14798  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  15107  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  15222  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  15843  routing.dispatch.embedding     Vectors from the fleet: the node that has the model in memory and the least to do, then the others.
-#  15903  fit.planning                   Which models a fleet should have where, so that its demand needs the fewest loads: pure functions.
-#  16088  routing.plan.demand            What people ask for: chats from the router's record, or from a file like it.
-#  16183  routing.plan.virtual_fleet     A node as Ollama is, in virtual time: no sockets, no sleeping, thousands of requests in a second.
-#  16444  routing.plan.replay            A recorded day again, in virtual time: the router's own scheduler over simulated nodes.
-#  16631  routing.plan.report            What fits where, what to pull, and what one more GPU would bring: all of a plan, as people read it.
-#  16916  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, the admin's dashboard, and a plan.
-#  17019  cache.errors                   What goes wrong with the cache.
-#  17039  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  17071  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  17220  services.budget_chats          Chats that are under way and their budgets: what each has used so far, by whoever knows it best.
-#  17226  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#  17241  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#  17387  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#  17430  webui.users                    Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
-#  17463  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#  17554  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-#  17717  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
-#  17807  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
-#  18047  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  18192  services.activity              What chats did in this process, until somebody writes it into the history.
-#  18218  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  18343  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
-#  18453  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
-#  18500  services.valves                What all valves of the pack have in common: what is refused is told to admins, without what was written.
-#  18628  services.router_valves         The valves of the router, wherever it runs.
-#  18782  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  18896  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  19157  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
-#  19189  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  19211  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#  19217  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#  19311  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
-#  19418  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  19513  webui.leaving                  When Open WebUI is told that a client has left: not while it reads its database.
-#  19597  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#  19776  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
-#  19787  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#  19846  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#  13096  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#  13172  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#  13318  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#  13552  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
+#  13692  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  13752  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
+#  14268  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
+#  14448  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
+#  14797  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  15106  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  15221  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  15842  routing.dispatch.embedding     Vectors from the fleet: the node that has the model in memory and the least to do, then the others.
+#  15902  fit.planning                   Which models a fleet should have where, so that its demand needs the fewest loads: pure functions.
+#  16087  routing.plan.demand            What people ask for: chats from the router's record, or from a file like it.
+#  16182  routing.plan.virtual_fleet     A node as Ollama is, in virtual time: no sockets, no sleeping, thousands of requests in a second.
+#  16443  routing.plan.replay            A recorded day again, in virtual time: the router's own scheduler over simulated nodes.
+#  16630  routing.plan.report            What fits where, what to pull, and what one more GPU would bring: all of a plan, as people read it.
+#  16915  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, the admin's dashboard, and a plan.
+#  17018  cache.errors                   What goes wrong with the cache.
+#  17038  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  17070  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  17219  services.budget_chats          Chats that are under way and their budgets: what each has used so far, by whoever knows it best.
+#  17225  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#  17240  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#  17386  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#  17429  webui.users                    Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
+#  17462  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#  17553  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#  17716  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
+#  17806  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
+#  18046  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  18191  services.activity              What chats did in this process, until somebody writes it into the history.
+#  18217  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  18342  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#  18452  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
+#  18499  services.valves                What all valves of the pack have in common: what is refused is told to admins, without what was written.
+#  18627  services.router_valves         The valves of the router, wherever it runs.
+#  18781  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  18895  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  19156  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#  19188  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  19210  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#  19216  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#  19310  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
+#  19417  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  19512  webui.leaving                  When Open WebUI is told that a client has left: not while it reads its database.
+#  19596  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#  19775  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
+#  19786  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#  19845  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
 
 import asyncio
 import base64
@@ -12778,10 +12778,9 @@ class Planner:
         """
         if not all(self._may_give(blob, node) for blob in offer.victims):
             return -math.inf
-        slots, more = self._slots(kind), offer.rates.slots
-        each = 1 / max(SHORTEST_SERVICE, waiting.chosen.quote.rates.service)
-        gain = self._queue(offer.blob, slots, slots * each)
-        gain -= self._queue(offer.blob, slots + more, (slots + more) * each)
+        slots, more, near = self._slots(kind), offer.rates.slots, waiting.chosen
+        gain = self._queue(offer.blob, slots, near.node.pace(near.quote.blob, slots))
+        gain -= self._queue(offer.blob, slots + more, near.node.pace(near.quote.blob, slots + more))
         for blob in offer.victims:
             warm, own = self._timelines.warm[blob], node.runners[blob].slots
             there, left = (0, own) if blob in node.served else (own, 0)

@@ -9,7 +9,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/pipelines/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipeline`, line 16878, which the server calls.
+# Begin here: `class Pipeline`, line 16877, which the server calls.
 # The modules that it uses come first:
 #    200  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
 #    502  base.messages                  Sentences for people, in English and in the languages of the catalogue.
@@ -84,43 +84,43 @@ version: 0.1.0
 #  10929  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
 #  11115  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
 #  11150  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#  11915  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#  11991  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#  12137  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#  12371  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
-#  12511  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  12571  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
-#  13087  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
-#  13267  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
-#  13616  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  13925  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  14040  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  14661  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, the admin's dashboard, and a plan.
-#  14728  cache.errors                   What goes wrong with the cache.
-#  14748  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  14764  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  14913  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
-#  15042  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
-#  15211  base.single_flight             What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
-#  15314  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
-#  15554  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#  16006  services.activity              What chats did in this process, until somebody writes it into the history.
-#  16073  services.history               The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
-#  16427  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  16528  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  16563  services.pipeline_requests     What a pipeline can know of a request, how it tells the next one, and the others of its server.
-#  16646  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
-#  16764  services.valves                What all valves of the pack have in common: what is refused is told to admins, without what was written.
-#  16862  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
-#  16979  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#  17365  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#  17423  aliases.published              Which names of a table can be published as models, and what answers for them.
-#  17459  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  17577  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  17702  services.router_valves         The valves of the router, wherever it runs.
-#  17856  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  17970  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  18231  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#  11914  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#  11990  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#  12136  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#  12370  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
+#  12510  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  12570  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
+#  13086  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
+#  13266  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
+#  13615  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  13924  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  14039  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  14660  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, the admin's dashboard, and a plan.
+#  14727  cache.errors                   What goes wrong with the cache.
+#  14747  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  14763  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  14912  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
+#  15041  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
+#  15210  base.single_flight             What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
+#  15313  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
+#  15553  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#  16005  services.activity              What chats did in this process, until somebody writes it into the history.
+#  16072  services.history               The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
+#  16426  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  16527  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  16562  services.pipeline_requests     What a pipeline can know of a request, how it tells the next one, and the others of its server.
+#  16645  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
+#  16763  services.valves                What all valves of the pack have in common: what is refused is told to admins, without what was written.
+#  16861  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
+#  16978  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#  17364  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#  17422  aliases.published              Which names of a table can be published as models, and what answers for them.
+#  17458  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  17576  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  17701  services.router_valves         The valves of the router, wherever it runs.
+#  17855  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  17969  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  18230  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
 
 import asyncio
 import base64
@@ -11596,10 +11596,9 @@ class Planner:
         """
         if not all(self._may_give(blob, node) for blob in offer.victims):
             return -math.inf
-        slots, more = self._slots(kind), offer.rates.slots
-        each = 1 / max(SHORTEST_SERVICE, waiting.chosen.quote.rates.service)
-        gain = self._queue(offer.blob, slots, slots * each)
-        gain -= self._queue(offer.blob, slots + more, (slots + more) * each)
+        slots, more, near = self._slots(kind), offer.rates.slots, waiting.chosen
+        gain = self._queue(offer.blob, slots, near.node.pace(near.quote.blob, slots))
+        gain -= self._queue(offer.blob, slots + more, near.node.pace(near.quote.blob, slots + more))
         for blob in offer.victims:
             warm, own = self._timelines.warm[blob], node.runners[blob].slots
             there, left = (0, own) if blob in node.served else (own, 0)

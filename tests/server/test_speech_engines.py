@@ -226,7 +226,8 @@ def test_cancelling_ends_the_work_and_the_next_one_has_its_turn(
         assert ahead == [1]
         return found
 
-    assert "sposed young man" in asyncio.run(run()).text  # "ill-sposed" on some processors
+    text = asyncio.run(run()).text
+    assert "ill-disposed young man" in text or "ill-sposed young man" in text  # the second on some processors
     assert engine.windows < 6  # of twelve
 
 

@@ -76,7 +76,8 @@ def test_the_tool_in_english(voice: VoiceTarget, pupil: Account) -> None:
     """Would catch a tool that works with a scripted engine only."""
     recording = librivox()[1]
     voice.call(pupil, [voice.attach(pupil, "a.wav", recording.path.read_bytes())], language="en")
-    assert "sposed young man" in voice.told  # some processors make Whisper `base` write "ill-sposed"
+    # On some processors Whisper `base` writes the second.
+    assert "ill-disposed young man" in voice.told or "ill-sposed young man" in voice.told
 
 
 def test_a_model_that_is_not_there(voice: VoiceTarget, pupil: Account) -> None:

@@ -31,7 +31,6 @@ from ollama_pack.routing.decide.cost import mean_queue, predict_output
 from ollama_pack.routing.decide.fair_queue import Place, WaitingRequest
 from ollama_pack.routing.decide.node_timeline import (
     FRESH_SECONDS,
-    SHORTEST_SERVICE,
     Quote,
     QuoteKey,
     TimelineContext,
@@ -472,10 +471,9 @@ class Planner:
         """
         if not all(self._may_give(blob, node) for blob in offer.victims):
             return -math.inf
-        slots, more = self._slots(kind), offer.rates.slots
-        each = 1 / max(SHORTEST_SERVICE, waiting.chosen.quote.rates.service)
-        gain = self._queue(offer.blob, slots, slots * each)
-        gain -= self._queue(offer.blob, slots + more, (slots + more) * each)
+        slots, more, near = self._slots(kind), offer.rates.slots, waiting.chosen
+        gain = self._queue(offer.blob, slots, near.node.pace(near.quote.blob, slots))
+        gain -= self._queue(offer.blob, slots + more, near.node.pace(near.quote.blob, slots + more))
         for blob in offer.victims:
             warm, own = self._timelines.warm[blob], node.runners[blob].slots
             there, left = (0, own) if blob in node.served else (own, 0)
