@@ -10,7 +10,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipe`, line 19939, which the server calls.
+# Begin here: `class Pipe`, line 19960, which the server calls.
 # The modules that it uses come first:
 #    219  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
 #    506  base.messages                  Sentences for people, in English and in the languages of the catalogue.
@@ -136,10 +136,10 @@ version: 0.1.0
 #  19310  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
 #  19417  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
 #  19512  webui.leaving                  When Open WebUI is told that a client has left: not while it reads its database.
-#  19596  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#  19775  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
-#  19786  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#  19845  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#  19601  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#  19796  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
+#  19807  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#  19866  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
 
 import asyncio
 import base64
@@ -19545,12 +19545,17 @@ class Leaving:
         self._changed = asyncio.Event()
         self._left_at: float | None = None
 
+    @property
+    def before_the_end(self) -> bool:
+        """Whether the client has left before all of its answer was sent."""
+        return self._left_at is not None
+
     async def receive(self, receive: AsgiReceive) -> AsgiMessage:
         """What the client sends."""
         message = await receive()
         if message["type"] == "http.request":
             self._is_whole = not message.get("more_body")
-        elif message["type"] == "http.disconnect" and self._is_whole:
+        elif message["type"] == "http.disconnect" and self._is_whole and self._stage != Stage.ENDED:
             left_at = self._left_at = time.monotonic() if self._left_at is None else self._left_at
             await self._while_at(Stage.NONE, left_at + BEGIN_SECONDS)
             await self._while_at(Stage.LAST_WORD, left_at + _leaving__END_SECONDS)
@@ -19645,6 +19650,12 @@ def note_answer(state: Mapping[str, Any], answer: object) -> None:
         outcome["usage"] = {**object_at(found.get("usage")), **object_at(found.get("timings"))}
 
 
+def note_left(state: Mapping[str, Any]) -> None:
+    """Note that the client has left before it had all of its answer."""
+    if (outcome := state.get(OUTCOME_NOTE)) is not None:
+        outcome["left"] = True
+
+
 def refused_answer(refusal: Refusal) -> Any:
     """What a pipe returns where no stream is wanted: the one form in which Open WebUI passes a status on.
 
@@ -19667,10 +19678,20 @@ def show_early_errors() -> None:
 
 
 async def _held_back(scope: AsgiScope, receive: AsgiReceive, send: AsgiSend, behind: Any) -> None:
-    held, leaving = HeldBack(scope, send), Leaving()
-    await behind(partial(leaving.receive, receive), partial(leaving.send, held.send))
-    leaving.end()
+    held = HeldBack(scope, send)
+    await tell_leaving(scope, receive, held.send, behind)
     await held.end()
+
+
+async def tell_leaving(scope: AsgiScope, receive: AsgiReceive, send: AsgiSend, behind: Any) -> None:
+    """Have a request answered that stops once its client has left, and note that it did."""
+    leaving = Leaving()
+    try:
+        await behind(partial(leaving.receive, receive), partial(leaving.send, send))
+    finally:
+        if leaving.before_the_end:
+            note_left(scope.get("state") or {})
+        leaving.end()
 
 
 def _form_of(scope: Mapping[str, Any]) -> ApiForm | None:

@@ -10,7 +10,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/model_alias_filter.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Filter`, line 1881, which the server calls.
+# Begin here: `class Filter`, line 1902, which the server calls.
 # The modules that it uses come first:
 #     62  base.translations       The translations of all sentences. GENERATED from locale/ by scripts/package.py.
 #    112  base.messages           Sentences for people, in English and in the languages of the catalogue.
@@ -35,7 +35,7 @@ version: 0.1.0
 #   1399  services.valves         What all valves of the pack have in common: what is refused is told to admins, without what was written.
 #   1527  engines.front_route     A route in front of a server's own, which sees each answer of a chat before its client does.
 #   1622  webui.leaving           When Open WebUI is told that a client has left: not while it reads its database.
-#   1706  webui.early_errors      The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#   1711  webui.early_errors      The status of an error that comes before an answer, which Open WebUI leaves no room for.
 
 import asyncio
 import logging
@@ -1655,12 +1655,17 @@ class Leaving:
         self._changed = asyncio.Event()
         self._left_at: float | None = None
 
+    @property
+    def before_the_end(self) -> bool:
+        """Whether the client has left before all of its answer was sent."""
+        return self._left_at is not None
+
     async def receive(self, receive: AsgiReceive) -> AsgiMessage:
         """What the client sends."""
         message = await receive()
         if message["type"] == "http.request":
             self._is_whole = not message.get("more_body")
-        elif message["type"] == "http.disconnect" and self._is_whole:
+        elif message["type"] == "http.disconnect" and self._is_whole and self._stage != Stage.ENDED:
             left_at = self._left_at = time.monotonic() if self._left_at is None else self._left_at
             await self._while_at(Stage.NONE, left_at + BEGIN_SECONDS)
             await self._while_at(Stage.LAST_WORD, left_at + END_SECONDS)
@@ -1755,6 +1760,12 @@ def note_answer(state: Mapping[str, Any], answer: object) -> None:
         outcome["usage"] = {**object_at(found.get("usage")), **object_at(found.get("timings"))}
 
 
+def note_left(state: Mapping[str, Any]) -> None:
+    """Note that the client has left before it had all of its answer."""
+    if (outcome := state.get(OUTCOME_NOTE)) is not None:
+        outcome["left"] = True
+
+
 def show_early_errors() -> None:
     """Put the route in front of Open WebUI's own, in place of one that another plugin has put there."""
     app = getattr(sys.modules.get("open_webui.main"), "app", None)
@@ -1763,10 +1774,20 @@ def show_early_errors() -> None:
 
 
 async def _held_back(scope: AsgiScope, receive: AsgiReceive, send: AsgiSend, behind: Any) -> None:
-    held, leaving = HeldBack(scope, send), Leaving()
-    await behind(partial(leaving.receive, receive), partial(leaving.send, held.send))
-    leaving.end()
+    held = HeldBack(scope, send)
+    await tell_leaving(scope, receive, held.send, behind)
     await held.end()
+
+
+async def tell_leaving(scope: AsgiScope, receive: AsgiReceive, send: AsgiSend, behind: Any) -> None:
+    """Have a request answered that stops once its client has left, and note that it did."""
+    leaving = Leaving()
+    try:
+        await behind(partial(leaving.receive, receive), partial(leaving.send, send))
+    finally:
+        if leaving.before_the_end:
+            note_left(scope.get("state") or {})
+        leaving.end()
 
 
 def _form_of(scope: Mapping[str, Any]) -> ApiForm | None:

@@ -10,92 +10,93 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/ollama_pack_events.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Event`, line 12649, which the server calls.
+# Begin here: `class Event`, line 12686, which the server calls.
 # The modules that it uses come first:
-#    164  base.translations            The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    645  base.messages                Sentences for people, in English and in the languages of the catalogue.
-#    790  base.single_flight           What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
-#    958  errors                       The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    984  engines.body                 Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    995  services.activity            What chats did in this process, until somebody writes it into the history.
-#   1056  base.redis                   A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#   1456  services.history             The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
-#   1836  services.dashboard           What the dashboard shows, in parts that change by themselves, and the stream that sends those that did.
-#   2102  webui.functions              Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   2213  webui.cache_contact          The way from the events function to the running `response_cache_filter`, which may not be there.
-#   2275  engines.refusals             What a client gets instead of an answer, in the form of each API that clients speak.
-#   2352  engines.front_route          A route in front of a server's own, which sees each answer of a chat before its client does.
-#   2365  webui.leaving                When Open WebUI is told that a client has left: not while it reads its database.
-#   2449  webui.routes                 Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
-#   2612  webui.dashboard              The dashboard's page, and what those see who may not look at it. Nothing in it comes from elsewhere.
-#   3880  services.calibration_routes  What sites that learn together read here and hand over: see docs/federation.md.
-#   3916  engines.ollama.names         Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   4053  fit.shapes                   Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#   4090  fit.choose                   Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#   4111  base.tables                  Tables that admins write as text: a row a line, `#` starts a comment, empty lines are skipped.
-#   4142  engines.model_ids            Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   4150  routing.plan.report          What fits where, what to pull, and what one more GPU would bring: all of a plan, as people read it.
-#   4157  webui.errors                 What goes wrong between the pack and Open WebUI.
-#   4230  webui.contact                The way from the events function to the running `gpu_router`: another plugin, which may not be there.
-#   4362  services.fleet_plan          The dashboard's plan of what to have where: this plugin has the record of chats, the router the nodes.
-#   4436  cache.counters               What the cache did, in figures without any text: of this process, and to be added up over all of them.
-#   4443  services.metrics_text        What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
-#   4588  services.node_upkeep         What admins do to nodes while chats go on: drain one, or pull a model at one after another.
-#   4662  engines.ollama.from_openai   An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
-#   4768  engines.sse                  Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   4877  webui.calling                Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#   5046  webui.models                 What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   5120  webui.ollama_models          Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
-#   5218  webui.server                 What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#   5250  services.ollama_api          Open WebUI's Ollama API for names that `gpu_router` answers.
-#   5381  aliases.errors               What goes wrong with aliases.
-#   5389  aliases.facts                What an alias table may ask about a request, read off an OpenAI chat body.
-#   5412  aliases.table                An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#   5798  aliases.resolve              Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   5856  aliases.published            Which names of a table can be published as models, and what answers for them.
-#   5925  webui.audience               Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#   5991  webui.model_rows             Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#   6141  webui.users                  Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
-#   6171  webui.access                 Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#   6337  webui.publication            Which rows of Open WebUI's models table to write, so that users see what is offered to them. Decides only.
-#   6659  services.offer               Which rows a deployment should have.
-#   6932  webui.rows                   Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
-#   7082  services.publishing          Publishing: what the router and the alias tables offer becomes models that users see and may use.
-#   7235  services.valves              What all valves of the pack have in common: what is refused is told to admins, without what was written.
-#   7355  speech.errors                What goes wrong with transcription.
-#   7818  speech.languages             The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
-#   7895  speech.language              Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
-#   7988  engines.failures             Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   8024  speech.values                What recordings turn into, and what an engine is.
-#   8289  speech.http_answer           What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
-#   8439  speech.pcm                   Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
-#   8527  speech.openai_http           Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
-#   8730  speech.recognizer            The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
-#   8869  speech.sentences             Segments of about a sentence, made from words with times.
-#   8923  speech.whisper_model         Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
-#   9114  speech.whisper               Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
-#   9378  services.voice_settings      The valves of voice transcription, for the tool and the routes, and the engine they ask for.
-#   9535  speech.source                Where a recording comes from: bytes, a path or an open file; and how large it may be.
-#   9619  speech.kept                  Transcripts of a while ago: the same recording with the same options is not listened to twice.
-#   9708  speech.containers            What the bytes of a file tell that the decoder does not: whether the file ends before it should.
-#   9873  speech.decode                Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
-#  10500  speech.joining               Putting pieces of text together: with spaces where the script has them between words, else without.
-#  10588  speech.script                Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
-#  10664  speech.turns                 One recording at a time on this machine's own processors, in turns between users, each with its place.
-#  10939  speech.vad                   Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
-#  10989  speech.windows               Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
-#  11136  speech.transcribe            From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
-#  11413  webui.tracing                Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
-#  11451  webui.voice_files            Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
-#  11481  services.transcribing        Transcribing on behalf of somebody: by the admin's settings, and not twice.
-#  11606  speech.subtitles             Subtitles: lines that fit on a screen, each shown while it is spoken.
-#  11744  speech.formats               A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
-#  11906  webui.uploads                A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
-#  12112  services.voice_routes        The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
-#  12370  webui.budget_contact         The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
-#  12496  webui.chats                  Chats of the running Open WebUI, and their ratings. Imports `open_webui` when called, not before.
-#  12531  webui.load                   What `GET /api/system/load` shows of what the router tells: keys by name, so that nothing slips out.
-#  12617  webui.service                What an event function keeps up in a process: its routes, and a task that looks again from time to time.
+#    165  base.translations            The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#    646  base.messages                Sentences for people, in English and in the languages of the catalogue.
+#    791  base.single_flight           What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
+#    959  errors                       The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    985  engines.body                 Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    996  services.activity            What chats did in this process, until somebody writes it into the history.
+#   1057  base.redis                   A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#   1457  services.history             The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
+#   1837  services.dashboard           What the dashboard shows, in parts that change by themselves, and the stream that sends those that did.
+#   2103  webui.functions              Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   2214  webui.cache_contact          The way from the events function to the running `response_cache_filter`, which may not be there.
+#   2276  engines.refusals             What a client gets instead of an answer, in the form of each API that clients speak.
+#   2353  engines.front_route          A route in front of a server's own, which sees each answer of a chat before its client does.
+#   2367  webui.leaving                When Open WebUI is told that a client has left: not while it reads its database.
+#   2456  webui.early_errors           The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#   2487  webui.routes                 Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
+#   2649  webui.dashboard              The dashboard's page, and what those see who may not look at it. Nothing in it comes from elsewhere.
+#   3917  services.calibration_routes  What sites that learn together read here and hand over: see docs/federation.md.
+#   3953  engines.ollama.names         Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   4090  fit.shapes                   Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   4127  fit.choose                   Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   4148  base.tables                  Tables that admins write as text: a row a line, `#` starts a comment, empty lines are skipped.
+#   4179  engines.model_ids            Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   4187  routing.plan.report          What fits where, what to pull, and what one more GPU would bring: all of a plan, as people read it.
+#   4194  webui.errors                 What goes wrong between the pack and Open WebUI.
+#   4267  webui.contact                The way from the events function to the running `gpu_router`: another plugin, which may not be there.
+#   4399  services.fleet_plan          The dashboard's plan of what to have where: this plugin has the record of chats, the router the nodes.
+#   4473  cache.counters               What the cache did, in figures without any text: of this process, and to be added up over all of them.
+#   4480  services.metrics_text        What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#   4625  services.node_upkeep         What admins do to nodes while chats go on: drain one, or pull a model at one after another.
+#   4699  engines.ollama.from_openai   An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
+#   4805  engines.sse                  Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   4914  webui.calling                Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#   5083  webui.models                 What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   5157  webui.ollama_models          Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
+#   5255  webui.server                 What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   5287  services.ollama_api          Open WebUI's Ollama API for names that `gpu_router` answers.
+#   5418  aliases.errors               What goes wrong with aliases.
+#   5426  aliases.facts                What an alias table may ask about a request, read off an OpenAI chat body.
+#   5449  aliases.table                An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#   5835  aliases.resolve              Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   5893  aliases.published            Which names of a table can be published as models, and what answers for them.
+#   5962  webui.audience               Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#   6028  webui.model_rows             Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#   6178  webui.users                  Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
+#   6208  webui.access                 Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#   6374  webui.publication            Which rows of Open WebUI's models table to write, so that users see what is offered to them. Decides only.
+#   6696  services.offer               Which rows a deployment should have.
+#   6969  webui.rows                   Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
+#   7119  services.publishing          Publishing: what the router and the alias tables offer becomes models that users see and may use.
+#   7272  services.valves              What all valves of the pack have in common: what is refused is told to admins, without what was written.
+#   7392  speech.errors                What goes wrong with transcription.
+#   7855  speech.languages             The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
+#   7932  speech.language              Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
+#   8025  engines.failures             Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   8061  speech.values                What recordings turn into, and what an engine is.
+#   8326  speech.http_answer           What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
+#   8476  speech.pcm                   Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
+#   8564  speech.openai_http           Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
+#   8767  speech.recognizer            The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
+#   8906  speech.sentences             Segments of about a sentence, made from words with times.
+#   8960  speech.whisper_model         Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
+#   9151  speech.whisper               Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
+#   9415  services.voice_settings      The valves of voice transcription, for the tool and the routes, and the engine they ask for.
+#   9572  speech.source                Where a recording comes from: bytes, a path or an open file; and how large it may be.
+#   9656  speech.kept                  Transcripts of a while ago: the same recording with the same options is not listened to twice.
+#   9745  speech.containers            What the bytes of a file tell that the decoder does not: whether the file ends before it should.
+#   9910  speech.decode                Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
+#  10537  speech.joining               Putting pieces of text together: with spaces where the script has them between words, else without.
+#  10625  speech.script                Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
+#  10701  speech.turns                 One recording at a time on this machine's own processors, in turns between users, each with its place.
+#  10976  speech.vad                   Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
+#  11026  speech.windows               Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
+#  11173  speech.transcribe            From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
+#  11450  webui.tracing                Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#  11488  webui.voice_files            Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
+#  11518  services.transcribing        Transcribing on behalf of somebody: by the admin's settings, and not twice.
+#  11643  speech.subtitles             Subtitles: lines that fit on a screen, each shown while it is spoken.
+#  11781  speech.formats               A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
+#  11943  webui.uploads                A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
+#  12149  services.voice_routes        The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
+#  12407  webui.budget_contact         The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
+#  12533  webui.chats                  Chats of the running Open WebUI, and their ratings. Imports `open_webui` when called, not before.
+#  12568  webui.load                   What `GET /api/system/load` shows of what the router tells: keys by name, so that nothing slips out.
+#  12654  webui.service                What an event function keeps up in a process: its routes, and a task that looks again from time to time.
 
 import asyncio
 import csv
@@ -2358,6 +2359,7 @@ class Refusal:
 # starlette, which comes with both servers, is imported when it is needed.
 
 AsgiMessage = dict[str, Any]
+AsgiScope = Mapping[str, Any]
 AsgiReceive = Callable[[], Awaitable[AsgiMessage]]
 AsgiSend = Callable[[AsgiMessage], Awaitable[None]]
 
@@ -2398,12 +2400,17 @@ class Leaving:
         self._changed = asyncio.Event()
         self._left_at: float | None = None
 
+    @property
+    def before_the_end(self) -> bool:
+        """Whether the client has left before all of its answer was sent."""
+        return self._left_at is not None
+
     async def receive(self, receive: AsgiReceive) -> AsgiMessage:
         """What the client sends."""
         message = await receive()
         if message["type"] == "http.request":
             self._is_whole = not message.get("more_body")
-        elif message["type"] == "http.disconnect" and self._is_whole:
+        elif message["type"] == "http.disconnect" and self._is_whole and self._stage != Stage.ENDED:
             left_at = self._left_at = time.monotonic() if self._left_at is None else self._left_at
             await self._while_at(Stage.NONE, left_at + BEGIN_SECONDS)
             await self._while_at(Stage.LAST_WORD, left_at + END_SECONDS)
@@ -2444,6 +2451,37 @@ def _stage_of(message: AsgiMessage) -> Stage:
     if _LAST_WORD.search(body):
         return Stage.LAST_WORD
     return Stage.WORDS if _WORD.search(body) else Stage.NONE
+
+
+# --- ollama_pack.webui.early_errors ---
+# The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#
+# Open WebUI sends the status 200 of a stream before it asks a pipe, makes 400 of whatever a filter raises, and
+# an empty message of a pipe's error where the client speaks Anthropic's API. So a route stands in front of its
+# own: it holds the first bytes of an answer back until they are the answer's, and sends the error in their
+# place where a plugin has noted one on the request. Open WebUI does the same with its own connections: it waits
+# for the engine's status before it sends one.
+#
+# Notes are plain values, as each plugin has a copy of this code. Imports Open WebUI when called, not before.
+
+OUTCOME_NOTE = "ollama_pack_outcome"  # likewise
+
+
+def note_left(state: Mapping[str, Any]) -> None:
+    """Note that the client has left before it had all of its answer."""
+    if (outcome := state.get(OUTCOME_NOTE)) is not None:
+        outcome["left"] = True
+
+
+async def tell_leaving(scope: AsgiScope, receive: AsgiReceive, send: AsgiSend, behind: Any) -> None:
+    """Have a request answered that stops once its client has left, and note that it did."""
+    leaving = Leaving()
+    try:
+        await behind(partial(leaving.receive, receive), partial(leaving.send, send))
+    finally:
+        if leaving.before_the_end:
+            note_left(scope.get("state") or {})
+        leaving.end()
 
 
 # --- ollama_pack.webui.routes ---
@@ -2543,8 +2581,7 @@ def _api_route(owner: str, spec: RouteSpec) -> Any:
             if not spec.is_chat:
                 await super().handle(scope, receive, send)
                 return
-            leaving = Leaving()
-            await super().handle(scope, partial(leaving.receive, receive), partial(leaving.send, send))
+            await tell_leaving(scope, receive, send, partial(super().handle, scope))
 
     return PackRoute(
         spec.path,

@@ -10,7 +10,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/ollama_pack_gateway.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Event`, line 5654, which the server calls.
+# Begin here: `class Event`, line 5670, which the server calls.
 # The modules that it uses come first:
 #    117  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
 #    259  base.messages                  Sentences for people, in English and in the languages of the catalogue.
@@ -63,14 +63,14 @@ version: 0.1.0
 #   4604  services.gateway_limits        Budgets as the rate-limit headers that OpenAI's and Anthropic's clients read.
 #   4643  services.gateway_vectors       Embeddings at the gateway, in OpenAI's and Ollama's forms, for every name of the alias tables.
 #   4784  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#   4797  webui.leaving                  When Open WebUI is told that a client has left: not while it reads its database.
-#   4881  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#   4916  webui.routes                   Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
-#   5037  webui.gateway_request          A client's request at the gateway: its body, its id, and whether its client is still there.
-#   5143  webui.ollama_models            Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
-#   5189  services.gateway               The gateway: OpenAI's, Anthropic's and Ollama's APIs for every name of the alias tables.
-#   5531  services.valves                What all valves of the pack have in common: what is refused is told to admins, without what was written.
-#   5629  webui.service                  What an event function keeps up in a process: its routes, and a task that looks again from time to time.
+#   4798  webui.leaving                  When Open WebUI is told that a client has left: not while it reads its database.
+#   4887  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#   4933  webui.routes                   Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
+#   5053  webui.gateway_request          A client's request at the gateway: its body, its id, and whether its client is still there.
+#   5159  webui.ollama_models            Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
+#   5205  services.gateway               The gateway: OpenAI's, Anthropic's and Ollama's APIs for every name of the alias tables.
+#   5547  services.valves                What all valves of the pack have in common: what is refused is told to admins, without what was written.
+#   5645  webui.service                  What an event function keeps up in a process: its routes, and a task that looks again from time to time.
 
 import asyncio
 import base64
@@ -4790,6 +4790,7 @@ def _packed(vector: list[float]) -> str:
 # starlette, which comes with both servers, is imported when it is needed.
 
 AsgiMessage = dict[str, Any]
+AsgiScope = Mapping[str, Any]
 AsgiReceive = Callable[[], Awaitable[AsgiMessage]]
 AsgiSend = Callable[[AsgiMessage], Awaitable[None]]
 
@@ -4830,12 +4831,17 @@ class Leaving:
         self._changed = asyncio.Event()
         self._left_at: float | None = None
 
+    @property
+    def before_the_end(self) -> bool:
+        """Whether the client has left before all of its answer was sent."""
+        return self._left_at is not None
+
     async def receive(self, receive: AsgiReceive) -> AsgiMessage:
         """What the client sends."""
         message = await receive()
         if message["type"] == "http.request":
             self._is_whole = not message.get("more_body")
-        elif message["type"] == "http.disconnect" and self._is_whole:
+        elif message["type"] == "http.disconnect" and self._is_whole and self._stage != Stage.ENDED:
             left_at = self._left_at = time.monotonic() if self._left_at is None else self._left_at
             await self._while_at(Stage.NONE, left_at + BEGIN_SECONDS)
             await self._while_at(Stage.LAST_WORD, left_at + END_SECONDS)
@@ -4908,9 +4914,20 @@ def note_answer(state: Mapping[str, Any], answer: object) -> None:
 
 
 def note_left(state: Mapping[str, Any]) -> None:
-    """Note that the client has left before it had an answer."""
+    """Note that the client has left before it had all of its answer."""
     if (outcome := state.get(OUTCOME_NOTE)) is not None:
         outcome["left"] = True
+
+
+async def tell_leaving(scope: AsgiScope, receive: AsgiReceive, send: AsgiSend, behind: Any) -> None:
+    """Have a request answered that stops once its client has left, and note that it did."""
+    leaving = Leaving()
+    try:
+        await behind(partial(leaving.receive, receive), partial(leaving.send, send))
+    finally:
+        if leaving.before_the_end:
+            note_left(scope.get("state") or {})
+        leaving.end()
 
 
 # --- ollama_pack.webui.routes ---
@@ -5007,8 +5024,7 @@ def _api_route(owner: str, spec: RouteSpec) -> Any:
             if not spec.is_chat:
                 await super().handle(scope, receive, send)
                 return
-            leaving = Leaving()
-            await super().handle(scope, partial(leaving.receive, receive), partial(leaving.send, send))
+            await tell_leaving(scope, receive, send, partial(super().handle, scope))
 
     return PackRoute(
         spec.path,

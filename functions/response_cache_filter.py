@@ -10,76 +10,77 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/response_cache_filter.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Filter`, line 9407, which the server calls.
+# Begin here: `class Filter`, line 9439, which the server calls.
 # The modules that it uses come first:
-#    143  base.translations         The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    234  base.messages             Sentences for people, in English and in the languages of the catalogue.
-#    362  base.single_flight        What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
-#    589  cache.bound               How often answers to similar questions are wrong, at most: the bound that a threshold must pass.
-#    744  errors                    The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    764  cache.errors              What goes wrong with the cache.
-#    803  cache.canonical           JSON values as bytes: the same value gives the same bytes, and no two values share them.
-#    919  cache.keyring             Everything that is derived from the admin's secret: names in the store, and ciphers.
-#   1092  cache.key                 What makes two requests the same: the key of a cached answer.
-#   1332  cache.entry               An answer as it is kept.
-#   1401  cache.collect             From the chunks of a generation to what may be kept of it.
-#   1556  cache.counters            What the cache did, in figures without any text: of this process, and to be added up over all of them.
-#   1611  base.breaker              A breaker: after failures nothing is sent for a while, then one request tries.
-#   1694  cache.store               What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
-#   1894  cache.guard               A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
-#   2066  cache.live                An answer while it is being generated: any number of listeners get it from the start.
-#   2170  cache.contrast_words      English words that embeddings confuse: of one kind, but not the same.
-#   2279  cache.normal_words        The words of the normal form, in English: which say the same, which say nothing, and whose case matters.
-#   2466  cache.guards              What two questions must have in common before the similarity of their meanings counts at all.
-#   2688  cache.judge               The judge of similar answers: what it is asked, and when its word counts as a yes.
-#   2795  cache.pool                Evidence of other sites: counts that were added up over several deployments, with noise.
-#   3010  cache.semantic            The semantic tier: answers to questions that mean the same, once it is known how often that is wrong.
-#   3530  cache.normal_zh           The normal form of a question in Chinese: see `normal_form`.
-#   3668  cache.normal_form         The normal form of a question: two texts with the same form are one question in other words.
-#   4191  cache.similar             The normalised tier: a second key, by the normal form of the last message, that leads to an answer.
-#   4320  cache.outcome             What a request asks of the cache, and what the cache makes of it.
-#   4412  cache.generation          One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
-#   4740  cache.follow              One generation for many: the followers' side, in every process but the leader's.
-#   4843  engines.body              Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#   4854  engines.ollama.to_openai  What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   4879  engines.ollama.stream     A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   4912  cache.replay              A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
-#   5058  cache.cache               The response cache: look an answer up, follow one that is being generated, or lead.
-#   5778  engines.model_ids         Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   5786  engines.ollama.installed  Which models some Ollama nodes have, and which weights, by `GET /api/tags`. One event loop at a time.
-#   5911  base.redis                A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#   6363  services.valves           What all valves of the pack have in common: what is refused is told to admins, without what was written.
-#   6461  services.cache_valves     The valves of the response cache, wherever it runs.
-#   6563  cache.scope               Who may share an answer. The scope is part of an entry's key and of its encryption.
-#   6640  services.cacheable        Which requests the cache is for, whose answers they share, and what it is asked.
-#   6775  cache.redis_scripts       What happens in one step inside of Redis: the scripts, and the names of the keys.
-#   7119  cache.store_redis         The cache in Redis or Valkey, for any number of processes and hosts.
-#   7367  cache.sqlite_cache        The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
-#   7711  cache.store_sqlite        The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
-#   7926  services.activity         What chats did in this process, until somebody writes it into the history.
-#   7952  engines.refusals          What a client gets instead of an answer, in the form of each API that clients speak.
-#   8029  engines.sse               Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   8123  webui.errors              What goes wrong between the pack and Open WebUI.
-#   8143  services.answers          An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#   8154  services.caching          The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
-#   8355  webui.chats               Chats of the running Open WebUI, and their ratings. Imports `open_webui` when called, not before.
-#   8394  engines.way_in            What a node is asked with besides the request: its login, its key, its headers.
-#   8459  webui.connections         Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-#   8547  webui.functions           Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   8648  webui.calling             Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#   8817  webui.contact             The way from the events function to the running `gpu_router`: another plugin, which may not be there.
-#   8823  webui.embedding           Vectors and model facts over Open WebUI's own connections. Imports `open_webui` when called, not before.
-#   8856  webui.meaning             What the running Open WebUI lends the cache to compare meanings. Imports `open_webui` when called.
-#   8995  webui.audience            Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#   9009  webui.model_rows          Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#   9018  webui.models              What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   9061  webui.presets             What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
-#   9120  webui.users               Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
-#   9148  webui.rows                Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
-#   9200  webui.replay_model        Whether chats can be sent through `response_cache_replay`. Imports `open_webui` when called, not before.
-#   9280  webui.router_digest       What the running `gpu_router` says of the weights behind a name. Imports `open_webui` when called.
-#   9306  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#   9358  webui.tracing             Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#    145  base.translations         The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#    236  base.messages             Sentences for people, in English and in the languages of the catalogue.
+#    364  base.single_flight        What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
+#    591  cache.bound               How often answers to similar questions are wrong, at most: the bound that a threshold must pass.
+#    746  errors                    The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    766  cache.errors              What goes wrong with the cache.
+#    805  cache.canonical           JSON values as bytes: the same value gives the same bytes, and no two values share them.
+#    921  cache.keyring             Everything that is derived from the admin's secret: names in the store, and ciphers.
+#   1094  cache.key                 What makes two requests the same: the key of a cached answer.
+#   1334  cache.entry               An answer as it is kept.
+#   1403  cache.collect             From the chunks of a generation to what may be kept of it.
+#   1558  cache.counters            What the cache did, in figures without any text: of this process, and to be added up over all of them.
+#   1613  base.breaker              A breaker: after failures nothing is sent for a while, then one request tries.
+#   1696  base.time_limit           A time limit that does not run out while this process itself is held up.
+#   1731  cache.store               What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
+#   1931  cache.guard               A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
+#   2098  cache.live                An answer while it is being generated: any number of listeners get it from the start.
+#   2202  cache.contrast_words      English words that embeddings confuse: of one kind, but not the same.
+#   2311  cache.normal_words        The words of the normal form, in English: which say the same, which say nothing, and whose case matters.
+#   2498  cache.guards              What two questions must have in common before the similarity of their meanings counts at all.
+#   2720  cache.judge               The judge of similar answers: what it is asked, and when its word counts as a yes.
+#   2827  cache.pool                Evidence of other sites: counts that were added up over several deployments, with noise.
+#   3042  cache.semantic            The semantic tier: answers to questions that mean the same, once it is known how often that is wrong.
+#   3562  cache.normal_zh           The normal form of a question in Chinese: see `normal_form`.
+#   3700  cache.normal_form         The normal form of a question: two texts with the same form are one question in other words.
+#   4223  cache.similar             The normalised tier: a second key, by the normal form of the last message, that leads to an answer.
+#   4352  cache.outcome             What a request asks of the cache, and what the cache makes of it.
+#   4444  cache.generation          One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
+#   4772  cache.follow              One generation for many: the followers' side, in every process but the leader's.
+#   4875  engines.body              Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#   4886  engines.ollama.to_openai  What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   4911  engines.ollama.stream     A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   4944  cache.replay              A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
+#   5090  cache.cache               The response cache: look an answer up, follow one that is being generated, or lead.
+#   5810  engines.model_ids         Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   5818  engines.ollama.installed  Which models some Ollama nodes have, and which weights, by `GET /api/tags`. One event loop at a time.
+#   5943  base.redis                A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#   6395  services.valves           What all valves of the pack have in common: what is refused is told to admins, without what was written.
+#   6493  services.cache_valves     The valves of the response cache, wherever it runs.
+#   6595  cache.scope               Who may share an answer. The scope is part of an entry's key and of its encryption.
+#   6672  services.cacheable        Which requests the cache is for, whose answers they share, and what it is asked.
+#   6807  cache.redis_scripts       What happens in one step inside of Redis: the scripts, and the names of the keys.
+#   7151  cache.store_redis         The cache in Redis or Valkey, for any number of processes and hosts.
+#   7399  cache.sqlite_cache        The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
+#   7743  cache.store_sqlite        The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
+#   7958  services.activity         What chats did in this process, until somebody writes it into the history.
+#   7984  engines.refusals          What a client gets instead of an answer, in the form of each API that clients speak.
+#   8061  engines.sse               Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   8155  webui.errors              What goes wrong between the pack and Open WebUI.
+#   8175  services.answers          An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#   8186  services.caching          The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
+#   8387  webui.chats               Chats of the running Open WebUI, and their ratings. Imports `open_webui` when called, not before.
+#   8426  engines.way_in            What a node is asked with besides the request: its login, its key, its headers.
+#   8491  webui.connections         Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#   8579  webui.functions           Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   8680  webui.calling             Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#   8849  webui.contact             The way from the events function to the running `gpu_router`: another plugin, which may not be there.
+#   8855  webui.embedding           Vectors and model facts over Open WebUI's own connections. Imports `open_webui` when called, not before.
+#   8888  webui.meaning             What the running Open WebUI lends the cache to compare meanings. Imports `open_webui` when called.
+#   9027  webui.audience            Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#   9041  webui.model_rows          Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#   9050  webui.models              What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   9093  webui.presets             What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
+#   9152  webui.users               Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
+#   9180  webui.rows                Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
+#   9232  webui.replay_model        Whether chats can be sent through `response_cache_replay`. Imports `open_webui` when called, not before.
+#   9312  webui.router_digest       What the running `gpu_router` says of the weights behind a name. Imports `open_webui` when called.
+#   9338  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   9390  webui.tracing             Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
 
 import asyncio
 import base64
@@ -101,6 +102,7 @@ from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import (
     AsyncGenerator,
     AsyncIterable,
+    AsyncIterator,
     Awaitable,
     Callable,
     Coroutine,
@@ -111,7 +113,7 @@ from collections.abc import (
 )
 from collections.abc import Set as AbstractSet
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing, closing, contextmanager, suppress
+from contextlib import aclosing, asynccontextmanager, closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, lru_cache, partial
 from hashlib import sha256
@@ -1691,6 +1693,41 @@ class Breaker:
             self._retry_at = now + self._backoff
 
 
+# --- ollama_pack.base.time_limit ---
+# A time limit that does not run out while this process itself is held up.
+
+_PARTS = 5  # of a limit: a pause of this process counts as one of them, however long it is
+
+
+@asynccontextmanager
+async def time_limit(seconds: float) -> AsyncIterator[None]:
+    """What is awaited inside may take so long.
+
+    A server that loads a plugin answers nothing for a second, and a busy machine runs nothing at all for a
+    while. Then the limit of `asyncio.timeout` is over, though the answer may have come at once. Here it runs
+    out only where the event loop was free to take the answer for four fifths of it.
+
+    Args:
+        seconds: the limit.
+
+    Raises:
+        TimeoutError: it took longer.
+    """
+    loop = asyncio.get_running_loop()
+    async with asyncio.timeout(None) as limit:
+
+        async def run_out() -> None:
+            for _ in range(_PARTS):
+                await asyncio.sleep(seconds / _PARTS)
+            limit.reschedule(loop.time())
+
+        running_out = loop.create_task(run_out())
+        try:
+            yield
+        finally:
+            running_out.cancel()
+
+
 # --- ollama_pack.cache.store ---
 # What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
 #
@@ -1898,8 +1935,6 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-_LATE_SECONDS = 0.03  # that a limit may run out late while the process is not held up
-
 # `slow`: the limit ran out; `down`: it failed; `full`: it takes no more; `open`: it was not even asked.
 StoreTroubleReason = Literal["slow", "down", "full", "open"]
 
@@ -1975,13 +2010,10 @@ class StoreGuard:
             self._try_again()
             return StoreTrouble("open")
         seconds = self._rule.limit if limit is None else limit
-        began = self._clock()
         try:
-            async with asyncio.timeout(seconds):
+            async with time_limit(seconds):
                 answer = await step(self._store)
         except TimeoutError:
-            if self._clock() - began > seconds + _LATE_SECONDS:
-                return StoreTrouble("slow")  # this process was held up, which tells nothing of the store
             return self._failed("slow", message("it does not answer within {seconds:g} s", seconds=seconds))
         except StoreFullError as error:
             self._succeeded()  # it answers, and what it has can be read
@@ -2053,7 +2085,7 @@ class StoreGuard:
 
     async def _probed(self) -> None:
         try:
-            async with asyncio.timeout(self._rule.probe_limit):
+            async with time_limit(self._rule.probe_limit):
                 await self._store.ping()
         except (TimeoutError, StoreError) as error:
             self.fault = said_by(error) or self.fault
@@ -2477,7 +2509,7 @@ GUARDS_VERSION = 2  # to be raised with any change here: labels are of pairs tha
 _ANY_WORD = re.compile(r"[a-z0-9]+(?:'[a-z]+)?")
 _TO, _FROM = frozenset(("to", "into")), frozenset(("from",))
 _WORD = re.compile(r"[A-Za-z]+(?:'[A-Za-z]+)?")
-_PARTS = re.compile(r"[A-Za-z]+|[^A-Za-z]+")
+_guards__PARTS = re.compile(r"[A-Za-z]+|[^A-Za-z]+")
 _guards__NUMBER = re.compile(r"\d+(?:[.,:]\d+)*")
 _KEPT = re.compile(r"`[^`]*`|\"[^\"]*\"|“[^”]*”|《[^》]*》|\S*[/\\@_={}\[\]^~<>$*+]\S*|\S*\(\)\S*")
 _SENTENCE_BEGINS = re.compile(r"(?:^|[.!?:,]\s*)$")
@@ -2650,7 +2682,7 @@ def _plain_words(text: str) -> list[str]:
 
 def _numbers(text: str) -> tuple[list[str], list[str]]:
     """In their order: 15 % of 80 is not 80 % of 15."""
-    digits = "".join(f" {''.join(CONTRACTIONS.get(word.lower(), (word,)))} " for word in _PARTS.findall(text))
+    digits = "".join(f" {''.join(CONTRACTIONS.get(word.lower(), (word,)))} " for word in _guards__PARTS.findall(text))
     return _guards__NUMBER.findall(digits), _NUMBER_ZH.findall(text)
 
 

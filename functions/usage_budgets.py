@@ -10,33 +10,34 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/usage_budgets.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Filter`, line 2929, which the server calls.
+# Begin here: `class Filter`, line 2986, which the server calls.
 # The modules that it uses come first:
-#     70  base.translations      The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    166  base.messages          Sentences for people, in English and in the languages of the catalogue.
-#    294  errors                 The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    314  base.redis             A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#    766  base.single_flight     What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
-#    789  base.tables            Tables that admins write as text: a row a line, `#` starts a comment, empty lines are skipped.
-#    820  budgets.errors         What goes wrong with budgets.
-#    836  budgets.period         Days, weeks and months in the site's time zone.
-#    907  budgets.table          The budget table: a row a line, read once and then only looked up.
-#   1250  engines.refusals       What a client gets instead of an answer, in the form of each API that clients speak.
-#   1327  budgets.store          What a store of budgets does, and the values that it takes and gives.
-#   1441  budgets.store_redis    Budgets in Redis or Valkey, for any number of replicas. Each step is one run of one script.
-#   1611  budgets.store_sqlite   Budgets in one SQLite file, for the workers of one machine.
-#   1774  services.budgets       Budgets at work: reserve before a chat, settle after it, say what is left.
-#   2116  services.budget_chats  Chats that are under way and their budgets: what each has used so far, by whoever knows it best.
-#   2285  engines.body           Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#   2296  services.cacheable     Which requests the cache is for, whose answers they share, and what it is asked.
-#   2308  services.valves        What all valves of the pack have in common: what is refused is told to admins, without what was written.
-#   2406  engines.front_route    A route in front of a server's own, which sees each answer of a chat before its client does.
-#   2501  webui.leaving          When Open WebUI is told that a client has left: not while it reads its database.
-#   2585  webui.early_errors     The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#   2761  engines.model_ids      Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   2769  webui.models           What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   2843  webui.server           What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#   2884  webui.users            Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
+#     71  base.translations      The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#    167  base.messages          Sentences for people, in English and in the languages of the catalogue.
+#    295  errors                 The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    315  base.redis             A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#    767  base.single_flight     What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
+#    790  base.tables            Tables that admins write as text: a row a line, `#` starts a comment, empty lines are skipped.
+#    821  budgets.errors         What goes wrong with budgets.
+#    837  budgets.period         Days, weeks and months in the site's time zone.
+#    908  budgets.table          The budget table: a row a line, read once and then only looked up.
+#   1251  engines.refusals       What a client gets instead of an answer, in the form of each API that clients speak.
+#   1328  budgets.store          What a store of budgets does, and the values that it takes and gives.
+#   1442  budgets.store_redis    Budgets in Redis or Valkey, for any number of replicas. Each step is one run of one script.
+#   1612  budgets.store_sqlite   Budgets in one SQLite file, for the workers of one machine.
+#   1775  base.time_limit        A time limit that does not run out while this process itself is held up.
+#   1810  services.budgets       Budgets at work: reserve before a chat, settle after it, say what is left.
+#   2152  services.budget_chats  Chats that are under way and their budgets: what each has used so far, by whoever knows it best.
+#   2321  engines.body           Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#   2332  services.cacheable     Which requests the cache is for, whose answers they share, and what it is asked.
+#   2344  services.valves        What all valves of the pack have in common: what is refused is told to admins, without what was written.
+#   2442  engines.front_route    A route in front of a server's own, which sees each answer of a chat before its client does.
+#   2537  webui.leaving          When Open WebUI is told that a client has left: not while it reads its database.
+#   2626  webui.early_errors     The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#   2818  engines.model_ids      Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   2826  webui.models           What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   2900  webui.server           What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   2941  webui.users            Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
 
 import asyncio
 import hashlib
@@ -47,9 +48,9 @@ import sqlite3
 import ssl
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timedelta, tzinfo
 from enum import IntEnum
@@ -1771,6 +1772,41 @@ def _count(link: sqlite3.Connection, limit: Limit, now: float) -> Count:
     return Count(_stored(link, limit, now)[1], reserved)
 
 
+# --- ollama_pack.base.time_limit ---
+# A time limit that does not run out while this process itself is held up.
+
+_PARTS = 5  # of a limit: a pause of this process counts as one of them, however long it is
+
+
+@asynccontextmanager
+async def time_limit(seconds: float) -> AsyncIterator[None]:
+    """What is awaited inside may take so long.
+
+    A server that loads a plugin answers nothing for a second, and a busy machine runs nothing at all for a
+    while. Then the limit of `asyncio.timeout` is over, though the answer may have come at once. Here it runs
+    out only where the event loop was free to take the answer for four fifths of it.
+
+    Args:
+        seconds: the limit.
+
+    Raises:
+        TimeoutError: it took longer.
+    """
+    loop = asyncio.get_running_loop()
+    async with asyncio.timeout(None) as limit:
+
+        async def run_out() -> None:
+            for _ in range(_PARTS):
+                await asyncio.sleep(seconds / _PARTS)
+            limit.reschedule(loop.time())
+
+        running_out = loop.create_task(run_out())
+        try:
+            yield
+        finally:
+            running_out.cancel()
+
+
 # --- ollama_pack.services.budgets ---
 # Budgets at work: reserve before a chat, settle after it, say what is left.
 #
@@ -1956,7 +1992,7 @@ class Budgets:
                 step.close()
             return None
         try:
-            async with asyncio.timeout(_STEP_SECONDS):
+            async with time_limit(_STEP_SECONDS):
                 answer = await step
         except (PackError, TimeoutError) as error:
             self._rest_until = time.monotonic() + _REST_SECONDS
@@ -2534,12 +2570,17 @@ class Leaving:
         self._changed = asyncio.Event()
         self._left_at: float | None = None
 
+    @property
+    def before_the_end(self) -> bool:
+        """Whether the client has left before all of its answer was sent."""
+        return self._left_at is not None
+
     async def receive(self, receive: AsgiReceive) -> AsgiMessage:
         """What the client sends."""
         message = await receive()
         if message["type"] == "http.request":
             self._is_whole = not message.get("more_body")
-        elif message["type"] == "http.disconnect" and self._is_whole:
+        elif message["type"] == "http.disconnect" and self._is_whole and self._stage != Stage.ENDED:
             left_at = self._left_at = time.monotonic() if self._left_at is None else self._left_at
             await self._while_at(Stage.NONE, left_at + BEGIN_SECONDS)
             await self._while_at(Stage.LAST_WORD, left_at + END_SECONDS)
@@ -2645,6 +2686,12 @@ def note_answer(state: Mapping[str, Any], answer: object) -> None:
         outcome["usage"] = {**object_at(found.get("usage")), **object_at(found.get("timings"))}
 
 
+def note_left(state: Mapping[str, Any]) -> None:
+    """Note that the client has left before it had all of its answer."""
+    if (outcome := state.get(OUTCOME_NOTE)) is not None:
+        outcome["left"] = True
+
+
 def show_early_errors() -> None:
     """Put the route in front of Open WebUI's own, in place of one that another plugin has put there."""
     app = getattr(sys.modules.get("open_webui.main"), "app", None)
@@ -2653,10 +2700,20 @@ def show_early_errors() -> None:
 
 
 async def _held_back(scope: AsgiScope, receive: AsgiReceive, send: AsgiSend, behind: Any) -> None:
-    held, leaving = HeldBack(scope, send), Leaving()
-    await behind(partial(leaving.receive, receive), partial(leaving.send, held.send))
-    leaving.end()
+    held = HeldBack(scope, send)
+    await tell_leaving(scope, receive, held.send, behind)
     await held.end()
+
+
+async def tell_leaving(scope: AsgiScope, receive: AsgiReceive, send: AsgiSend, behind: Any) -> None:
+    """Have a request answered that stops once its client has left, and note that it did."""
+    leaving = Leaving()
+    try:
+        await behind(partial(leaving.receive, receive), partial(leaving.send, send))
+    finally:
+        if leaving.before_the_end:
+            note_left(scope.get("state") or {})
+        leaving.end()
 
 
 def _form_of(scope: Mapping[str, Any]) -> ApiForm | None:

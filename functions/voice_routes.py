@@ -10,50 +10,51 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/voice_routes.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Event`, line 5983, which the server calls.
+# Begin here: `class Event`, line 6020, which the server calls.
 # The modules that it uses come first:
-#    107  base.translations        The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    213  base.messages            Sentences for people, in English and in the languages of the catalogue.
-#    341  errors                   The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    355  base.single_flight       What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
-#    458  services.valves          What all valves of the pack have in common: what is refused is told to admins, without what was written.
-#    556  speech.errors            What goes wrong with transcription.
-#   1019  speech.languages         The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
-#   1096  speech.language          Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
-#   1190  engines.failures         Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   1226  speech.values            What recordings turn into, and what an engine is.
-#   1491  speech.http_answer       What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
-#   1641  speech.pcm               Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
-#   1729  speech.openai_http       Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
-#   1932  speech.recognizer        The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
-#   2071  speech.sentences         Segments of about a sentence, made from words with times.
-#   2125  speech.whisper_model     Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
-#   2318  speech.whisper           Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
-#   2582  services.voice_settings  The valves of voice transcription, for the tool and the routes, and the engine they ask for.
-#   2739  speech.source            Where a recording comes from: bytes, a path or an open file; and how large it may be.
-#   2823  speech.kept              Transcripts of a while ago: the same recording with the same options is not listened to twice.
-#   2912  speech.containers        What the bytes of a file tell that the decoder does not: whether the file ends before it should.
-#   3077  speech.decode            Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
-#   3704  speech.joining           Putting pieces of text together: with spaces where the script has them between words, else without.
-#   3792  speech.script            Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
-#   3868  speech.turns             One recording at a time on this machine's own processors, in turns between users, each with its place.
-#   4136  speech.vad               Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
-#   4186  speech.windows           Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
-#   4333  speech.transcribe        From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
-#   4610  webui.tracing            Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
-#   4648  webui.errors             What goes wrong between the pack and Open WebUI.
-#   4681  webui.voice_files        Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
-#   4711  services.transcribing    Transcribing on behalf of somebody: by the admin's settings, and not twice.
-#   4831  speech.subtitles         Subtitles: lines that fit on a screen, each shown while it is spoken.
-#   4969  speech.formats           A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
-#   5131  engines.front_route      A route in front of a server's own, which sees each answer of a chat before its client does.
-#   5144  webui.leaving            When Open WebUI is told that a client has left: not while it reads its database.
-#   5228  webui.routes             Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
-#   5384  webui.uploads            A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
-#   5590  webui.users              Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
-#   5599  services.voice_routes    The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
-#   5857  webui.functions          Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   5951  webui.service            What an event function keeps up in a process: its routes, and a task that looks again from time to time.
+#    108  base.translations        The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#    214  base.messages            Sentences for people, in English and in the languages of the catalogue.
+#    342  errors                   The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    356  base.single_flight       What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
+#    459  services.valves          What all valves of the pack have in common: what is refused is told to admins, without what was written.
+#    557  speech.errors            What goes wrong with transcription.
+#   1020  speech.languages         The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
+#   1097  speech.language          Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
+#   1191  engines.failures         Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   1227  speech.values            What recordings turn into, and what an engine is.
+#   1492  speech.http_answer       What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
+#   1642  speech.pcm               Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
+#   1730  speech.openai_http       Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
+#   1933  speech.recognizer        The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
+#   2072  speech.sentences         Segments of about a sentence, made from words with times.
+#   2126  speech.whisper_model     Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
+#   2319  speech.whisper           Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
+#   2583  services.voice_settings  The valves of voice transcription, for the tool and the routes, and the engine they ask for.
+#   2740  speech.source            Where a recording comes from: bytes, a path or an open file; and how large it may be.
+#   2824  speech.kept              Transcripts of a while ago: the same recording with the same options is not listened to twice.
+#   2913  speech.containers        What the bytes of a file tell that the decoder does not: whether the file ends before it should.
+#   3078  speech.decode            Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
+#   3705  speech.joining           Putting pieces of text together: with spaces where the script has them between words, else without.
+#   3793  speech.script            Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
+#   3869  speech.turns             One recording at a time on this machine's own processors, in turns between users, each with its place.
+#   4137  speech.vad               Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
+#   4187  speech.windows           Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
+#   4334  speech.transcribe        From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
+#   4611  webui.tracing            Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#   4649  webui.errors             What goes wrong between the pack and Open WebUI.
+#   4682  webui.voice_files        Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
+#   4712  services.transcribing    Transcribing on behalf of somebody: by the admin's settings, and not twice.
+#   4832  speech.subtitles         Subtitles: lines that fit on a screen, each shown while it is spoken.
+#   4970  speech.formats           A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
+#   5132  engines.front_route      A route in front of a server's own, which sees each answer of a chat before its client does.
+#   5146  webui.leaving            When Open WebUI is told that a client has left: not while it reads its database.
+#   5235  webui.early_errors       The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#   5266  webui.routes             Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
+#   5421  webui.uploads            A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
+#   5627  webui.users              Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
+#   5636  services.voice_routes    The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
+#   5894  webui.functions          Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   5988  webui.service            What an event function keeps up in a process: its routes, and a task that looks again from time to time.
 
 import asyncio
 import email.message
@@ -5137,6 +5138,7 @@ def _vtt_text(lines: tuple[str, ...]) -> str:
 # starlette, which comes with both servers, is imported when it is needed.
 
 AsgiMessage = dict[str, Any]
+AsgiScope = Mapping[str, Any]
 AsgiReceive = Callable[[], Awaitable[AsgiMessage]]
 AsgiSend = Callable[[AsgiMessage], Awaitable[None]]
 
@@ -5177,12 +5179,17 @@ class Leaving:
         self._changed = asyncio.Event()
         self._left_at: float | None = None
 
+    @property
+    def before_the_end(self) -> bool:
+        """Whether the client has left before all of its answer was sent."""
+        return self._left_at is not None
+
     async def receive(self, receive: AsgiReceive) -> AsgiMessage:
         """What the client sends."""
         message = await receive()
         if message["type"] == "http.request":
             self._is_whole = not message.get("more_body")
-        elif message["type"] == "http.disconnect" and self._is_whole:
+        elif message["type"] == "http.disconnect" and self._is_whole and self._stage != Stage.ENDED:
             left_at = self._left_at = time.monotonic() if self._left_at is None else self._left_at
             await self._while_at(Stage.NONE, left_at + BEGIN_SECONDS)
             await self._while_at(Stage.LAST_WORD, left_at + END_SECONDS)
@@ -5223,6 +5230,37 @@ def _stage_of(message: AsgiMessage) -> Stage:
     if _LAST_WORD.search(body):
         return Stage.LAST_WORD
     return Stage.WORDS if _WORD.search(body) else Stage.NONE
+
+
+# --- ollama_pack.webui.early_errors ---
+# The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#
+# Open WebUI sends the status 200 of a stream before it asks a pipe, makes 400 of whatever a filter raises, and
+# an empty message of a pipe's error where the client speaks Anthropic's API. So a route stands in front of its
+# own: it holds the first bytes of an answer back until they are the answer's, and sends the error in their
+# place where a plugin has noted one on the request. Open WebUI does the same with its own connections: it waits
+# for the engine's status before it sends one.
+#
+# Notes are plain values, as each plugin has a copy of this code. Imports Open WebUI when called, not before.
+
+OUTCOME_NOTE = "ollama_pack_outcome"  # likewise
+
+
+def note_left(state: Mapping[str, Any]) -> None:
+    """Note that the client has left before it had all of its answer."""
+    if (outcome := state.get(OUTCOME_NOTE)) is not None:
+        outcome["left"] = True
+
+
+async def tell_leaving(scope: AsgiScope, receive: AsgiReceive, send: AsgiSend, behind: Any) -> None:
+    """Have a request answered that stops once its client has left, and note that it did."""
+    leaving = Leaving()
+    try:
+        await behind(partial(leaving.receive, receive), partial(leaving.send, send))
+    finally:
+        if leaving.before_the_end:
+            note_left(scope.get("state") or {})
+        leaving.end()
 
 
 # --- ollama_pack.webui.routes ---
@@ -5322,8 +5360,7 @@ def _api_route(owner: str, spec: RouteSpec) -> Any:
             if not spec.is_chat:
                 await super().handle(scope, receive, send)
                 return
-            leaving = Leaving()
-            await super().handle(scope, partial(leaving.receive, receive), partial(leaving.send, send))
+            await tell_leaving(scope, receive, send, partial(super().handle, scope))
 
     return PackRoute(
         spec.path,

@@ -10,56 +10,57 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/pipelines/response_cache_replay.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipeline`, line 7588, which the server calls.
+# Begin here: `class Pipeline`, line 7620, which the server calls.
 # The modules that it uses come first:
-#    116  base.translations           The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    194  base.messages               Sentences for people, in English and in the languages of the catalogue.
-#    322  cache.bound                 How often answers to similar questions are wrong, at most: the bound that a threshold must pass.
-#    477  errors                      The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    497  cache.errors                What goes wrong with the cache.
-#    536  cache.canonical             JSON values as bytes: the same value gives the same bytes, and no two values share them.
-#    652  cache.keyring               Everything that is derived from the admin's secret: names in the store, and ciphers.
-#    814  cache.key                   What makes two requests the same: the key of a cached answer.
-#   1054  cache.entry                 An answer as it is kept.
-#   1123  cache.collect               From the chunks of a generation to what may be kept of it.
-#   1278  cache.counters              What the cache did, in figures without any text: of this process, and to be added up over all of them.
-#   1333  base.breaker                A breaker: after failures nothing is sent for a while, then one request tries.
-#   1416  base.single_flight          What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
-#   1499  cache.store                 What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
-#   1699  cache.guard                 A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
-#   1871  cache.live                  An answer while it is being generated: any number of listeners get it from the start.
-#   1975  cache.contrast_words        English words that embeddings confuse: of one kind, but not the same.
-#   2084  cache.normal_words          The words of the normal form, in English: which say the same, which say nothing, and whose case matters.
-#   2271  cache.guards                What two questions must have in common before the similarity of their meanings counts at all.
-#   2492  cache.judge                 The judge of similar answers: what it is asked, and when its word counts as a yes.
-#   2599  cache.pool                  Evidence of other sites: counts that were added up over several deployments, with noise.
-#   2745  cache.semantic              The semantic tier: answers to questions that mean the same, once it is known how often that is wrong.
-#   3191  cache.normal_zh             The normal form of a question in Chinese: see `normal_form`.
-#   3329  cache.normal_form           The normal form of a question: two texts with the same form are one question in other words.
-#   3852  cache.similar               The normalised tier: a second key, by the normal form of the last message, that leads to an answer.
-#   3981  cache.outcome               What a request asks of the cache, and what the cache makes of it.
-#   4073  cache.generation            One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
-#   4401  cache.follow                One generation for many: the followers' side, in every process but the leader's.
-#   4504  engines.errors              What goes wrong with a node.
-#   4522  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#   4576  engines.ollama.to_openai    What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   4601  engines.ollama.stream       A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   4618  cache.replay                A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
-#   4703  cache.cache                 The response cache: look an answer up, follow one that is being generated, or lead.
-#   5423  cache.scope                 Who may share an answer. The scope is part of an entry's key and of its encryption.
-#   5500  services.cacheable          Which requests the cache is for, whose answers they share, and what it is asked.
-#   5630  base.redis                  A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#   6069  cache.redis_scripts         What happens in one step inside of Redis: the scripts, and the names of the keys.
-#   6413  cache.store_redis           The cache in Redis or Valkey, for any number of processes and hosts.
-#   6661  cache.sqlite_cache          The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
-#   7005  cache.store_sqlite          The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
-#   7220  engines.model_ids           Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   7228  services.activity           What chats did in this process, until somebody writes it into the history.
-#   7254  services.caching            The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
-#   7362  services.webui_tasks        Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#   7397  services.pipeline_requests  What a pipeline can know of a request, how it tells the next one, and the others of its server.
-#   7474  services.valves             What all valves of the pack have in common: what is refused is told to admins, without what was written.
-#   7572  services.pipeline_valves    Valves on the Pipelines server: what all of our pipelines have in common there.
+#    118  base.translations           The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#    196  base.messages               Sentences for people, in English and in the languages of the catalogue.
+#    324  cache.bound                 How often answers to similar questions are wrong, at most: the bound that a threshold must pass.
+#    479  errors                      The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    499  cache.errors                What goes wrong with the cache.
+#    538  cache.canonical             JSON values as bytes: the same value gives the same bytes, and no two values share them.
+#    654  cache.keyring               Everything that is derived from the admin's secret: names in the store, and ciphers.
+#    816  cache.key                   What makes two requests the same: the key of a cached answer.
+#   1056  cache.entry                 An answer as it is kept.
+#   1125  cache.collect               From the chunks of a generation to what may be kept of it.
+#   1280  cache.counters              What the cache did, in figures without any text: of this process, and to be added up over all of them.
+#   1335  base.breaker                A breaker: after failures nothing is sent for a while, then one request tries.
+#   1418  base.single_flight          What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
+#   1501  base.time_limit             A time limit that does not run out while this process itself is held up.
+#   1536  cache.store                 What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
+#   1736  cache.guard                 A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
+#   1903  cache.live                  An answer while it is being generated: any number of listeners get it from the start.
+#   2007  cache.contrast_words        English words that embeddings confuse: of one kind, but not the same.
+#   2116  cache.normal_words          The words of the normal form, in English: which say the same, which say nothing, and whose case matters.
+#   2303  cache.guards                What two questions must have in common before the similarity of their meanings counts at all.
+#   2524  cache.judge                 The judge of similar answers: what it is asked, and when its word counts as a yes.
+#   2631  cache.pool                  Evidence of other sites: counts that were added up over several deployments, with noise.
+#   2777  cache.semantic              The semantic tier: answers to questions that mean the same, once it is known how often that is wrong.
+#   3223  cache.normal_zh             The normal form of a question in Chinese: see `normal_form`.
+#   3361  cache.normal_form           The normal form of a question: two texts with the same form are one question in other words.
+#   3884  cache.similar               The normalised tier: a second key, by the normal form of the last message, that leads to an answer.
+#   4013  cache.outcome               What a request asks of the cache, and what the cache makes of it.
+#   4105  cache.generation            One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
+#   4433  cache.follow                One generation for many: the followers' side, in every process but the leader's.
+#   4536  engines.errors              What goes wrong with a node.
+#   4554  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#   4608  engines.ollama.to_openai    What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   4633  engines.ollama.stream       A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   4650  cache.replay                A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
+#   4735  cache.cache                 The response cache: look an answer up, follow one that is being generated, or lead.
+#   5455  cache.scope                 Who may share an answer. The scope is part of an entry's key and of its encryption.
+#   5532  services.cacheable          Which requests the cache is for, whose answers they share, and what it is asked.
+#   5662  base.redis                  A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#   6101  cache.redis_scripts         What happens in one step inside of Redis: the scripts, and the names of the keys.
+#   6445  cache.store_redis           The cache in Redis or Valkey, for any number of processes and hosts.
+#   6693  cache.sqlite_cache          The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
+#   7037  cache.store_sqlite          The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
+#   7252  engines.model_ids           Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   7260  services.activity           What chats did in this process, until somebody writes it into the history.
+#   7286  services.caching            The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
+#   7394  services.webui_tasks        Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#   7429  services.pipeline_requests  What a pipeline can know of a request, how it tells the next one, and the others of its server.
+#   7506  services.valves             What all valves of the pack have in common: what is refused is told to admins, without what was written.
+#   7604  services.pipeline_valves    Valves on the Pipelines server: what all of our pipelines have in common there.
 
 import asyncio
 import base64
@@ -79,6 +80,7 @@ from bisect import bisect_left
 from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import (
     AsyncGenerator,
+    AsyncIterator,
     Awaitable,
     Callable,
     Coroutine,
@@ -89,7 +91,7 @@ from collections.abc import (
 )
 from collections.abc import Set as AbstractSet
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing, closing, contextmanager, suppress
+from contextlib import aclosing, asynccontextmanager, closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, lru_cache, partial
 from inspect import signature
@@ -1496,6 +1498,41 @@ def process_wide(name: str, make: Callable[[], _Shared]) -> _Shared:
     return kept
 
 
+# --- ollama_pack.base.time_limit ---
+# A time limit that does not run out while this process itself is held up.
+
+_PARTS = 5  # of a limit: a pause of this process counts as one of them, however long it is
+
+
+@asynccontextmanager
+async def time_limit(seconds: float) -> AsyncIterator[None]:
+    """What is awaited inside may take so long.
+
+    A server that loads a plugin answers nothing for a second, and a busy machine runs nothing at all for a
+    while. Then the limit of `asyncio.timeout` is over, though the answer may have come at once. Here it runs
+    out only where the event loop was free to take the answer for four fifths of it.
+
+    Args:
+        seconds: the limit.
+
+    Raises:
+        TimeoutError: it took longer.
+    """
+    loop = asyncio.get_running_loop()
+    async with asyncio.timeout(None) as limit:
+
+        async def run_out() -> None:
+            for _ in range(_PARTS):
+                await asyncio.sleep(seconds / _PARTS)
+            limit.reschedule(loop.time())
+
+        running_out = loop.create_task(run_out())
+        try:
+            yield
+        finally:
+            running_out.cancel()
+
+
 # --- ollama_pack.cache.store ---
 # What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
 #
@@ -1703,8 +1740,6 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-_LATE_SECONDS = 0.03  # that a limit may run out late while the process is not held up
-
 # `slow`: the limit ran out; `down`: it failed; `full`: it takes no more; `open`: it was not even asked.
 StoreTroubleReason = Literal["slow", "down", "full", "open"]
 
@@ -1780,13 +1815,10 @@ class StoreGuard:
             self._try_again()
             return StoreTrouble("open")
         seconds = self._rule.limit if limit is None else limit
-        began = self._clock()
         try:
-            async with asyncio.timeout(seconds):
+            async with time_limit(seconds):
                 answer = await step(self._store)
         except TimeoutError:
-            if self._clock() - began > seconds + _LATE_SECONDS:
-                return StoreTrouble("slow")  # this process was held up, which tells nothing of the store
             return self._failed("slow", message("it does not answer within {seconds:g} s", seconds=seconds))
         except StoreFullError as error:
             self._succeeded()  # it answers, and what it has can be read
@@ -1858,7 +1890,7 @@ class StoreGuard:
 
     async def _probed(self) -> None:
         try:
-            async with asyncio.timeout(self._rule.probe_limit):
+            async with time_limit(self._rule.probe_limit):
                 await self._store.ping()
         except (TimeoutError, StoreError) as error:
             self.fault = said_by(error) or self.fault
@@ -2281,7 +2313,7 @@ CODE_NOUNS = _normal_words__words(
 _ANY_WORD = re.compile(r"[a-z0-9]+(?:'[a-z]+)?")
 _TO, _FROM = frozenset(("to", "into")), frozenset(("from",))
 _WORD = re.compile(r"[A-Za-z]+(?:'[A-Za-z]+)?")
-_PARTS = re.compile(r"[A-Za-z]+|[^A-Za-z]+")
+_guards__PARTS = re.compile(r"[A-Za-z]+|[^A-Za-z]+")
 _guards__NUMBER = re.compile(r"\d+(?:[.,:]\d+)*")
 _KEPT = re.compile(r"`[^`]*`|\"[^\"]*\"|“[^”]*”|《[^》]*》|\S*[/\\@_={}\[\]^~<>$*+]\S*|\S*\(\)\S*")
 _SENTENCE_BEGINS = re.compile(r"(?:^|[.!?:,]\s*)$")
@@ -2454,7 +2486,7 @@ def _plain_words(text: str) -> list[str]:
 
 def _numbers(text: str) -> tuple[list[str], list[str]]:
     """In their order: 15 % of 80 is not 80 % of 15."""
-    digits = "".join(f" {''.join(CONTRACTIONS.get(word.lower(), (word,)))} " for word in _PARTS.findall(text))
+    digits = "".join(f" {''.join(CONTRACTIONS.get(word.lower(), (word,)))} " for word in _guards__PARTS.findall(text))
     return _guards__NUMBER.findall(digits), _NUMBER_ZH.findall(text)
 
 

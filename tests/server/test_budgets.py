@@ -165,7 +165,20 @@ def test_a_client_that_leaves_pays_what_was_used(budgeted: CachedWebUI, model: s
     chunks.close()
     took = time.monotonic() - began
     wait_until_used(budgeted.student, 1, 1)
-    assert 0.2 <= used(budgeted.student, 0) <= took + 5
+    assert 0.2 <= used(budgeted.student, 0) <= took + 2
+
+
+def test_a_client_that_leaves_before_the_first_word_pays_what_was_used(budgeted: CachedWebUI) -> None:
+    """Would catch long prompts for nothing: have one read, leave before its answer begins."""
+    set_budgets(budgeted, "everyone 100 gpu-seconds/day", "everyone 9 requests/day")
+    budgeted.node.enqueue(Answer(["late"], delay=20))
+    body = {"model": DIRECT, "messages": [{"role": "user", "content": "a long story"}], "stream": True}
+    headers = {"Authorization": f"Bearer {budgeted.student.key}"}
+    url = f"{budgeted.student.url}/api/chat/completions"
+    with pytest.raises(requests.ReadTimeout):
+        requests.post(url, json=body, headers=headers, timeout=3)
+    wait_until_used(budgeted.student, 1, 1)
+    assert 1 <= used(budgeted.student, 0) <= 10
 
 
 TOOL = {"type": "function", "function": {"name": "look_up", "parameters": {"type": "object"}}}

@@ -26,6 +26,7 @@ class Site:
         self._leaves_at, self._hangs_at = leaves_at, hangs_at
         self._left = asyncio.Event()
         self._asked = False
+        self.has_left = False
         if leaves_at == "before":
             self._left.set()
 
@@ -38,6 +39,7 @@ class Site:
         scope = {"type": "http", "method": "POST", "asgi": {"spec_version": "2.3"}}
         async with asyncio.timeout(10):
             await response(scope, receive, partial(way.send, self._send))
+        self.has_left = way.before_the_end
         way.end()
         return self.happened
 
@@ -91,6 +93,14 @@ def test_no_read_is_cancelled(leaves_at: str) -> None:
     assert ("read after" in happened) == ends
     if leaves_at == "before":
         assert happened == []
+
+
+@pytest.mark.parametrize("leaves_at", ["before", "word", "[DONE]", "never"])
+def test_it_is_known_who_left(leaves_at: str) -> None:
+    """Would catch an answer that is counted only once garbage is collected, as nobody tells that it ended."""
+    site = Site(leaves_at)
+    asyncio.run(site.run())
+    assert site.has_left == (leaves_at != "never")
 
 
 def test_the_wait_for_a_model_ends(monkeypatch: pytest.MonkeyPatch) -> None:

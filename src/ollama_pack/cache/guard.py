@@ -10,6 +10,7 @@ from typing import Literal, TypeVar
 from ollama_pack.base.breaker import Breaker, BreakerRule
 from ollama_pack.base.messages import message, said_by
 from ollama_pack.base.single_flight import JoinedCalls
+from ollama_pack.base.time_limit import time_limit
 from ollama_pack.cache.errors import StoreError, StoreFullError
 from ollama_pack.cache.key import Slot
 from ollama_pack.cache.store import CacheStore, Kept, Lease, Running
@@ -17,8 +18,6 @@ from ollama_pack.cache.store import CacheStore, Kept, Lease, Running
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-
-_LATE_SECONDS = 0.03  # that a limit may run out late while the process is not held up
 
 # `slow`: the limit ran out; `down`: it failed; `full`: it takes no more; `open`: it was not even asked.
 StoreTroubleReason = Literal["slow", "down", "full", "open"]
@@ -95,13 +94,10 @@ class StoreGuard:
             self._try_again()
             return StoreTrouble("open")
         seconds = self._rule.limit if limit is None else limit
-        began = self._clock()
         try:
-            async with asyncio.timeout(seconds):
+            async with time_limit(seconds):
                 answer = await step(self._store)
         except TimeoutError:
-            if self._clock() - began > seconds + _LATE_SECONDS:
-                return StoreTrouble("slow")  # this process was held up, which tells nothing of the store
             return self._failed("slow", message("it does not answer within {seconds:g} s", seconds=seconds))
         except StoreFullError as error:
             self._succeeded()  # it answers, and what it has can be read
@@ -173,7 +169,7 @@ class StoreGuard:
 
     async def _probed(self) -> None:
         try:
-            async with asyncio.timeout(self._rule.probe_limit):
+            async with time_limit(self._rule.probe_limit):
                 await self._store.ping()
         except (TimeoutError, StoreError) as error:
             self.fault = said_by(error) or self.fault

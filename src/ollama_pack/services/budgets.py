@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from uuid import uuid4
 
 from ollama_pack.base.messages import Message, joined, message, said_by
+from ollama_pack.base.time_limit import time_limit
 from ollama_pack.budgets.period import local_time, period_at
 from ollama_pack.budgets.store import RESERVATION_SECONDS, BudgetStore, Count, Limit
 from ollama_pack.budgets.table import QUEUE_LAST, REFUSE, BudgetRow, BudgetTable, BudgetUser
@@ -203,7 +204,7 @@ class Budgets:
                 step.close()
             return None
         try:
-            async with asyncio.timeout(_STEP_SECONDS):
+            async with time_limit(_STEP_SECONDS):
                 answer = await step
         except (PackError, TimeoutError) as error:
             self._rest_until = time.monotonic() + _REST_SECONDS

@@ -85,7 +85,7 @@ def note_answer(state: Mapping[str, Any], answer: object) -> None:
 
 
 def note_left(state: Mapping[str, Any]) -> None:
-    """Note that the client has left before it had an answer."""
+    """Note that the client has left before it had all of its answer."""
     if (outcome := state.get(OUTCOME_NOTE)) is not None:
         outcome["left"] = True
 
@@ -112,10 +112,20 @@ def show_early_errors() -> None:
 
 
 async def _held_back(scope: AsgiScope, receive: AsgiReceive, send: AsgiSend, behind: Any) -> None:
-    held, leaving = HeldBack(scope, send), Leaving()
-    await behind(partial(leaving.receive, receive), partial(leaving.send, held.send))
-    leaving.end()
+    held = HeldBack(scope, send)
+    await tell_leaving(scope, receive, held.send, behind)
     await held.end()
+
+
+async def tell_leaving(scope: AsgiScope, receive: AsgiReceive, send: AsgiSend, behind: Any) -> None:
+    """Have a request answered that stops once its client has left, and note that it did."""
+    leaving = Leaving()
+    try:
+        await behind(partial(leaving.receive, receive), partial(leaving.send, send))
+    finally:
+        if leaving.before_the_end:
+            note_left(scope.get("state") or {})
+        leaving.end()
 
 
 def _form_of(scope: Mapping[str, Any]) -> ApiForm | None:

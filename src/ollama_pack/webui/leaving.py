@@ -42,12 +42,17 @@ class Leaving:
         self._changed = asyncio.Event()
         self._left_at: float | None = None
 
+    @property
+    def before_the_end(self) -> bool:
+        """Whether the client has left before all of its answer was sent."""
+        return self._left_at is not None
+
     async def receive(self, receive: AsgiReceive) -> AsgiMessage:
         """What the client sends."""
         message = await receive()
         if message["type"] == "http.request":
             self._is_whole = not message.get("more_body")
-        elif message["type"] == "http.disconnect" and self._is_whole:
+        elif message["type"] == "http.disconnect" and self._is_whole and self._stage != Stage.ENDED:
             left_at = self._left_at = time.monotonic() if self._left_at is None else self._left_at
             await self._while_at(Stage.NONE, left_at + BEGIN_SECONDS)
             await self._while_at(Stage.LAST_WORD, left_at + END_SECONDS)

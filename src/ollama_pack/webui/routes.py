@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any, Literal
 
 from ollama_pack.base.messages import message
-from ollama_pack.webui.leaving import Leaving
+from ollama_pack.webui.early_errors import tell_leaving
 
 MIN_KEY = 16  # characters
 _BEARER = "bearer "
@@ -104,8 +104,7 @@ def _api_route(owner: str, spec: RouteSpec) -> Any:
             if not spec.is_chat:
                 await super().handle(scope, receive, send)
                 return
-            leaving = Leaving()
-            await super().handle(scope, partial(leaving.receive, receive), partial(leaving.send, send))
+            await tell_leaving(scope, receive, send, partial(super().handle, scope))
 
     return PackRoute(
         spec.path,
