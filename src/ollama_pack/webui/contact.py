@@ -1,11 +1,11 @@
 """The way from the events function to the running `gpu_router`: another plugin, which may not be there."""
 
-import asyncio
 import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ollama_pack.base.messages import message
+from ollama_pack.base.time_limit import time_limit
 from ollama_pack.engines.body import object_at
 from ollama_pack.webui.errors import RouterUnavailableError
 from ollama_pack.webui.functions import function_state, live_function
@@ -102,7 +102,7 @@ class RouterContact:
         if not state.active:
             raise RouterUnavailableError(SWITCHED_OFF if state.installed else ABSENT)
         try:
-            async with asyncio.timeout(seconds):
+            async with time_limit(seconds):  # it may be loaded first
                 router = await live_function(self._app, ROUTER_ID, state)
                 return await _method(router, method)(*arguments)
         except TimeoutError:
