@@ -43,11 +43,12 @@ def test_a_request_of_ollamas_comes_back_as_it_was() -> None:
         "keep_alive": "5m",
         "think": False,
         "stream": True,
+        "logprobs": True,
+        "top_logprobs": 2,
     }
     sent = request_to_ollama(chat_from_ollama(asked), "switch")
-    assert {name: sent[name] for name in ("format", "options", "keep_alive", "think", "stream")} == {
-        name: asked[name] for name in ("format", "options", "keep_alive", "think", "stream")
-    }
+    same = ("format", "options", "keep_alive", "think", "stream", "logprobs", "top_logprobs")
+    assert {name: sent[name] for name in same} == {name: asked[name] for name in same}
     assert sent["messages"][1]["images"] == ["iVBORw0KGgo="]
     assert sent["messages"][2]["tool_calls"][0]["function"]["arguments"] == {"zone": "UTC"}
     assert sent["messages"][3]["tool_name"] == "clock"
