@@ -16,6 +16,7 @@ from ollama_pack.engines.ollama.client_request import (
     fitted_settings,
 )
 from ollama_pack.engines.ollama.to_ollama import request_to_ollama
+from ollama_pack.engines.openai.request import request_to_engine
 from ollama_pack.services.client_forms import OLLAMA_CHAT, OPENAI_PROMPT, loaded_answer
 from ollama_pack.services.gateway import _answer_alone, _whole
 from ollama_pack.services.gateway_limits import limit_headers
@@ -52,6 +53,22 @@ def test_a_request_of_ollamas_comes_back_as_it_was() -> None:
     assert sent["messages"][1]["images"] == ["iVBORw0KGgo="]
     assert sent["messages"][2]["tool_calls"][0]["function"]["arguments"] == {"zone": "UTC"}
     assert sent["messages"][3]["tool_name"] == "clock"
+
+
+def test_a_request_of_ollamas_reaches_other_engines_whole() -> None:
+    """Would catch pictures that a model is not shown, or calls without the ids that vLLM and OpenAI demand."""
+    asked = {
+        "model": "m",
+        "messages": [
+            {"role": "user", "content": "look", "images": ["iVBORw0KGgo="]},
+            {"role": "assistant", "content": "", "tool_calls": [CALL]},
+            {"role": "tool", "content": "noon", "tool_name": "clock"},
+        ],
+    }
+    user, turn, result = request_to_engine(chat_from_ollama(asked))["messages"]
+    assert user["content"][1]["image_url"] == {"url": "data:image/png;base64,iVBORw0KGgo="}
+    assert turn["tool_calls"][0]["id"] == result["tool_call_id"]
+    assert turn["tool_calls"][0]["function"]["arguments"] == '{"zone": "UTC"}'
 
 
 def test_each_result_of_a_tool_belongs_to_its_own_call() -> None:
