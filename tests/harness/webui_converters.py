@@ -112,7 +112,7 @@ class Converters:
         return self._ask("stream", list(lines))
 
     def message(self, chunks: Sequence[dict[str, Any]]) -> Any:
-        """What the gateway makes of chunks for Anthropic's clients: the message, and the events of a stream."""
+        """What the gateway makes of chunks for Anthropic's clients: a message, and a stream's events."""
         return self._ask("message", list(chunks))
 
     def _ask(self, what: str, argument: Any) -> Any:

@@ -56,7 +56,7 @@ def test_a_request_of_ollamas_comes_back_as_it_was() -> None:
 
 
 def test_a_request_of_ollamas_reaches_other_engines_whole() -> None:
-    """Would catch pictures that a model is not shown, or calls without the ids that vLLM and OpenAI demand."""
+    """Would catch pictures that a model is not shown, or calls without the ids that engines demand."""
     asked = {
         "model": "m",
         "messages": [

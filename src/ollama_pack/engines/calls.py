@@ -47,7 +47,7 @@ class PendingCalls:
         known.take(fragment)
 
     def whole(self, answer: str) -> list[dict[str, Any]]:
-        """The calls as OpenAI has them, once nothing more comes; `answer` is its id, for calls that have none."""
+        """The calls as OpenAI has them, once nothing more comes; the answer's id is for calls without one."""
         return [
             {
                 "index": number,
