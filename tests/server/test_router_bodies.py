@@ -77,7 +77,7 @@ def test_choices_of_tools(routed: RoutedWebUI, path: str, choice: object, *, off
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_ollamas_conversations_are_for_every_kind_of_node(routed: RoutedWebUI, *, stream: bool) -> None:
-    """Would catch Ollama's own form on its way to `kind=openai` nodes, which find no picture and no id in it."""
+    """Would catch Ollama's own form on its way to `kind=openai` nodes, which find no pictures in it."""
     call = {"function": {"name": "clock", "arguments": {"zone": "UTC"}}}
     messages = [
         {"role": "user", "content": "look", "images": [PIXEL]},
