@@ -1,7 +1,9 @@
 """The gateway's pure parts: requests of Ollama's clients, settings for connections, what is remembered."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+import json
+import time
+from collections.abc import AsyncGenerator, Callable
 from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any
@@ -20,9 +22,17 @@ from ollama_pack.engines.openai.request import request_to_engine
 from ollama_pack.services.client_forms import OLLAMA_CHAT, OPENAI_PROMPT, loaded_answer
 from ollama_pack.services.gateway import _answer_alone, _whole
 from ollama_pack.services.gateway_limits import limit_headers
-from ollama_pack.services.gateway_vectors import Embedded, TextsAsked, openai_vectors, texts_asked
+from ollama_pack.services.gateway_vectors import (
+    Embedded,
+    TextsAsked,
+    ollama_vector,
+    openai_vectors,
+    text_asked,
+    texts_asked,
+)
 from ollama_pack.webui.calling import ModelCall
 from ollama_pack.webui.errors import ModelRefusedError
+from ollama_pack.webui.routes import json_answer
 
 CALL = {"function": {"name": "clock", "arguments": {"zone": "UTC"}}}
 
@@ -143,6 +153,30 @@ def test_vectors_are_packed_as_openais_client_wants_them() -> None:
 def test_texts_out_of_form_are_refused(given: Any) -> None:
     with pytest.raises(ChatBodyError, match="input"):
         texts_asked({"model": "m", "input": given})
+
+
+def test_the_older_way_to_embed_takes_one_text() -> None:
+    """Would catch `ollama.embeddings()` and what is built on it, which other routes do not serve."""
+    asked = text_asked({"model": "m", "prompt": "one"})
+    assert asked.texts == ("one",)
+    assert ollama_vector(asked, Embedded([[1.0, -2.0]], 3, {})) == {"embedding": [1.0, -2.0]}
+    with pytest.raises(ChatBodyError, match="prompt"):
+        text_asked({"model": "m", "prompt": ["one", "two"]})
+
+
+def test_many_vectors_do_not_hold_up_the_server() -> None:
+    """Would catch an answer that is written number by number, while everybody else's chats wait."""
+    pytest.importorskip("starlette")
+    vectors = {"embeddings": [[number / 7 for number in range(1024)] for _ in range(64)]}
+
+    def work(write: Callable[[Any], Any]) -> float:
+        began = time.process_time()
+        write(vectors)
+        return time.process_time() - began
+
+    plain = min(work(json.dumps) for _ in range(3))
+    assert min(work(json_answer) for _ in range(3)) < plain / 3
+    assert json.loads(json_answer(vectors).body) == vectors
 
 
 def test_budgets_are_told_as_rate_limits() -> None:
