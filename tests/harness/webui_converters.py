@@ -1,9 +1,12 @@
 """Open WebUI's own chat converters, in a process of their own: importing Open WebUI has effects everywhere.
 
+`message` is Anthropic's as the gateway has it, which stands on Open WebUI's converters.
+
     with Converters(scratch) as theirs:
         theirs.request({"model": "a", "messages": [...]})   # a chat body for Ollama
         theirs.answer({"message": {...}, "done": True})     # a chat.completion
         theirs.stream([{"message": {...}}, ...])            # the chunks
+    theirs.message([{"choices": [...]}, ...])           # Anthropic's message, and the events of it
 
 Each gives what the converter gives, or {"raised": "KeyError"}.
 """
@@ -34,6 +37,8 @@ from open_webui.utils.payload import convert_payload_openai_to_ollama
 from open_webui.utils.response import (
     convert_response_ollama_to_openai, convert_streaming_response_ollama_to_openai
 )
+from ollama_pack.engines.ollama.stream import completion_of
+from ollama_pack.webui.anthropic import anthropic_answer, anthropic_events
 
 async def stream(lines):
     async def body():
@@ -43,7 +48,15 @@ async def stream(lines):
     texts = [text.removeprefix("data: ").strip() async for text in sent]
     return [json.loads(text) for text in texts if text != "[DONE]"]
 
+async def message(chunks):
+    async def coming():
+        for chunk in chunks:
+            yield dict(chunk)
+    events = [text.partition("data: ")[2] async for text in anthropic_events(coming(), "m")]
+    return [anthropic_answer(completion_of(chunks), "m"), [json.loads(text) for text in events]]
+
 convert = {
+    "message": lambda chunks: asyncio.run(message(chunks)),
     "request": convert_payload_openai_to_ollama,
     "answer": convert_response_ollama_to_openai,
     "stream": lambda lines: asyncio.run(stream(lines)),
@@ -97,6 +110,10 @@ class Converters:
     def stream(self, lines: Sequence[dict[str, Any]]) -> Any:
         """What `convert_streaming_response_ollama_to_openai` makes of lines."""
         return self._ask("stream", list(lines))
+
+    def message(self, chunks: Sequence[dict[str, Any]]) -> Any:
+        """What the gateway makes of chunks for Anthropic's clients: a message, and a stream's events."""
+        return self._ask("message", list(chunks))
 
     def _ask(self, what: str, argument: Any) -> Any:
         assert self._process.stdin

@@ -438,7 +438,9 @@ def test_ollama_lists_shows_and_embeds(llama: ollama.Client) -> None:
     assert "gpt-4" in listed
     assert not listed & {"gpt-admin", "llama3:8b"}
     assert "completion" in (llama.show("gpt-4").capabilities or ())
-    assert len(llama.embed("text-embedding-3-small", ["one", "two"]).embeddings[1]) == 8
+    made = llama.embed("text-embedding-3-small", ["one", "two"]).embeddings
+    assert len(made[1]) == 8
+    assert llama.embeddings("text-embedding-3-small", "two").embedding == made[1]
 
 
 def test_ollama_errors_are_typed(llama: ollama.Client, root: str) -> None:

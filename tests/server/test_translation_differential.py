@@ -19,6 +19,7 @@ from ollama_pack.engines.ollama.client_request import fitted_settings
 from ollama_pack.engines.ollama.stream import StreamState, completion_of, line_to_chunks
 from ollama_pack.engines.ollama.to_ollama import request_to_ollama
 from ollama_pack.engines.ollama.to_openai import ReplyHead
+from ollama_pack.engines.openai.stream import EngineReply
 
 JSON = dict[str, Any]
 HEAD = ReplyHead("chatcmpl-1", 1_700_000_000, "llama3:8b")
@@ -649,3 +650,15 @@ def test_a_client_s_length_counts_more_than_its_model_s(theirs: Converters, row:
     fitted = fitted_settings({"model": "m", "messages": [], "max_completion_tokens": 16}, "ollama")
     merged = fitted | {"options": {**row, **fitted["options"]}}  # as its apply_params_to_form_data does
     assert theirs.request(merged)["options"]["num_predict"] == 16
+
+
+def test_anthropic_s_figures_count_each_token_once(theirs: Converters) -> None:
+    """Would catch a client that takes its context for twice as full as it is, and shortens it for nothing."""
+    reply = EngineReply(HEAD, "last")
+    figures = {"completion_tokens": 5, "prompt_tokens_details": {"cached_tokens": 900}}
+    last = {"index": 0, "delta": {"content": "Hi"}, "finish_reason": "stop"}
+    chunks = reply.take({"choices": [last], "usage": {"prompt_tokens": 1000, **figures}}) + reply.end()
+    message, events = theirs.message(chunks)
+    for usage in (message["usage"], events[-2]["usage"]):
+        assert usage["input_tokens"] + usage.get("cache_read_input_tokens", 0) == 1000
+        assert usage["output_tokens"] == 5

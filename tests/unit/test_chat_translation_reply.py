@@ -153,6 +153,15 @@ def test_probabilities() -> None:
     assert completion_of(chunks)["choices"][0]["logprobs"] == expected
 
 
+def test_probabilities_without_text() -> None:
+    """Would catch tokens that are lost because Ollama is still looking through them for tool calls."""
+    token = {"token": "4", "logprob": -0.1, "bytes": [52]}  # without `top_logprobs` where none are asked for
+    chunks = chunks_of([says("") | {"logprobs": [token]}, says("4"), LAST])
+    expected = {"content": [token | {"top_logprobs": []}], "refusal": None}
+    assert [chunk["choices"][0]["logprobs"] for chunk in chunks] == [expected, None, None]
+    assert completion_of(chunks)["choices"][0]["logprobs"] == expected
+
+
 def test_usage() -> None:
     """Would catch figures that Open WebUI shows under an answer in a wrong unit, or under another name."""
     assert openai_usage(LAST) == {

@@ -1,7 +1,9 @@
 """The gateway's pure parts: requests of Ollama's clients, settings for connections, what is remembered."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+import json
+import time
+from collections.abc import AsyncGenerator, Callable
 from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any
@@ -16,12 +18,21 @@ from ollama_pack.engines.ollama.client_request import (
     fitted_settings,
 )
 from ollama_pack.engines.ollama.to_ollama import request_to_ollama
+from ollama_pack.engines.openai.request import request_to_engine
 from ollama_pack.services.client_forms import OLLAMA_CHAT, OPENAI_PROMPT, loaded_answer
 from ollama_pack.services.gateway import _answer_alone, _whole
 from ollama_pack.services.gateway_limits import limit_headers
-from ollama_pack.services.gateway_vectors import Embedded, TextsAsked, openai_vectors, texts_asked
+from ollama_pack.services.gateway_vectors import (
+    Embedded,
+    TextsAsked,
+    ollama_vector,
+    openai_vectors,
+    text_asked,
+    texts_asked,
+)
 from ollama_pack.webui.calling import ModelCall
 from ollama_pack.webui.errors import ModelRefusedError
+from ollama_pack.webui.routes import json_answer
 
 CALL = {"function": {"name": "clock", "arguments": {"zone": "UTC"}}}
 
@@ -43,14 +54,31 @@ def test_a_request_of_ollamas_comes_back_as_it_was() -> None:
         "keep_alive": "5m",
         "think": False,
         "stream": True,
+        "logprobs": True,
+        "top_logprobs": 2,
     }
     sent = request_to_ollama(chat_from_ollama(asked), "switch")
-    assert {name: sent[name] for name in ("format", "options", "keep_alive", "think", "stream")} == {
-        name: asked[name] for name in ("format", "options", "keep_alive", "think", "stream")
-    }
+    same = ("format", "options", "keep_alive", "think", "stream", "logprobs", "top_logprobs")
+    assert {name: sent[name] for name in same} == {name: asked[name] for name in same}
     assert sent["messages"][1]["images"] == ["iVBORw0KGgo="]
     assert sent["messages"][2]["tool_calls"][0]["function"]["arguments"] == {"zone": "UTC"}
     assert sent["messages"][3]["tool_name"] == "clock"
+
+
+def test_a_request_of_ollamas_reaches_other_engines_whole() -> None:
+    """Would catch pictures that a model is not shown, or calls without the ids that engines demand."""
+    asked = {
+        "model": "m",
+        "messages": [
+            {"role": "user", "content": "look", "images": ["iVBORw0KGgo="]},
+            {"role": "assistant", "content": "", "tool_calls": [CALL]},
+            {"role": "tool", "content": "noon", "tool_name": "clock"},
+        ],
+    }
+    user, turn, result = request_to_engine(chat_from_ollama(asked))["messages"]
+    assert user["content"][1]["image_url"] == {"url": "data:image/png;base64,iVBORw0KGgo="}
+    assert turn["tool_calls"][0]["id"] == result["tool_call_id"]
+    assert turn["tool_calls"][0]["function"]["arguments"] == '{"zone": "UTC"}'
 
 
 def test_each_result_of_a_tool_belongs_to_its_own_call() -> None:
@@ -125,6 +153,30 @@ def test_vectors_are_packed_as_openais_client_wants_them() -> None:
 def test_texts_out_of_form_are_refused(given: Any) -> None:
     with pytest.raises(ChatBodyError, match="input"):
         texts_asked({"model": "m", "input": given})
+
+
+def test_the_older_way_to_embed_takes_one_text() -> None:
+    """Would catch `ollama.embeddings()` and what is built on it, which other routes do not serve."""
+    asked = text_asked({"model": "m", "prompt": "one"})
+    assert asked.texts == ("one",)
+    assert ollama_vector(asked, Embedded([[1.0, -2.0]], 3, {})) == {"embedding": [1.0, -2.0]}
+    with pytest.raises(ChatBodyError, match="prompt"):
+        text_asked({"model": "m", "prompt": ["one", "two"]})
+
+
+def test_many_vectors_do_not_hold_up_the_server() -> None:
+    """Would catch an answer that is written number by number, while everybody else's chats wait."""
+    pytest.importorskip("starlette")
+    vectors = {"embeddings": [[number / 7 for number in range(1024)] for _ in range(64)]}
+
+    def work(write: Callable[[Any], Any]) -> float:
+        began = time.process_time()
+        write(vectors)
+        return time.process_time() - began
+
+    plain = min(work(json.dumps) for _ in range(3))
+    assert min(work(json_answer) for _ in range(3)) < plain / 3
+    assert json.loads(json_answer(vectors).body) == vectors
 
 
 def test_budgets_are_told_as_rate_limits() -> None:

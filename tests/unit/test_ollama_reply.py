@@ -50,6 +50,35 @@ def test_calls_in_pieces() -> None:
     assert last["done_reason"] == "stop"
 
 
+def test_calls_of_one_index() -> None:
+    """Would catch two calls that become one without arguments: Gemini's API numbers all of them 0."""
+    pieces = [
+        {"index": 0, "id": zone, "function": {"name": "clock", "arguments": f'{{"zone": "{zone}"}}'}}
+        for zone in ("UTC", "CET")
+    ]
+    call, _ = lines_of(chunks_of({"tool_calls": pieces}))
+    assert [one["function"]["arguments"] for one in call["message"]["tool_calls"]] == [
+        {"zone": "UTC"},
+        {"zone": "CET"},
+    ]
+
+
+def test_probabilities_and_thoughts_of_other_engines() -> None:
+    """Would catch probabilities that a client has asked for in vain, and vLLM's thoughts that are lost."""
+    tokens = [{"token": word, "logprob": -0.1, "bytes": [1], "top_logprobs": []} for word in "ab"]
+
+    async def chunks() -> AsyncIterator[Json]:
+        for delta, token in (({"reasoning": "hm"}, tokens[0]), ({}, tokens[1])):
+            yield {"choices": [{"delta": delta, "logprobs": {"content": [token]}, "finish_reason": None}]}
+        yield {"choices": [{"delta": {}, "logprobs": None, "finish_reason": "stop"}]}
+
+    *said, _ = lines_of(chunks())
+    assert [line["logprobs"] for line in said] == [[token] for token in tokens]
+    assert said[0]["message"] == {"role": "assistant", "content": "", "thinking": "hm"}
+    whole = asyncio.run(OllamaReply("gpt-4").whole(chunks()))
+    assert (whole["logprobs"], whole["message"]["thinking"]) == (tokens, "hm")
+
+
 def test_an_error_in_the_middle() -> None:
     """Would catch an answer that ends as if it were whole."""
 

@@ -176,16 +176,34 @@ def test_earlier_calls(given: object, written: str) -> None:
     [
         ("sunny", "sunny"),
         (None, ""),
-        (
-            [{"type": "text", "text": "sun"}, {"type": "image_url"}, {"type": "input_text", "text": "ny"}],
-            "sunny",
-        ),
+        ([{"type": "text", "text": "sun"}, {"type": "input_text", "text": "ny"}], "sunny"),
     ],
 )
 def test_results_of_tools(content: object, text: str) -> None:
-    """Would catch a tool's result with a picture, which engines refuse there."""
+    """Would catch a tool's result in parts, which not every chat template knows."""
     (message,) = messages({"role": "tool", "tool_call_id": "c1", "content": content})
     assert message == {"role": "tool", "tool_call_id": "c1", "content": text}
+
+
+def test_pictures_in_results_of_tools() -> None:
+    """Would catch a screenshot that a model is not shown, or that stands where engines refuse it."""
+    pictures = [{"type": "image_url", "image_url": {"url": f"data:image/png;base64,{data}"}} for data in "ab"]
+    results = [
+        {"role": "tool", "tool_call_id": "c1", "content": [{"type": "text", "text": "done"}, pictures[0]]},
+        {"role": "tool", "tool_call_id": "c2", "content": [pictures[1]]},
+    ]
+    plain = [{**result, "content": text} for result, text in zip(results, ("done", ""), strict=True)]
+    user, answer = {"role": "user", "content": "And now?"}, {"role": "assistant", "content": "A cat."}
+    first = messages(*results)[-1]["content"][0]
+    assert first["type"] == "text"
+    assert messages(*results) == [*plain, {"role": "user", "content": [first, *pictures]}]
+    said = {"type": "text", "text": "And now?"}
+    assert messages(*results, user)[2:] == [{"role": "user", "content": [first, *pictures, said]}]
+    assert messages(*results, answer, user)[2:] == [
+        {"role": "user", "content": [first, *pictures]},
+        answer,
+        user,
+    ]
 
 
 def test_no_calls_at_all() -> None:

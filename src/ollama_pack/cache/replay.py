@@ -6,6 +6,8 @@ from typing import Any, Literal
 
 from ollama_pack.cache.collect import AnswerCollector
 from ollama_pack.cache.entry import Entry
+from ollama_pack.engines.body import object_at
+from ollama_pack.engines.calls import PendingCalls
 from ollama_pack.engines.ollama.stream import UsagePlace
 from ollama_pack.engines.ollama.to_openai import ReplyHead
 
@@ -80,7 +82,10 @@ async def completion_from(chunks: AsyncIterable[Mapping[str, Any]], head: ReplyH
         collector.add(chunk)
         mark = {MARKER: chunk[MARKER]} if MARKER in chunk else mark
     reasoning = {"reasoning_content": collector.reasoning} if collector.reasoning else {}
-    calls = {"tool_calls": _joined_calls(collector.tool_calls)} if collector.tool_calls else {}
+    pending = PendingCalls()
+    for piece in collector.tool_calls:
+        pending.take(object_at(piece))
+    calls = {"tool_calls": pending.whole(head.id)} if pending.calls else {}
     message = {"role": "assistant", "content": collector.content, **reasoning, **calls}
     return _completion(head, message, collector.finish_reason, collector.usage, collector.sources) | mark
 
@@ -138,15 +143,3 @@ def _completion(
     choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": finish_reason or None}
     cited = {"sources": sources} if sources else {}
     return {**head.tagged("chat.completion"), "choices": [choice], "usage": usage, **cited}
-
-
-def _joined_calls(pieces: list[Any]) -> list[dict[str, Any]]:
-    """Tool calls from the pieces of a stream: of one index, the arguments are put together."""
-    calls: dict[Any, dict[str, Any]] = {}
-    for piece in pieces:
-        function = piece.get("function") or {}
-        call = calls.setdefault(piece.get("index"), {**piece, "function": {"name": "", "arguments": ""}})
-        call["function"]["name"] += function.get("name") or ""
-        call["function"]["arguments"] += function.get("arguments") or ""
-        call["id"] = call.get("id") or piece.get("id")
-    return list(calls.values())

@@ -38,8 +38,10 @@ from ollama_pack.services.gateway_names import model_for, offered_names, shown, 
 from ollama_pack.services.gateway_vectors import (
     Embedded,
     TextsAsked,
+    ollama_vector,
     ollama_vectors,
     openai_vectors,
+    text_asked,
     texts_asked,
     vectors_for,
 )
@@ -129,8 +131,9 @@ class Gateway:
             self._chat_route("/api/generate", OLLAMA_GENERATE),
             _route("GET", "/v1/models", "openai", self._models),
             _route("GET", "/v1/models/{model:path}", "openai", self._model),
-            _route("POST", "/v1/embeddings", "openai", self._embeddings),
-            _route("POST", "/api/embed", "ollama", self._embed),
+            self._vectors_route("/v1/embeddings", "openai", texts_asked, openai_vectors),
+            self._vectors_route("/api/embed", "ollama", texts_asked, ollama_vectors),
+            self._vectors_route("/api/embeddings", "ollama", text_asked, ollama_vector),
             _route("POST", "/api/show", "ollama", self._show),
             _route("GET", "/api/tags", "ollama", self._tags),
             _route("GET", "/api/version", "ollama", self._version),
@@ -199,17 +202,25 @@ class Gateway:
         }
         return json_answer(answer, headers=answer_headers(request, "openai"))
 
-    async def _embeddings(self, request: Any, user: Any) -> Any:
-        return await self._vectors(request, user, "openai", openai_vectors)
-
-    async def _embed(self, request: Any, user: Any) -> Any:
-        return await self._vectors(request, user, "ollama", ollama_vectors)
+    def _vectors_route(
+        self,
+        path: str,
+        api: ApiForm,
+        read: Callable[[Body], TextsAsked],
+        form: Callable[[TextsAsked, Embedded], Body],
+    ) -> RouteSpec:
+        return _route("POST", path, api, partial(self._vectors, api, read, form))
 
     async def _vectors(
-        self, request: Any, user: Any, api: ApiForm, form: Callable[[TextsAsked, Embedded], Body]
+        self,
+        api: ApiForm,
+        read: Callable[[Body], TextsAsked],
+        form: Callable[[TextsAsked, Embedded], Body],
+        request: Any,
+        user: Any,
     ) -> Any:
         async def answer() -> Any:
-            asked = texts_asked(await body_of(request))
+            asked = read(await body_of(request))
             tables, router = await self._tables.get(), await self._chain.router()
             began, who = time.monotonic(), user.model_dump()
             async with self._chain.budgets.counting(request.app, who, {}, asked.name) as (served, _last):

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ollama_pack.base.messages import message
-from ollama_pack.engines.body import whole_in
+from ollama_pack.engines.body import text_in, whole_in
 from ollama_pack.engines.errors import ChatBodyError
 from ollama_pack.engines.model_ids import ROUTER
 from ollama_pack.services.gateway_names import direct_name, is_unknown, model_for
@@ -58,20 +58,29 @@ class Embedded:
     seconds: float = 0.0
 
 
-def texts_asked(body: Mapping[str, Any], field: str = "input") -> TextsAsked:
+def text_asked(body: Mapping[str, Any]) -> TextsAsked:
+    """Read a request of Ollama's older `/api/embeddings`, which is for one text.
+
+    Raises:
+        ChatBodyError: something in it is not of its form.
+    """
+    return texts_asked({**body, "input": text_in(body.get("prompt"), "prompt")})
+
+
+def texts_asked(body: Mapping[str, Any]) -> TextsAsked:
     """Read a request.
 
     Raises:
         ChatBodyError: something in it is not of its form.
     """
-    given = body.get(field)
+    given = body.get("input")
     texts = [given] if isinstance(given, str) else given
     if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
         reason = message("must be text or a list of texts (LangChain: check_embedding_ctx_length=False)")
-        raise ChatBodyError(field, reason)
+        raise ChatBodyError("input", reason)
     if len(texts) > MOST_TEXTS:
         raise ChatBodyError(
-            field,
+            "input",
             message(
                 "has {count} texts: send at most {limit} at once",
                 count=len(texts),
@@ -150,6 +159,11 @@ def openai_vectors(asked: TextsAsked, made: Embedded) -> Body:
 def ollama_vectors(asked: TextsAsked, made: Embedded) -> Body:
     """The answer of `/api/embed`."""
     return {"model": asked.name, "embeddings": made.vectors, "prompt_eval_count": made.tokens}
+
+
+def ollama_vector(_asked: TextsAsked, made: Embedded) -> Body:
+    """The answer of `/api/embeddings`."""
+    return {"embedding": made.vectors[0]}
 
 
 def _packed(vector: list[float]) -> str:

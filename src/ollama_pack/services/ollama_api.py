@@ -11,11 +11,13 @@ from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
 
-from ollama_pack.base.messages import message
+from ollama_pack.base.messages import message, said_by
+from ollama_pack.engines.errors import ChatBodyError
+from ollama_pack.engines.ollama.client_request import chat_from_ollama
 from ollama_pack.engines.ollama.from_openai import OllamaReply
 from ollama_pack.engines.refusals import ApiForm, Refusal
 from ollama_pack.engines.sse import LAST_EVENT, event_text
-from ollama_pack.webui.calling import BAD_GATEWAY, ModelCall, refusal_in
+from ollama_pack.webui.calling import BAD_GATEWAY, BAD_REQUEST, ModelCall, refusal_in
 from ollama_pack.webui.errors import ModelRefusedError
 from ollama_pack.webui.ollama_models import (
     answer_of_open_webui,
@@ -59,16 +61,18 @@ async def _tags(request: Any, user: Any) -> dict[str, Any]:
 
 async def _chat(request: Any, user: Any) -> Any:
     form = await _form_of(request)
-    streams = bool(form.get("stream", True))  # as Ollama does, unless told otherwise
-    body = await routed_body({**form, "stream": streams})
-    if body is None:
+    settings = await routed_body({"model": form.get("model")})
+    if settings is None:
         return await _own_chat(request, user)
-    call = ModelCall(request, body, user.model_dump(), has_system=False)
     reply = OllamaReply(str(form["model"]))
     try:
-        if not streams:
+        body = {**chat_from_ollama(form), **settings}  # OpenAI's: not every node speaks Ollama's API
+        call = ModelCall(request, body, user.model_dump(), has_system=False)
+        if not body["stream"]:
             return await reply.whole(_one(await call.completion()))
         lines = reply.lines(await _begun(call))
+    except ChatBodyError as error:
+        return _refused(Refusal(BAD_REQUEST, said_by(error)), user, "ollama")
     except ModelRefusedError as error:
         return _refused(error.refusal, user, "ollama")
     return line_stream(_written(lines, lambda line: json.dumps(line, ensure_ascii=False) + "\n"))

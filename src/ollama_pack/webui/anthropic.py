@@ -86,8 +86,20 @@ def anthropic_answer(completion: Body, name: str) -> Body:
     """A completion as a message, under the name that was asked for."""
     from open_webui.utils.anthropic import convert_openai_to_anthropic_response  # noqa: PLC0415
 
-    made: Body = convert_openai_to_anthropic_response(completion, model=name)
+    made: Body = convert_openai_to_anthropic_response(_with_openai_figures(completion), model=name)
     return made | ({"ollama_pack": routed} if (routed := completion.get("ollama_pack")) else {})
+
+
+def _with_openai_figures(answer: Body) -> Body:
+    """An answer, or a chunk, whose figures have OpenAI's names alone.
+
+    `input_tokens`, which Open WebUI's page shows, are all of the prompt. Anthropic's are those that were not
+    cached: clients add the cached ones, and would take a context for twice as full as it is.
+    """
+    usage = object_at(answer, "usage")
+    if "prompt_tokens" not in usage:
+        return answer
+    return answer | {"usage": {name: value for name, value in usage.items() if name != "input_tokens"}}
 
 
 async def anthropic_events(chunks: AsyncGenerator[Body, None], name: str) -> AsyncGenerator[str, None]:
@@ -99,7 +111,7 @@ async def anthropic_events(chunks: AsyncGenerator[Body, None], name: str) -> Asy
     async def texts() -> AsyncGenerator[str, None]:
         try:
             async for chunk in chunks:
-                yield event_text(chunk)
+                yield event_text(_with_openai_figures(chunk))
         except Exception as error:  # noqa: BLE001 - raised below: Open WebUI's code would swallow it
             broken.append(error)
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
+import orjson
+
 from ollama_pack.base.messages import message
 from ollama_pack.webui.early_errors import tell_leaving
 
@@ -156,10 +158,10 @@ def html_page(text: str, headers: dict[str, str], status: int = 200) -> Any:
 
 
 def json_answer(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Any:
-    """JSON as a response."""
-    from starlette.responses import JSONResponse  # noqa: PLC0415
+    """JSON as a response. Starlette's own takes twenty times as long: seconds for many vectors."""
+    from starlette.responses import Response  # noqa: PLC0415
 
-    return JSONResponse(value, status, headers)
+    return Response(orjson.dumps(value), status, headers, media_type="application/json")
 
 
 def text_answer(text: str, media_type: str, headers: dict[str, str] | None = None) -> Any:

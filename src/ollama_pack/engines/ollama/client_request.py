@@ -16,6 +16,7 @@ from ollama_pack.engines.ollama.to_ollama import ollama_settings
 # How the base64 of an image begins; Ollama's clients do not say which kind it is.
 _IMAGE_STARTS = {"/9j/": "jpeg", "R0lGOD": "gif", "UklGR": "webp"}
 _BESIDE_OPTIONS = ("keep_alive", "think")  # of a request; Open WebUI wants them among the options
+_SAME_IN_OPENAI = ("logprobs", "top_logprobs")
 # Ollama's names of settings that any engine has → OpenAI's.
 _COMMON_SETTINGS = {
     **{name: name for name in ("temperature", "top_p", "seed", "stop", "frequency_penalty")},
@@ -99,6 +100,7 @@ def _common(body: Mapping[str, Any]) -> dict[str, Any]:
         "model": body.get("model"),
         "stream": True if streams is None else switch_in(streams, "stream"),
         **({"options": options} if options else {}),
+        **{name: body[name] for name in _SAME_IN_OPENAI if body.get(name) is not None},
         **_format(body.get("format")),
     }
 

@@ -5,6 +5,9 @@ from collections.abc import AsyncGenerator, AsyncIterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+from ollama_pack.engines.body import object_at
+from ollama_pack.engines.calls import PendingCalls
+
 _REPORTED = (
     "total_duration",
     "load_duration",
@@ -14,6 +17,9 @@ _REPORTED = (
     "eval_duration",
 )
 _COUNTS = {"prompt_eval_count": "prompt_tokens", "eval_count": "completion_tokens"}
+_THOUGHTS = ("reasoning_content", "reasoning", "thinking")  # three names for one thing
+
+Said = dict[str, Any]
 
 
 class OllamaReply:
@@ -22,7 +28,7 @@ class OllamaReply:
     def __init__(self, model: str) -> None:
         """Begin; `model` is the name that the client asked for."""
         self._model = model
-        self._calls: dict[int, dict[str, str]] = {}
+        self._calls = PendingCalls()
         self._usage: Mapping[str, Any] = {}
         self._reason = "stop"
 
@@ -32,28 +38,30 @@ class OllamaReply:
             if chunk.get("error"):
                 yield {"error": error_text(chunk)}
                 return
-            if said := self._take(chunk):
-                yield self._line(said)
-        if self._calls:
-            yield self._line({"content": "", "tool_calls": self._whole_calls()})
-        yield {**self._line({"content": ""}), **self._end()}
+            said, tokens = self._take(chunk)
+            if said or tokens:
+                yield self._line(said, tokens)
+        if self._calls.calls:
+            yield self._line({"tool_calls": self._whole_calls()})
+        yield {**self._line({}), **self._end()}
 
     async def whole(self, chunks: AsyncIterable[Mapping[str, Any]]) -> dict[str, Any]:
         """An answer in one piece."""
-        content, thinking = [], []
+        content, thinking, tokens = [], [], []
         async for chunk in chunks:
-            said = self._take(chunk) or {}
+            said, some = self._take(chunk)
             content.append(said.get("content", ""))
             thinking.append(said.get("thinking", ""))
-        message: dict[str, Any] = {"content": "".join(content)}
+            tokens += some
+        message: Said = {"content": "".join(content)}
         if any(thinking):
             message["thinking"] = "".join(thinking)
-        if self._calls:
+        if self._calls.calls:
             message["tool_calls"] = self._whole_calls()
-        return {**self._line(message), **self._end()}
+        return {**self._line(message, tokens), **self._end()}
 
-    def _take(self, chunk: Mapping[str, Any]) -> dict[str, str] | None:
-        """What a chunk, or a whole completion, says in words."""
+    def _take(self, chunk: Mapping[str, Any]) -> tuple[Said, list[Any]]:
+        """What a chunk, or a whole completion, says in words, and the probabilities of its tokens."""
         if isinstance(usage := chunk.get("usage"), Mapping):
             self._usage = usage
         choice: Mapping[str, Any] = next(iter(chunk.get("choices") or ()), {})
@@ -61,31 +69,24 @@ class OllamaReply:
             self._reason = "length" if reason == "length" else "stop"
         message = choice.get("delta") or choice.get("message") or {}
         for call in message.get("tool_calls") or ():
-            self._add_call(call)
-        content, thinking = message.get("content") or "", message.get("reasoning_content") or ""
-        if not content and not thinking:
-            return None
-        return {"content": content} | ({"thinking": thinking} if thinking else {})
-
-    def _add_call(self, call: Mapping[str, Any]) -> None:
-        number = call.get("index")
-        kept = self._calls.setdefault(
-            number if isinstance(number, int) else len(self._calls), {"name": "", "arguments": ""}
-        )
-        function = call.get("function") or {}
-        for part in kept:
-            kept[part] += str(function.get(part) or "")
+            self._calls.take(object_at(call))
+        tokens = object_at(choice, "logprobs").get("content")
+        content = message.get("content") or ""
+        thinking = next((message[name] for name in _THOUGHTS if message.get(name)), "")
+        said = {"content": content, "thinking": thinking}
+        return {name: text for name, text in said.items() if text}, tokens or []
 
     def _whole_calls(self) -> list[dict[str, Any]]:
         return [
-            {"function": {"index": number, "name": call["name"], "arguments": _arguments(call["arguments"])}}
-            for number, call in sorted(self._calls.items())
+            {"function": {"index": number, "name": call.name, "arguments": _arguments(call.arguments)}}
+            for number, call in enumerate(self._calls.calls)
         ]
 
-    def _line(self, said: Mapping[str, Any]) -> dict[str, Any]:
+    def _line(self, said: Said, tokens: list[Any] | None = None) -> dict[str, Any]:
         now = datetime.now(UTC).isoformat().replace("+00:00", "Z")
-        message = {"role": "assistant", **said}
-        return {"model": self._model, "created_at": now, "message": message, "done": False}
+        message = {"role": "assistant", "content": "", **said}
+        line = {"model": self._model, "created_at": now, "message": message, "done": False}
+        return line | ({"logprobs": tokens} if tokens else {})
 
     def _end(self) -> dict[str, Any]:
         counted = {own: self._usage[name] for own, name in _COUNTS.items() if name in self._usage}

@@ -50,8 +50,9 @@ def line_to_chunks(
     that has the finish reason.
     """
     delta = openai_message(line, head, state.calls)
+    logprobs = openai_logprobs(line)  # may come without text, which Ollama looks through for tool calls
     done = line.get("done") is True
-    if not delta and not done:
+    if not delta and not logprobs and not done:
         return state, []
     calls = state.calls + len(delta["tool_calls"]) if "tool_calls" in delta else state.calls
     if not state.started:
@@ -61,7 +62,7 @@ def line_to_chunks(
     choice = {
         "index": 0,
         "delta": delta,
-        "logprobs": openai_logprobs(line),
+        "logprobs": logprobs,
         "finish_reason": finish_reason(line, called=calls > 0) if done else None,
     }
     chunk = {**head.tagged("chat.completion.chunk"), "choices": [choice]}

@@ -83,9 +83,12 @@ def _openai_call(call: Mapping[str, Any], number: int, head: ReplyHead) -> dict[
 
 
 def openai_logprobs(line: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Ollama's list of tokens with their probabilities, under OpenAI's name."""
-    tokens = line.get("logprobs")
-    return {"content": tokens, "refusal": None} if isinstance(tokens, list) and tokens else None
+    """Ollama's list of tokens with their probabilities, as OpenAI's clients read it."""
+    found = line.get("logprobs")
+    tokens = [token for token in found if isinstance(token, Mapping)] if isinstance(found, list) else []
+    if not tokens:
+        return None
+    return {"content": [{"top_logprobs": [], **token} for token in tokens], "refusal": None}
 
 
 def finish_reason(line: Mapping[str, Any], *, called: bool) -> str:

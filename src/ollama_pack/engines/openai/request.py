@@ -5,7 +5,7 @@ be meant for an engine is left out, and the rest, such as `chat_template_kwargs`
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from ollama_pack.base.messages import message
@@ -45,6 +45,7 @@ _OWN_FIELDS = frozenset(
 )
 _LEFT_OUT = _OPEN_WEBUI_FIELDS | _OLLAMA_FIELDS | _OWN_FIELDS
 CACHE_KEY = "prompt_cache_key"  # OpenAI's: requests with the same one are likely to begin alike
+_OF_TOOLS: Mapping[str, Any] = {"type": "text", "text": "Pictures from the tool results above:"}
 _EFFORTS = frozenset({"low", "medium", "high"})
 
 
@@ -148,31 +149,47 @@ def _engine_tools(body: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _engine_messages(value: object) -> Iterator[dict[str, Any]]:
-    """The conversation, in what all chat templates know."""
+    """The conversation, in what all chat templates know.
+
+    Pictures have no place in a tool's result there: they come after the results, as if the user showed them.
+    """
+    pictures: list[Mapping[str, Any]] = []
     for number, turn in enumerate(objects_in(value, "messages")):
-        field = f"messages[{number}]"
-        role = text_in(turn.get("role"), f"{field}.role")
-        made = {**turn, "role": "system" if role == "developer" else role}
-        if role == "tool":
-            made["content"] = _tool_text(turn.get("content"), f"{field}.content")
-        elif isinstance(turn.get("content"), list):
-            made["content"] = [part for _, part in message_parts(turn, field)] or ""
-        if "tool_calls" in turn:
-            calls = objects_in(turn["tool_calls"], f"{field}.tool_calls")
-            made["tool_calls"] = [
-                _engine_call(call, f"{field}.tool_calls[{place}]") for place, call in enumerate(calls)
-            ]
-            if not calls:
-                del made["tool_calls"]
+        made, found = _engine_message(turn, f"messages[{number}]")
+        if pictures and made["role"] == "user":
+            said = made.get("content")
+            own = said if isinstance(said, list) else [{"type": "text", "text": said or ""}]
+            made["content"] = [_OF_TOOLS, *pictures, *own]
+        elif pictures and made["role"] != "tool":
+            yield {"role": "user", "content": [_OF_TOOLS, *pictures]}
+        if made["role"] != "tool":
+            pictures = []
+        pictures += found
         yield made
+    if pictures:
+        yield {"role": "user", "content": [_OF_TOOLS, *pictures]}
 
 
-def _tool_text(content: object, field: str) -> str:
-    """A tool's result as text: images have no place in it, so Open WebUI leaves them out too."""
-    if content is None or isinstance(content, str):
-        return content or ""
-    texts = (part.get("text") for part in objects_in(content, field))
-    return "".join(text for text in texts if isinstance(text, str))
+def _engine_message(
+    turn: Mapping[str, Any], field: str
+) -> tuple[dict[str, Any], Iterable[Mapping[str, Any]]]:
+    """A message, and the pictures in a tool's result."""
+    role = text_in(turn.get("role"), f"{field}.role")
+    made = {**turn, "role": "system" if role == "developer" else role}
+    parts = []
+    if role == "tool" or isinstance(turn.get("content"), list):
+        parts = [part for _, part in message_parts(turn, field)]
+        made["content"] = parts or ""
+    if role == "tool":
+        made["content"] = "".join(part["text"] for part in parts if part["type"] == "text")
+    if "tool_calls" in turn:
+        calls = objects_in(turn["tool_calls"], f"{field}.tool_calls")
+        made["tool_calls"] = [
+            _engine_call(call, f"{field}.tool_calls[{place}]") for place, call in enumerate(calls)
+        ]
+        if not calls:
+            del made["tool_calls"]
+    return made, [part for part in parts if role == "tool" and part["type"] == "image_url"]
 
 
 def _engine_call(call: Mapping[str, Any], field: str) -> dict[str, Any]:

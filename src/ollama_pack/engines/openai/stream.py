@@ -5,10 +5,10 @@ chunk says something new, a tool call comes whole, and the last chunk that has a
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from ollama_pack.engines.body import object_at
+from ollama_pack.engines.calls import PendingCalls
 from ollama_pack.engines.ollama.stream import UsagePlace
 from ollama_pack.engines.ollama.to_openai import ReplyHead
 
@@ -17,23 +17,6 @@ _KEPT_DELTAS = ("annotations", "images", "reasoning_details")  # that Open WebUI
 _FINISHES = frozenset({"stop", "length", "content_filter"})
 _ABORTS = frozenset({"abort", "error"})
 _RATES = {"response_token/s": "predicted_per_second", "prompt_token/s": "prompt_per_second"}
-
-
-@dataclass(slots=True)
-class PendingCall:
-    """A tool call of which more may come."""
-
-    index: object
-    id: str = ""
-    name: str = ""
-    arguments: str = ""
-
-    def take(self, fragment: Mapping[str, Any]) -> None:
-        """Add what is new."""
-        function = object_at(fragment, "function")
-        self.id = self.id or _string_or_empty(fragment.get("id"))
-        self.name = self.name or _string_or_empty(function.get("name"))
-        self.arguments += _string_or_empty(function.get("arguments"))
 
 
 class EngineReply:
@@ -50,7 +33,7 @@ class EngineReply:
         self._place = place
         self._started = False
         self._reason = ""
-        self._calls: list[PendingCall] = []
+        self._calls = PendingCalls()
         self._usage: Mapping[str, Any] | None = None
         self._timings: Mapping[str, Any] | None = None
 
@@ -82,15 +65,15 @@ class EngineReply:
         given = object_at(choice, "delta")
         calls = given.get("tool_calls")
         for fragment in calls if isinstance(calls, list) else ():
-            self._take_call(object_at(fragment))
+            self._calls.take(object_at(fragment))
         delta, logprobs = _engine_delta(given), _object_or_none(choice.get("logprobs"))
-        if not delta and not logprobs and (self._started or not self._calls):
+        if not delta and not logprobs and (self._started or not self._calls.calls):
             return []
         return [self._chunk(delta, logprobs=logprobs)]
 
     def end(self) -> list[dict[str, Any]]:
         """The tool calls, the reason for the end and the figures, once nothing more comes."""
-        calls = [_whole_call(call, number, self._head) for number, call in enumerate(self._calls)]
+        calls = self._calls.whole(self._head.id)
         made = [self._chunk({"tool_calls": calls})] if calls else []
         reason = self._reason if self._reason in _FINISHES else "stop"
         reason = "tool_calls" if calls and reason == "stop" else reason
@@ -100,22 +83,6 @@ class EngineReply:
         if self._place == "last":
             return [*made, last | figures]
         return [*made, last, {**self._head.tagged("chat.completion.chunk"), "choices": []} | figures]
-
-    def _take_call(self, fragment: Mapping[str, Any]) -> None:
-        """Add to the last call of the same index, or begin a new one.
-
-        Some engines number all calls 0 and tell them apart by their ids, others leave the index out.
-        """
-        index, identity = fragment.get("index"), _string_or_empty(fragment.get("id"))
-        if index is None:
-            named = identity or object_at(fragment, "function").get("name")
-            known = None if named or not self._calls else self._calls[-1]
-        else:
-            known = next((call for call in reversed(self._calls) if call.index == index), None)
-        if known is None or (identity and known.id and identity != known.id):
-            known = PendingCall(index)
-            self._calls.append(known)
-        known.take(fragment)
 
     def _chunk(
         self, delta: dict[str, Any], *, logprobs: Mapping[str, Any] | None = None, finish: str | None = None
@@ -151,15 +118,6 @@ def _engine_delta(given: Mapping[str, Any]) -> dict[str, Any]:
         **{name: given.get(name) for name in _KEPT_DELTAS},
     }
     return {name: value for name, value in found.items() if value}
-
-
-def _whole_call(call: PendingCall, number: int, head: ReplyHead) -> dict[str, Any]:
-    return {
-        "index": number,
-        "id": call.id or f"call_{head.id}_{number}",
-        "type": "function",
-        "function": {"name": call.name, "arguments": call.arguments or "{}"},
-    }
 
 
 def _first_choice(chunk: Mapping[str, Any]) -> Mapping[str, Any]:
