@@ -14,6 +14,7 @@ from harness.ollama_node import Answer, Fault, Model, OllamaNode
 from harness.routing import HEAD, JSON, QUICK, Chat, routing, rows_of, run, until
 from ollama_pack.engines.errors import NodeTimeoutError, RequestRefusedError
 from ollama_pack.routing.decide.assignment import Assignment
+from ollama_pack.routing.dispatch import attempt
 from ollama_pack.routing.dispatch import router as router_module
 from ollama_pack.routing.dispatch.report import dashboard_report, load_report
 from ollama_pack.routing.dispatch.router import Router
@@ -160,6 +161,54 @@ def test_nothing_is_spliced_after_the_first_token(nodes: list[OllamaNode]) -> No
     chat, asked_elsewhere = run(scenario)
     assert chat.said == "Once upon "
     assert asked_elsewhere == 0
+
+
+def test_an_answer_ends_when_its_node_is_not_there_any_more(
+    nodes: list[OllamaNode], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Would catch users who look at half an answer for five minutes after a node has lost its power."""
+    monkeypatch.setattr(attempt, "SILENT_SECONDS", 0.3)
+
+    async def scenario() -> Chat:
+        async with routing(nodes) as router:
+            first, _ = await home(router, nodes)
+            first.command(Fault("stall", path="/api/chat", after=2))
+            first.enqueue(Answer(["Once ", "upon ", "a ", "time"]))
+
+            async def off(_chunk: JSON) -> None:
+                first.command(Fault("refuse"))
+
+            chat = Chat(router, on_chunk=off)
+            with pytest.raises(AnswerBrokenError, match="has stopped answering"):
+                await chat.run()
+            return chat
+
+    assert run(scenario).said == "Once upon "
+
+
+def test_an_answer_that_pauses_is_waited_for_where_its_node_is_only_busy(
+    nodes: list[OllamaNode], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Would catch an answer that is cut since its node is too busy to answer a look in time."""
+    monkeypatch.setattr(attempt, "SILENT_SECONDS", 0.0)
+
+    async def scenario() -> Chat:
+        async with routing(nodes) as router:
+            first, _ = await home(router, nodes)
+            first.enqueue(Answer(["Once ", "upon "], pause=3.0))
+            watch = router.nodes["gpu0" if first is nodes[0] else "gpu1"]
+
+            async def no_answer() -> None:
+                raise NodeTimeoutError(watch.client.name, "answer", 5.0)
+
+            chat = Chat(router)
+            answer = asyncio.create_task(chat.run())
+            await until(lambda: bool(chat.said))
+            monkeypatch.setattr(watch.client, "tags", no_answer)
+            await until(lambda: watch.is_gone)
+            return await answer
+
+    assert run(scenario).said == "Once upon "
 
 
 def test_all_nodes_fail(nodes: list[OllamaNode]) -> None:

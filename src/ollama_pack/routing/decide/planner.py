@@ -431,6 +431,8 @@ class Planner:
                 return
             if name not in roomy or node.view.tier > nearest or node.has(kind.model):
                 continue
+            if not node.view.may_load_ahead(kind.model):
+                continue
             if not fills_up and lost <= node.load_seconds(kind.model):
                 continue
             if left == 1 and (self._leaves_models_out(node, kind.model) or self._is_early(node, busy, slots)):
@@ -452,7 +454,9 @@ class Planner:
         for one in waiting:
             kind = self._kinds[one.entry.kind]
             for node in kind.cold:
-                if node.changed or not node.view.loads_ahead or node.view.tier > one.chosen.node.view.tier:
+                if node.changed or node.view.tier > one.chosen.node.view.tier:
+                    continue
+                if not node.view.may_load_ahead(kind.model):
                     continue
                 offer = node.quote((kind.model, one.entry.kind, one.request.max_output), one.request)
                 if offer.now_open and offer.victims:

@@ -37,7 +37,6 @@ from ollama_pack.routing.dispatch.attempt import (
     Attempts,
     failure_kind,
     is_about_request,
-    is_down,
     is_hang,
     is_unexplained,
 )
@@ -491,7 +490,8 @@ class Router:
             )
         except NodeError as error:
             router_log.warning("%s could not load %s ahead of need: %s", node, binding.model, error)
-            self.scheduler.load_failed(identity)
+            is_passing = error.is_down or isinstance(error, NodeBusyError)
+            self.scheduler.load_failed(identity, lasts=not is_passing)
         else:
             seconds = self._loop.time() - began
             self.scheduler.finished(identity, Durations(seconds, load=seconds))
@@ -668,7 +668,7 @@ class Router:
         unexplained, kind = is_unexplained(error), failure_kind(error)
         again = self.scheduler.failed(
             pending.request.id,
-            node_down=is_down(error),
+            node_down=error.is_down,
             hung=is_hang(error),
             blamed=not unexplained,
             busy=isinstance(error, NodeBusyError),

@@ -480,6 +480,7 @@ class Scheduler:
         self._planner.promised |= {node.models[name].blob: (copies, now + PROMISE_SECONDS) for node in having}
         cold = [node for node in having if node.models[name].blob not in blobs[node.name]]
         missing = copies - (len(having) - len(cold))
+        cold = [node for node in cold if node.may_load_ahead(name)]
         loads: list[Assignment] = []
         for node in sorted(cold, key=lambda node: (node.tier, -_free(node), node.name)):
             kept = {node.models[other].blob for other in map(fold_name, others) if other in node.models}
@@ -487,11 +488,16 @@ class Scheduler:
                 loads.append(self._start(load, now))
         return loads
 
-    def load_failed(self, request_id: str) -> None:
-        """A node has not done such a load. That shuts nothing: its options may be the reason."""
+    def load_failed(self, request_id: str, *, lasts: bool = True) -> None:
+        """A node has not done such a load. That shuts nothing: its options may be the reason.
+
+        Args:
+            request_id: the load.
+            lasts: it will probably fail the next time, too. Not where the node is down or busy.
+        """
         if running := self._running.get(request_id):
             self.cancel(request_id)
-            running.node.did_not_load(running.runner, self._clock())
+            running.node.did_not_load(running.runner, self._clock(), grows=lasts)
 
     def _allows(self, assignment: Assignment, now: float) -> bool:
         """Whether the breakers do: of several that go to a node that comes back, one tries."""
