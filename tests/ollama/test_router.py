@@ -28,6 +28,7 @@ from ollama_pack.routing.errors import (
     WaitedTooLongError,
 )
 from ollama_pack.routing.peers.share import FleetShare
+from ollama_pack.routing.warm import parse_warm
 
 LLAMA, MISTRAL = Model("llama3:8b"), Model("mistral:7b", num_ctx=8192)
 FOREVER = Answer(["never"], delay=3600.0)
@@ -500,12 +501,50 @@ def test_keep_alive_where_the_request_has_none(nodes: list[OllamaNode]) -> None:
     assert asked == ["30m", "1m"]
 
 
+def loads_of(node: OllamaNode) -> list[JSON]:
+    """What a node was asked to load, or to keep in memory."""
+    return [request.body or {} for request in node.requests if request.path == "/api/generate"]
+
+
+def test_a_model_that_is_kept_is_not_loaded_again_for_it(nodes: list[OllamaNode]) -> None:
+    """Would catch a model that Ollama loads again, without its prompts, only to keep it in memory longer."""
+    options = {"num_ctx": 2048, "num_thread": 1}
+
+    async def scenario() -> None:
+        async with routing(nodes[:1]) as router:
+            await Chat(router, body={"options": options, "keep_alive": "1m"}).run()
+            runner = router.scheduler.cluster.nodes["gpu0"].runners
+            await until(lambda: bool([one for one in runner.values() if one.expires_at]))
+            router.upkeep.keep(parse_warm("llama3:8b = 00:00-24:00"))
+            await until(lambda: bool(loads_of(nodes[0])))
+            await Chat(router, body={"options": options}).run()
+
+    run(scenario)
+    assert [body["options"] for body in loads_of(nodes[0])] == [options]
+    assert [record.loaded for record in nodes[0].records] == [True, False, False]
+
+
+def test_a_model_is_kept_as_its_chats_want_it(nodes: list[OllamaNode]) -> None:
+    """Would catch a load before the first chat of the day that is for nothing, as chats have a `num_ctx`."""
+    options = {"num_ctx": 2048}
+
+    async def scenario() -> None:
+        async with routing(nodes[:1]) as router:
+            await Chat(router, body={"options": options, "keep_alive": "0.1s"}).run()
+            runners = router.scheduler.cluster.nodes["gpu0"].runners
+            await until(lambda: not runners)
+            await Chat(router, background=True, body={"keep_alive": "0.1s"}).run()
+            await until(lambda: not router.scheduler.cluster.nodes["gpu0"].runners)
+            router.upkeep.keep(parse_warm("llama3:8b = 00:00-24:00"))
+            await until(lambda: bool(loads_of(nodes[0])))
+
+    run(scenario)
+    assert [body["options"] for body in loads_of(nodes[0])] == [options]
+
+
 def test_a_model_is_loaded_ahead_of_need(nodes: list[OllamaNode]) -> None:
     """Would catch a load that is never sent, or with other options than the chats have."""
     options = {"num_ctx": 2048}
-
-    def loads() -> list[JSON]:
-        return [request.body or {} for request in nodes[0].requests if request.path == "/api/generate"]
 
     async def scenario() -> None:
         async with routing(nodes, replace(QUICK, keep_alive="30m"), "slots=4") as router:
@@ -515,11 +554,13 @@ def test_a_model_is_loaded_ahead_of_need(nodes: list[OllamaNode]) -> None:
             await Chat(router, body={"options": options}).run()
             router.scheduler.cluster.drain("gpu0", draining=False)
             await asyncio.gather(*(Chat(router, f"{n}", body={"options": options}).run() for n in range(3)))
-            await until(lambda: bool(loads()))
+            await until(lambda: bool(loads_of(nodes[0])))
 
     nodes[1].enqueue(Answer(["hello"]), *[Answer(["hello"], delay=0.5)] * 3)
     run(scenario)
-    assert loads() == [{"model": "llama3:8b", "stream": False, "keep_alive": "30m", "options": options}]
+    assert loads_of(nodes[0]) == [
+        {"model": "llama3:8b", "stream": False, "keep_alive": "30m", "options": options}
+    ]
     assert chats(nodes[0]) == 0
 
 

@@ -753,19 +753,16 @@ class Planner:
 
 
 def warm_load(
-    view: FleetView, node: NodeView, model: str, policy: RoutingPolicy, kept: Collection[str]
+    view: FleetView, node: NodeView, request: FleetRequest, policy: RoutingPolicy, kept: Collection[str]
 ) -> Assignment | None:
-    """The load of a model at a node, though nobody waits for it; None: not now.
+    """A load at a node that nobody waits for; None: not now.
 
     It begins only where the node is free to load, and unloads nothing that anybody has asked for lately, and
     none of the weights that are `kept` likewise: two that do not fit would evict each other for ever.
     """
     held = Counter(runner.blob for one in view.nodes for runner in one.runners)
     virtual = VirtualNode(node, TimelineContext(policy, view.now, view.demand, view.returns, held))
-    request = FleetRequest(
-        f"warm {model} {node.name} {view.now}", "", (model,), background=True, load_only=True
-    )
-    quote = virtual.quote((model, "warm", 0), request)
+    quote = virtual.quote((request.models[0], "warm", 0), request)
     if not quote.now_open or not quote.load or quote.evict > MOST_TAKEN_BY_WARMTH:
         return None
     if any(blob in kept for blob in quote.victims):

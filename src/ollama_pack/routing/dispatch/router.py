@@ -461,9 +461,9 @@ class Router:
         """Let a node load a model that nobody waits for yet."""
         self._beside(self._load_ahead(binding, keep_alive), "load a model ahead of need")
 
-    def prolong(self, node: str, model: str, seconds: float) -> None:
-        """Let a model stay in a node's memory."""
-        self._beside(self._prolong(node, model, seconds), "keep a model in memory")
+    def prolong(self, node: str, model: str, seconds: float, options: Mapping[str, Any]) -> None:
+        """Let a model stay in a node's memory, with the options that it has there: others load it again."""
+        self._beside(self._prolong(node, model, seconds, options), "keep a model in memory")
 
     def _beside(self, work: Coroutine[Any, Any, None], name: str) -> None:
         """Do something that no chat waits for."""
@@ -471,9 +471,10 @@ class Router:
         self._loads.add(task)
         task.add_done_callback(self._loads.discard)
 
-    async def _prolong(self, node: str, model: str, seconds: float) -> None:
+    async def _prolong(self, node: str, model: str, seconds: float, options: Mapping[str, Any]) -> None:
+        client = self.nodes[node].client
         try:
-            await self.nodes[node].client.load(model, seconds=PROLONG_SECONDS, keep_alive=seconds)
+            await client.load(model, seconds=PROLONG_SECONDS, keep_alive=seconds, options=options)
         except NodeError as error:
             router_log.warning("%s could not keep %s in memory: %s", node, model, error)
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from ollama_pack.base.breaker import Breaker, BreakerRule, BreakerState
 from ollama_pack.routing.decide.policy import RoutingPolicy
@@ -96,6 +97,12 @@ class RunnerState:
         self.ends[request.id] = ends_at
         self.mirror.started(request.blocks, now, shared=shared, kind=kind)
         self.touched = True
+
+    @property
+    def loaded_with(self) -> dict[str, Any]:
+        """The options of a request for which it is not loaded again, as far as they are known."""
+        context = self.context if self.asked is None else self.asked
+        return {**dict(self.options or ()), **({"num_ctx": context} if context else {})}
 
     def serves(self, wanted: tuple[int, RunnerOptions]) -> None:
         """It answers a request with these options, so it has them: another client may have loaded it."""

@@ -484,9 +484,25 @@ class Scheduler:
         loads: list[Assignment] = []
         for node in sorted(cold, key=lambda node: (node.tier, -_free(node), node.name)):
             kept = {node.models[other].blob for other in map(fold_name, others) if other in node.models}
-            if len(loads) < missing and (load := warm_load(view, node, name, self.policy, kept)):
+            if len(loads) >= missing:
+                break
+            request = self._warm_request(node, name, now)
+            if load := warm_load(view, node, request, self.policy, kept):
                 loads.append(self._start(load, now))
         return loads
+
+    def _warm_request(self, node: NodeView, model: str, now: float) -> FleetRequest:
+        """For a load as its chats want it: the first of them would have it loaded again for its `num_ctx`."""
+        context, options = self.cluster.usual_options(node.models[model].blob)
+        return FleetRequest(
+            f"warm {model} {node.name} {now}",
+            "",
+            (model,),
+            context=context,
+            options=options,
+            background=True,
+            load_only=True,
+        )
 
     def load_failed(self, request_id: str, *, lasts: bool = True) -> None:
         """A node has not done such a load. That shuts nothing: its options may be the reason.
@@ -515,6 +531,8 @@ class Scheduler:
         evicted = {blob: node.runners[blob] for blob in assignment.victims if blob in node.runners}
         loading_until = node.loading_until
         wanted = node.models[assignment.model].wanted(request)
+        if not request.load_only and not request.background:
+            self.cluster.asked_for(quote.blob, request)
         runner = self._occupy(node, assignment, wanted, now)
         match, beside = runner.mirror.depth(request.blocks), len(runner.ends)
         undo = Undo(evicted, loading_until, runner.mirror.state())
