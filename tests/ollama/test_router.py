@@ -401,6 +401,28 @@ def test_waiting_has_an_end(nodes: list[OllamaNode]) -> None:
     run(scenario)
 
 
+def test_a_model_that_is_deleted_is_not_waited_for(
+    nodes: list[OllamaNode], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Would catch chats that wait two minutes for a model that is gone, and read that all nodes were busy."""
+    monkeypatch.setattr(router_module, "DOWN_SECONDS", 0.5)
+
+    async def scenario() -> None:
+        async with routing(nodes[:1], row_settings="slots=1") as router:
+            nodes[0].enqueue(WORDS)
+            first = asyncio.create_task(Chat(router).run())
+            await until(lambda: chats(nodes[0]) == 1)
+            second = asyncio.create_task(Chat(router).run())
+            await until(lambda: router.scheduler.waiting == 1)
+            nodes[0].models.clear()
+            with pytest.raises(NoNodeError, match="no node has 'llama3:8b': pull it on one of gpu0"):
+                await second
+            first.cancel()
+            await asyncio.wait([first])
+
+    run(scenario)
+
+
 SPELLINGS = ("llama3:8b", "LLAMA3:8B", "Llama3:8b")
 
 

@@ -552,9 +552,12 @@ class Router:
         if waited > self.settings.first_token_seconds:
             raise WaitedTooLongError(self.settings.first_token_seconds, self.scheduler.waiting)
         if waited > DOWN_SECONDS:
+            models = pending.request.models
+            if not any(watch.has_any(models) for watch in self.nodes.values()):  # it was deleted meanwhile
+                raise self.no_node(models)
             faults = self._faults(pending)
             if faults:
-                raise NodesDownError(pending.request.models, faults)
+                raise NodesDownError(models, faults)
 
     def _faults(self, pending: PendingChat) -> dict[str, str]:
         """What is wrong with each node that has the model; empty when one of them may answer."""
