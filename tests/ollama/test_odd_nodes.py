@@ -12,6 +12,8 @@ from harness.ollama_node import Model, OllamaNode
 from harness.openai_engine import OpenAIEngine
 from harness.recording_proxy import RecordingProxy
 from harness.routing import QUICK, Chat, run
+from ollama_pack.engines.errors import NodeError
+from ollama_pack.engines.ollama.client import OllamaClient
 from ollama_pack.routing.decide.view import FleetRequest
 from ollama_pack.routing.dispatch.router import Router
 from ollama_pack.routing.nodes import parse_nodes
@@ -46,6 +48,23 @@ def chat(url: str, model: str = "llama3:8b", settings: str = "") -> str:
             return (await Chat(router, models=(model,)).run()).answer
 
     return run(scenario)
+
+
+def test_a_model_is_loaded_by_the_node_s_own_name() -> None:
+    """Would catch a model of an odd name that chats can use, but that is never loaded ahead of them."""
+
+    async def scenario(url: str) -> str:
+        async with aiohttp.ClientSession() as session:
+            client = OllamaClient(url, session)
+            (model,) = await client.tags()
+            with pytest.raises(NodeError):
+                await client.load(model.name, seconds=5)  # the node behind the gateway has another one
+            return model.name
+
+    with OllamaNode([LLAMA]) as node, RecordingProxy(node.url) as proxy:
+        proxy.instead["/api/tags"] = (200, {"models": [{"name": "lab/llama 3 (test)"}]}, OK)
+        assert run(lambda: scenario(proxy.url)) == "lab/llama-3-test"
+        assert (node.requests[-1].body or {})["model"] == "lab/llama 3 (test)"
 
 
 def offered(url: str, settings: str = "") -> list[str]:

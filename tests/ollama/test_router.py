@@ -14,6 +14,7 @@ from harness.ollama_node import Answer, Fault, Model, OllamaNode
 from harness.routing import HEAD, JSON, QUICK, Chat, routing, rows_of, run, until
 from ollama_pack.engines.errors import NodeTimeoutError, RequestRefusedError
 from ollama_pack.routing.decide.assignment import Assignment
+from ollama_pack.routing.dispatch import attempt
 from ollama_pack.routing.dispatch import router as router_module
 from ollama_pack.routing.dispatch.report import dashboard_report, load_report
 from ollama_pack.routing.dispatch.router import Router
@@ -27,6 +28,7 @@ from ollama_pack.routing.errors import (
     WaitedTooLongError,
 )
 from ollama_pack.routing.peers.share import FleetShare
+from ollama_pack.routing.warm import parse_warm
 
 LLAMA, MISTRAL = Model("llama3:8b"), Model("mistral:7b", num_ctx=8192)
 FOREVER = Answer(["never"], delay=3600.0)
@@ -160,6 +162,54 @@ def test_nothing_is_spliced_after_the_first_token(nodes: list[OllamaNode]) -> No
     chat, asked_elsewhere = run(scenario)
     assert chat.said == "Once upon "
     assert asked_elsewhere == 0
+
+
+def test_an_answer_ends_when_its_node_is_not_there_any_more(
+    nodes: list[OllamaNode], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Would catch users who look at half an answer for five minutes after a node has lost its power."""
+    monkeypatch.setattr(attempt, "SILENT_SECONDS", 0.3)
+
+    async def scenario() -> Chat:
+        async with routing(nodes) as router:
+            first, _ = await home(router, nodes)
+            first.command(Fault("stall", path="/api/chat", after=2))
+            first.enqueue(Answer(["Once ", "upon ", "a ", "time"]))
+
+            async def off(_chunk: JSON) -> None:
+                first.command(Fault("refuse"))
+
+            chat = Chat(router, on_chunk=off)
+            with pytest.raises(AnswerBrokenError, match="has stopped answering"):
+                await chat.run()
+            return chat
+
+    assert run(scenario).said == "Once upon "
+
+
+def test_an_answer_that_pauses_is_waited_for_where_its_node_is_only_busy(
+    nodes: list[OllamaNode], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Would catch an answer that is cut since its node is too busy to answer a look in time."""
+    monkeypatch.setattr(attempt, "SILENT_SECONDS", 0.0)
+
+    async def scenario() -> Chat:
+        async with routing(nodes) as router:
+            first, _ = await home(router, nodes)
+            first.enqueue(Answer(["Once ", "upon "], pause=3.0))
+            watch = router.nodes["gpu0" if first is nodes[0] else "gpu1"]
+
+            async def no_answer() -> None:
+                raise NodeTimeoutError(watch.client.name, "answer", 5.0)
+
+            chat = Chat(router)
+            answer = asyncio.create_task(chat.run())
+            await until(lambda: bool(chat.said))
+            monkeypatch.setattr(watch.client, "tags", no_answer)
+            await until(lambda: watch.is_gone)
+            return await answer
+
+    assert run(scenario).said == "Once upon "
 
 
 def test_all_nodes_fail(nodes: list[OllamaNode]) -> None:
@@ -351,6 +401,28 @@ def test_waiting_has_an_end(nodes: list[OllamaNode]) -> None:
     run(scenario)
 
 
+def test_a_model_that_is_deleted_is_not_waited_for(
+    nodes: list[OllamaNode], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Would catch chats that wait two minutes for a model that is gone, and read that all nodes were busy."""
+    monkeypatch.setattr(router_module, "DOWN_SECONDS", 0.5)
+
+    async def scenario() -> None:
+        async with routing(nodes[:1], row_settings="slots=1") as router:
+            nodes[0].enqueue(WORDS)
+            first = asyncio.create_task(Chat(router).run())
+            await until(lambda: chats(nodes[0]) == 1)
+            second = asyncio.create_task(Chat(router).run())
+            await until(lambda: router.scheduler.waiting == 1)
+            nodes[0].models.clear()
+            with pytest.raises(NoNodeError, match="no node has 'llama3:8b': pull it on one of gpu0"):
+                await second
+            first.cancel()
+            await asyncio.wait([first])
+
+    run(scenario)
+
+
 SPELLINGS = ("llama3:8b", "LLAMA3:8B", "Llama3:8b")
 
 
@@ -451,12 +523,50 @@ def test_keep_alive_where_the_request_has_none(nodes: list[OllamaNode]) -> None:
     assert asked == ["30m", "1m"]
 
 
+def loads_of(node: OllamaNode) -> list[JSON]:
+    """What a node was asked to load, or to keep in memory."""
+    return [request.body or {} for request in node.requests if request.path == "/api/generate"]
+
+
+def test_a_model_that_is_kept_is_not_loaded_again_for_it(nodes: list[OllamaNode]) -> None:
+    """Would catch a model that Ollama loads again, without its prompts, only to keep it in memory longer."""
+    options = {"num_ctx": 2048, "num_thread": 1}
+
+    async def scenario() -> None:
+        async with routing(nodes[:1]) as router:
+            await Chat(router, body={"options": options, "keep_alive": "1m"}).run()
+            runner = router.scheduler.cluster.nodes["gpu0"].runners
+            await until(lambda: bool([one for one in runner.values() if one.expires_at]))
+            router.upkeep.keep(parse_warm("llama3:8b = 00:00-24:00"))
+            await until(lambda: bool(loads_of(nodes[0])))
+            await Chat(router, body={"options": options}).run()
+
+    run(scenario)
+    assert [body["options"] for body in loads_of(nodes[0])] == [options]
+    assert [record.loaded for record in nodes[0].records] == [True, False, False]
+
+
+def test_a_model_is_kept_as_its_chats_want_it(nodes: list[OllamaNode]) -> None:
+    """Would catch a load before the first chat of the day that is for nothing, as chats have a `num_ctx`."""
+    options = {"num_ctx": 2048}
+
+    async def scenario() -> None:
+        async with routing(nodes[:1]) as router:
+            await Chat(router, body={"options": options, "keep_alive": "0.1s"}).run()
+            runners = router.scheduler.cluster.nodes["gpu0"].runners
+            await until(lambda: not runners)
+            await Chat(router, background=True, body={"keep_alive": "0.1s"}).run()
+            await until(lambda: not router.scheduler.cluster.nodes["gpu0"].runners)
+            router.upkeep.keep(parse_warm("llama3:8b = 00:00-24:00"))
+            await until(lambda: bool(loads_of(nodes[0])))
+
+    run(scenario)
+    assert [body["options"] for body in loads_of(nodes[0])] == [options]
+
+
 def test_a_model_is_loaded_ahead_of_need(nodes: list[OllamaNode]) -> None:
     """Would catch a load that is never sent, or with other options than the chats have."""
     options = {"num_ctx": 2048}
-
-    def loads() -> list[JSON]:
-        return [request.body or {} for request in nodes[0].requests if request.path == "/api/generate"]
 
     async def scenario() -> None:
         async with routing(nodes, replace(QUICK, keep_alive="30m"), "slots=4") as router:
@@ -466,11 +576,13 @@ def test_a_model_is_loaded_ahead_of_need(nodes: list[OllamaNode]) -> None:
             await Chat(router, body={"options": options}).run()
             router.scheduler.cluster.drain("gpu0", draining=False)
             await asyncio.gather(*(Chat(router, f"{n}", body={"options": options}).run() for n in range(3)))
-            await until(lambda: bool(loads()))
+            await until(lambda: bool(loads_of(nodes[0])))
 
     nodes[1].enqueue(Answer(["hello"]), *[Answer(["hello"], delay=0.5)] * 3)
     run(scenario)
-    assert loads() == [{"model": "llama3:8b", "stream": False, "keep_alive": "30m", "options": options}]
+    assert loads_of(nodes[0]) == [
+        {"model": "llama3:8b", "stream": False, "keep_alive": "30m", "options": options}
+    ]
     assert chats(nodes[0]) == 0
 
 

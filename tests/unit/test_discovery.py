@@ -1,6 +1,7 @@
 """Rows that stand for several servers, which a real DNS server and a scripted Kubernetes API name."""
 
 import asyncio
+import json
 import os
 import re
 from pathlib import Path
@@ -9,7 +10,10 @@ import pytest
 
 from harness.certificates import self_signed
 from harness.dns_server import ServiceDns
+from harness.hostile_server import HostileServer, http_answer
 from harness.kubernetes_api import PodsApi, pod
+from ollama_pack.engines.ollama.to_openai import ReplyHead
+from ollama_pack.routing.dispatch.pending_chat import RouterSettings
 from ollama_pack.routing.errors import NodeTableError
 from ollama_pack.routing.nodes import parse_nodes
 from ollama_pack.services.discovery import (
@@ -20,7 +24,7 @@ from ollama_pack.services.discovery import (
     resolve_pods,
     resolve_srv,
 )
-from ollama_pack.services.router_host import _environment_counts
+from ollama_pack.services.router_host import RouterHost, _environment_counts
 
 ROW = "pool dns+srv://_ollama._tcp.example.org slots=2 key=secret"
 
@@ -39,6 +43,38 @@ def test_servers_become_rows() -> None:
         ("gpu0", "http://b.pods:11434"),
     ]
     assert {(node.slots, node.key) for node in found[:-1]} == {(2, "secret")}
+
+
+@pytest.mark.parametrize(
+    ("row", "servers"),
+    [
+        ("gpus dns+srv://_ollama._tcp.example.org", [f"gpu.site{number}.example.org" for number in range(4)]),
+        (
+            "ollama-students k8s://default/app=ollama:11434",
+            [
+                f"release-name-open-webui-ollama-gpu-inference-7d4b9c6f5d-{end}"
+                for end in ("x2x", "kq9", "mt4")
+            ],
+        ),
+        (f"{'n' * 64} k8s://default/app=ollama:11434", ["ollama-0", "ollama-1", "ollama-2"]),
+    ],
+    ids=["hosts that begin alike", "pods with long names", "a long name of the row"],
+)
+def test_no_server_is_left_out_for_its_name(row: str, servers: list[str]) -> None:
+    """Would catch the third of several servers whose names begin alike, which was no node at all."""
+    (parsed,) = parse_nodes(row)
+    found = expanded(
+        (parsed,),
+        {
+            parsed.url: tuple(
+                Server(name, 11434) if "." in name else Server(f"10.0.0.{number}", 11434, name)
+                for number, name in enumerate(servers)
+            )
+        },
+    )
+    assert len({node.name for node in found}) == len(servers)
+    for node in found:
+        assert parse_nodes(f"{node.name} {node.url}")[0].name == node.name
 
 
 @pytest.mark.parametrize(
@@ -155,6 +191,31 @@ def test_outside_a_cluster_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
     with pytest.raises(OSError, match="does not run in Kubernetes"):
         asyncio.run(resolve_pods("k8s://default/app=ollama:11434"))
+
+
+def test_nobody_gets_the_cookies_of_another_user() -> None:
+    """Would catch a gateway's cookie for one user that others send, or that ties all chats to one engine."""
+    hello = {"choices": [{"index": 0, "delta": {"content": "Hi"}, "finish_reason": "stop"}]}
+
+    def gateway(_method: str, path: str) -> bytes:
+        if path == "/v1/models":
+            return http_answer(b'{"object": "list", "data": [{"id": "m", "object": "model"}]}')
+        events = f"data: {json.dumps(hello)}\n\ndata: [DONE]\n\n".encode()
+        return http_answer(events, Content_Type="text/event-stream", Set_Cookie="session=first; Path=/")
+
+    async def scenario(url: str) -> None:
+        host = RouterHost()
+        router = await host.router(parse_nodes(f"gateway {url} kind=openai"), RouterSettings())
+        for user in ("first", "second"):
+            body = {"messages": [{"role": "user", "content": "Hello"}]}
+            async for _ in router.answer(body, ["m"], ReplyHead("1", 1, "m"), user=user):
+                pass
+        await host.close()
+
+    with HostileServer(gateway) as server:  # by name: no cookies are kept of an IP address
+        asyncio.run(scenario(server.url.replace("127.0.0.1", "localhost")))
+        assert sum("/chat/completions" in head for head in server.heads) == 2
+        assert not [head for head in server.heads if "cookie:" in head.lower()]
 
 
 @pytest.mark.parametrize("answer", [None, [], {}, {"items": None}, {"items": {}}])

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from zoneinfo import ZoneInfo
 
 import aiohttp
@@ -11,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.virtual_world import World
+from harness.virtual_world import MODELS, World
 from ollama_pack.routing.decide.view import InstalledModel
 from ollama_pack.routing.dispatch.router import Router
 from ollama_pack.routing.errors import WarmTableError
@@ -128,6 +129,39 @@ def test_nothing_in_use_is_unloaded_for_the_hours_to_come() -> None:
     assert world.scheduler.warm("a", 1) == []
     world.finish(binding.request.id)
     assert world.scheduler.warm("a", 1) == []
+
+
+def test_a_model_that_cannot_be_loaded_keeps_no_other_out() -> None:
+    """Would catch a row whose model does not fit: the rows below it loaded nothing on that node, ever."""
+    world = fleet(x="24GB")
+    (broken,) = world.scheduler.warm("a", 1)
+    assert world.scheduler.warm("b", 1, ["a"]) == []  # one load at a time
+    world.scheduler.load_failed(broken.request.id)
+    assert world.scheduler.warm("a", 1) == []
+    assert [load.model for load in world.scheduler.warm("b", 1, ["a"])] == ["b"]
+
+
+@pytest.mark.parametrize("lasts", [True, False])
+def test_a_load_that_fails_again_and_again_is_tried_less_often(lasts: bool) -> None:  # noqa: FBT001
+    """Would catch a load for want of memory that makes a node unload others every two minutes, all night.
+
+    A node that is only busy or restarts is asked again as soon as before.
+    """
+    world, tries = World(("x",)), []
+    begins = world.now
+    while world.now < begins + 4 * 3600:
+        for load in world.scheduler.warm("a", 1):
+            tries.append(world.now - begins)
+            world.scheduler.load_failed(load.request.id, lasts=lasts)
+        world.now += 5.0
+    pauses = [round(later - sooner) for sooner, later in pairwise(tries)]
+    assert pauses == [120, 240, 480, 960, 1920, 3600, 3600] if lasts else set(pauses) == {120}
+    world.ask(1)
+    (chat,) = world.decide()  # people's chats are not kept from trying
+    world.first_token(chat.request.id)
+    world.finish(chat.request.id)
+    world.scheduler.cluster.probed("x", MODELS, [])  # it has been unloaded since
+    assert len(world.scheduler.warm("a", 1)) == 1
 
 
 def test_a_drained_node_gets_nothing_new() -> None:

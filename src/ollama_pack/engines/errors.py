@@ -46,6 +46,11 @@ class NodeError(PackError):
         return str(self.message)
 
     @property
+    def is_down(self) -> bool:
+        """Whether it is the node, not one model on it: there is no connection."""
+        return False
+
+    @property
     def plain_with_said(self) -> Message:
         """The reason, and what the node itself said."""
         if not self.said:
@@ -68,6 +73,11 @@ class NodeUnreachableError(RetryableNodeError):
     def __init__(self, node: str, said: str) -> None:
         reason = message("cannot be reached (does it run, is the address right?)")
         super().__init__(node, reason, said=said)
+
+    @property
+    def is_down(self) -> bool:
+        """Yes."""
+        return True
 
     @property
     def plain(self) -> Message:
@@ -113,6 +123,11 @@ class NodeTimeoutError(RetryableNodeError):
         super().__init__(node, reason)
         self.stage = stage
         self.seconds = seconds
+
+    @property
+    def is_down(self) -> bool:
+        """Whether no connection came about in time."""
+        return self.stage == "connect"
 
 
 class NodeBusyError(RetryableNodeError):

@@ -226,17 +226,20 @@ def expanded(rows: Sequence[NodeRow], servers: dict[str, Servers]) -> tuple[Node
         for server in servers.get(row.url, ()):
             url = f"http://{_in_url(server.host)}:{server.port}"
             label = server.label or _label(server.host)
-            name = _node_name(row.name, label, "")
-            name = _node_name(row.name, label, f"-{server.port}") if name in names else name
-            if url not in addresses and name not in names and len(found) < MAX_NODES:
+            labels = label, f"{label}-{server.port}", f"{server.host}-{server.port}"
+            usable = (_node_name(row.name, one) for one in labels)
+            name = next((one for one in usable if one not in names), "")
+            if name and url not in addresses and len(found) < MAX_NODES:
                 names.add(name)
                 addresses.add(url)
                 found.append(replace(row, name=name, url=url))
     return tuple(found)
 
 
-def _node_name(row: str, label: str, end: str) -> str:
-    return _NOT_IN_A_NAME.sub("-", f"{row}-{label}")[: _LONGEST_NAME - len(end)] + end
+def _node_name(row: str, label: str) -> str:
+    """Of a long label the end is kept: only there do the names of a Deployment's pods differ."""
+    row = row[: max(_LONGEST_NAME // 2, _LONGEST_NAME - 1 - len(label))]
+    return _NOT_IN_A_NAME.sub("-", f"{row}-{label[-(_LONGEST_NAME - 1 - len(row)) :]}")
 
 
 def _label(host: str) -> str:

@@ -63,7 +63,11 @@ class RouterHost:
         elif self.current is None or self._made_of != wanted:
             self.retire()
             connector = aiohttp.TCPConnector(limit=0, ssl=self._trusted())
-            session = aiohttp.ClientSession(connector=connector, trust_env=_environment_counts())
+            session = aiohttp.ClientSession(
+                connector=connector,
+                trust_env=_environment_counts(),
+                cookie_jar=aiohttp.DummyCookieJar(),  # a gateway's cookie for one user is nobody else's
+            )
             self.current = Router(
                 rows,
                 session,

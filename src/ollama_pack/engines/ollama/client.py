@@ -241,7 +241,8 @@ class OllamaClient:
         """
         found = {"keep_alive": keep_alive, "options": options}
         given = {name: value for name, value in found.items() if value is not None}
-        await self._node.ask("/api/generate", {"model": model, "stream": False, **given}, seconds)
+        body = {"model": self._ids.real(model), "stream": False, **given}
+        await self._node.ask("/api/generate", body, seconds)
 
     async def embed(
         self, model: str, texts: Sequence[str], *, seconds: float, dimensions: int = 0

@@ -431,6 +431,8 @@ class Planner:
                 return
             if name not in roomy or node.view.tier > nearest or node.has(kind.model):
                 continue
+            if not node.view.may_load_ahead(kind.model):
+                continue
             if not fills_up and lost <= node.load_seconds(kind.model):
                 continue
             if left == 1 and (self._leaves_models_out(node, kind.model) or self._is_early(node, busy, slots)):
@@ -452,7 +454,9 @@ class Planner:
         for one in waiting:
             kind = self._kinds[one.entry.kind]
             for node in kind.cold:
-                if node.changed or not node.view.loads_ahead or node.view.tier > one.chosen.node.view.tier:
+                if node.changed or node.view.tier > one.chosen.node.view.tier:
+                    continue
+                if not node.view.may_load_ahead(kind.model):
                     continue
                 offer = node.quote((kind.model, one.entry.kind, one.request.max_output), one.request)
                 if offer.now_open and offer.victims:
@@ -749,19 +753,16 @@ class Planner:
 
 
 def warm_load(
-    view: FleetView, node: NodeView, model: str, policy: RoutingPolicy, kept: Collection[str]
+    view: FleetView, node: NodeView, request: FleetRequest, policy: RoutingPolicy, kept: Collection[str]
 ) -> Assignment | None:
-    """The load of a model at a node, though nobody waits for it; None: not now.
+    """A load at a node that nobody waits for; None: not now.
 
     It begins only where the node is free to load, and unloads nothing that anybody has asked for lately, and
     none of the weights that are `kept` likewise: two that do not fit would evict each other for ever.
     """
     held = Counter(runner.blob for one in view.nodes for runner in one.runners)
     virtual = VirtualNode(node, TimelineContext(policy, view.now, view.demand, view.returns, held))
-    request = FleetRequest(
-        f"warm {model} {node.name} {view.now}", "", (model,), background=True, load_only=True
-    )
-    quote = virtual.quote((model, "warm", 0), request)
+    quote = virtual.quote((request.models[0], "warm", 0), request)
     if not quote.now_open or not quote.load or quote.evict > MOST_TAKEN_BY_WARMTH:
         return None
     if any(blob in kept for blob in quote.victims):

@@ -283,7 +283,8 @@ class NodeView:
         room: bytes that models can have in memory together: known, or seen; a lone runner always fits.
         smallest: bytes of its smallest model; 1: it is not known how much memory there is.
         rates: by blob.
-        loads_ahead: it can be asked to load a model without a chat.
+        loads_ahead: it can be asked to load a model without a chat,
+        failed_loads: except for these weights: such a load has failed a while ago.
     """
 
     name: str
@@ -296,6 +297,11 @@ class NodeView:
     smallest: int = 1
     rates: Mapping[str, ModelRates] = field(default_factory=dict)
     loads_ahead: bool = False
+    failed_loads: frozenset[str] = frozenset()
+
+    def may_load_ahead(self, model: str) -> bool:
+        """Whether it can be asked to load a model that it has, without a chat."""
+        return self.loads_ahead and self.models[model].blob not in self.failed_loads
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,6 @@ from ollama_pack.engines.errors import (
     NodeFaultError,
     NodeGoneError,
     NodeTimeoutError,
-    NodeUnreachableError,
     RetryableNodeError,
     WrongModelError,
 )
@@ -37,6 +36,7 @@ TAG = "ollama_pack"  # key of what we add to an answer
 LIMITS_SECONDS = 1.0  # between two looks whether an answer is overdue
 PENDING_LOOK_SECONDS = 5.0  # while an answer has not begun, what is known of its node is not older
 ALIVE_SECONDS = 5.0  # a runner that has said something to anybody since then does not hang
+SILENT_SECONDS = 15.0  # after which an answer has ended whose node takes no connection any more
 
 
 class Attempt:
@@ -94,12 +94,12 @@ class Attempt:
         )
         try:
             async with aclosing(chunks):
-                chunk = await self._first(chunks)
-                self.heard_at = self._first_at = self._loop.time()
-                yield self._noted(chunk)
-                async for chunk in chunks:
+                chunk: dict[str, Any] | None = await self._first(chunks)
+                self._first_at = self._loop.time()
+                while chunk is not None:
                     self.heard_at = self._loop.time()
                     yield self._noted(chunk)
+                    chunk = await self._next(chunks)
         except NodeError as error:
             error.said = without_quotes(error.said, self._pending_chat.body.get("messages"))
             raise
@@ -108,17 +108,24 @@ class Attempt:
         """The first chunk, unless somebody gives it up."""
         self._limits = self._loop.call_later(LIMITS_SECONDS, self._keep_limits)
         try:
-            async with asyncio.timeout(None) as self._hang_limit:
-                return await anext(chunks)
-        except TimeoutError:
-            raise self._given_up or self._fault(message("has stopped answering")) from None
-        except StopAsyncIteration:
-            raise self._fault(message("ended its answer before it began")) from None
+            chunk = await self._next(chunks)
         finally:
-            self._hang_limit = None
             self._limits.cancel()
             if self._suspicion:
                 self._suspicion.cancel()
+        if chunk is None:
+            raise self._fault(message("ended its answer before it began"))
+        return chunk
+
+    async def _next(self, chunks: AsyncGenerator[dict[str, Any], None]) -> dict[str, Any] | None:
+        """The next chunk, unless somebody gives it up; None at the end."""
+        try:
+            async with asyncio.timeout(None) as self._hang_limit:
+                return await anext(chunks, None)
+        except TimeoutError:
+            raise self._given_up or self._fault(message("has stopped answering")) from None
+        finally:
+            self._hang_limit = None
 
     @property
     def _first_token_limit(self) -> float:
@@ -158,8 +165,14 @@ class Attempt:
             self._suspicion = self._loop.call_later(seconds, suspect, identity, self)
 
     def is_gone(self) -> None:
-        """Its node does not answer at all: an answer that has not begun is not waited for."""
-        self._give_up(NodeGoneError(self._watch.client.name))
+        """Its node does not answer at all: an answer that has not begun is not waited for.
+
+        One that has begun may pause, and a node that is very busy answers no look. But where nobody takes a
+        connection, the machine has gone without a word, as one does that loses its power.
+        """
+        now = self._loop.time()
+        if self.heard_at is None or (self._watch.is_down and now - self.heard_at > SILENT_SECONDS):
+            self._give_up(NodeGoneError(self._watch.client.name))
 
     def hangs(self) -> None:
         """Its node takes longer than it honestly can, though it answers otherwise."""
@@ -213,7 +226,10 @@ class Attempts:
         return sum(attempt.binding.node == node for attempt in self._there.values())
 
     def is_gone(self, node: str) -> None:
-        """A node does not answer at all: what has not begun to answer there goes elsewhere."""
+        """A node does not answer at all: what has not begun to answer there goes elsewhere.
+
+        To be called again and again, for answers that have begun.
+        """
         for attempt in self._there.values():
             if attempt.binding.node == node:
                 attempt.is_gone()
@@ -228,13 +244,6 @@ class Attempts:
         )
 
 
-def is_down(error: NodeError) -> bool:
-    """Whether it is the node, not one model on it."""
-    return isinstance(error, NodeUnreachableError) or (
-        isinstance(error, NodeTimeoutError) and error.stage == "connect"
-    )
-
-
 def is_hang(error: NodeError) -> bool:
     """Whether it said nothing at all for as long as it could."""
     return isinstance(error, NodeTimeoutError) and error.stage in {"load", "first byte"}
@@ -246,7 +255,7 @@ def is_unexplained(error: RetryableNodeError) -> bool:
     `format: "xml"` makes every node answer with status 500, for example.
     """
     its_own = NodeBusyError | ModelNotFoundError | NodeGoneError | WrongModelError
-    if is_down(error) or isinstance(error, its_own):
+    if error.is_down or isinstance(error, its_own):
         return False
     return error.status is None or error.status >= HTTPStatus.INTERNAL_SERVER_ERROR
 

@@ -37,7 +37,6 @@ from ollama_pack.routing.dispatch.attempt import (
     Attempts,
     failure_kind,
     is_about_request,
-    is_down,
     is_hang,
     is_unexplained,
 )
@@ -462,9 +461,9 @@ class Router:
         """Let a node load a model that nobody waits for yet."""
         self._beside(self._load_ahead(binding, keep_alive), "load a model ahead of need")
 
-    def prolong(self, node: str, model: str, seconds: float) -> None:
-        """Let a model stay in a node's memory."""
-        self._beside(self._prolong(node, model, seconds), "keep a model in memory")
+    def prolong(self, node: str, model: str, seconds: float, options: Mapping[str, Any]) -> None:
+        """Let a model stay in a node's memory, with the options that it has there: others load it again."""
+        self._beside(self._prolong(node, model, seconds, options), "keep a model in memory")
 
     def _beside(self, work: Coroutine[Any, Any, None], name: str) -> None:
         """Do something that no chat waits for."""
@@ -472,9 +471,10 @@ class Router:
         self._loads.add(task)
         task.add_done_callback(self._loads.discard)
 
-    async def _prolong(self, node: str, model: str, seconds: float) -> None:
+    async def _prolong(self, node: str, model: str, seconds: float, options: Mapping[str, Any]) -> None:
+        client = self.nodes[node].client
         try:
-            await self.nodes[node].client.load(model, seconds=PROLONG_SECONDS, keep_alive=seconds)
+            await client.load(model, seconds=PROLONG_SECONDS, keep_alive=seconds, options=options)
         except NodeError as error:
             router_log.warning("%s could not keep %s in memory: %s", node, model, error)
 
@@ -491,7 +491,8 @@ class Router:
             )
         except NodeError as error:
             router_log.warning("%s could not load %s ahead of need: %s", node, binding.model, error)
-            self.scheduler.load_failed(identity)
+            is_passing = error.is_down or isinstance(error, NodeBusyError)
+            self.scheduler.load_failed(identity, lasts=not is_passing)
         else:
             seconds = self._loop.time() - began
             self.scheduler.finished(identity, Durations(seconds, load=seconds))
@@ -551,9 +552,12 @@ class Router:
         if waited > self.settings.first_token_seconds:
             raise WaitedTooLongError(self.settings.first_token_seconds, self.scheduler.waiting)
         if waited > DOWN_SECONDS:
+            models = pending.request.models
+            if not any(watch.has_any(models) for watch in self.nodes.values()):  # it was deleted meanwhile
+                raise self.no_node(models)
             faults = self._faults(pending)
             if faults:
-                raise NodesDownError(pending.request.models, faults)
+                raise NodesDownError(models, faults)
 
     def _faults(self, pending: PendingChat) -> dict[str, str]:
         """What is wrong with each node that has the model; empty when one of them may answer."""
@@ -668,7 +672,7 @@ class Router:
         unexplained, kind = is_unexplained(error), failure_kind(error)
         again = self.scheduler.failed(
             pending.request.id,
-            node_down=is_down(error),
+            node_down=error.is_down,
             hung=is_hang(error),
             blamed=not unexplained,
             busy=isinstance(error, NodeBusyError),

@@ -56,8 +56,8 @@ class Fleet(Protocol):
     def load_now(self, binding: Assignment, keep_alive: str | float | None) -> None:
         """Let a node load a model that nobody waits for."""
 
-    def prolong(self, node: str, model: str, seconds: float) -> None:
-        """Let a model stay in a node's memory."""
+    def prolong(self, node: str, model: str, seconds: float, options: Mapping[str, Any]) -> None:
+        """Let a model stay in a node's memory, with the options that it has there."""
 
 
 class Peers(Protocol):
@@ -161,7 +161,7 @@ class Upkeep:
             key = node.row.name, name
             if soon and now - self._asked_at.get(key, -math.inf) > STAY_SECONDS / 2:
                 self._asked_at[key] = now
-                self._fleet.prolong(node.row.name, runner.model, left)
+                self._fleet.prolong(node.row.name, runner.model, left, runner.loaded_with)
 
     # --- pulls, one node after another ---
 

@@ -67,6 +67,7 @@ class NodeWatch:
         self.residents: tuple[ResidentModel, ...] | None = ()  # what is in its memory; None: it does not tell
         self.answered_at: float | None = None  # the last time; None: never
         self.fault = ""  # what was wrong the last time; empty: nothing
+        self.is_down = False  # it took no connection the last time
         self.gpus = GpuReport(reason=message("not looked at yet"))
         self.looked = asyncio.Event()  # at least once, with or without an answer
         self.hurry = asyncio.Event()  # look again now
@@ -90,7 +91,7 @@ class NodeWatch:
             is_whole = await self._show(listed)
         except NodeError as error:
             self._missed = MISSES if isinstance(error, NodeUnreachableError) else self._missed + 1
-            self.fault = self._fault(error)
+            self.fault, self.is_down = self._fault(error), error.is_down
             return False
         finally:
             self.looked.set()
@@ -100,7 +101,7 @@ class NodeWatch:
             self.hurry.set()
         self._keep_models(listed)
         self.residents = None if loaded is None else self._residents(loaded)
-        self.answered_at, self.fault = self._clock(), ""
+        self.answered_at, self.fault, self.is_down = self._clock(), "", False
         self.seen_at = asked_at
         return True
 

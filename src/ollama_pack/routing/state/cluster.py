@@ -11,6 +11,7 @@ from ollama_pack.routing.decide.view import (
     ModelRates,
     NodeView,
     PromptBlock,
+    RunnerOptions,
 )
 from ollama_pack.routing.naming import auto_parts, fold_name
 from ollama_pack.routing.nodes import NodeRow
@@ -48,6 +49,7 @@ class Cluster:
         self._autos: dict[str, None] = {}  # automatic names that were asked for lately
         self.demand = DemandMeter()
         self._returns: dict[str, ReturnLearner] = {}
+        self._usual_options: dict[str, tuple[int, RunnerOptions]] = {}
         self._holders: dict[int, tuple[str, ...]] = {}
         self._views: dict[str, NodeView] = {}
         self._changed: set[str] = set()  # since the last decision
@@ -218,6 +220,17 @@ class Cluster:
         """A decision was made on the last view: changes count from here on."""
         self._changed.clear()
         self._others = False
+
+    def usual_options(self, blob: str) -> tuple[int, RunnerOptions]:
+        """The context and the options that the last chat with these weights asked for."""
+        return self._usual_options.get(blob, (0, ()))
+
+    def asked_for(self, blob: str, request: FleetRequest) -> None:
+        """A chat asks for these weights."""
+        self._usual_options.pop(blob, None)
+        self._usual_options[blob] = request.context, request.options
+        if len(self._usual_options) > MAX_FOLLOWED_BLOBS:
+            del self._usual_options[next(iter(self._usual_options))]
 
     def prompt_sent(self, node: str, blob: str, request: FleetRequest, now: float) -> tuple[int, int]:
         """A prompt goes to a node: it may be what another one goes on with.

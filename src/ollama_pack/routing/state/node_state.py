@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from ollama_pack.base.breaker import Breaker, BreakerRule, BreakerState
 from ollama_pack.routing.decide.policy import RoutingPolicy
@@ -27,7 +28,7 @@ REMOTE_SLOTS = 64  # free ones of a model that runs elsewhere, whatever it answe
 UNSEEN_SECONDS = (
     300.0  # a runner of a node that does not tell of its memory is believed in after its last use
 )
-LOAD_AGAIN_SECONDS = 120.0  # after a load ahead of need has failed at a node
+LOAD_RULE = BreakerRule(threshold=1, shortest=120.0, longest=3600.0)  # of loads that nobody waits for
 GPU_LAG = 2.0  # seconds for which a GPU's utilization may still tell of a request that has ended
 
 
@@ -97,6 +98,12 @@ class RunnerState:
         self.mirror.started(request.blocks, now, shared=shared, kind=kind)
         self.touched = True
 
+    @property
+    def loaded_with(self) -> dict[str, Any]:
+        """The options of a request for which it is not loaded again, as far as they are known."""
+        context = self.context if self.asked is None else self.asked
+        return {**dict(self.options or ()), **({"num_ctx": context} if context else {})}
+
     def serves(self, wanted: tuple[int, RunnerOptions]) -> None:
         """It answers a request with these options, so it has them: another client may have loaded it."""
         context, options = wanted
@@ -130,7 +137,7 @@ class NodeState:
         self._seen: NodeView | None = None
         self.breaker = Breaker(NODE_RULE)
         self._loads_ahead = row.kind == "ollama" and not row.way_in.needs_user
-        self._loads_again_at = -math.inf
+        self._failed_loads: dict[str, Breaker] = {}  # blob → when it may be loaded again without a chat
         self._policy = policy
         self._expected = expected
         self._stats: dict[str, ModelStats] = {}
@@ -183,6 +190,8 @@ class NodeState:
         self.breaker.succeeded()
         self._breakers.pop(model, None)
         self._broken_for.pop(model, None)
+        if known := self.models.get(model):
+            self._failed_loads.pop(known.blob, None)
 
     def gave_up(self, model: str) -> None:
         """A request ended and tells nothing."""
@@ -234,6 +243,7 @@ class NodeState:
         blobs = {model.blob for model in models.values()}
         self._stats = {blob: stats for blob, stats in self._stats.items() if blob in blobs}
         self._rates = {blob: self.known(blob) for blob in blobs}
+        self._failed_loads = {blob: known for blob, known in self._failed_loads.items() if blob in blobs}
         self._breakers = {name: breaker for name, breaker in self._breakers.items() if name in models}
         self._broken_for = {name: user for name, user in self._broken_for.items() if name in models}
         self._default_contexts = {
@@ -411,9 +421,9 @@ class NodeState:
         self.runners = {**evicted, **self.runners}
         self.loading_until = loading_until
 
-    def did_not_load(self, runner: RunnerState, now: float) -> None:
-        """A load that nobody waited for has failed: the next one is tried later."""
-        self._loads_again_at = now + LOAD_AGAIN_SECONDS
+    def did_not_load(self, runner: RunnerState, now: float, *, grows: bool) -> None:
+        """A load that nobody waited for has failed: it is tried later, and if it `grows` later each time."""
+        self._failed_loads.setdefault(runner.blob, Breaker(LOAD_RULE)).failed(now, grows=grows)
         if self.runners.get(runner.blob) is runner and not runner.ends:
             del self.runners[runner.blob]
         self.changed()
@@ -441,6 +451,7 @@ class NodeState:
     def changes_at(self) -> Iterable[float]:
         """When it may look otherwise though nothing is told: a breaker's time or a pause is over, say."""
         due = [self.paused_until, self.loading_until, *self.retry_at()]
+        due += [known.retry_at for known in self._failed_loads.values() if known.retry_at is not None]
         if self.gpu.count:
             due += self.gpu.changes_at()
         for runner in self.runners.values():
@@ -468,7 +479,10 @@ class NodeState:
             room=self.memory.room,
             smallest=self._smallest,
             rates=rates,
-            loads_ahead=self._loads_ahead and now >= self._loads_again_at,
+            loads_ahead=self._loads_ahead,
+            failed_loads=frozenset(
+                [blob for blob, known in self._failed_loads.items() if not known.allows(now)]
+            ),
         )
 
     @property

@@ -480,18 +480,40 @@ class Scheduler:
         self._planner.promised |= {node.models[name].blob: (copies, now + PROMISE_SECONDS) for node in having}
         cold = [node for node in having if node.models[name].blob not in blobs[node.name]]
         missing = copies - (len(having) - len(cold))
+        cold = [node for node in cold if node.may_load_ahead(name)]
         loads: list[Assignment] = []
         for node in sorted(cold, key=lambda node: (node.tier, -_free(node), node.name)):
             kept = {node.models[other].blob for other in map(fold_name, others) if other in node.models}
-            if len(loads) < missing and (load := warm_load(view, node, name, self.policy, kept)):
+            if len(loads) >= missing:
+                break
+            request = self._warm_request(node, name, now)
+            if load := warm_load(view, node, request, self.policy, kept):
                 loads.append(self._start(load, now))
         return loads
 
-    def load_failed(self, request_id: str) -> None:
-        """A node has not done such a load. That shuts nothing: its options may be the reason."""
+    def _warm_request(self, node: NodeView, model: str, now: float) -> FleetRequest:
+        """For a load as its chats want it: the first of them would have it loaded again for its `num_ctx`."""
+        context, options = self.cluster.usual_options(node.models[model].blob)
+        return FleetRequest(
+            f"warm {model} {node.name} {now}",
+            "",
+            (model,),
+            context=context,
+            options=options,
+            background=True,
+            load_only=True,
+        )
+
+    def load_failed(self, request_id: str, *, lasts: bool = True) -> None:
+        """A node has not done such a load. That shuts nothing: its options may be the reason.
+
+        Args:
+            request_id: the load.
+            lasts: it will probably fail the next time, too. Not where the node is down or busy.
+        """
         if running := self._running.get(request_id):
             self.cancel(request_id)
-            running.node.did_not_load(running.runner, self._clock())
+            running.node.did_not_load(running.runner, self._clock(), grows=lasts)
 
     def _allows(self, assignment: Assignment, now: float) -> bool:
         """Whether the breakers do: of several that go to a node that comes back, one tries."""
@@ -509,6 +531,8 @@ class Scheduler:
         evicted = {blob: node.runners[blob] for blob in assignment.victims if blob in node.runners}
         loading_until = node.loading_until
         wanted = node.models[assignment.model].wanted(request)
+        if not request.load_only and not request.background:
+            self.cluster.asked_for(quote.blob, request)
         runner = self._occupy(node, assignment, wanted, now)
         match, beside = runner.mirror.depth(request.blocks), len(runner.ends)
         undo = Undo(evicted, loading_until, runner.mirror.state())
