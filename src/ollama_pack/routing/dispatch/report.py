@@ -3,6 +3,7 @@
 from typing import Any
 
 from ollama_pack.base.messages import message
+from ollama_pack.engines.ollama.names import level_of
 from ollama_pack.fit.planning import PlannedVariant
 from ollama_pack.routing.decide.view import NodeView, RunnerView
 from ollama_pack.routing.dispatch.router import Router
@@ -101,7 +102,12 @@ def _node_to_plan(router: Router, name: str) -> SeenNode:
         options=memory.options,
         variants={
             model.name: PlannedVariant(
-                model.name, model.quantization, model.installed.bits, model.installed.shape
+                name=model.name,
+                level=level_of(model.quantization, model.name),
+                bits=model.installed.bits,
+                shape=model.installed.shape,
+                context=model.installed.context,
+                blob=model.installed.blob,
             )
             for model in watch.models
             if model.installed.shape is not None and not model.installed.remote
