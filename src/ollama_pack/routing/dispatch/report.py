@@ -55,7 +55,8 @@ def _node_details(router: Router, view: NodeView) -> dict[str, Any]:
         "fault": router.nodes[view.name].fault,
         "breaker": router.scheduler.cluster.nodes[view.name].breaker.state(now),
         "runners": [_runner_details(runner) for runner in view.runners],
-        "rates": {blob[:12]: _rate_details(view, blob) for blob in view.rates},
+        # The beginning of its weights' digest, and of an adapter's.
+        "rates": {blob[:12] + blob[64:77]: _rate_details(view, blob) for blob in view.rates},
     }
 
 
