@@ -7,6 +7,7 @@ to be equal for all models of pack.yaml.
 
 import argparse
 import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -102,7 +103,9 @@ def examine(config: PackConfig, context: int, users: int | None, record: Path | 
     """
     if not config.nodes:
         raise DeployError(message("pack.yaml names no node: add model_provider.endpoints"))
-    nodes = [look_at(node, number) for number, node in enumerate(config.nodes)]
+    agents = Counter(node.agent for node in config.nodes if node.agent)
+    shared = [agent for agent, count in agents.items() if count > 1]
+    nodes = [look_at(node, number, shared) for number, node in enumerate(config.nodes)]
     names = [name for alias in config.aliases for name in alias.local_name if "*" not in name]
     automatic = {
         name for alias in config.aliases if alias.quantization == ["auto"] for name in alias.local_name

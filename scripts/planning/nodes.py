@@ -1,6 +1,6 @@
 """The nodes of pack.yaml as they are now: what they have installed, how much memory, what is loaded."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from pydantic import ValidationError
@@ -11,22 +11,29 @@ from deploy.shown import plain, shown_address
 from deploy.web import fetch
 from ollama_pack.base.messages import message
 from ollama_pack.engines.model_kinds import chats
-from ollama_pack.engines.ollama.names import quantization_in
+from ollama_pack.engines.ollama.names import level_of
 from ollama_pack.engines.ollama.values import ListedModel, LoadedModel, ShownModel, entries_in
-from ollama_pack.fit.choose import usable_memory
 from ollama_pack.fit.planning import PlannedVariant
 from ollama_pack.fit.shapes import level_bits
+from ollama_pack.routing.decide.view import InstalledModel
 from ollama_pack.routing.nodes import DISCOVERED, NodeRow, parse_nodes
 from ollama_pack.routing.plan.report import SeenNode
-from ollama_pack.routing.probe.gpus import LOAD_PATH, report_in
+from ollama_pack.routing.probe.gpus import LOAD_PATH, Gpu, report_in
+from ollama_pack.routing.state.node_memory import NodeMemory, is_split
 
 SECONDS = 10.0
 MAX_MODELS = 200  # of one node
 MAX_UNANSWERED = 3  # questions about models, each of which takes `SECONDS`, before the node is left out
 
 
-def look_at(node: Endpoint, number: int) -> SeenNode:
-    """Ask a node, and its agent. What goes wrong is its `fault`."""
+def look_at(node: Endpoint, number: int, shared: Collection[str] = ()) -> SeenNode:
+    """Ask a node, and its agent. What goes wrong is its `fault`.
+
+    Args:
+        node: its row.
+        number: of the row.
+        shared: agents that several rows name: which of their GPUs are this node's nobody knows.
+    """
     name = node.name or f"gpu{number}"
     if node.kind != "ollama" or node.url.startswith(DISCOVERED):
         fault = message("only Ollama nodes with an address of their own are planned")
@@ -39,44 +46,68 @@ def look_at(node: Endpoint, number: int) -> SeenNode:
     except (UnreachableError, ValueError) as error:
         fault = message("does not answer as an Ollama ({reason})", reason=plain(error))
         return SeenNode(name, shown_address(row.url), fault=fault)
-    room, source = _room(row, loaded)
+    variants = {model.name: _variant(model, about) for model, about in shown}
+    chatting = {model.name for model, about in shown if about is None or _is_chat(about)}
+    split = {model.name for model, about in shown if about and is_split(about.runner_options)}
+    memory = _memory(row, loaded, variants, split, alone=row.agent not in shared)
     return SeenNode(
         name=row.name,
         url=shown_address(row.url),
-        room=room,
-        source=source,
-        slots=row.slots or 1,
-        variants={
-            model.name: _variant(model, about) for model, about in shown if about is None or _is_chat(about)
-        },
+        room=memory.room if memory.measured else 0,
+        source=memory.source,
+        slots=row.slots or memory.options.slots,
+        options=memory.options,
+        variants={name: variant for name, variant in variants.items() if name in chatting},
     )
 
 
-def _room(row: NodeRow, loaded: list[LoadedModel]) -> tuple[int, str]:
-    """Bytes that models can have there, and how that is known."""
-    if row.memory:
-        return usable_memory(row.memory), message("as its row says")
-    if row.agent:
-        try:
-            way = row.agent_way_in
-            url, headers = way.url.rstrip("/") + LOAD_PATH, way.fixed_headers
-            report = report_in(fetch("GET", url, headers=headers, seconds=SECONDS).json())
-        except (UnreachableError, ValueError):
-            report = None
-        sizes = [gpu.memory_total for gpu in report.gpus if gpu.memory_total] if report else []
-        if sizes:
-            return usable_memory(sum(sizes), len(sizes)), message("as its GPUs report")
-    spilled = [model for model in loaded if 0 < model.size_vram < model.size]
-    if spilled:
-        return sum(model.size_vram for model in loaded), message(
-            "as a model shows that is only partly in GPU memory"
-        )
-    return 0, ""
+def _memory(
+    row: NodeRow,
+    loaded: list[LoadedModel],
+    variants: Mapping[str, PlannedVariant],
+    split: Collection[str],
+    *,
+    alone: bool,
+) -> NodeMemory:
+    """What one look teaches of its memory: the router learns the same at each."""
+    memory = NodeMemory(row)
+    for model in loaded:
+        known = variants.get(model.name)
+        if known is not None:
+            seen = InstalledModel(known.blob or known.name, shape=known.shape)
+            memory.seen(seen, model.context_length, model.size, on_gpu=model.size_vram > 0)
+    on_gpu = sum(min(model.size_vram, model.size) for model in loaded)
+    if any(0 < model.size_vram < model.size and model.name not in split for model in loaded):
+        memory.spilled(on_gpu)
+    gpus = _gpus(row) if row.agent and alone else []
+    if gpus:
+        used = sum(gpu.memory_used or 0 for gpu in gpus)
+        memory.told(sum(gpu.memory_total or 0 for gpu in gpus), used, len(gpus), on_gpu)
+    return memory
+
+
+def _gpus(row: NodeRow) -> list[Gpu]:
+    """Those whose memory its agent knows."""
+    try:
+        way = row.agent_way_in
+        url, headers = way.url.rstrip("/") + LOAD_PATH, way.fixed_headers
+        report = report_in(fetch("GET", url, headers=headers, seconds=SECONDS).json())
+    except (UnreachableError, ValueError):
+        return []
+    return [gpu for gpu in report.gpus if gpu.memory_total]
 
 
 def _variant(model: ListedModel, shown: ShownModel | None) -> PlannedVariant:
-    level = model.details.quantization_level or quantization_in(model.name)
-    return PlannedVariant(model.name, level, level_bits(level), (shown or ShownModel()).shape(model.size))
+    level = level_of(model.details.quantization_level, model.name)
+    about = shown or ShownModel()
+    return PlannedVariant(
+        name=model.name,
+        level=level,
+        bits=level_bits(level),
+        shape=about.shape(model.size),
+        context=about.num_ctx or 0,
+        blob=about.blob or model.digest,
+    )
 
 
 def _is_chat(shown: ShownModel) -> bool:

@@ -1,5 +1,7 @@
 """`quantization: auto`: which variant each node answers with, on nodes as people have them."""
 
+from dataclasses import replace
+
 import pytest
 
 from harness.gguf_headers import MODELS
@@ -132,6 +134,21 @@ def test_a_spill_shows_how_much_memory_there_is() -> None:
     world.scheduler.cluster.probed("x", models, [])
     assert world.scheduler.cluster.nodes["x"].memory.room == 5 * GB
     assert choices(world, "m:8b") == {"x": "q3_k_s"}
+
+
+def test_a_model_that_is_split_on_purpose_says_nothing_of_the_memory() -> None:
+    """Would catch a GPU of 24 GB that is taken for full with the ten layers that `num_gpu` puts there."""
+    world = fleet(large="24GB")
+    node = world.scheduler.cluster.nodes["large"]
+    split = replace(installed("Llama 3.1 8B", "Q4_K_M"), options=(("num_gpu", 10),))
+    models = {name: model for name, model in node.models.items() if "q4" not in name} | {"m:8b-q4_k_m": split}
+    room = node.memory.room
+    resident = ResidentModel("m:8b-q4_k_m", 6 * GB, 4096, 1.0, vram=2 * GB)
+    world.scheduler.cluster.probed("large", models, [resident])
+    assert node.memory.room == room
+    models["m:8b-q4_k_m"] = replace(split, options=(("num_gpu", -1),))
+    world.scheduler.cluster.probed("large", models, [resident])
+    assert node.memory.room == 2 * GB
 
 
 def test_gpus_tell_how_much_there_is_and_what_others_use() -> None:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from harness.gguf import GGUFError, SkippedList, read_header
 from harness.gguf_headers import MODELS, Model
+from ollama_pack.engines.ollama.values import ShownModel
 from ollama_pack.fit.learned import MemoryLearner, SeenLoad
 from ollama_pack.fit.memory import ModelShape, RunOptions, memory_needed
 from ollama_pack.fit.shapes import (
@@ -112,10 +113,25 @@ def test_another_quantization_changes_the_weights_alone() -> None:
         ("135M", 135e6),
         ("mixtral:8x7b", 47e9),
         ("qwen3:0.6b", 0.6e9),
+        ("qwen3:30b-a3b", 30e9),
+        ("hf.co/unsloth/Qwen3-235B-A22B-GGUF:Q2_K", 235e9),
+        ("phi3:14b-medium-128k-instruct-q4_0", 14e9),
+        ("llama3-gradient:8b-instruct-1048k", 8e9),
+        ("internlm2:7b-chat-1m", 7e9),
+        ("qwen2.5-1m:14b", 14e9),
+        ("tinyllama-1.1b-1t-openorca", 1.1e9),
+        ("hf.co/mlx-community/Qwen3-8B-4bit", 8e9),
+        ("kimi-k2:1t", 1e12),
+        ("gemma3n:e4b", 8e9),
+        ("llama4:16x17b", 109e9),
+        ("llama4:128x17b", 400e9),
+        ("vicuna13b", 13e9),
+        ("nemotron:a3b", 0),
         ("", 0),
     ],
 )
 def test_parameters_are_read_from_names(text: str, parameters: float) -> None:
+    """Would catch a model that fits everywhere, as a part of it or its context is taken for all of it."""
     assert parameters_in(text) == pytest.approx(parameters, rel=0.01)
 
 
@@ -161,6 +177,118 @@ def test_odd_metadata_are_passed_over() -> None:
     odd = {"general.architecture": "llama", "llama.block_count": "many", "llama.embedding_length": -3}
     assert shape_of(odd, [Tensor("blk.x.y", "?", (-1,))], 100).layers == ()
     assert shape_of({}, (), 100).weights == 100
+
+
+ODD_VALUES = st.one_of(
+    st.sampled_from([None, True, "", "many", 0.5, -3, 2**70]),
+    st.integers(0, 9000),
+    st.lists(st.integers(-5, 64), max_size=4),
+)
+OWN_NAMES = sorted({name.partition(".")[2] for model in MODELS for name in model.header.metadata})
+ODD_TENSORS = st.builds(
+    Tensor,
+    st.sampled_from(["blk.0.attn_k.weight", "blk.1.attn_v.weight", "token_embd.weight", "v.x", "?"]),
+    st.sampled_from(["F16", "Q4_K", "unknown"]),
+    st.lists(st.integers(-5, 5000), max_size=3).map(tuple),
+)
+
+
+@given(
+    st.dictionaries(st.sampled_from(OWN_NAMES), ODD_VALUES, max_size=12),
+    st.sampled_from(MODELS),
+    st.lists(ODD_TENSORS, max_size=6),
+    st.integers(0, 10**12),
+)
+def test_no_metadata_stop_anything(
+    odd: dict[str, Any], model: Model, tensors: list[Tensor], size: int
+) -> None:
+    """Would catch a node that is never looked at again for one tensor without dimensions."""
+    name = model.architecture
+    metadata = {**model.header.metadata, **{f"{name}.{key}": value for key, value in odd.items()}}
+    shape = shape_of(metadata | {"general.architecture": name}, tensors, size)
+    need = memory_needed(shape, RunOptions(4096))
+    assert min(need.weights, need.cache, need.state, need.projector, need.buffers) >= 0
+
+
+@every_model
+def test_tensors_of_unknown_types_have_what_the_file_has(model: Model) -> None:
+    """Would catch IQ4_XS with 16 bits a weight: Ollama up to 0.17 calls such types "unknown"."""
+    header = model.header
+    tensors = [replace(one, type="unknown") if one.type == "Q4_K" else one for one in header.tensors]
+    exact, found = SHAPES[model.name], shape_of(header.metadata, tensors, header.size)
+    assert found.weights == pytest.approx(exact.weights, rel=0.1)
+    assert shape_of(header.metadata, tensors).weights >= exact.weights
+
+
+@pytest.mark.parametrize(
+    ("level", "bits"),
+    [
+        ("MXFP4", 4.3),
+        ("FP16", 16),
+        ("f16", 16),
+        ("IQ4_NL", 4.5),
+        ("Q4_K_XL", 4.5),
+        ("UD-IQ2_M", 2.5),
+        ("int8", 8.5),
+        ("mxfp8", 8.5),
+        ("unknown", 0),
+        ("", 0),
+    ],
+)
+def test_every_level_has_bits(level: str, bits: float) -> None:
+    """Would catch a variant that comes last in `quantization: auto` as nobody knows its level."""
+    assert level_bits(level) == bits
+
+
+def test_layers_without_attention_cache_no_tokens() -> None:
+    """Would catch Kimi Linear's recurrent layers, which have keys but no cache, counted as attention."""
+    kda = ["attn_q", "attn_k", "attn_v", "ssm_conv1d_k"]
+    mla = ["attn_q", "attn_kv_a_mqa", "attn_k_b", "attn_v_b"]
+    tensors = [
+        Tensor(f"blk.{number}.{name}.weight", "F16", (2304, 4096))
+        for number in range(8)
+        for name in (mla if number % 4 == 3 else kda)
+    ]
+    own = {
+        "block_count": 8, "embedding_length": 2304, "attention.head_count": 32,
+        "attention.head_count_kv": [0, 0, 0, 1] * 2, "attention.key_length": 576,
+        "attention.value_length": 512, "attention.kv_lora_rank": 512, "kda.head_dim": 128,
+        "ssm.conv_kernel": 4,
+    }  # fmt: skip
+    metadata = {"general.architecture": "kimi-linear"} | {f"kimi-linear.{k}": v for k, v in own.items()}
+    need = memory_needed(shape_of(metadata, tensors), RunOptions(8192, engine="llama.cpp"))
+    assert need.cache == 2 * 8192 * 576 * 2
+    assert need.state == 6 * 4 * (3 * 3 * 4096 + 128 * 128 * 32)
+
+
+def test_qwen_next_needs_no_interval_in_its_file() -> None:
+    """Would catch a cache four times too large: the first files of Qwen3-Next do not have it."""
+    header = BY_NAME["Qwen 3 Next 80B A3B"].header
+    metadata = {name: value for name, value in header.metadata.items() if "interval" not in name}
+    assert shape_of(metadata, header.tensors) == SHAPES["Qwen 3 Next 80B A3B"]
+
+
+# --- what a recipe adds ---
+
+
+@pytest.mark.parametrize(("written", "tokens"), [("8192", 8192), ("1e+06", 10**6), ("1.048576e+06", 2**20)])
+def test_a_context_of_a_million_is_read(written: str, tokens: int) -> None:
+    """Would catch a model that is taken for one of 4,096 tokens: Go writes numbers from a million on so."""
+    shown = ShownModel(parameters=f"num_ctx                        {written}\ntemperature   0.5")
+    assert shown.num_ctx == tokens
+
+
+def test_an_adapter_takes_memory_and_a_runner_of_its_own() -> None:
+    """Would catch two fine-tunes of one model that are taken for one in memory, and a LoRA without bytes."""
+    header, bare = BY_NAME["Llama 3.1 8B"].header, f"FROM /models/blobs/sha256-{'a' * 64}\n"
+    tuned = [f"{bare}ADAPTER /models/blobs/sha256-{digest * 64}\nTEMPLATE x\n" for digest in "bc"]
+    plain, *others = (
+        ShownModel(modelfile=recipe, model_info=dict(header.metadata), tensors=tuple(header.tensors))
+        for recipe in (bare, *tuned)
+    )
+    assert len({one.blob for one in (plain, *others)}) == 3
+    size = header.size + 300_000_000
+    assert others[0].shape(size).weights - plain.shape(size).weights == 300_000_000
 
 
 # --- what loads teach ---

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from hashlib import sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from random import Random
@@ -19,6 +20,7 @@ from deploy.config import Endpoint
 from harness.gguf_headers import MODELS, Header
 from ollama_pack.base.messages import message
 from ollama_pack.engines.ollama.values import ShownModel
+from ollama_pack.fit.memory import RunOptions, memory_needed
 from ollama_pack.fit.planning import PlannedModel, PlannedNode, PlannedVariant, plan_fleet, state_of
 from ollama_pack.fit.shapes import in_other_bits, level_bits, planned_shape, shape_of
 from ollama_pack.routing.plan.demand import Asked, Speeds, asked_in, busiest_hour
@@ -36,16 +38,26 @@ BEHIND = {LLAMA: "Llama 3.1 8B", QWEN: "Qwen 2.5 7B", GEMMA: "Gemma 3 12B"}
 
 
 @contextmanager
-def ollama(models: Mapping[str, str], encoder: int = 0, silent: Sequence[str] = ()) -> Iterator[str]:
+def ollama(
+    models: Mapping[str, str],
+    encoder: int = 0,
+    silent: Sequence[str] = (),
+    recipes: Mapping[str, str] | None = None,
+    others: Mapping[str, Any] | None = None,
+) -> Iterator[str]:
     """A node that has these models: its name → a header's. It lists and shows them as Ollama does.
 
     Args:
         models: those.
         encoder: parameters of a vision encoder that each has in a file of its own.
         silent: models that it hangs up on.
+        recipes: their own options, one on a line.
+        others: answers of other paths.
     """
 
     def answer(path: str, body: Mapping[str, Any]) -> Any:
+        if others and path in others:
+            return others[path]
         match path[path.index("/api/") :]:
             case "/api/tags":
                 details = {"quantization_level": "Q4_K_M"}
@@ -58,7 +70,9 @@ def ollama(models: Mapping[str, str], encoder: int = 0, silent: Sequence[str] = 
             case "/api/ps":
                 return {"models": []}
         apart = {"projector_info": {"general.parameter_count": encoder}} if encoder else {}
-        return shown(HEADERS[models[str(body["model"])]]) | apart
+        name = str(body["model"])
+        own = {"parameters": (recipes or {}).get(name, "")}
+        return shown(HEADERS[models[name]]) | apart | own
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -90,7 +104,8 @@ def ollama(models: Mapping[str, str], encoder: int = 0, silent: Sequence[str] = 
 def shown(header: Header) -> dict[str, Any]:
     info = {name: [] if isinstance(value, list) else value for name, value in header.metadata.items()}
     tensors = [{"name": one.name, "type": one.type, "shape": one.shape} for one in header.tensors]
-    return {"model_info": info, "tensors": tensors, "capabilities": ["completion"]}
+    blob = f"FROM /blobs/sha256-{sha256(repr(header.metadata).encode()).hexdigest()}"
+    return {"model_info": info, "tensors": tensors, "capabilities": ["completion"], "modelfile": blob}
 
 
 def day(shares: Mapping[str, float], chats: int = 400, seed: int = 1) -> list[dict[str, Any]]:
@@ -185,6 +200,78 @@ def test_a_model_that_is_not_shown_leaves_its_node_in_the_plan(broken: int, foun
         seen = look_at(Endpoint(url=url, name="a", memory="24GB"), 0)
     assert len(seen.variants) == found
     assert bool(seen.fault) == (not found)
+
+
+def gpu(total: int, used: int) -> dict[str, Any]:
+    return {"nodes": [{"gpus": [{"index": 0, "memory_total": total, "memory_used": used}]}]}
+
+
+def test_what_other_programs_have_of_a_gpu_is_not_planned_with() -> None:
+    """Would catch models that fit into memory which a vLLM on the same GPU has."""
+    rooms = []
+    for used in (1 * GB, 19 * GB):
+        with ollama({LLAMA: BEHIND[LLAMA]}, others={"/api/system/load": gpu(24 * GB, used)}) as url:
+            rooms.append(look_at(Endpoint(url=url, name="a", agent=url), 0).room)
+    assert rooms[0] > 22 * GB
+    assert rooms[1] < 5 * GB
+
+
+def test_gpus_of_two_nodes_are_planned_with_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Would catch two Ollamas on one machine that get its memory each."""
+    with ollama({LLAMA: BEHIND[LLAMA]}, others={"/api/system/load": gpu(24 * GB, GB)}) as url:
+        rows = [f"  - {{name: {name}, url: '{url}/{name}', agent: '{url}'}}" for name in "ab"]
+        (tmp_path / "pack.yaml").write_text("\n".join(["model_provider:", "  endpoints:", *rows]))
+        _, text = run(capsys, str(tmp_path / "pack.yaml"), "--json")
+    assert [node["room_bytes"] for node in json.loads(text)["nodes"]] == [0, 0]
+
+
+def test_what_is_loaded_shows_how_a_server_is_set_up() -> None:
+    """Would catch a plan for one slot and a cache of 16 bits where the node shows four and 8."""
+    real = RunOptions(16_384, slots=4, cache="q8_0", flash=True, engine="llama.cpp")
+    size = memory_needed(
+        shape_of(HEADERS[BEHIND[LLAMA]].metadata, HEADERS[BEHIND[LLAMA]].tensors), real
+    ).total
+    loaded = {"name": LLAMA, "size": size, "size_vram": size, "context_length": 16_384}
+    with ollama({LLAMA: BEHIND[LLAMA]}, others={"/api/ps": {"models": [loaded]}}) as url:
+        seen = look_at(Endpoint(url=url, name="a", memory="24GB"), 0)
+    assert seen.options is not None
+    assert (seen.slots, seen.options.cache) == (4, "q8_0")
+
+
+def test_a_recipe_that_asks_for_more_context_takes_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Would catch a model that fits with the plan's 8,192 tokens, and that Ollama loads with 131,072."""
+    models = {LLAMA: BEHIND[LLAMA], "long:8b": "Mixtral 8x7B"}
+    with ollama(models, recipes={"long:8b": "num_ctx    131072"}) as url:
+        file = tmp_path / "pack.yaml"
+        file.write_text(f"model_provider:\n  endpoints:\n  - {{name: a, url: '{url}', memory: 24GB}}\n")
+        _, usual = run(capsys, str(file), "--json")
+        _, asked = run(capsys, str(file), "--json", "--context", "131072")
+    needs = [
+        {row["model"]: row["bytes"] for row in json.loads(text)["fits"] if row["installed"]}
+        for text in (usual, asked)
+    ]
+    assert needs[0]["long:8b"] == needs[1]["long:8b"]
+    assert needs[0][LLAMA] < needs[1][LLAMA]
+
+
+def test_names_of_the_same_weights_are_in_memory_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Would catch an assistant made of a model (`FROM llama3.1:8b`) that fits nowhere next to it."""
+    models = {LLAMA: BEHIND[LLAMA], "assistant:latest": BEHIND[LLAMA]}
+    record = tmp_path / "record.jsonl"
+    chats = day({LLAMA: 0.5, "assistant:latest": 0.5}, 20)
+    record.write_text("\n".join(map(json.dumps, chats)))
+    with ollama(models) as url:
+        file = tmp_path / "pack.yaml"
+        file.write_text(f"model_provider:\n  endpoints:\n  - {{name: a, url: '{url}', memory: 8GB}}\n")
+        _, text = run(capsys, str(file), "--json", "--record", str(record))
+    told = json.loads(text)
+    assert len(told["plan"]) == 1
+    assert told["unplaced"] == []
+    assert [one["refused"] for one in told["replays"]] == [0] * len(told["replays"])
 
 
 def test_people_get_a_table(pack: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -34,10 +34,10 @@ _PADDING = 256  # tokens; caches hold a multiple of this
 # The architectures that Ollama's own engine runs (`OllamaEngineRequired`), and those of them that it runs
 # without flash attention unless OLLAMA_FLASH_ATTENTION=1.
 _OWN_ENGINE = frozenset({
-    "bert", "deepseek2", "deepseekocr", "gemma3", "gemma3n", "gptoss", "gpt-oss", "llama4", "mistral3",
-    "mllama", "nemotron_h", "nemotron_h_moe", "nomic-bert", "olmo3", "qwen25vl", "qwen3", "qwen3moe",
-    "qwen35", "qwen35moe", "qwen3next", "qwen3vl", "qwen3vlmoe", "glm4moelite", "glmocr", "lfm2",
-    "lfm2moe",
+    "bert", "deepseek2", "deepseekocr", "gemma3", "gemma3n", "gemma4", "gptoss", "gpt-oss", "laguna",
+    "llama4", "mistral3", "mllama", "nemotron_h", "nemotron_h_moe", "nemotron_h_omni", "nomic-bert",
+    "olmo3", "qwen25vl", "qwen3", "qwen3moe", "qwen35", "qwen35moe", "qwen3next", "qwen3vl",
+    "qwen3vlmoe", "glm4moelite", "glmocr", "lfm2", "lfm2moe",
 })  # fmt: skip
 _WITHOUT_FLASH = frozenset({"deepseek2", "deepseekocr", "gemma3n", "llama4", "mllama", "qwen25vl"})
 

@@ -19,12 +19,22 @@ BUSY_SHARE = 0.6  # of a copy's slots; above that another copy is worth its memo
 
 @dataclass(frozen=True, slots=True)
 class PlannedVariant:
-    """A quantization of a model: the name to pull, its level and bits, and its shape."""
+    """A quantization of a model.
+
+    Attributes:
+        name: to pull.
+        level, bits: of the quantization.
+        shape: what its memory depends on.
+        context: tokens that its own recipe asks for, if those are more than a chat needs.
+        blob: its weights, which names may have in common; empty: unknown.
+    """
 
     name: str
     level: str
     bits: float
     shape: ModelShape
+    context: int = 0
+    blob: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +45,13 @@ class PlannedModel:
         name: what the aliases call it.
         variants: those that can be had, the best first.
         busy: requests of it that run at once, on average, in the busiest hour.
+        names: of all that have the weights of a variant, as `ollama cp` and a Modelfile make them.
     """
 
     name: str
     variants: tuple[PlannedVariant, ...]
     busy: float = 0.0
+    names: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +108,7 @@ class FleetPlan:
 
 def need_of(variant: PlannedVariant, node: PlannedNode, context: int) -> int:
     """The bytes that a variant takes on a node."""
-    options = replace(node.options or RunOptions(0), context=context, slots=node.slots)
+    options = replace(node.options or RunOptions(0), context=max(context, variant.context), slots=node.slots)
     return memory_needed(variant.shape, options).total
 
 

@@ -44,8 +44,10 @@ TENSOR_TYPES: dict[str, tuple[int, int]] = {
     "TQ2_0": (256, 66),
     "MXFP4": (32, 17),
     "NVFP4": (64, 36),
+    "Q1_0": (128, 18),
 }
-# Bits of a weight, the usual mix of tensor types included, by what a tag or `/api/tags` calls it.
+# Bits of a weight, the usual mix of tensor types included, by what a tag or `/api/tags` calls it. Of others,
+# such as IQ4_NL, Q4_K_XL or INT8, the number tells.
 LEVEL_BITS: dict[str, float] = {
     "F32": 32.0,
     "F16": 16.0,
@@ -73,6 +75,7 @@ LEVEL_BITS: dict[str, float] = {
     "IQ1_S": 1.6,
 }
 MOST_LAYERS = 4096
+_MOST = 2**40  # what a number of the metadata may be
 
 # Of the layers of these architectures every so many look at all of the context, the others at a window; the
 # full one is the last of each group, or the first. `sliding_window` counts only for these, unless the
@@ -93,12 +96,18 @@ _PERIODS: dict[str, int] = {
 }
 _FULL_FIRST: dict[str, int] = {"cohere2moe": 4, "laguna": 4, "modern-bert": 3, "smallthinker": 4}
 _WINDOWS: dict[str, int] = {"exaone-moe": 128, "gemma2": 4096, "llama4": 8192, "smallthinker": 4096}
+_INTERVALS: dict[str, int] = {"qwen3next": 4, "qwen35": 4, "qwen35moe": 4}  # one in so many attends
 _OWN_CACHES: dict[str, int] = {"gemma3n": 20}  # so many leading layers cache; the others read those
 
 _BLOCK = re.compile(r"(?:blk|layers?)\.(\d+)\.(.+)")
 _PROJECTOR = re.compile(r"(?:v|mm|a|vision_tower|multi_modal_projector)\.")
-_PARAMETERS = re.compile(r"(\d+(?:\.\d+)?)\s*([KMBT])", re.IGNORECASE)
-_SCALES = {"K": 1e3, "M": 1e6, "B": 1e9, "T": 1e12}
+# `30b-a3b` has 30 billion parameters, of which each token uses 3. Of Gemma's `e4b` as many again are tables.
+_PARAMETERS = re.compile(
+    r"(?<![0-9.])(?<![^a-z]a)((?<![a-z])e)?(\d+(?:\.\d+)?)\s*([KMBT])(?![a-z0-9])", re.IGNORECASE
+)
+_SCALES = {"B": 1e9, "T": 1e12, "M": 1e6, "K": 1e3}  # names may have tokens in K, M and T besides
+_LEVEL_NUMBER = re.compile(r"(?:UD-)?(?:I?Q|TQ|INT|FP|MXFP|NVFP)(\d)")
+_OTHER_LEVELS = {"FP16": "F16", "FP32": "F32"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +121,16 @@ class Tensor:
     @property
     def bytes(self) -> int:
         values, size = TENSOR_TYPES.get(self.type.upper(), (1, 2))
-        return prod(self.shape) // values * size
+        return self.values // values * size
+
+    @property
+    def values(self) -> int:
+        return prod(self.shape)
+
+    @property
+    def is_known(self) -> bool:
+        """Whether its type tells its bytes. Ollama up to 0.17 calls all of IQ4_XS and the like "unknown"."""
+        return self.type.upper() in TENSOR_TYPES
 
 
 class _Metadata:
@@ -130,13 +148,13 @@ class _Metadata:
         value = self.get(name)
         if isinstance(value, Sequence) and not isinstance(value, str):
             value = max((one for one in value if isinstance(one, int)), default=None)
-        return value if isinstance(value, int) and 0 <= value < 2**40 else default
+        return value if isinstance(value, int) and 0 <= value < _MOST else default
 
     def each(self, name: str, layers: int, default: int) -> list[int]:
         """A number for each layer, whether the metadata has one for all or a list."""
         value = self.get(name)
         if isinstance(value, Sequence) and not isinstance(value, str) and len(value) == layers:
-            return [one if isinstance(one, int) else default for one in value]
+            return [one if isinstance(one, int) and 0 <= one < _MOST else default for one in value]
         return [self.number(name, default)] * layers
 
 
@@ -146,27 +164,30 @@ def shape_of(metadata: Mapping[str, Any], tensors: Iterable[Tensor] = (), size: 
     Args:
         metadata: of its GGUF header, or `model_info` of `/api/show`. Long lists may be empty in that.
         tensors: of the same; empty: an old Ollama did not list them.
-        size: bytes of its files, for those without tensors.
+        size: bytes of its files, for those without tensors or with tensors of unknown types.
     """
     known = _Metadata(metadata)
-    listed = list(tensors)
+    listed = [one for one in tensors if one.shape and min(one.shape) > 0]
+    per_value = _unknown_bytes(listed, size)
     blocks: dict[int, dict[str, Tensor]] = {}
     rest: dict[str, Tensor] = {}
+    beside: dict[str, int] = {}  # bytes of the same
     weights = projector = 0
     for tensor in listed:
+        taken = tensor.bytes if tensor.is_known else round(tensor.values * per_value)
         if _PROJECTOR.match(tensor.name):
-            projector += tensor.bytes
+            projector += taken
         elif found := _BLOCK.match(tensor.name):
             blocks.setdefault(int(found[1]), {})[found[2]] = tensor
-            weights += tensor.bytes
+            weights += taken
         else:
             rest[tensor.name] = tensor
+            beside[tensor.name] = taken
     count = min(known.number("block_count") or len(blocks), MOST_LAYERS)
     table = rest.get("token_embd.weight")
-    beside = {name: one for name, one in rest.items() if not name.startswith(("token_", "position_"))}
-    looked_up = sum(one.bytes for name, one in rest.items() if name not in beside)
+    looked_up = sum(taken for name, taken in beside.items() if name.startswith(("token_", "position_")))
     tied = table is not None and "output.weight" not in rest
-    weights += sum(one.bytes for one in beside.values()) + (looked_up if tied else 0)
+    weights += sum(beside.values()) - (0 if tied else looked_up)
     embedding = known.number("embedding_length")
     heads = known.number("attention.head_count")
     head_size = known.number("attention.key_length") or (embedding // heads if heads else 0)
@@ -184,6 +205,13 @@ def shape_of(metadata: Mapping[str, Any], tensors: Iterable[Tensor] = (), size: 
         longest=known.number("context_length"),
         exact=bool(listed),
     )
+
+
+def _unknown_bytes(tensors: Iterable[Tensor], size: int) -> float:
+    """Bytes of each value in tensors of unknown types: what the file has besides the others."""
+    known = sum(one.bytes for one in tensors if one.is_known)
+    values = sum(one.values for one in tensors if not one.is_known)
+    return min(2.0, (size - known) / values) if values and size > known else 2.0
 
 
 def _vocabulary(known: _Metadata, metadata: Mapping[str, Any], table: Tensor | None) -> int:
@@ -213,7 +241,8 @@ def _layers(
     windows = _windows(known, count)
     kv_heads = known.each("attention.head_count_kv", count, known.number("attention.head_count"))
     value_size = known.number("attention.value_length") or head_size
-    state, interval = _state(known), known.number("full_attention_interval")
+    state = _state(known)
+    interval = known.number("full_attention_interval", _INTERVALS.get(known.architecture, 0))
     caching = known.number("attention.shared_kv_layers")
     caching = count - caching if caching else _OWN_CACHES.get(known.architecture, count)
     layers = []
@@ -239,6 +268,8 @@ def _attends(known: _Metadata, tensors: Mapping[str, Tensor], heads: int, number
     if interval > 1:
         return (number + 1) % interval == 0
     if tensors:
+        if not heads and isinstance(known.get("attention.head_count_kv"), Sequence):
+            return False  # Kimi Linear's recurrent layers have keys, too
         names = ("attn_k.weight", "attn_qkv.weight", "attn_kv_a_mqa.weight", "attn_kv_b.weight")
         return any(name in tensors for name in names)
     return heads > 0
@@ -289,6 +320,9 @@ def _state(known: _Metadata) -> int:
         return shifts * embedding + head * embedding
     if short := known.number("shortconv.l_cache"):
         return (short - 1) * embedding
+    if head := known.number("kda.head_dim"):
+        inner = head * known.number("attention.head_count")
+        return 3 * max(0, known.number("ssm.conv_kernel") - 1) * inner + head * inner
     kernel, inner = known.number("ssm.conv_kernel"), known.number("ssm.inner_size")
     size, groups = known.number("ssm.state_size"), known.number("ssm.group_count")
     convolution = (kernel - 1) * (inner + 2 * groups * size) if kernel else 0
@@ -334,12 +368,23 @@ def in_other_bits(shape: ModelShape, bits: float, to_bits: float) -> ModelShape:
 
 def level_bits(level: str) -> float:
     """Bits of a weight in a quantization level; 0: it is not known."""
-    return LEVEL_BITS.get(level.upper().replace("FP", "F"), 0.0)
+    name = level.upper()
+    known = LEVEL_BITS.get(_OTHER_LEVELS.get(name, name))
+    if known is not None:
+        return known
+    found = _LEVEL_NUMBER.match(name)
+    return int(found[1]) + 0.5 if found else 0.0
 
 
 def parameters_in(text: str) -> float:
-    """The number of parameters in `8.0B`, `llama3:70b` or `135M`; 0: there is none."""
-    found = _PARAMETERS.findall(text)
+    """The number of parameters in `8.0B`, `llama3:70b` or `qwen3:30b-a3b`; 0: there is none."""
     if mixture := re.search(r"(\d+)x(\d+(?:\.\d+)?)b", text, re.IGNORECASE):
+        if mixture[2] == "17":  # Llama 4, where that is what each token uses: 16 experts are 109B, 128 400B
+            return (67.4 + 2.6 * int(mixture[1])) * 1e9
         return int(mixture[1]) * float(mixture[2]) * 0.84e9  # the experts share what is not feed-forward
-    return float(found[-1][0]) * _SCALES[found[-1][1].upper()] if found else 0.0
+    found = _PARAMETERS.findall(text)
+    for unit, scale in _SCALES.items():
+        for effective, number, of in found:
+            if of.upper() == unit:
+                return float(number) * scale * (2 if effective else 1)
+    return 0.0

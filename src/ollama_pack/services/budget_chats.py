@@ -12,6 +12,7 @@ from ollama_pack.budgets.store import BudgetStore
 from ollama_pack.budgets.store_redis import RedisBudgetStore
 from ollama_pack.budgets.store_sqlite import SqliteBudgetStore
 from ollama_pack.budgets.table import parse_budgets
+from ollama_pack.engines.body import object_at
 from ollama_pack.services.budgets import Budgets, BudgetUse, Reservation
 
 BUDGET_STATE = "ollama_pack_budget"  # the filter's key in `__metadata__`, where it leaves the ticket
@@ -42,6 +43,8 @@ class ChatBudget:
         heard_at: when something was heard of it last.
         ended: id of the answer whose figures came last.
         ended_began: when that answer began.
+        round: id of the answer that has no figures yet.
+        is_finished: it has said that it is over; figures may come yet.
     """
 
     reservation: Reservation
@@ -57,40 +60,49 @@ class ChatBudget:
     heard_at: float = 0.0
     ended: str = ""
     ended_began: float = 0.0
+    round: str = ""
+    is_finished: bool = False
 
     def take(self, chunk: Mapping[str, Any], now: float) -> None:
         """Look at a chunk of a streamed answer; an error or a source is no part of one."""
         if chunk.get("error") or not (chunk.get("choices") or chunk.get("usage")):
             return
-        self.answered, self.heard_at = True, now
+        before, self.heard_at = self.heard_at, now
+        self.answered = True
         about = chunk.get("ollama_pack")
         if isinstance(about, Mapping) and about.get("cache"):
             self.take_kept()
             return
-        usage, timings = chunk.get("usage"), chunk.get("timings")
+        figures = {**object_at(chunk.get("usage")), **object_at(chunk.get("timings"))}
         name = str(chunk.get("id") or "")
         goes_on = bool(name) and name == self.ended
-        if isinstance(usage, Mapping) and usage:
+        if figures:
             if goes_on:  # some engines send what it comes to so far with each chunk
                 self.figures.pop()
                 self.first_at = self.ended_began
-            self.take_whole({**usage, **(timings if isinstance(timings, Mapping) else {})}, now)
+            self.take_whole(figures, now)
             self.ended = name
-        elif self.first_at is None and not goes_on:
-            self.first_at = now
+        elif not goes_on:
+            if self.is_finished and name != self.round:  # tools have run since
+                self.heard_at = before
+                self.take_whole({}, now)
+                self.heard_at = now
+            self.first_at = now if self.first_at is None else self.first_at
+            self.round, self.is_finished = name, self.is_finished or _is_over(chunk)
         self.pieces += self.first_at is not None
 
     def take_whole(self, usage: Mapping[str, Any], now: float) -> None:
         """An answer has ended, with these figures or none."""
         began = self.began if self.first_at is None else self.first_at
-        self.figures.append(_figures_of(usage, now - began, self.pieces))
-        self.answered, self.first_at, self.pieces = True, None, 0
+        ended = now if self.first_at is None else self.heard_at
+        self.figures.append(_figures_of(usage, ended - began, self.pieces))
+        self.answered, self.first_at, self.pieces, self.is_finished = True, None, 0, False
         self.ended_began = began
 
     def take_kept(self) -> None:
         """The answer comes from the response cache: nothing was generated for it."""
         self.figures, self.ended = [(0.0, 0.0)], ""
-        self.answered, self.first_at, self.pieces = True, None, 0
+        self.answered, self.first_at, self.pieces, self.is_finished = True, None, 0, False
 
     def use(self, now: float, *, left: bool = False) -> BudgetUse:
         """What the chat has used.
@@ -103,12 +115,19 @@ class ChatBudget:
             return _sum(self.served, requests=int(self.is_request))
         found = list(self.figures)
         if self.first_at is not None:
-            found.append((now - self.first_at, float(self.pieces)))
+            # Nobody may say that an answer without figures is over: then its last word was the end.
+            found.append(((now if left else self.heard_at) - self.first_at, float(self.pieces)))
         elif left and not found and not self.is_routed:  # at the router it has only waited
             found.append((now - self.began, 0.0))
         if found:
             return _sum(found, requests=int(self.is_request))
         return BudgetUse(requests=int(self.answered))
+
+
+def _is_over(chunk: Mapping[str, Any]) -> bool:
+    """Whether a chunk says that its answer ends."""
+    choices = chunk.get("choices")
+    return isinstance(choices, list) and any(object_at(one).get("finish_reason") for one in choices)
 
 
 def _sum(found: list[tuple[float, float]], *, requests: int) -> BudgetUse:
@@ -121,6 +140,7 @@ def _figures_of(usage: Mapping[str, Any], elapsed: float, pieces: int) -> tuple[
         _figure(usage, one) or _figure(usage, other)
         for one, other in (("prompt_tokens", "input_tokens"), ("completion_tokens", "output_tokens"))
     )
+    tokens = tokens or sum(_figure(usage, name) for name in ("cache_n", "prompt_n", "predicted_n"))
     seconds = _NANO * (_figure(usage, "prompt_eval_duration") + _figure(usage, "eval_duration"))
     seconds = seconds or (_figure(usage, "prompt_ms") + _figure(usage, "predicted_ms")) / 1000
     return seconds or max(0.0, elapsed), tokens or pieces

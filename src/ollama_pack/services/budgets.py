@@ -275,9 +275,12 @@ class Budgets:
         )
 
     def _refusal(self, used_up: Sequence[tuple[BudgetRow, Limit, Count]]) -> Refusal:
-        row, limit, count = max(used_up, key=lambda each: each[1].period.end)
+        def is_spent(limit: Limit, count: Count) -> bool:
+            return limit.is_used_up(replace(count, reserved=0))
+
+        row, limit, count = max(used_up, key=lambda each: (is_spent(*each[1:]), each[1].period.end))
         amount = _amount_words(row, row.amount)
-        if count.used < limit.amount + limit.burst:
+        if not is_spent(limit, count):
             sentence = message(
                 "Chats that are being answered may use up what is left of your budget: {amount} {period}. "
                 "Try again when they are done.",

@@ -26,6 +26,7 @@ from ollama_pack.fit.memory import ModelShape
 from ollama_pack.fit.shapes import Tensor, shape_of
 
 _BLOB = re.compile(r"^FROM .*sha256[-:]([0-9a-f]{64})\s*$", re.MULTILINE)
+_ADAPTER = re.compile(r"^ADAPTER .*sha256[-:]([0-9a-f]{64})\s*$", re.MULTILINE)
 _PARAMETER = re.compile(r"^(\w+)\s+(\S+)\s*$", re.MULTILINE)
 _CLOUD_TAG = re.compile(r".*[:-]cloud", re.IGNORECASE)
 MOST_PARAMETERS = 10**11  # of a vision encoder
@@ -161,22 +162,30 @@ class ShownModel(NodeValue):
         return [item for item in given if isinstance(item, str)] if isinstance(given, list) else given
 
     def shape(self, size: int) -> ModelShape:
-        """What decides how much memory it takes, a vision encoder in a file of its own included.
+        """What decides how much memory it takes, with a vision encoder and adapters in files of their own.
 
         Args:
-            size: bytes of all its files, for a node that lists no tensors.
+            size: bytes of all its files.
         """
-        shape = shape_of(self.model_info, self.tensors, size)
+        if not self.tensors:
+            return shape_of(self.model_info, size=size)
         encoder = self.projector_info.get("general.parameter_count")
-        apart = encoder if isinstance(encoder, int) and 0 < encoder < MOST_PARAMETERS else 0
-        # Such a file has 16 bits a weight; the size of all files counts it already.
-        return replace(shape, projector=shape.projector + 2 * apart) if self.tensors else shape
+        apart = 2 * encoder if isinstance(encoder, int) and 0 < encoder < MOST_PARAMETERS else 0  # 16 bits
+        size -= apart
+        shape = shape_of(self.model_info, self.tensors, size)
+        adapted = max(0, size - sum(one.bytes for one in self.tensors)) if self._adapters else 0
+        return replace(shape, weights=shape.weights + adapted, projector=shape.projector + apart)
 
     @property
     def blob(self) -> str:
-        """Digest of the weights, which tells what a runner serves; empty where it is not told."""
+        """Digest of the weights and of adapters, which tells what a runner serves; empty: it is not told."""
         found = _BLOB.search(self.modelfile)
-        return found[1] if found else ""
+        return "+".join([found[1], *self._adapters]) if found else ""
+
+    @property
+    def _adapters(self) -> list[str]:
+        """Digests of its LoRA adapters: for others Ollama loads the same weights again."""
+        return _ADAPTER.findall(self.modelfile)
 
     @property
     def num_ctx(self) -> int | None:
@@ -196,7 +205,10 @@ class ShownModel(NodeValue):
         own: dict[str, Any] = {}
         for name, written in _PARAMETER.findall(self.parameters):
             with suppress(ValueError):
-                own[name] = json_in(written)
+                value = json_in(written)
+                # Go writes a million as 1e+06, and 2**20 as 1.048576e+06.
+                is_whole = isinstance(value, float) and value.is_integer()
+                own[name] = int(value) if is_whole else value
         return own
 
     @property

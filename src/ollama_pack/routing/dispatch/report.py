@@ -3,6 +3,7 @@
 from typing import Any
 
 from ollama_pack.base.messages import message
+from ollama_pack.engines.ollama.names import level_of
 from ollama_pack.fit.planning import PlannedVariant
 from ollama_pack.routing.decide.view import NodeView, RunnerView
 from ollama_pack.routing.dispatch.router import Router
@@ -54,7 +55,8 @@ def _node_details(router: Router, view: NodeView) -> dict[str, Any]:
         "fault": router.nodes[view.name].fault,
         "breaker": router.scheduler.cluster.nodes[view.name].breaker.state(now),
         "runners": [_runner_details(runner) for runner in view.runners],
-        "rates": {blob[:12]: _rate_details(view, blob) for blob in view.rates},
+        # The beginning of its weights' digest, and of an adapter's.
+        "rates": {blob[:12] + blob[64:77]: _rate_details(view, blob) for blob in view.rates},
     }
 
 
@@ -101,7 +103,12 @@ def _node_to_plan(router: Router, name: str) -> SeenNode:
         options=memory.options,
         variants={
             model.name: PlannedVariant(
-                model.name, model.quantization, model.installed.bits, model.installed.shape
+                name=model.name,
+                level=level_of(model.quantization, model.name),
+                bits=model.installed.bits,
+                shape=model.installed.shape,
+                context=model.installed.context,
+                blob=model.installed.blob,
             )
             for model in watch.models
             if model.installed.shape is not None and not model.installed.remote

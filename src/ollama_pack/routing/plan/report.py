@@ -202,6 +202,9 @@ def _models(
     if not busy:
         busy = dict.fromkeys(names, 1 / max(1, len(names)))
     scale = users * ACTIVE_SHARE / max(1e-9, sum(busy.values())) if users else 1.0
+    sharing: dict[str, list[PlannedVariant]] = {}
+    for one in there.values():
+        sharing.setdefault(one.blob or one.name, []).append(one)
     covered: set[str] = set()
     for name in names:
         exact = find_model(name, there)
@@ -210,11 +213,16 @@ def _models(
         if not variants and parameters_in(name):
             variants = [_not_pulled(name)]
         found = {one.name for one in variants}
+        for number, variant in enumerate(variants):  # names of the same weights share what is in memory
+            twins = sharing.get(variant.blob or variant.name, ())
+            found |= {twin.name for twin in twins}
+            variants[number] = replace(
+                variant, context=max([variant.context, *(one.context for one in twins)])
+            )
         if variants and not found & covered:
             covered |= found
-            yield PlannedModel(
-                name, tuple(variants), scale * sum(busy.get(one, 0.0) for one in found | {name})
-            )
+            busiest = scale * sum(busy.get(one, 0.0) for one in found | {name})
+            yield PlannedModel(name, tuple(variants), busiest, frozenset(found))
 
 
 def _not_pulled(name: str) -> PlannedVariant:
@@ -237,6 +245,7 @@ def _rows(
                 level,
                 level_bits(level),
                 in_other_bits(best.shape, best.bits or level_bits(USUAL_LEVEL), level_bits(level)),
+                best.context,
             )
             for level in LEVELS
             if level not in {one.level.upper() for one in model.variants}
@@ -266,7 +275,7 @@ def _replays(
 ) -> Iterator[dict[str, Any]]:
     """The recorded chats again: on the nodes as they are, with the plan, and with one more GPU."""
     speeds = speeds_of(asked)
-    names = {variant.name: model.name for model in models for variant in model.variants}
+    names = {name: model.name for model in models for name in model.names}
     known = [replace(one, model=names.get(one.model, one.model)) for one in asked]
     before = [_as_it_is(node, models, context) for node in nodes]
     sizes = {node.name: node.sizes for node in before}

@@ -13,7 +13,7 @@ from ollama_pack.base.messages import message
 from ollama_pack.engines.errors import NodeError, NodeUnreachableError, RetryableNodeError
 from ollama_pack.engines.model_kinds import chats
 from ollama_pack.engines.ollama.client import NodeClient, OllamaClient
-from ollama_pack.engines.ollama.names import quantization_in
+from ollama_pack.engines.ollama.names import level_of
 from ollama_pack.engines.ollama.values import ListedModel, LoadedModel, ShownModel
 from ollama_pack.engines.openai.client import OpenAIClient
 from ollama_pack.engines.openai.metrics import EngineActivity
@@ -306,7 +306,7 @@ class NodeWatch:
                 fixed=fixed or listed.is_remote,
                 remote=listed.is_remote,
                 shape=None if listed.is_remote or fixed else self._shapes.get(_shown_key(listed)),
-                bits=level_bits(listed.details.quantization_level or quantization_in(listed.name)),
+                bits=level_bits(level_of(listed.details.quantization_level, listed.name)),
             ),
             digest=listed.digest,
             quantization=listed.details.quantization_level,

@@ -8,7 +8,7 @@ from ollama_pack.base.messages import message
 from ollama_pack.fit.choose import Variant, best_variant, usable_memory
 from ollama_pack.fit.learned import MemoryLearner, SeenLoad
 from ollama_pack.fit.memory import DRIVER_BYTES, RunOptions
-from ollama_pack.routing.decide.view import InstalledModel
+from ollama_pack.routing.decide.view import InstalledModel, RunnerOptions
 from ollama_pack.routing.naming import auto_parts, fold_name
 from ollama_pack.routing.nodes import NodeRow
 
@@ -16,6 +16,12 @@ DEFAULT_CONTEXT = 4096  # tokens, where a node has not shown what it takes when 
 FOREIGN_LOOKS = 3  # looks at the GPUs in a row in which other programs must be seen
 FOREIGN_SHARE = 0.05  # of the memory; less is the driver's own
 GROWTH_STEP = 4096  # tokens, over which the growth of a cache is measured
+
+
+def is_split(options: RunnerOptions) -> bool:
+    """Whether a model is in part on the CPU because its `num_gpu` says so, and not for want of memory."""
+    layers = dict(options).get("num_gpu")
+    return isinstance(layers, int) and layers >= 0
 
 
 class NodeMemory:

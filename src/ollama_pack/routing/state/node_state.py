@@ -20,7 +20,7 @@ from ollama_pack.routing.naming import fold_name
 from ollama_pack.routing.nodes import NodeRow
 from ollama_pack.routing.state.external_load import ExternalLoad
 from ollama_pack.routing.state.model_stats import ModelStats
-from ollama_pack.routing.state.node_memory import NodeMemory
+from ollama_pack.routing.state.node_memory import NodeMemory, is_split
 
 MODEL_RULE = BreakerRule(threshold=2)
 NODE_RULE = BreakerRule(threshold=1)
@@ -279,8 +279,14 @@ class NodeState:
                 self._learned |= self.memory.seen(
                     model, resident.context, resident.size, on_gpu=resident.vram > 0
                 )
-        if not all(resident.fits for resident in residents):
+        if not all(resident.fits or is_split(self._options(resident, models)) for resident in residents):
             self.memory.spilled(sum(resident.vram for resident in residents))
+
+    def _options(self, resident: ResidentModel, models: Mapping[str, InstalledModel]) -> RunnerOptions:
+        """With which it was loaded, as far as is known."""
+        model = models.get(fold_name(resident.model))
+        runner = self.runners.get(model.blob) if model else None
+        return (runner.options if runner else None) or (model.options if model else ())
 
     def _list(self) -> None:
         """Put together what it may be asked for. A list that is the same stays the same object."""
