@@ -10,136 +10,137 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipe`, line 19960, which the server calls.
+# Begin here: `class Pipe`, line 20196, which the server calls.
 # The modules that it uses come first:
-#    219  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    506  base.messages                  Sentences for people, in English and in the languages of the catalogue.
-#    634  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    660  base.tables                    Tables that admins write as text: a row a line, `#` starts a comment, empty lines are skipped.
-#    691  aliases.errors                 What goes wrong with aliases.
-#    734  engines.errors                 What goes wrong with a node.
-#    904  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#   1034  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#   1109  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
-#   1170  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#   1556  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   1703  fit.memory                     How much memory a model takes while it runs: a pure function of its shape and of what it is loaded with.
-#   1871  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#   2210  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#   2286  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   2344  aliases.published              Which names of a table can be published as models, and what answers for them.
-#   2380  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#   2832  base.single_flight             What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
-#   3000  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   3046  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
-#   3196  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   3325  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
-#   3436  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
-#   3611  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
-#   3688  engines.vectors                Vectors for texts, as an engine gives them.
-#   3721  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
-#   3799  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
-#   3850  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
-#   3898  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
-#   4225  routing.decide.cost            What sending a request to a node costs, term by term.
-#   4359  routing.errors                 What goes wrong with routing.
-#   4541  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
-#   4579  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
-#   4946  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
-#   5381  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
-#   5505  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   5607  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
-#   5744  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
-#   5868  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
-#   6031  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   6165  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
-#   6498  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
-#   6751  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
-#   6868  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
-#   6926  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
-#   6991  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
-#   7140  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
-#   7273  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
-#   7623  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
-#   7708  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
-#   7805  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   7910  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
-#   8127  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
-#   8388  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
-#   8446  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
-#   8649  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
-#   8820  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
-#   9157  routing.nodes                  The `nodes` valve: a row a line, read once.
-#   9517  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
-#   9603  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
-#   9777  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
-#   9973  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
-#  10066  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
-#  10149  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
-#  10215  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
-#  10264  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
-#  10351  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
-#  10459  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
-#  10959  routing.probe.node_watch       One node as the router holds it: its client, what the last looks have shown, and when it counts as gone.
-#  11259  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
-#  11497  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
-#  11600  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
-#  11708  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-#  11825  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
-#  12078  routing.state.demand           How often each set of weights is asked for, over the last minutes.
-#  12111  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-#  12297  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#  12332  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#  13096  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#  13172  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#  13318  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#  13552  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
-#  13692  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  13752  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
-#  14268  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
-#  14448  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
-#  14797  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  15106  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  15221  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  15842  routing.dispatch.embedding     Vectors from the fleet: the node that has the model in memory and the least to do, then the others.
-#  15902  fit.planning                   Which models a fleet should have where, so that its demand needs the fewest loads: pure functions.
-#  16087  routing.plan.demand            What people ask for: chats from the router's record, or from a file like it.
-#  16182  routing.plan.virtual_fleet     A node as Ollama is, in virtual time: no sockets, no sleeping, thousands of requests in a second.
-#  16443  routing.plan.replay            A recorded day again, in virtual time: the router's own scheduler over simulated nodes.
-#  16630  routing.plan.report            What fits where, what to pull, and what one more GPU would bring: all of a plan, as people read it.
-#  16915  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, the admin's dashboard, and a plan.
-#  17018  cache.errors                   What goes wrong with the cache.
-#  17038  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  17070  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  17219  services.budget_chats          Chats that are under way and their budgets: what each has used so far, by whoever knows it best.
-#  17225  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#  17240  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#  17386  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#  17429  webui.users                    Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
-#  17462  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#  17553  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-#  17716  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
-#  17806  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
-#  18046  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  18191  services.activity              What chats did in this process, until somebody writes it into the history.
-#  18217  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  18342  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
-#  18452  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
-#  18499  services.valves                What all valves of the pack have in common: what is refused is told to admins, without what was written.
-#  18627  services.router_valves         The valves of the router, wherever it runs.
-#  18781  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  18895  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  19156  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
-#  19188  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  19210  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#  19216  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#  19310  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
-#  19417  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  19512  webui.leaving                  When Open WebUI is told that a client has left: not while it reads its database.
-#  19601  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#  19796  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
-#  19807  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#  19866  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#    220  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#    507  base.messages                  Sentences for people, in English and in the languages of the catalogue.
+#    635  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    661  base.tables                    Tables that admins write as text: a row a line, `#` starts a comment, empty lines are skipped.
+#    692  aliases.errors                 What goes wrong with aliases.
+#    735  engines.errors                 What goes wrong with a node.
+#    920  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#   1050  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#   1125  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
+#   1186  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#   1572  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   1724  fit.memory                     How much memory a model takes while it runs: a pure function of its shape and of what it is loaded with.
+#   1892  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   2276  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   2352  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   2410  aliases.published              Which names of a table can be published as models, and what answers for them.
+#   2446  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#   2898  base.single_flight             What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
+#   3066  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   3112  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
+#   3262  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   3394  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
+#   3505  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
+#   3697  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
+#   3774  engines.vectors                Vectors for texts, as an engine gives them.
+#   3807  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
+#   3885  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
+#   3936  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
+#   3984  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
+#   4317  routing.decide.cost            What sending a request to a node costs, term by term.
+#   4451  routing.errors                 What goes wrong with routing.
+#   4633  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
+#   4671  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
+#   5038  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
+#   5473  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
+#   5597  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   5699  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
+#   5836  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
+#   5960  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
+#   6123  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   6257  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
+#   6590  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
+#   6843  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
+#   6960  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
+#   7018  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
+#   7083  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
+#   7232  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
+#   7365  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
+#   7715  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
+#   7800  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
+#   7897  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   8003  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
+#   8232  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
+#   8494  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
+#   8552  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
+#   8755  engines.calls                  Tool calls from the pieces of a streamed answer, which engines cut up and number in ways of their own.
+#   8815  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
+#   8944  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
+#   9281  routing.nodes                  The `nodes` valve: a row a line, read once.
+#   9641  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
+#   9727  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
+#   9901  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
+#  10097  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
+#  10190  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
+#  10273  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
+#  10339  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
+#  10388  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
+#  10475  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
+#  10589  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
+#  11108  routing.probe.node_watch       One node as the router holds it: its client, what the last looks have shown, and when it counts as gone.
+#  11409  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
+#  11657  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
+#  11760  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
+#  11868  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+#  11985  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
+#  12238  routing.state.demand           How often each set of weights is asked for, over the last minutes.
+#  12271  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+#  12457  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#  12492  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#  13257  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#  13333  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#  13479  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#  13725  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
+#  13865  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  13925  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
+#  14465  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
+#  14645  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
+#  14994  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  15303  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  15418  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  16044  routing.dispatch.embedding     Vectors from the fleet: the node that has the model in memory and the least to do, then the others.
+#  16104  fit.planning                   Which models a fleet should have where, so that its demand needs the fewest loads: pure functions.
+#  16301  routing.plan.demand            What people ask for: chats from the router's record, or from a file like it.
+#  16396  routing.plan.virtual_fleet     A node as Ollama is, in virtual time: no sockets, no sleeping, thousands of requests in a second.
+#  16657  routing.plan.replay            A recorded day again, in virtual time: the router's own scheduler over simulated nodes.
+#  16844  routing.plan.report            What fits where, what to pull, and what one more GPU would bring: all of a plan, as people read it.
+#  17138  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, the admin's dashboard, and a plan.
+#  17247  cache.errors                   What goes wrong with the cache.
+#  17267  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  17299  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  17448  services.budget_chats          Chats that are under way and their budgets: what each has used so far, by whoever knows it best.
+#  17454  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#  17469  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#  17615  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#  17658  webui.users                    Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
+#  17691  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#  17782  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#  17945  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
+#  18035  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
+#  18278  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  18423  services.activity              What chats did in this process, until somebody writes it into the history.
+#  18449  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  18578  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#  18688  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
+#  18735  services.valves                What all valves of the pack have in common: what is refused is told to admins, without what was written.
+#  18863  services.router_valves         The valves of the router, wherever it runs.
+#  19017  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  19131  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  19392  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#  19424  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  19446  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#  19452  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#  19546  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
+#  19653  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  19748  webui.leaving                  When Open WebUI is told that a client has left: not while it reads its database.
+#  19837  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#  20032  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
+#  20043  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#  20102  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
 
 import asyncio
 import base64
@@ -775,6 +776,11 @@ class NodeError(PackError):
         return str(self.message)
 
     @property
+    def is_down(self) -> bool:
+        """Whether it is the node, not one model on it: there is no connection."""
+        return False
+
+    @property
     def plain_with_said(self) -> Message:
         """The reason, and what the node itself said."""
         if not self.said:
@@ -797,6 +803,11 @@ class NodeUnreachableError(RetryableNodeError):
     def __init__(self, node: str, said: str) -> None:
         reason = message("cannot be reached (does it run, is the address right?)")
         super().__init__(node, reason, said=said)
+
+    @property
+    def is_down(self) -> bool:
+        """Yes."""
+        return True
 
     @property
     def plain(self) -> Message:
@@ -842,6 +853,11 @@ class NodeTimeoutError(RetryableNodeError):
         super().__init__(node, reason)
         self.stage = stage
         self.seconds = seconds
+
+    @property
+    def is_down(self) -> bool:
+        """Whether no connection came about in time."""
+        return self.stage == "connect"
 
 
 class NodeBusyError(RetryableNodeError):
@@ -1640,6 +1656,11 @@ def quantization_in(name: str) -> str:
     return _level(found.group(1)) if found else ""
 
 
+def level_of(reported: str, name: str) -> str:
+    """The quantization level of a model: as its node reports it, else as its tag ends; empty: unknown."""
+    return _level(reported) or quantization_in(name)
+
+
 def find_variant(
     name: str,
     levels: Iterable[str],
@@ -1691,7 +1712,7 @@ def variants_of(
     ]
     variants.sort(key=lambda model: model != exact)
     # Only these levels are looked up: `models` may be far away.
-    return {model: _level(models.get(model, "")) or quantization_in(model) for model in variants}
+    return {model: level_of(models.get(model, ""), model) for model in variants}
 
 
 def _level(written: str) -> str:
@@ -1733,10 +1754,10 @@ _PADDING = 256  # tokens; caches hold a multiple of this
 # The architectures that Ollama's own engine runs (`OllamaEngineRequired`), and those of them that it runs
 # without flash attention unless OLLAMA_FLASH_ATTENTION=1.
 _OWN_ENGINE = frozenset({
-    "bert", "deepseek2", "deepseekocr", "gemma3", "gemma3n", "gptoss", "gpt-oss", "llama4", "mistral3",
-    "mllama", "nemotron_h", "nemotron_h_moe", "nomic-bert", "olmo3", "qwen25vl", "qwen3", "qwen3moe",
-    "qwen35", "qwen35moe", "qwen3next", "qwen3vl", "qwen3vlmoe", "glm4moelite", "glmocr", "lfm2",
-    "lfm2moe",
+    "bert", "deepseek2", "deepseekocr", "gemma3", "gemma3n", "gemma4", "gptoss", "gpt-oss", "laguna",
+    "llama4", "mistral3", "mllama", "nemotron_h", "nemotron_h_moe", "nemotron_h_omni", "nomic-bert",
+    "olmo3", "qwen25vl", "qwen3", "qwen3moe", "qwen35", "qwen35moe", "qwen3next", "qwen3vl",
+    "qwen3vlmoe", "glm4moelite", "glmocr", "lfm2", "lfm2moe",
 })  # fmt: skip
 _WITHOUT_FLASH = frozenset({"deepseek2", "deepseekocr", "gemma3n", "llama4", "mllama", "qwen25vl"})
 
@@ -1906,8 +1927,10 @@ TENSOR_TYPES: dict[str, tuple[int, int]] = {
     "TQ2_0": (256, 66),
     "MXFP4": (32, 17),
     "NVFP4": (64, 36),
+    "Q1_0": (128, 18),
 }
-# Bits of a weight, the usual mix of tensor types included, by what a tag or `/api/tags` calls it.
+# Bits of a weight, the usual mix of tensor types included, by what a tag or `/api/tags` calls it. Of others,
+# such as IQ4_NL, Q4_K_XL or INT8, the number tells.
 LEVEL_BITS: dict[str, float] = {
     "F32": 32.0,
     "F16": 16.0,
@@ -1935,6 +1958,7 @@ LEVEL_BITS: dict[str, float] = {
     "IQ1_S": 1.6,
 }
 MOST_LAYERS = 4096
+_MOST = 2**40  # what a number of the metadata may be
 
 # Of the layers of these architectures every so many look at all of the context, the others at a window; the
 # full one is the last of each group, or the first. `sliding_window` counts only for these, unless the
@@ -1955,12 +1979,18 @@ _PERIODS: dict[str, int] = {
 }
 _FULL_FIRST: dict[str, int] = {"cohere2moe": 4, "laguna": 4, "modern-bert": 3, "smallthinker": 4}
 _WINDOWS: dict[str, int] = {"exaone-moe": 128, "gemma2": 4096, "llama4": 8192, "smallthinker": 4096}
+_INTERVALS: dict[str, int] = {"qwen3next": 4, "qwen35": 4, "qwen35moe": 4}  # one in so many attends
 _OWN_CACHES: dict[str, int] = {"gemma3n": 20}  # so many leading layers cache; the others read those
 
 _BLOCK = re.compile(r"(?:blk|layers?)\.(\d+)\.(.+)")
 _PROJECTOR = re.compile(r"(?:v|mm|a|vision_tower|multi_modal_projector)\.")
-_PARAMETERS = re.compile(r"(\d+(?:\.\d+)?)\s*([KMBT])", re.IGNORECASE)
-_SCALES = {"K": 1e3, "M": 1e6, "B": 1e9, "T": 1e12}
+# `30b-a3b` has 30 billion parameters, of which each token uses 3. Of Gemma's `e4b` as many again are tables.
+_PARAMETERS = re.compile(
+    r"(?<![0-9.])(?<![^a-z]a)((?<![a-z])e)?(\d+(?:\.\d+)?)\s*([KMBT])(?![a-z0-9])", re.IGNORECASE
+)
+_SCALES = {"B": 1e9, "T": 1e12, "M": 1e6, "K": 1e3}  # names may have tokens in K, M and T besides
+_LEVEL_NUMBER = re.compile(r"(?:UD-)?(?:I?Q|TQ|INT|FP|MXFP|NVFP)(\d)")
+_OTHER_LEVELS = {"FP16": "F16", "FP32": "F32"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -1974,7 +2004,16 @@ class Tensor:
     @property
     def bytes(self) -> int:
         values, size = TENSOR_TYPES.get(self.type.upper(), (1, 2))
-        return prod(self.shape) // values * size
+        return self.values // values * size
+
+    @property
+    def values(self) -> int:
+        return prod(self.shape)
+
+    @property
+    def is_known(self) -> bool:
+        """Whether its type tells its bytes. Ollama up to 0.17 calls all of IQ4_XS and the like "unknown"."""
+        return self.type.upper() in TENSOR_TYPES
 
 
 class _Metadata:
@@ -1992,13 +2031,13 @@ class _Metadata:
         value = self.get(name)
         if isinstance(value, Sequence) and not isinstance(value, str):
             value = max((one for one in value if isinstance(one, int)), default=None)
-        return value if isinstance(value, int) and 0 <= value < 2**40 else default
+        return value if isinstance(value, int) and 0 <= value < _MOST else default
 
     def each(self, name: str, layers: int, default: int) -> list[int]:
         """A number for each layer, whether the metadata has one for all or a list."""
         value = self.get(name)
         if isinstance(value, Sequence) and not isinstance(value, str) and len(value) == layers:
-            return [one if isinstance(one, int) else default for one in value]
+            return [one if isinstance(one, int) and 0 <= one < _MOST else default for one in value]
         return [self.number(name, default)] * layers
 
 
@@ -2008,27 +2047,30 @@ def shape_of(metadata: Mapping[str, Any], tensors: Iterable[Tensor] = (), size: 
     Args:
         metadata: of its GGUF header, or `model_info` of `/api/show`. Long lists may be empty in that.
         tensors: of the same; empty: an old Ollama did not list them.
-        size: bytes of its files, for those without tensors.
+        size: bytes of its files, for those without tensors or with tensors of unknown types.
     """
     known = _Metadata(metadata)
-    listed = list(tensors)
+    listed = [one for one in tensors if one.shape and min(one.shape) > 0]
+    per_value = _unknown_bytes(listed, size)
     blocks: dict[int, dict[str, Tensor]] = {}
     rest: dict[str, Tensor] = {}
+    beside: dict[str, int] = {}  # bytes of the same
     weights = projector = 0
     for tensor in listed:
+        taken = tensor.bytes if tensor.is_known else round(tensor.values * per_value)
         if _PROJECTOR.match(tensor.name):
-            projector += tensor.bytes
+            projector += taken
         elif found := _BLOCK.match(tensor.name):
             blocks.setdefault(int(found[1]), {})[found[2]] = tensor
-            weights += tensor.bytes
+            weights += taken
         else:
             rest[tensor.name] = tensor
+            beside[tensor.name] = taken
     count = min(known.number("block_count") or len(blocks), MOST_LAYERS)
     table = rest.get("token_embd.weight")
-    beside = {name: one for name, one in rest.items() if not name.startswith(("token_", "position_"))}
-    looked_up = sum(one.bytes for name, one in rest.items() if name not in beside)
+    looked_up = sum(taken for name, taken in beside.items() if name.startswith(("token_", "position_")))
     tied = table is not None and "output.weight" not in rest
-    weights += sum(one.bytes for one in beside.values()) + (looked_up if tied else 0)
+    weights += sum(beside.values()) - (0 if tied else looked_up)
     embedding = known.number("embedding_length")
     heads = known.number("attention.head_count")
     head_size = known.number("attention.key_length") or (embedding // heads if heads else 0)
@@ -2046,6 +2088,13 @@ def shape_of(metadata: Mapping[str, Any], tensors: Iterable[Tensor] = (), size: 
         longest=known.number("context_length"),
         exact=bool(listed),
     )
+
+
+def _unknown_bytes(tensors: Iterable[Tensor], size: int) -> float:
+    """Bytes of each value in tensors of unknown types: what the file has besides the others."""
+    known = sum(one.bytes for one in tensors if one.is_known)
+    values = sum(one.values for one in tensors if not one.is_known)
+    return min(2.0, (size - known) / values) if values and size > known else 2.0
 
 
 def _vocabulary(known: _Metadata, metadata: Mapping[str, Any], table: Tensor | None) -> int:
@@ -2075,7 +2124,8 @@ def _layers(
     windows = _windows(known, count)
     kv_heads = known.each("attention.head_count_kv", count, known.number("attention.head_count"))
     value_size = known.number("attention.value_length") or head_size
-    state, interval = _state(known), known.number("full_attention_interval")
+    state = _state(known)
+    interval = known.number("full_attention_interval", _INTERVALS.get(known.architecture, 0))
     caching = known.number("attention.shared_kv_layers")
     caching = count - caching if caching else _OWN_CACHES.get(known.architecture, count)
     layers = []
@@ -2101,6 +2151,8 @@ def _attends(known: _Metadata, tensors: Mapping[str, Tensor], heads: int, number
     if interval > 1:
         return (number + 1) % interval == 0
     if tensors:
+        if not heads and isinstance(known.get("attention.head_count_kv"), Sequence):
+            return False  # Kimi Linear's recurrent layers have keys, too
         names = ("attn_k.weight", "attn_qkv.weight", "attn_kv_a_mqa.weight", "attn_kv_b.weight")
         return any(name in tensors for name in names)
     return heads > 0
@@ -2151,6 +2203,9 @@ def _state(known: _Metadata) -> int:
         return shifts * embedding + head * embedding
     if short := known.number("shortconv.l_cache"):
         return (short - 1) * embedding
+    if head := known.number("kda.head_dim"):
+        inner = head * known.number("attention.head_count")
+        return 3 * max(0, known.number("ssm.conv_kernel") - 1) * inner + head * inner
     kernel, inner = known.number("ssm.conv_kernel"), known.number("ssm.inner_size")
     size, groups = known.number("ssm.state_size"), known.number("ssm.group_count")
     convolution = (kernel - 1) * (inner + 2 * groups * size) if kernel else 0
@@ -2196,15 +2251,26 @@ def in_other_bits(shape: ModelShape, bits: float, to_bits: float) -> ModelShape:
 
 def level_bits(level: str) -> float:
     """Bits of a weight in a quantization level; 0: it is not known."""
-    return LEVEL_BITS.get(level.upper().replace("FP", "F"), 0.0)
+    name = level.upper()
+    known = LEVEL_BITS.get(_OTHER_LEVELS.get(name, name))
+    if known is not None:
+        return known
+    found = _LEVEL_NUMBER.match(name)
+    return int(found[1]) + 0.5 if found else 0.0
 
 
 def parameters_in(text: str) -> float:
-    """The number of parameters in `8.0B`, `llama3:70b` or `135M`; 0: there is none."""
-    found = _PARAMETERS.findall(text)
+    """The number of parameters in `8.0B`, `llama3:70b` or `qwen3:30b-a3b`; 0: there is none."""
     if mixture := re.search(r"(\d+)x(\d+(?:\.\d+)?)b", text, re.IGNORECASE):
+        if mixture[2] == "17":  # Llama 4, where that is what each token uses: 16 experts are 109B, 128 400B
+            return (67.4 + 2.6 * int(mixture[1])) * 1e9
         return int(mixture[1]) * float(mixture[2]) * 0.84e9  # the experts share what is not feed-forward
-    return float(found[-1][0]) * _SCALES[found[-1][1].upper()] if found else 0.0
+    found = _PARAMETERS.findall(text)
+    for unit, scale in _SCALES.items():
+        for effective, number, of in found:
+            if of.upper() == unit:
+                return float(number) * scale * (2 if effective else 1)
+    return 0.0
 
 
 # --- ollama_pack.fit.choose ---
@@ -3271,9 +3337,12 @@ def _openai_call(call: Mapping[str, Any], number: int, head: ReplyHead) -> dict[
 
 
 def openai_logprobs(line: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Ollama's list of tokens with their probabilities, under OpenAI's name."""
-    tokens = line.get("logprobs")
-    return {"content": tokens, "refusal": None} if isinstance(tokens, list) and tokens else None
+    """Ollama's list of tokens with their probabilities, as OpenAI's clients read it."""
+    found = line.get("logprobs")
+    tokens = [token for token in found if isinstance(token, Mapping)] if isinstance(found, list) else []
+    if not tokens:
+        return None
+    return {"content": [{"top_logprobs": [], **token} for token in tokens], "refusal": None}
 
 
 def finish_reason(line: Mapping[str, Any], *, called: bool) -> str:
@@ -3469,6 +3538,7 @@ _OWN_FIELDS = frozenset(
 )
 _LEFT_OUT = _OPEN_WEBUI_FIELDS | _OLLAMA_FIELDS | _OWN_FIELDS
 CACHE_KEY = "prompt_cache_key"  # OpenAI's: requests with the same one are likely to begin alike
+_OF_TOOLS: Mapping[str, Any] = {"type": "text", "text": "Pictures from the tool results above:"}
 _EFFORTS = frozenset({"low", "medium", "high"})
 
 
@@ -3572,31 +3642,47 @@ def _engine_tools(body: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _engine_messages(value: object) -> Iterator[dict[str, Any]]:
-    """The conversation, in what all chat templates know."""
+    """The conversation, in what all chat templates know.
+
+    Pictures have no place in a tool's result there: they come after the results, as if the user showed them.
+    """
+    pictures: list[Mapping[str, Any]] = []
     for number, turn in enumerate(objects_in(value, "messages")):
-        field = f"messages[{number}]"
-        role = text_in(turn.get("role"), f"{field}.role")
-        made = {**turn, "role": "system" if role == "developer" else role}
-        if role == "tool":
-            made["content"] = _tool_text(turn.get("content"), f"{field}.content")
-        elif isinstance(turn.get("content"), list):
-            made["content"] = [part for _, part in message_parts(turn, field)] or ""
-        if "tool_calls" in turn:
-            calls = objects_in(turn["tool_calls"], f"{field}.tool_calls")
-            made["tool_calls"] = [
-                _engine_call(call, f"{field}.tool_calls[{place}]") for place, call in enumerate(calls)
-            ]
-            if not calls:
-                del made["tool_calls"]
+        made, found = _engine_message(turn, f"messages[{number}]")
+        if pictures and made["role"] == "user":
+            said = made.get("content")
+            own = said if isinstance(said, list) else [{"type": "text", "text": said or ""}]
+            made["content"] = [_OF_TOOLS, *pictures, *own]
+        elif pictures and made["role"] != "tool":
+            yield {"role": "user", "content": [_OF_TOOLS, *pictures]}
+        if made["role"] != "tool":
+            pictures = []
+        pictures += found
         yield made
+    if pictures:
+        yield {"role": "user", "content": [_OF_TOOLS, *pictures]}
 
 
-def _tool_text(content: object, field: str) -> str:
-    """A tool's result as text: images have no place in it, so Open WebUI leaves them out too."""
-    if content is None or isinstance(content, str):
-        return content or ""
-    texts = (part.get("text") for part in objects_in(content, field))
-    return "".join(text for text in texts if isinstance(text, str))
+def _engine_message(
+    turn: Mapping[str, Any], field: str
+) -> tuple[dict[str, Any], Iterable[Mapping[str, Any]]]:
+    """A message, and the pictures in a tool's result."""
+    role = text_in(turn.get("role"), f"{field}.role")
+    made = {**turn, "role": "system" if role == "developer" else role}
+    parts = []
+    if role == "tool" or isinstance(turn.get("content"), list):
+        parts = [part for _, part in message_parts(turn, field)]
+        made["content"] = parts or ""
+    if role == "tool":
+        made["content"] = "".join(part["text"] for part in parts if part["type"] == "text")
+    if "tool_calls" in turn:
+        calls = objects_in(turn["tool_calls"], f"{field}.tool_calls")
+        made["tool_calls"] = [
+            _engine_call(call, f"{field}.tool_calls[{place}]") for place, call in enumerate(calls)
+        ]
+        if not calls:
+            del made["tool_calls"]
+    return made, [part for part in parts if role == "tool" and part["type"] == "image_url"]
 
 
 def _engine_call(call: Mapping[str, Any], field: str) -> dict[str, Any]:
@@ -4173,7 +4259,8 @@ class NodeView:
         room: bytes that models can have in memory together: known, or seen; a lone runner always fits.
         smallest: bytes of its smallest model; 1: it is not known how much memory there is.
         rates: by blob.
-        loads_ahead: it can be asked to load a model without a chat.
+        loads_ahead: it can be asked to load a model without a chat,
+        failed_loads: except for these weights: such a load has failed a while ago.
     """
 
     name: str
@@ -4186,6 +4273,11 @@ class NodeView:
     smallest: int = 1
     rates: Mapping[str, ModelRates] = field(default_factory=dict)
     loads_ahead: bool = False
+    failed_loads: frozenset[str] = frozenset()
+
+    def may_load_ahead(self, model: str) -> bool:
+        """Whether it can be asked to load a model that it has, without a chat."""
+        return self.loads_ahead and self.models[model].blob not in self.failed_loads
 
 
 @dataclass(frozen=True, slots=True)
@@ -7841,8 +7933,9 @@ def line_to_chunks(
     that has the finish reason.
     """
     delta = openai_message(line, head, state.calls)
+    logprobs = openai_logprobs(line)  # may come without text, which Ollama looks through for tool calls
     done = line.get("done") is True
-    if not delta and not done:
+    if not delta and not logprobs and not done:
         return state, []
     calls = state.calls + len(delta["tool_calls"]) if "tool_calls" in delta else state.calls
     if not state.started:
@@ -7852,7 +7945,7 @@ def line_to_chunks(
     choice = {
         "index": 0,
         "delta": delta,
-        "logprobs": openai_logprobs(line),
+        "logprobs": logprobs,
         "finish_reason": finish_reason(line, called=calls > 0) if done else None,
     }
     chunk = {**head.tagged("chat.completion.chunk"), "choices": [choice]}
@@ -7911,6 +8004,7 @@ async def stream_to_openai(
 # What a node reports of its models. A field that is missing, null or not of its type has its default.
 
 _BLOB = re.compile(r"^FROM .*sha256[-:]([0-9a-f]{64})\s*$", re.MULTILINE)
+_ADAPTER = re.compile(r"^ADAPTER .*sha256[-:]([0-9a-f]{64})\s*$", re.MULTILINE)
 _PARAMETER = re.compile(r"^(\w+)\s+(\S+)\s*$", re.MULTILINE)
 _CLOUD_TAG = re.compile(r".*[:-]cloud", re.IGNORECASE)
 MOST_PARAMETERS = 10**11  # of a vision encoder
@@ -8046,22 +8140,30 @@ class ShownModel(NodeValue):
         return [item for item in given if isinstance(item, str)] if isinstance(given, list) else given
 
     def shape(self, size: int) -> ModelShape:
-        """What decides how much memory it takes, a vision encoder in a file of its own included.
+        """What decides how much memory it takes, with a vision encoder and adapters in files of their own.
 
         Args:
-            size: bytes of all its files, for a node that lists no tensors.
+            size: bytes of all its files.
         """
-        shape = shape_of(self.model_info, self.tensors, size)
+        if not self.tensors:
+            return shape_of(self.model_info, size=size)
         encoder = self.projector_info.get("general.parameter_count")
-        apart = encoder if isinstance(encoder, int) and 0 < encoder < MOST_PARAMETERS else 0
-        # Such a file has 16 bits a weight; the size of all files counts it already.
-        return replace(shape, projector=shape.projector + 2 * apart) if self.tensors else shape
+        apart = 2 * encoder if isinstance(encoder, int) and 0 < encoder < MOST_PARAMETERS else 0  # 16 bits
+        size -= apart
+        shape = shape_of(self.model_info, self.tensors, size)
+        adapted = max(0, size - sum(one.bytes for one in self.tensors)) if self._adapters else 0
+        return replace(shape, weights=shape.weights + adapted, projector=shape.projector + apart)
 
     @property
     def blob(self) -> str:
-        """Digest of the weights, which tells what a runner serves; empty where it is not told."""
+        """Digest of the weights and of adapters, which tells what a runner serves; empty: it is not told."""
         found = _BLOB.search(self.modelfile)
-        return found[1] if found else ""
+        return "+".join([found[1], *self._adapters]) if found else ""
+
+    @property
+    def _adapters(self) -> list[str]:
+        """Digests of its LoRA adapters: for others Ollama loads the same weights again."""
+        return _ADAPTER.findall(self.modelfile)
 
     @property
     def num_ctx(self) -> int | None:
@@ -8081,7 +8183,10 @@ class ShownModel(NodeValue):
         own: dict[str, Any] = {}
         for name, written in _PARAMETER.findall(self.parameters):
             with suppress(ValueError):
-                own[name] = json_in(written)
+                value = json_in(written)
+                # Go writes a million as 1e+06, and 2**20 as 1.048576e+06.
+                is_whole = isinstance(value, float) and value.is_integer()
+                own[name] = int(value) if is_whole else value
         return own
 
     @property
@@ -8344,7 +8449,8 @@ class OllamaClient:
         """
         found = {"keep_alive": keep_alive, "options": options}
         given = {name: value for name, value in found.items() if value is not None}
-        await self._node.ask("/api/generate", {"model": model, "stream": False, **given}, seconds)
+        body = {"model": self._ids.real(model), "stream": False, **given}
+        await self._node.ask("/api/generate", body, seconds)
 
     async def embed(
         self, model: str, texts: Sequence[str], *, seconds: float, dimensions: int = 0
@@ -8646,17 +8752,8 @@ def _whole_or_zero(value: object) -> int:
     return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
 
 
-# --- ollama_pack.engines.openai.stream ---
-# A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
-#
-# Engines differ in what they call thoughts, in where the figures are, and in how they cut up tool calls. Here a
-# chunk says something new, a tool call comes whole, and the last chunk that has a choice ends the answer.
-
-_THOUGHT_FIELDS = ("reasoning_content", "reasoning", "thinking")
-_KEPT_DELTAS = ("annotations", "images", "reasoning_details")  # that Open WebUI reads
-_FINISHES = frozenset({"stop", "length", "content_filter"})
-_ABORTS = frozenset({"abort", "error"})
-_RATES = {"response_token/s": "predicted_per_second", "prompt_token/s": "prompt_per_second"}
+# --- ollama_pack.engines.calls ---
+# Tool calls from the pieces of a streamed answer, which engines cut up and number in ways of their own.
 
 
 @dataclass(slots=True)
@@ -8676,6 +8773,58 @@ class PendingCall:
         self.arguments += _string_or_empty(function.get("arguments"))
 
 
+@dataclass(slots=True)
+class PendingCalls:
+    """The tool calls of one answer so far."""
+
+    calls: list[PendingCall] = field(default_factory=list)
+
+    def take(self, fragment: Mapping[str, Any]) -> None:
+        """Add to the last call of the same index, or begin a new one.
+
+        Some engines number all calls 0 and tell them apart by their ids, others leave the index out.
+        """
+        index, identity = fragment.get("index"), _string_or_empty(fragment.get("id"))
+        if index is None:
+            named = identity or object_at(fragment, "function").get("name")
+            known = None if named or not self.calls else self.calls[-1]
+        else:
+            known = next((call for call in reversed(self.calls) if call.index == index), None)
+        if known is None or (identity and known.id and identity != known.id):
+            known = PendingCall(index)
+            self.calls.append(known)
+        known.take(fragment)
+
+    def whole(self, answer: str) -> list[dict[str, Any]]:
+        """The calls as OpenAI has them, once nothing more comes; the answer's id is for calls without one."""
+        return [
+            {
+                "index": number,
+                "id": call.id or f"call_{answer}_{number}",
+                "type": "function",
+                "function": {"name": call.name, "arguments": call.arguments or "{}"},
+            }
+            for number, call in enumerate(self.calls)
+        ]
+
+
+def _string_or_empty(value: object) -> str:
+    return value if isinstance(value, str) else ""
+
+
+# --- ollama_pack.engines.openai.stream ---
+# A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
+#
+# Engines differ in what they call thoughts, in where the figures are, and in how they cut up tool calls. Here a
+# chunk says something new, a tool call comes whole, and the last chunk that has a choice ends the answer.
+
+_THOUGHT_FIELDS = ("reasoning_content", "reasoning", "thinking")
+_KEPT_DELTAS = ("annotations", "images", "reasoning_details")  # that Open WebUI reads
+_FINISHES = frozenset({"stop", "length", "content_filter"})
+_ABORTS = frozenset({"abort", "error"})
+_RATES = {"response_token/s": "predicted_per_second", "prompt_token/s": "prompt_per_second"}
+
+
 class EngineReply:
     """Takes the chunks of one answer and gives those that it is made up of. Nothing here raises."""
 
@@ -8690,7 +8839,7 @@ class EngineReply:
         self._place = place
         self._started = False
         self._reason = ""
-        self._calls: list[PendingCall] = []
+        self._calls = PendingCalls()
         self._usage: Mapping[str, Any] | None = None
         self._timings: Mapping[str, Any] | None = None
 
@@ -8722,15 +8871,15 @@ class EngineReply:
         given = object_at(choice, "delta")
         calls = given.get("tool_calls")
         for fragment in calls if isinstance(calls, list) else ():
-            self._take_call(object_at(fragment))
+            self._calls.take(object_at(fragment))
         delta, logprobs = _engine_delta(given), _object_or_none(choice.get("logprobs"))
-        if not delta and not logprobs and (self._started or not self._calls):
+        if not delta and not logprobs and (self._started or not self._calls.calls):
             return []
         return [self._chunk(delta, logprobs=logprobs)]
 
     def end(self) -> list[dict[str, Any]]:
         """The tool calls, the reason for the end and the figures, once nothing more comes."""
-        calls = [_whole_call(call, number, self._head) for number, call in enumerate(self._calls)]
+        calls = self._calls.whole(self._head.id)
         made = [self._chunk({"tool_calls": calls})] if calls else []
         reason = self._reason if self._reason in _FINISHES else "stop"
         reason = "tool_calls" if calls and reason == "stop" else reason
@@ -8740,22 +8889,6 @@ class EngineReply:
         if self._place == "last":
             return [*made, last | figures]
         return [*made, last, {**self._head.tagged("chat.completion.chunk"), "choices": []} | figures]
-
-    def _take_call(self, fragment: Mapping[str, Any]) -> None:
-        """Add to the last call of the same index, or begin a new one.
-
-        Some engines number all calls 0 and tell them apart by their ids, others leave the index out.
-        """
-        index, identity = fragment.get("index"), _string_or_empty(fragment.get("id"))
-        if index is None:
-            named = identity or object_at(fragment, "function").get("name")
-            known = None if named or not self._calls else self._calls[-1]
-        else:
-            known = next((call for call in reversed(self._calls) if call.index == index), None)
-        if known is None or (identity and known.id and identity != known.id):
-            known = PendingCall(index)
-            self._calls.append(known)
-        known.take(fragment)
 
     def _chunk(
         self, delta: dict[str, Any], *, logprobs: Mapping[str, Any] | None = None, finish: str | None = None
@@ -8784,22 +8917,13 @@ def engine_usage(usage: Mapping[str, Any] | None, timings: Mapping[str, Any] | N
 
 def _engine_delta(given: Mapping[str, Any]) -> dict[str, Any]:
     """What a delta says, without what is empty: text, thoughts, and what else Open WebUI reads."""
-    thoughts = (_string_or_empty(given.get(name)) for name in _THOUGHT_FIELDS)
+    thoughts = (_stream__string_or_empty(given.get(name)) for name in _THOUGHT_FIELDS)
     found = {
-        "content": _string_or_empty(given.get("content")),
+        "content": _stream__string_or_empty(given.get("content")),
         "reasoning_content": next((thought for thought in thoughts if thought), ""),
         **{name: given.get(name) for name in _KEPT_DELTAS},
     }
     return {name: value for name, value in found.items() if value}
-
-
-def _whole_call(call: PendingCall, number: int, head: ReplyHead) -> dict[str, Any]:
-    return {
-        "index": number,
-        "id": call.id or f"call_{head.id}_{number}",
-        "type": "function",
-        "function": {"name": call.name, "arguments": call.arguments or "{}"},
-    }
 
 
 def _first_choice(chunk: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -8813,7 +8937,7 @@ def _object_or_none(value: object) -> Mapping[str, Any] | None:
     return value if isinstance(value, Mapping) and value else None
 
 
-def _string_or_empty(value: object) -> str:
+def _stream__string_or_empty(value: object) -> str:
     return value if isinstance(value, str) else ""
 
 
@@ -10357,6 +10481,12 @@ FOREIGN_SHARE = 0.05  # of the memory; less is the driver's own
 GROWTH_STEP = 4096  # tokens, over which the growth of a cache is measured
 
 
+def is_split(options: RunnerOptions) -> bool:
+    """Whether a model is in part on the CPU because its `num_gpu` says so, and not for want of memory."""
+    layers = dict(options).get("num_gpu")
+    return isinstance(layers, int) and layers >= 0
+
+
 class NodeMemory:
     """What is known of a node's memory. All is bounded by the models that it has."""
 
@@ -10465,7 +10595,7 @@ REMOTE_SLOTS = 64  # free ones of a model that runs elsewhere, whatever it answe
 UNSEEN_SECONDS = (
     300.0  # a runner of a node that does not tell of its memory is believed in after its last use
 )
-LOAD_AGAIN_SECONDS = 120.0  # after a load ahead of need has failed at a node
+LOAD_RULE = BreakerRule(threshold=1, shortest=120.0, longest=3600.0)  # of loads that nobody waits for
 GPU_LAG = 2.0  # seconds for which a GPU's utilization may still tell of a request that has ended
 
 
@@ -10535,6 +10665,12 @@ class RunnerState:
         self.mirror.started(request.blocks, now, shared=shared, kind=kind)
         self.touched = True
 
+    @property
+    def loaded_with(self) -> dict[str, Any]:
+        """The options of a request for which it is not loaded again, as far as they are known."""
+        context = self.context if self.asked is None else self.asked
+        return {**dict(self.options or ()), **({"num_ctx": context} if context else {})}
+
     def serves(self, wanted: tuple[int, RunnerOptions]) -> None:
         """It answers a request with these options, so it has them: another client may have loaded it."""
         context, options = wanted
@@ -10568,7 +10704,7 @@ class NodeState:
         self._seen: NodeView | None = None
         self.breaker = Breaker(NODE_RULE)
         self._loads_ahead = row.kind == "ollama" and not row.way_in.needs_user
-        self._loads_again_at = -math.inf
+        self._failed_loads: dict[str, Breaker] = {}  # blob → when it may be loaded again without a chat
         self._policy = policy
         self._expected = expected
         self._stats: dict[str, ModelStats] = {}
@@ -10621,6 +10757,8 @@ class NodeState:
         self.breaker.succeeded()
         self._breakers.pop(model, None)
         self._broken_for.pop(model, None)
+        if known := self.models.get(model):
+            self._failed_loads.pop(known.blob, None)
 
     def gave_up(self, model: str) -> None:
         """A request ended and tells nothing."""
@@ -10672,6 +10810,7 @@ class NodeState:
         blobs = {model.blob for model in models.values()}
         self._stats = {blob: stats for blob, stats in self._stats.items() if blob in blobs}
         self._rates = {blob: self.known(blob) for blob in blobs}
+        self._failed_loads = {blob: known for blob, known in self._failed_loads.items() if blob in blobs}
         self._breakers = {name: breaker for name, breaker in self._breakers.items() if name in models}
         self._broken_for = {name: user for name, user in self._broken_for.items() if name in models}
         self._default_contexts = {
@@ -10707,8 +10846,14 @@ class NodeState:
                 self._learned |= self.memory.seen(
                     model, resident.context, resident.size, on_gpu=resident.vram > 0
                 )
-        if not all(resident.fits for resident in residents):
+        if not all(resident.fits or is_split(self._options(resident, models)) for resident in residents):
             self.memory.spilled(sum(resident.vram for resident in residents))
+
+    def _options(self, resident: ResidentModel, models: Mapping[str, InstalledModel]) -> RunnerOptions:
+        """With which it was loaded, as far as is known."""
+        model = models.get(fold_name(resident.model))
+        runner = self.runners.get(model.blob) if model else None
+        return (runner.options if runner else None) or (model.options if model else ())
 
     def _list(self) -> None:
         """Put together what it may be asked for. A list that is the same stays the same object."""
@@ -10849,9 +10994,9 @@ class NodeState:
         self.runners = {**evicted, **self.runners}
         self.loading_until = loading_until
 
-    def did_not_load(self, runner: RunnerState, now: float) -> None:
-        """A load that nobody waited for has failed: the next one is tried later."""
-        self._loads_again_at = now + LOAD_AGAIN_SECONDS
+    def did_not_load(self, runner: RunnerState, now: float, *, grows: bool) -> None:
+        """A load that nobody waited for has failed: it is tried later, and if it `grows` later each time."""
+        self._failed_loads.setdefault(runner.blob, Breaker(LOAD_RULE)).failed(now, grows=grows)
         if self.runners.get(runner.blob) is runner and not runner.ends:
             del self.runners[runner.blob]
         self.changed()
@@ -10879,6 +11024,7 @@ class NodeState:
     def changes_at(self) -> Iterable[float]:
         """When it may look otherwise though nothing is told: a breaker's time or a pause is over, say."""
         due = [self.paused_until, self.loading_until, *self.retry_at()]
+        due += [known.retry_at for known in self._failed_loads.values() if known.retry_at is not None]
         if self.gpu.count:
             due += self.gpu.changes_at()
         for runner in self.runners.values():
@@ -10906,7 +11052,10 @@ class NodeState:
             room=self.memory.room,
             smallest=self._smallest,
             rates=rates,
-            loads_ahead=self._loads_ahead and now >= self._loads_again_at,
+            loads_ahead=self._loads_ahead,
+            failed_loads=frozenset(
+                [blob for blob, known in self._failed_loads.items() if not known.allows(now)]
+            ),
         )
 
     @property
@@ -10998,6 +11147,7 @@ class NodeWatch:
         self.residents: tuple[ResidentModel, ...] | None = ()  # what is in its memory; None: it does not tell
         self.answered_at: float | None = None  # the last time; None: never
         self.fault = ""  # what was wrong the last time; empty: nothing
+        self.is_down = False  # it took no connection the last time
         self.gpus = GpuReport(reason=message("not looked at yet"))
         self.looked = asyncio.Event()  # at least once, with or without an answer
         self.hurry = asyncio.Event()  # look again now
@@ -11021,7 +11171,7 @@ class NodeWatch:
             is_whole = await self._show(listed)
         except NodeError as error:
             self._missed = MISSES if isinstance(error, NodeUnreachableError) else self._missed + 1
-            self.fault = self._fault(error)
+            self.fault, self.is_down = self._fault(error), error.is_down
             return False
         finally:
             self.looked.set()
@@ -11031,7 +11181,7 @@ class NodeWatch:
             self.hurry.set()
         self._keep_models(listed)
         self.residents = None if loaded is None else self._residents(loaded)
-        self.answered_at, self.fault = self._clock(), ""
+        self.answered_at, self.fault, self.is_down = self._clock(), "", False
         self.seen_at = asked_at
         return True
 
@@ -11236,7 +11386,7 @@ class NodeWatch:
                 fixed=fixed or listed.is_remote,
                 remote=listed.is_remote,
                 shape=None if listed.is_remote or fixed else self._shapes.get(_shown_key(listed)),
-                bits=level_bits(listed.details.quantization_level or quantization_in(listed.name)),
+                bits=level_bits(level_of(listed.details.quantization_level, listed.name)),
             ),
             digest=listed.digest,
             quantization=listed.details.quantization_level,
@@ -11265,6 +11415,7 @@ TAG = "ollama_pack"  # key of what we add to an answer
 LIMITS_SECONDS = 1.0  # between two looks whether an answer is overdue
 PENDING_LOOK_SECONDS = 5.0  # while an answer has not begun, what is known of its node is not older
 ALIVE_SECONDS = 5.0  # a runner that has said something to anybody since then does not hang
+SILENT_SECONDS = 15.0  # after which an answer has ended whose node takes no connection any more
 
 
 class Attempt:
@@ -11322,12 +11473,12 @@ class Attempt:
         )
         try:
             async with aclosing(chunks):
-                chunk = await self._first(chunks)
-                self.heard_at = self._first_at = self._loop.time()
-                yield self._noted(chunk)
-                async for chunk in chunks:
+                chunk: dict[str, Any] | None = await self._first(chunks)
+                self._first_at = self._loop.time()
+                while chunk is not None:
                     self.heard_at = self._loop.time()
                     yield self._noted(chunk)
+                    chunk = await self._next(chunks)
         except NodeError as error:
             error.said = without_quotes(error.said, self._pending_chat.body.get("messages"))
             raise
@@ -11336,17 +11487,24 @@ class Attempt:
         """The first chunk, unless somebody gives it up."""
         self._limits = self._loop.call_later(LIMITS_SECONDS, self._keep_limits)
         try:
-            async with asyncio.timeout(None) as self._hang_limit:
-                return await anext(chunks)
-        except TimeoutError:
-            raise self._given_up or self._fault(message("has stopped answering")) from None
-        except StopAsyncIteration:
-            raise self._fault(message("ended its answer before it began")) from None
+            chunk = await self._next(chunks)
         finally:
-            self._hang_limit = None
             self._limits.cancel()
             if self._suspicion:
                 self._suspicion.cancel()
+        if chunk is None:
+            raise self._fault(message("ended its answer before it began"))
+        return chunk
+
+    async def _next(self, chunks: AsyncGenerator[dict[str, Any], None]) -> dict[str, Any] | None:
+        """The next chunk, unless somebody gives it up; None at the end."""
+        try:
+            async with asyncio.timeout(None) as self._hang_limit:
+                return await anext(chunks, None)
+        except TimeoutError:
+            raise self._given_up or self._fault(message("has stopped answering")) from None
+        finally:
+            self._hang_limit = None
 
     @property
     def _first_token_limit(self) -> float:
@@ -11386,8 +11544,14 @@ class Attempt:
             self._suspicion = self._loop.call_later(seconds, suspect, identity, self)
 
     def is_gone(self) -> None:
-        """Its node does not answer at all: an answer that has not begun is not waited for."""
-        self._give_up(NodeGoneError(self._watch.client.name))
+        """Its node does not answer at all: an answer that has not begun is not waited for.
+
+        One that has begun may pause, and a node that is very busy answers no look. But where nobody takes a
+        connection, the machine has gone without a word, as one does that loses its power.
+        """
+        now = self._loop.time()
+        if self.heard_at is None or (self._watch.is_down and now - self.heard_at > SILENT_SECONDS):
+            self._give_up(NodeGoneError(self._watch.client.name))
 
     def hangs(self) -> None:
         """Its node takes longer than it honestly can, though it answers otherwise."""
@@ -11441,7 +11605,10 @@ class Attempts:
         return sum(attempt.binding.node == node for attempt in self._there.values())
 
     def is_gone(self, node: str) -> None:
-        """A node does not answer at all: what has not begun to answer there goes elsewhere."""
+        """A node does not answer at all: what has not begun to answer there goes elsewhere.
+
+        To be called again and again, for answers that have begun.
+        """
         for attempt in self._there.values():
             if attempt.binding.node == node:
                 attempt.is_gone()
@@ -11456,13 +11623,6 @@ class Attempts:
         )
 
 
-def is_down(error: NodeError) -> bool:
-    """Whether it is the node, not one model on it."""
-    return isinstance(error, NodeUnreachableError) or (
-        isinstance(error, NodeTimeoutError) and error.stage == "connect"
-    )
-
-
 def is_hang(error: NodeError) -> bool:
     """Whether it said nothing at all for as long as it could."""
     return isinstance(error, NodeTimeoutError) and error.stage in {"load", "first byte"}
@@ -11474,7 +11634,7 @@ def is_unexplained(error: RetryableNodeError) -> bool:
     `format: "xml"` makes every node answer with status 500, for example.
     """
     its_own = NodeBusyError | ModelNotFoundError | NodeGoneError | WrongModelError
-    if is_down(error) or isinstance(error, its_own):
+    if error.is_down or isinstance(error, its_own):
         return False
     return error.status is None or error.status >= HTTPStatus.INTERNAL_SERVER_ERROR
 
@@ -12738,6 +12898,8 @@ class Planner:
                 return
             if name not in roomy or node.view.tier > nearest or node.has(kind.model):
                 continue
+            if not node.view.may_load_ahead(kind.model):
+                continue
             if not fills_up and lost <= node.load_seconds(kind.model):
                 continue
             if left == 1 and (self._leaves_models_out(node, kind.model) or self._is_early(node, busy, slots)):
@@ -12759,7 +12921,9 @@ class Planner:
         for one in waiting:
             kind = self._kinds[one.entry.kind]
             for node in kind.cold:
-                if node.changed or not node.view.loads_ahead or node.view.tier > one.chosen.node.view.tier:
+                if node.changed or node.view.tier > one.chosen.node.view.tier:
+                    continue
+                if not node.view.may_load_ahead(kind.model):
                     continue
                 offer = node.quote((kind.model, one.entry.kind, one.request.max_output), one.request)
                 if offer.now_open and offer.victims:
@@ -13056,19 +13220,16 @@ class Planner:
 
 
 def warm_load(
-    view: FleetView, node: NodeView, model: str, policy: RoutingPolicy, kept: Collection[str]
+    view: FleetView, node: NodeView, request: FleetRequest, policy: RoutingPolicy, kept: Collection[str]
 ) -> Assignment | None:
-    """The load of a model at a node, though nobody waits for it; None: not now.
+    """A load at a node that nobody waits for; None: not now.
 
     It begins only where the node is free to load, and unloads nothing that anybody has asked for lately, and
     none of the weights that are `kept` likewise: two that do not fit would evict each other for ever.
     """
     held = Counter(runner.blob for one in view.nodes for runner in one.runners)
     virtual = VirtualNode(node, TimelineContext(policy, view.now, view.demand, view.returns, held))
-    request = FleetRequest(
-        f"warm {model} {node.name} {view.now}", "", (model,), background=True, load_only=True
-    )
-    quote = virtual.quote((model, "warm", 0), request)
+    quote = virtual.quote((request.models[0], "warm", 0), request)
     if not quote.now_open or not quote.load or quote.evict > MOST_TAKEN_BY_WARMTH:
         return None
     if any(blob in kept for blob in quote.victims):
@@ -13345,6 +13506,7 @@ class Cluster:
         self._autos: dict[str, None] = {}  # automatic names that were asked for lately
         self.demand = DemandMeter()
         self._returns: dict[str, ReturnLearner] = {}
+        self._usual_options: dict[str, tuple[int, RunnerOptions]] = {}
         self._holders: dict[int, tuple[str, ...]] = {}
         self._views: dict[str, NodeView] = {}
         self._changed: set[str] = set()  # since the last decision
@@ -13515,6 +13677,17 @@ class Cluster:
         """A decision was made on the last view: changes count from here on."""
         self._changed.clear()
         self._others = False
+
+    def usual_options(self, blob: str) -> tuple[int, RunnerOptions]:
+        """The context and the options that the last chat with these weights asked for."""
+        return self._usual_options.get(blob, (0, ()))
+
+    def asked_for(self, blob: str, request: FleetRequest) -> None:
+        """A chat asks for these weights."""
+        self._usual_options.pop(blob, None)
+        self._usual_options[blob] = request.context, request.options
+        if len(self._usual_options) > MAX_FOLLOWED_BLOBS:
+            del self._usual_options[next(iter(self._usual_options))]
 
     def prompt_sent(self, node: str, blob: str, request: FleetRequest, now: float) -> tuple[int, int]:
         """A prompt goes to a node: it may be what another one goes on with.
@@ -14196,18 +14369,40 @@ class Scheduler:
         self._planner.promised |= {node.models[name].blob: (copies, now + PROMISE_SECONDS) for node in having}
         cold = [node for node in having if node.models[name].blob not in blobs[node.name]]
         missing = copies - (len(having) - len(cold))
+        cold = [node for node in cold if node.may_load_ahead(name)]
         loads: list[Assignment] = []
         for node in sorted(cold, key=lambda node: (node.tier, -_free(node), node.name)):
             kept = {node.models[other].blob for other in map(fold_name, others) if other in node.models}
-            if len(loads) < missing and (load := warm_load(view, node, name, self.policy, kept)):
+            if len(loads) >= missing:
+                break
+            request = self._warm_request(node, name, now)
+            if load := warm_load(view, node, request, self.policy, kept):
                 loads.append(self._start(load, now))
         return loads
 
-    def load_failed(self, request_id: str) -> None:
-        """A node has not done such a load. That shuts nothing: its options may be the reason."""
+    def _warm_request(self, node: NodeView, model: str, now: float) -> FleetRequest:
+        """For a load as its chats want it: the first of them would have it loaded again for its `num_ctx`."""
+        context, options = self.cluster.usual_options(node.models[model].blob)
+        return FleetRequest(
+            f"warm {model} {node.name} {now}",
+            "",
+            (model,),
+            context=context,
+            options=options,
+            background=True,
+            load_only=True,
+        )
+
+    def load_failed(self, request_id: str, *, lasts: bool = True) -> None:
+        """A node has not done such a load. That shuts nothing: its options may be the reason.
+
+        Args:
+            request_id: the load.
+            lasts: it will probably fail the next time, too. Not where the node is down or busy.
+        """
         if running := self._running.get(request_id):
             self.cancel(request_id)
-            running.node.did_not_load(running.runner, self._clock())
+            running.node.did_not_load(running.runner, self._clock(), grows=lasts)
 
     def _allows(self, assignment: Assignment, now: float) -> bool:
         """Whether the breakers do: of several that go to a node that comes back, one tries."""
@@ -14225,6 +14420,8 @@ class Scheduler:
         evicted = {blob: node.runners[blob] for blob in assignment.victims if blob in node.runners}
         loading_until = node.loading_until
         wanted = node.models[assignment.model].wanted(request)
+        if not request.load_only and not request.background:
+            self.cluster.asked_for(quote.blob, request)
         runner = self._occupy(node, assignment, wanted, now)
         match, beside = runner.mirror.depth(request.blocks), len(runner.ends)
         undo = Undo(evicted, loading_until, runner.mirror.state())
@@ -14483,8 +14680,8 @@ class Fleet(Protocol):
     def load_now(self, binding: Assignment, keep_alive: str | float | None) -> None:
         """Let a node load a model that nobody waits for."""
 
-    def prolong(self, node: str, model: str, seconds: float) -> None:
-        """Let a model stay in a node's memory."""
+    def prolong(self, node: str, model: str, seconds: float, options: Mapping[str, Any]) -> None:
+        """Let a model stay in a node's memory, with the options that it has there."""
 
 
 class Peers(Protocol):
@@ -14588,7 +14785,7 @@ class Upkeep:
             key = node.row.name, name
             if soon and now - self._asked_at.get(key, -math.inf) > STAY_SECONDS / 2:
                 self._asked_at[key] = now
-                self._fleet.prolong(node.row.name, runner.model, left)
+                self._fleet.prolong(node.row.name, runner.model, left, runner.loaded_with)
 
     # --- pulls, one node after another ---
 
@@ -14802,7 +14999,7 @@ def _those_of_now(pulls: Sequence[PullState]) -> Sequence[PullState]:
 # and its request waits again. No input, no output: `share_redis` carries it.
 
 BEAT_SECONDS = 2.0  # between two signs of life
-SILENT_SECONDS = 7.0  # after which a worker is taken to be gone
+_share__SILENT_SECONDS = 7.0  # after which a worker is taken to be gone
 HOLD_SECONDS = 2.0  # for which a request that kept ours out is believed in, unless its worker tells of it
 RETRY_SECONDS = 0.25  # after a refusal that taught nothing
 MAX_OUTBOX = 4096
@@ -14949,7 +15146,7 @@ class FleetShare:
         """A sign of life, each `BEAT_SECONDS`. Who is silent for long is forgotten."""
         now = self._clock()
         for worker, heard in list(self._heard_at.items()):
-            if now - heard > SILENT_SECONDS:
+            if now - heard > _share__SILENT_SECONDS:
                 self._lose(worker)
         self._send(AliveMessage(self._worker, self._scheduler.request_ids))
         self._renew()
@@ -15604,9 +15801,9 @@ class Router:
         """Let a node load a model that nobody waits for yet."""
         self._beside(self._load_ahead(binding, keep_alive), "load a model ahead of need")
 
-    def prolong(self, node: str, model: str, seconds: float) -> None:
-        """Let a model stay in a node's memory."""
-        self._beside(self._prolong(node, model, seconds), "keep a model in memory")
+    def prolong(self, node: str, model: str, seconds: float, options: Mapping[str, Any]) -> None:
+        """Let a model stay in a node's memory, with the options that it has there: others load it again."""
+        self._beside(self._prolong(node, model, seconds, options), "keep a model in memory")
 
     def _beside(self, work: Coroutine[Any, Any, None], name: str) -> None:
         """Do something that no chat waits for."""
@@ -15614,9 +15811,10 @@ class Router:
         self._loads.add(task)
         task.add_done_callback(self._loads.discard)
 
-    async def _prolong(self, node: str, model: str, seconds: float) -> None:
+    async def _prolong(self, node: str, model: str, seconds: float, options: Mapping[str, Any]) -> None:
+        client = self.nodes[node].client
         try:
-            await self.nodes[node].client.load(model, seconds=PROLONG_SECONDS, keep_alive=seconds)
+            await client.load(model, seconds=PROLONG_SECONDS, keep_alive=seconds, options=options)
         except NodeError as error:
             router_log.warning("%s could not keep %s in memory: %s", node, model, error)
 
@@ -15633,7 +15831,8 @@ class Router:
             )
         except NodeError as error:
             router_log.warning("%s could not load %s ahead of need: %s", node, binding.model, error)
-            self.scheduler.load_failed(identity)
+            is_passing = error.is_down or isinstance(error, NodeBusyError)
+            self.scheduler.load_failed(identity, lasts=not is_passing)
         else:
             seconds = self._loop.time() - began
             self.scheduler.finished(identity, Durations(seconds, load=seconds))
@@ -15693,9 +15892,12 @@ class Router:
         if waited > self.settings.first_token_seconds:
             raise WaitedTooLongError(self.settings.first_token_seconds, self.scheduler.waiting)
         if waited > DOWN_SECONDS:
+            models = pending.request.models
+            if not any(watch.has_any(models) for watch in self.nodes.values()):  # it was deleted meanwhile
+                raise self.no_node(models)
             faults = self._faults(pending)
             if faults:
-                raise NodesDownError(pending.request.models, faults)
+                raise NodesDownError(models, faults)
 
     def _faults(self, pending: PendingChat) -> dict[str, str]:
         """What is wrong with each node that has the model; empty when one of them may answer."""
@@ -15810,7 +16012,7 @@ class Router:
         unexplained, kind = is_unexplained(error), failure_kind(error)
         again = self.scheduler.failed(
             pending.request.id,
-            node_down=is_down(error),
+            node_down=error.is_down,
             hung=is_hang(error),
             blamed=not unexplained,
             busy=isinstance(error, NodeBusyError),
@@ -15914,12 +16116,22 @@ BUSY_SHARE = 0.6  # of a copy's slots; above that another copy is worth its memo
 
 @dataclass(frozen=True, slots=True)
 class PlannedVariant:
-    """A quantization of a model: the name to pull, its level and bits, and its shape."""
+    """A quantization of a model.
+
+    Attributes:
+        name: to pull.
+        level, bits: of the quantization.
+        shape: what its memory depends on.
+        context: tokens that its own recipe asks for, if those are more than a chat needs.
+        blob: its weights, which names may have in common; empty: unknown.
+    """
 
     name: str
     level: str
     bits: float
     shape: ModelShape
+    context: int = 0
+    blob: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -15930,11 +16142,13 @@ class PlannedModel:
         name: what the aliases call it.
         variants: those that can be had, the best first.
         busy: requests of it that run at once, on average, in the busiest hour.
+        names: of all that have the weights of a variant, as `ollama cp` and a Modelfile make them.
     """
 
     name: str
     variants: tuple[PlannedVariant, ...]
     busy: float = 0.0
+    names: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -15991,7 +16205,7 @@ class FleetPlan:
 
 def need_of(variant: PlannedVariant, node: PlannedNode, context: int) -> int:
     """The bytes that a variant takes on a node."""
-    options = replace(node.options or RunOptions(0), context=context, slots=node.slots)
+    options = replace(node.options or RunOptions(0), context=max(context, variant.context), slots=node.slots)
     return memory_needed(variant.shape, options).total
 
 
@@ -16808,6 +17022,9 @@ def _report__models(
     if not busy:
         busy = dict.fromkeys(names, 1 / max(1, len(names)))
     scale = users * ACTIVE_SHARE / max(1e-9, sum(busy.values())) if users else 1.0
+    sharing: dict[str, list[PlannedVariant]] = {}
+    for one in there.values():
+        sharing.setdefault(one.blob or one.name, []).append(one)
     covered: set[str] = set()
     for name in names:
         exact = find_model(name, there)
@@ -16816,11 +17033,16 @@ def _report__models(
         if not variants and parameters_in(name):
             variants = [_not_pulled(name)]
         found = {one.name for one in variants}
+        for number, variant in enumerate(variants):  # names of the same weights share what is in memory
+            twins = sharing.get(variant.blob or variant.name, ())
+            found |= {twin.name for twin in twins}
+            variants[number] = replace(
+                variant, context=max([variant.context, *(one.context for one in twins)])
+            )
         if variants and not found & covered:
             covered |= found
-            yield PlannedModel(
-                name, tuple(variants), scale * sum(busy.get(one, 0.0) for one in found | {name})
-            )
+            busiest = scale * sum(busy.get(one, 0.0) for one in found | {name})
+            yield PlannedModel(name, tuple(variants), busiest, frozenset(found))
 
 
 def _not_pulled(name: str) -> PlannedVariant:
@@ -16843,6 +17065,7 @@ def _rows(
                 level,
                 level_bits(level),
                 in_other_bits(best.shape, best.bits or level_bits(USUAL_LEVEL), level_bits(level)),
+                best.context,
             )
             for level in LEVELS
             if level not in {one.level.upper() for one in model.variants}
@@ -16872,7 +17095,7 @@ def _replays(
 ) -> Iterator[dict[str, Any]]:
     """The recorded chats again: on the nodes as they are, with the plan, and with one more GPU."""
     speeds = speeds_of(asked)
-    names = {variant.name: model.name for model in models for variant in model.variants}
+    names = {name: model.name for model in models for name in model.names}
     known = [replace(one, model=names.get(one.model, one.model)) for one in asked]
     before = [_as_it_is(node, models, context) for node in nodes]
     sizes = {node.name: node.sizes for node in before}
@@ -16960,7 +17183,8 @@ def _node_details(router: Router, view: NodeView) -> dict[str, Any]:
         "fault": router.nodes[view.name].fault,
         "breaker": router.scheduler.cluster.nodes[view.name].breaker.state(now),
         "runners": [_runner_details(runner) for runner in view.runners],
-        "rates": {blob[:12]: _rate_details(view, blob) for blob in view.rates},
+        # The beginning of its weights' digest, and of an adapter's.
+        "rates": {blob[:12] + blob[64:77]: _rate_details(view, blob) for blob in view.rates},
     }
 
 
@@ -17007,7 +17231,12 @@ def _node_to_plan(router: Router, name: str) -> SeenNode:
         options=memory.options,
         variants={
             model.name: PlannedVariant(
-                model.name, model.quantization, model.installed.bits, model.installed.shape
+                name=model.name,
+                level=level_of(model.quantization, model.name),
+                bits=model.installed.bits,
+                shape=model.installed.shape,
+                context=model.installed.context,
+                blob=model.installed.blob,
             )
             for model in watch.models
             if model.installed.shape is not None and not model.installed.remote
@@ -18013,17 +18242,20 @@ def expanded(rows: Sequence[NodeRow], servers: dict[str, Servers]) -> tuple[Node
         for server in servers.get(row.url, ()):
             url = f"http://{_in_url(server.host)}:{server.port}"
             label = server.label or _label(server.host)
-            name = _node_name(row.name, label, "")
-            name = _node_name(row.name, label, f"-{server.port}") if name in names else name
-            if url not in addresses and name not in names and len(found) < MAX_NODES:
+            labels = label, f"{label}-{server.port}", f"{server.host}-{server.port}"
+            usable = (_node_name(row.name, one) for one in labels)
+            name = next((one for one in usable if one not in names), "")
+            if name and url not in addresses and len(found) < MAX_NODES:
                 names.add(name)
                 addresses.add(url)
                 found.append(replace(row, name=name, url=url))
     return tuple(found)
 
 
-def _node_name(row: str, label: str, end: str) -> str:
-    return _NOT_IN_A_NAME.sub("-", f"{row}-{label}")[: _LONGEST_NAME - len(end)] + end
+def _node_name(row: str, label: str) -> str:
+    """Of a long label the end is kept: only there do the names of a Deployment's pods differ."""
+    row = row[: max(_LONGEST_NAME // 2, _LONGEST_NAME - 1 - len(label))]
+    return _NOT_IN_A_NAME.sub("-", f"{row}-{label[-(_LONGEST_NAME - 1 - len(row)) :]}")
 
 
 def _label(host: str) -> str:
@@ -18261,7 +18493,11 @@ class RouterHost:
         elif self.current is None or self._made_of != wanted:
             self.retire()
             connector = aiohttp.TCPConnector(limit=0, ssl=self._trusted())
-            session = aiohttp.ClientSession(connector=connector, trust_env=_environment_counts())
+            session = aiohttp.ClientSession(
+                connector=connector,
+                trust_env=_environment_counts(),
+                cookie_jar=aiohttp.DummyCookieJar(),  # a gateway's cookie for one user is nobody else's
+            )
             self.current = Router(
                 rows,
                 session,

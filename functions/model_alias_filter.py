@@ -10,7 +10,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/model_alias_filter.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Filter`, line 1902, which the server calls.
+# Begin here: `class Filter`, line 1916, which the server calls.
 # The modules that it uses come first:
 #     62  base.translations       The translations of all sentences. GENERATED from locale/ by scripts/package.py.
 #    112  base.messages           Sentences for people, in English and in the languages of the catalogue.
@@ -22,20 +22,20 @@ version: 0.1.0
 #    341  aliases.facts           What an alias table may ask about a request, read off an OpenAI chat body.
 #    402  aliases.table           An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
 #    788  engines.ollama.names    Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#    925  fit.shapes              Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#    962  fit.choose              Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#    983  aliases.resolve         Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   1101  engines.model_ids       Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   1109  engines.refusals        What a client gets instead of an answer, in the form of each API that clients speak.
-#   1186  services.answers        An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#   1202  webui.models            What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   1320  webui.users             Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
-#   1348  services.gateway_names  The names that people and clients of the gateway may ask for, and the model that each stands for.
-#   1376  base.single_flight      What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
-#   1399  services.valves         What all valves of the pack have in common: what is refused is told to admins, without what was written.
-#   1527  engines.front_route     A route in front of a server's own, which sees each answer of a chat before its client does.
-#   1622  webui.leaving           When Open WebUI is told that a client has left: not while it reads its database.
-#   1711  webui.early_errors      The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#    930  fit.shapes              Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#    976  fit.choose              Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#    997  aliases.resolve         Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   1115  engines.model_ids       Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   1123  engines.refusals        What a client gets instead of an answer, in the form of each API that clients speak.
+#   1200  services.answers        An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#   1216  webui.models            What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   1334  webui.users             Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
+#   1362  services.gateway_names  The names that people and clients of the gateway may ask for, and the model that each stands for.
+#   1390  base.single_flight      What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
+#   1413  services.valves         What all valves of the pack have in common: what is refused is told to admins, without what was written.
+#   1541  engines.front_route     A route in front of a server's own, which sees each answer of a chat before its client does.
+#   1636  webui.leaving           When Open WebUI is told that a client has left: not while it reads its database.
+#   1725  webui.early_errors      The status of an error that comes before an answer, which Open WebUI leaves no room for.
 
 import asyncio
 import logging
@@ -862,6 +862,11 @@ def quantization_in(name: str) -> str:
     return _level(found.group(1)) if found else ""
 
 
+def level_of(reported: str, name: str) -> str:
+    """The quantization level of a model: as its node reports it, else as its tag ends; empty: unknown."""
+    return _level(reported) or quantization_in(name)
+
+
 def find_variant(
     name: str,
     levels: Iterable[str],
@@ -913,7 +918,7 @@ def variants_of(
     ]
     variants.sort(key=lambda model: model != exact)
     # Only these levels are looked up: `models` may be far away.
-    return {model: _level(models.get(model, "")) or quantization_in(model) for model in variants}
+    return {model: level_of(models.get(model, ""), model) for model in variants}
 
 
 def _level(written: str) -> str:
@@ -925,7 +930,8 @@ def _level(written: str) -> str:
 # --- ollama_pack.fit.shapes ---
 # Shapes of models: from metadata and tensors, or from as little as a number of parameters.
 
-# Bits of a weight, the usual mix of tensor types included, by what a tag or `/api/tags` calls it.
+# Bits of a weight, the usual mix of tensor types included, by what a tag or `/api/tags` calls it. Of others,
+# such as IQ4_NL, Q4_K_XL or INT8, the number tells.
 LEVEL_BITS: dict[str, float] = {
     "F32": 32.0,
     "F16": 16.0,
@@ -953,10 +959,18 @@ LEVEL_BITS: dict[str, float] = {
     "IQ1_S": 1.6,
 }
 
+_LEVEL_NUMBER = re.compile(r"(?:UD-)?(?:I?Q|TQ|INT|FP|MXFP|NVFP)(\d)")
+_OTHER_LEVELS = {"FP16": "F16", "FP32": "F32"}
+
 
 def level_bits(level: str) -> float:
     """Bits of a weight in a quantization level; 0: it is not known."""
-    return LEVEL_BITS.get(level.upper().replace("FP", "F"), 0.0)
+    name = level.upper()
+    known = LEVEL_BITS.get(_OTHER_LEVELS.get(name, name))
+    if known is not None:
+        return known
+    found = _LEVEL_NUMBER.match(name)
+    return int(found[1]) + 0.5 if found else 0.0
 
 
 # --- ollama_pack.fit.choose ---

@@ -10,93 +10,97 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/ollama_pack_events.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Event`, line 12686, which the server calls.
+# Begin here: `class Event`, line 13000, which the server calls.
 # The modules that it uses come first:
-#    165  base.translations            The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    646  base.messages                Sentences for people, in English and in the languages of the catalogue.
-#    791  base.single_flight           What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
-#    959  errors                       The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    985  engines.body                 Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    996  services.activity            What chats did in this process, until somebody writes it into the history.
-#   1057  base.redis                   A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#   1457  services.history             The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
-#   1837  services.dashboard           What the dashboard shows, in parts that change by themselves, and the stream that sends those that did.
-#   2103  webui.functions              Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   2214  webui.cache_contact          The way from the events function to the running `response_cache_filter`, which may not be there.
-#   2276  engines.refusals             What a client gets instead of an answer, in the form of each API that clients speak.
-#   2353  engines.front_route          A route in front of a server's own, which sees each answer of a chat before its client does.
-#   2367  webui.leaving                When Open WebUI is told that a client has left: not while it reads its database.
-#   2456  webui.early_errors           The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#   2487  webui.routes                 Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
-#   2649  webui.dashboard              The dashboard's page, and what those see who may not look at it. Nothing in it comes from elsewhere.
-#   3917  services.calibration_routes  What sites that learn together read here and hand over: see docs/federation.md.
-#   3953  engines.ollama.names         Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   4090  fit.shapes                   Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#   4127  fit.choose                   Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#   4148  base.tables                  Tables that admins write as text: a row a line, `#` starts a comment, empty lines are skipped.
-#   4179  engines.model_ids            Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   4187  routing.plan.report          What fits where, what to pull, and what one more GPU would bring: all of a plan, as people read it.
-#   4194  webui.errors                 What goes wrong between the pack and Open WebUI.
-#   4267  webui.contact                The way from the events function to the running `gpu_router`: another plugin, which may not be there.
-#   4399  services.fleet_plan          The dashboard's plan of what to have where: this plugin has the record of chats, the router the nodes.
-#   4473  cache.counters               What the cache did, in figures without any text: of this process, and to be added up over all of them.
-#   4480  services.metrics_text        What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
-#   4625  services.node_upkeep         What admins do to nodes while chats go on: drain one, or pull a model at one after another.
-#   4699  engines.ollama.from_openai   An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
-#   4805  engines.sse                  Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   4914  webui.calling                Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#   5083  webui.models                 What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   5157  webui.ollama_models          Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
-#   5255  webui.server                 What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#   5287  services.ollama_api          Open WebUI's Ollama API for names that `gpu_router` answers.
-#   5418  aliases.errors               What goes wrong with aliases.
-#   5426  aliases.facts                What an alias table may ask about a request, read off an OpenAI chat body.
-#   5449  aliases.table                An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#   5835  aliases.resolve              Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   5893  aliases.published            Which names of a table can be published as models, and what answers for them.
-#   5962  webui.audience               Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#   6028  webui.model_rows             Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#   6178  webui.users                  Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
-#   6208  webui.access                 Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#   6374  webui.publication            Which rows of Open WebUI's models table to write, so that users see what is offered to them. Decides only.
-#   6696  services.offer               Which rows a deployment should have.
-#   6969  webui.rows                   Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
-#   7119  services.publishing          Publishing: what the router and the alias tables offer becomes models that users see and may use.
-#   7272  services.valves              What all valves of the pack have in common: what is refused is told to admins, without what was written.
-#   7392  speech.errors                What goes wrong with transcription.
-#   7855  speech.languages             The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
-#   7932  speech.language              Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
-#   8025  engines.failures             Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   8061  speech.values                What recordings turn into, and what an engine is.
-#   8326  speech.http_answer           What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
-#   8476  speech.pcm                   Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
-#   8564  speech.openai_http           Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
-#   8767  speech.recognizer            The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
-#   8906  speech.sentences             Segments of about a sentence, made from words with times.
-#   8960  speech.whisper_model         Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
-#   9151  speech.whisper               Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
-#   9415  services.voice_settings      The valves of voice transcription, for the tool and the routes, and the engine they ask for.
-#   9572  speech.source                Where a recording comes from: bytes, a path or an open file; and how large it may be.
-#   9656  speech.kept                  Transcripts of a while ago: the same recording with the same options is not listened to twice.
-#   9745  speech.containers            What the bytes of a file tell that the decoder does not: whether the file ends before it should.
-#   9910  speech.decode                Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
-#  10537  speech.joining               Putting pieces of text together: with spaces where the script has them between words, else without.
-#  10625  speech.script                Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
-#  10701  speech.turns                 One recording at a time on this machine's own processors, in turns between users, each with its place.
-#  10976  speech.vad                   Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
-#  11026  speech.windows               Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
-#  11173  speech.transcribe            From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
-#  11450  webui.tracing                Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
-#  11488  webui.voice_files            Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
-#  11518  services.transcribing        Transcribing on behalf of somebody: by the admin's settings, and not twice.
-#  11643  speech.subtitles             Subtitles: lines that fit on a screen, each shown while it is spoken.
-#  11781  speech.formats               A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
-#  11943  webui.uploads                A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
-#  12149  services.voice_routes        The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
-#  12407  webui.budget_contact         The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
-#  12533  webui.chats                  Chats of the running Open WebUI, and their ratings. Imports `open_webui` when called, not before.
-#  12568  webui.load                   What `GET /api/system/load` shows of what the router tells: keys by name, so that nothing slips out.
-#  12654  webui.service                What an event function keeps up in a process: its routes, and a task that looks again from time to time.
+#    169  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#    657  base.messages                  Sentences for people, in English and in the languages of the catalogue.
+#    802  base.single_flight             What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
+#    970  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    996  engines.errors                 What goes wrong with a node.
+#   1014  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#   1105  services.activity              What chats did in this process, until somebody writes it into the history.
+#   1166  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#   1566  services.history               The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
+#   1946  services.dashboard             What the dashboard shows, in parts that change by themselves, and the stream that sends those that did.
+#   2212  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   2323  webui.cache_contact            The way from the events function to the running `response_cache_filter`, which may not be there.
+#   2385  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
+#   2462  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#   2476  webui.leaving                  When Open WebUI is told that a client has left: not while it reads its database.
+#   2565  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#   2596  webui.routes                   Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
+#   2758  webui.dashboard                The dashboard's page, and what those see who may not look at it. Nothing in it comes from elsewhere.
+#   4026  services.calibration_routes    What sites that learn together read here and hand over: see docs/federation.md.
+#   4062  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   4204  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   4250  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   4271  base.tables                    Tables that admins write as text: a row a line, `#` starts a comment, empty lines are skipped.
+#   4302  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   4310  routing.plan.report            What fits where, what to pull, and what one more GPU would bring: all of a plan, as people read it.
+#   4317  base.time_limit                A time limit that does not run out while this process itself is held up.
+#   4352  webui.errors                   What goes wrong between the pack and Open WebUI.
+#   4425  webui.contact                  The way from the events function to the running `gpu_router`: another plugin, which may not be there.
+#   4557  services.fleet_plan            The dashboard's plan of what to have where: this plugin has the record of chats, the router the nodes.
+#   4631  cache.counters                 What the cache did, in figures without any text: of this process, and to be added up over all of them.
+#   4638  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#   4783  services.node_upkeep           What admins do to nodes while chats go on: drain one, or pull a model at one after another.
+#   4857  engines.ollama.client_request  Requests of clients that speak Ollama's API, as OpenAI chat bodies: `from_openai` says their answers.
+#   4953  engines.calls                  Tool calls from the pieces of a streamed answer, which engines cut up and number in ways of their own.
+#   5013  engines.ollama.from_openai     An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
+#   5117  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   5226  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#   5395  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   5469  webui.ollama_models            Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
+#   5567  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   5599  services.ollama_api            Open WebUI's Ollama API for names that `gpu_router` answers.
+#   5732  aliases.errors                 What goes wrong with aliases.
+#   5740  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
+#   5763  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#   6149  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   6207  aliases.published              Which names of a table can be published as models, and what answers for them.
+#   6276  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#   6342  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#   6492  webui.users                    Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
+#   6522  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#   6688  webui.publication              Which rows of Open WebUI's models table to write, so that users see what is offered to them. Decides only.
+#   7010  services.offer                 Which rows a deployment should have.
+#   7283  webui.rows                     Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
+#   7433  services.publishing            Publishing: what the router and the alias tables offer becomes models that users see and may use.
+#   7586  services.valves                What all valves of the pack have in common: what is refused is told to admins, without what was written.
+#   7706  speech.errors                  What goes wrong with transcription.
+#   8169  speech.languages               The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
+#   8246  speech.language                Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
+#   8339  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   8375  speech.values                  What recordings turn into, and what an engine is.
+#   8640  speech.http_answer             What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
+#   8790  speech.pcm                     Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
+#   8878  speech.openai_http             Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
+#   9081  speech.recognizer              The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
+#   9220  speech.sentences               Segments of about a sentence, made from words with times.
+#   9274  speech.whisper_model           Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
+#   9465  speech.whisper                 Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
+#   9729  services.voice_settings        The valves of voice transcription, for the tool and the routes, and the engine they ask for.
+#   9886  speech.source                  Where a recording comes from: bytes, a path or an open file; and how large it may be.
+#   9970  speech.kept                    Transcripts of a while ago: the same recording with the same options is not listened to twice.
+#  10059  speech.containers              What the bytes of a file tell that the decoder does not: whether the file ends before it should.
+#  10224  speech.decode                  Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
+#  10851  speech.joining                 Putting pieces of text together: with spaces where the script has them between words, else without.
+#  10939  speech.script                  Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
+#  11015  speech.turns                   One recording at a time on this machine's own processors, in turns between users, each with its place.
+#  11290  speech.vad                     Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
+#  11340  speech.windows                 Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
+#  11487  speech.transcribe              From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
+#  11764  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#  11802  webui.voice_files              Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
+#  11832  services.transcribing          Transcribing on behalf of somebody: by the admin's settings, and not twice.
+#  11957  speech.subtitles               Subtitles: lines that fit on a screen, each shown while it is spoken.
+#  12095  speech.formats                 A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
+#  12257  webui.uploads                  A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
+#  12463  services.voice_routes          The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
+#  12721  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
+#  12847  webui.chats                    Chats of the running Open WebUI, and their ratings. Imports `open_webui` when called, not before.
+#  12882  webui.load                     What `GET /api/system/load` shows of what the router tells: keys by name, so that nothing slips out.
+#  12968  webui.service                  What an event function keeps up in a process: its routes, and a task that looks again from time to time.
 
 import asyncio
 import csv
@@ -148,7 +152,7 @@ from hashlib import sha256
 from http import HTTPStatus
 from importlib.util import find_spec
 from inspect import signature
-from itertools import accumulate, islice, pairwise
+from itertools import accumulate, count, islice, pairwise
 from math import isfinite
 from os import PathLike
 from pathlib import Path
@@ -307,9 +311,11 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "a cluster has no db but 0: leave the number out": "集群只有数据库 0：请去掉编号",
         "a connection offers a model of this name itself": "某个连接本身提供同名模型",
         "a direct connection": "直连",
+        "a list": "列表",
         "a model is missing: after `=` stand model names with commas between them": "缺少模型：`=` 之后是以逗号分隔的模型名称",
         "a model is named twice": "有一个模型重复出现",
         "a new answer was wanted": "要求重新回答",
+        "a number": "数字",
         "a picture or file that is only referred to": "只引用了图片或文件",
         "a picture that cannot be read": "图片无法读取",
         "a scheduled run": "定时任务",
@@ -329,6 +335,7 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "an admin made a model with this id by hand, and it is left as it is": "管理员手动创建了同 ID 的模型，予以保留",
         "an admin switched it on or off, and that is kept": "管理员启用或关闭了它，予以保留",
         "an answer that goes on": "续写的回答",
+        "an object": "对象",
         "another reason, code “{code}”": "其他原因，代码“{code}”",
         "answered": "已回答",
         "answered by": "由谁回答",
@@ -428,6 +435,7 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "model {model!r} was not found ({places}): {remedy}": "没有找到模型 {model!r}（{places}）：{remedy}",
         "models loaded": "加载次数",
         "more": "更多",
+        "must be \"json\" or a JSON schema": "必须是 \"json\" 或 JSON schema",
         "must be a list": "必须是列表",
         "must be a number": "必须是数字",
         "must be a whole number": "必须是整数",
@@ -436,6 +444,7 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "must be one of {choices}": "必须是以下之一：{choices}",
         "must be text": "必须是文本",
         "must be true or false": "必须是 true 或 false",
+        "must be {wanted}, not {value}": "必须是{wanted}，而不是{value}",
         "no decoder is there for its sound": "没有可用于其声音的解码器",
         "no recording was sent": "没有发送录音",
         "no scheme that is known": "未知的协议",
@@ -564,6 +573,7 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "too many recordings waited": "等待的录音太多",
         "track {number}": "音轨 {number}",
         "transcribed": "已转写",
+        "true or false": "true 或 false",
         "unknown condition {written!r}: the known ones are {known}": "未知条件 {written!r}：已知条件有 {known}",
         "unknown language": "未知语言",
         "up to {bound} ms": "不超过 {bound} 毫秒",
@@ -594,6 +604,7 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "{failed} of {all} chats failed in the last 5 minutes.": "最近 5 分钟内，{all} 个请求中有 {failed} 个失败。",
         "{fault}. What is published through it stays.": "{fault}。已通过它发布的内容保持不变。",
         "{fault}: chats go to their models. Figures of one worker:": "{fault}：对话直接交给模型。以下为单个进程的数据：",
+        "{field} {reason}": "{field} {reason}",
         "{first} and {count} more": "{first} 及另外 {count} 个",
         "{kind}: {error}": "{kind}：{error}",
         "{model!r} failed: {error}": "{model!r} 失败：{error}",
@@ -982,8 +993,41 @@ def error_code(error: Exception) -> str:
     return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
 
 
+# --- ollama_pack.engines.errors ---
+# What goes wrong with a node.
+
+
+class ChatBodyError(PackError, ValueError):
+    """A chat body holds what cannot be put into the node's form.
+
+    Attributes:
+        field: where it stands, such as `messages[2].content[0].image_url`.
+        reason: what is wrong with it and what to do. Never text of the conversation.
+    """
+
+    def __init__(self, field: str, reason: str) -> None:
+        super().__init__(message("{field} {reason}", field=field, reason=reason))
+        self.field = field
+        self.reason = reason
+
+
 # --- ollama_pack.engines.body ---
 # Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+
+SHOWN_CHARACTERS = 40
+
+
+def object_in(value: object, field: str) -> Mapping[str, Any]:
+    """The value as an object; absent counts as empty.
+
+    Raises:
+        ChatBodyError: it is something else.
+    """
+    if value is None:
+        return {}
+    if isinstance(value, Mapping):
+        return value
+    raise _unfit(value, field, message("an object"))
 
 
 def object_at(value: object, *path: str) -> Mapping[str, Any]:
@@ -991,6 +1035,71 @@ def object_at(value: object, *path: str) -> Mapping[str, Any]:
     for field in path:
         value = value.get(field) if isinstance(value, Mapping) else None
     return value if isinstance(value, Mapping) else {}
+
+
+def objects_in(value: object, field: str) -> list[Mapping[str, Any]]:
+    """The value as a list of objects; absent counts as empty.
+
+    Raises:
+        ChatBodyError: it is something else, or one of its items is.
+    """
+    items = list_in(value, field)
+    for number, item in enumerate(items):
+        if not isinstance(item, Mapping):
+            raise _unfit(item, f"{field}[{number}]", message("an object"))
+    return items
+
+
+def list_in(value: object, field: str) -> list[Any]:
+    """The value as a list; absent counts as empty.
+
+    Raises:
+        ChatBodyError: it is something else.
+    """
+    if value is None:
+        return []
+    if isinstance(value, list | tuple):
+        return list(value)
+    raise _unfit(value, field, "a list")
+
+
+def text_in(value: object, field: str) -> str:
+    """The value, which must be text.
+
+    Raises:
+        ChatBodyError: it is something else.
+    """
+    if isinstance(value, str):
+        return value
+    raise _unfit(value, field, "text")
+
+
+def switch_in(value: object, field: str) -> bool:
+    """The value as true or false, which may be written out.
+
+    Raises:
+        ChatBodyError: it is something else.
+    """
+    words = {"true": True, "false": False}
+    meant = words.get(value.strip().lower()) if isinstance(value, str) else value
+    if isinstance(meant, bool):
+        return meant
+    raise _unfit(value, field, message("true or false"))
+
+
+def _unfit(value: object, field: str, wanted: str) -> ChatBodyError:
+    return ChatBodyError(
+        field, message("must be {wanted}, not {value}", wanted=wanted, value=_outline(value))
+    )
+
+
+def _outline(value: object) -> str:
+    """A value for a message: only scalars are shown, the rest may be somebody's conversation."""
+    if isinstance(value, str | bool | float) or value is None:
+        return repr(value if not isinstance(value, str) else value[:SHOWN_CHARACTERS])
+    return {"dict": message("an object"), "list": message("a list"), "int": message("a number")}.get(
+        type(value).__name__, "that"
+    )
 
 
 # --- ollama_pack.services.activity ---
@@ -2633,10 +2742,10 @@ def html_page(text: str, headers: dict[str, str], status: int = 200) -> Any:
 
 
 def json_answer(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Any:
-    """JSON as a response."""
-    from starlette.responses import JSONResponse  # noqa: PLC0415
+    """JSON as a response. Starlette's own takes twenty times as long: seconds for many vectors."""
+    from starlette.responses import Response  # noqa: PLC0415
 
-    return JSONResponse(value, status, headers)
+    return Response(orjson.dumps(value), status, headers, media_type="application/json")
 
 
 def text_answer(text: str, media_type: str, headers: dict[str, str] | None = None) -> Any:
@@ -4027,6 +4136,11 @@ def quantization_in(name: str) -> str:
     return _level(found.group(1)) if found else ""
 
 
+def level_of(reported: str, name: str) -> str:
+    """The quantization level of a model: as its node reports it, else as its tag ends; empty: unknown."""
+    return _level(reported) or quantization_in(name)
+
+
 def find_variant(
     name: str,
     levels: Iterable[str],
@@ -4078,7 +4192,7 @@ def variants_of(
     ]
     variants.sort(key=lambda model: model != exact)
     # Only these levels are looked up: `models` may be far away.
-    return {model: _level(models.get(model, "")) or quantization_in(model) for model in variants}
+    return {model: level_of(models.get(model, ""), model) for model in variants}
 
 
 def _level(written: str) -> str:
@@ -4090,7 +4204,8 @@ def _level(written: str) -> str:
 # --- ollama_pack.fit.shapes ---
 # Shapes of models: from metadata and tensors, or from as little as a number of parameters.
 
-# Bits of a weight, the usual mix of tensor types included, by what a tag or `/api/tags` calls it.
+# Bits of a weight, the usual mix of tensor types included, by what a tag or `/api/tags` calls it. Of others,
+# such as IQ4_NL, Q4_K_XL or INT8, the number tells.
 LEVEL_BITS: dict[str, float] = {
     "F32": 32.0,
     "F16": 16.0,
@@ -4118,10 +4233,18 @@ LEVEL_BITS: dict[str, float] = {
     "IQ1_S": 1.6,
 }
 
+_LEVEL_NUMBER = re.compile(r"(?:UD-)?(?:I?Q|TQ|INT|FP|MXFP|NVFP)(\d)")
+_OTHER_LEVELS = {"FP16": "F16", "FP32": "F32"}
+
 
 def level_bits(level: str) -> float:
     """Bits of a weight in a quantization level; 0: it is not known."""
-    return LEVEL_BITS.get(level.upper().replace("FP", "F"), 0.0)
+    name = level.upper()
+    known = LEVEL_BITS.get(_OTHER_LEVELS.get(name, name))
+    if known is not None:
+        return known
+    found = _LEVEL_NUMBER.match(name)
+    return int(found[1]) + 0.5 if found else 0.0
 
 
 # --- ollama_pack.fit.choose ---
@@ -4189,6 +4312,41 @@ ROUTER = "gpu_router."
 
 USUAL_CONTEXT = 8192
 LEAST_CONTEXT, MOST_CONTEXT, MOST_USERS = 256, 2**22, 10**6  # that can be asked for
+
+
+# --- ollama_pack.base.time_limit ---
+# A time limit that does not run out while this process itself is held up.
+
+_PARTS = 5  # of a limit: a pause of this process counts as one of them, however long it is
+
+
+@asynccontextmanager
+async def time_limit(seconds: float) -> AsyncIterator[None]:
+    """What is awaited inside may take so long.
+
+    A server that loads a plugin answers nothing for a second, and a busy machine runs nothing at all for a
+    while. Then the limit of `asyncio.timeout` is over, though the answer may have come at once. Here it runs
+    out only where the event loop was free to take the answer for four fifths of it.
+
+    Args:
+        seconds: the limit.
+
+    Raises:
+        TimeoutError: it took longer.
+    """
+    loop = asyncio.get_running_loop()
+    async with asyncio.timeout(None) as limit:
+
+        async def run_out() -> None:
+            for _ in range(_PARTS):
+                await asyncio.sleep(seconds / _PARTS)
+            limit.reschedule(loop.time())
+
+        running_out = loop.create_task(run_out())
+        try:
+            yield
+        finally:
+            running_out.cancel()
 
 
 # --- ollama_pack.webui.errors ---
@@ -4357,7 +4515,7 @@ class RouterContact:
         if not state.active:
             raise RouterUnavailableError(SWITCHED_OFF if state.installed else ABSENT)
         try:
-            async with asyncio.timeout(seconds):
+            async with time_limit(seconds):  # it may be loaded first
                 router = await live_function(self._app, ROUTER_ID, state)
                 return await _method(router, method)(*arguments)
         except TimeoutError:
@@ -4696,6 +4854,162 @@ async def _object_of(request: Any) -> Mapping[str, Any]:
         return {}
 
 
+# --- ollama_pack.engines.ollama.client_request ---
+# Requests of clients that speak Ollama's API, as OpenAI chat bodies: `from_openai` says their answers.
+#
+# Ollama's own settings stay under `options`, where Open WebUI and `request_to_ollama` look for them.
+
+# How the base64 of an image begins; Ollama's clients do not say which kind it is.
+_IMAGE_STARTS = {"/9j/": "jpeg", "R0lGOD": "gif", "UklGR": "webp"}
+_BESIDE_OPTIONS = ("keep_alive", "think")  # of a request; Open WebUI wants them among the options
+_SAME_IN_OPENAI = ("logprobs", "top_logprobs")
+
+
+def chat_from_ollama(body: Mapping[str, Any]) -> dict[str, Any]:
+    """The OpenAI chat body of a `POST /api/chat`.
+
+    Raises:
+        ChatBodyError: something in it is not of its form.
+    """
+    messages = objects_in(body.get("messages"), "messages")
+    calls: dict[str, list[str]] = {}
+    numbers = count()
+    converted = [_message(message, f"messages[{at}]", calls, numbers) for at, message in enumerate(messages)]
+    tools = list_in(body.get("tools"), "tools")
+    return {**_common(body), "messages": converted, **({"tools": tools} if tools else {})}
+
+
+def _common(body: Mapping[str, Any]) -> dict[str, Any]:
+    options = dict(object_in(body.get("options"), "options"))
+    options |= {name: body[name] for name in _BESIDE_OPTIONS if body.get(name) is not None}
+    streams = body.get("stream")
+    return {
+        "model": body.get("model"),
+        "stream": True if streams is None else switch_in(streams, "stream"),
+        **({"options": options} if options else {}),
+        **{name: body[name] for name in _SAME_IN_OPENAI if body.get(name) is not None},
+        **_format(body.get("format")),
+    }
+
+
+def _format(value: object) -> dict[str, Any]:
+    if value is None or value == "":
+        return {}
+    if value == "json":
+        return {"response_format": {"type": "json_object"}}
+    if isinstance(value, Mapping):
+        schema = {"name": "answer", "schema": dict(value)}
+        return {"response_format": {"type": "json_schema", "json_schema": schema}}
+    raise ChatBodyError("format", message('must be "json" or a JSON schema'))
+
+
+def _message(
+    message: Mapping[str, Any], field: str, calls: dict[str, list[str]], numbers: Iterator[int]
+) -> dict[str, Any]:
+    """A message in OpenAI's form. `calls` has the ids of each tool's calls that have no result yet."""
+    role = text_in(message.get("role"), f"{field}.role")
+    content = message.get("content") or ""
+    text = text_in(content, field if field == "prompt" else f"{field}.content")
+    made: dict[str, Any] = {"role": role, "content": text}
+    if images := list_in(message.get("images"), f"{field}.images"):
+        parts = [_image_part(image, f"{field}.images[{at}]") for at, image in enumerate(images)]
+        made["content"] = [*([{"type": "text", "text": text}] if text else []), *parts]
+    if message.get("thinking"):
+        made["reasoning_content"] = text_in(message["thinking"], f"{field}.thinking")
+    if called := objects_in(message.get("tool_calls"), f"{field}.tool_calls"):
+        made["tool_calls"] = [
+            _call(call, f"{field}.tool_calls[{at}]", calls, numbers) for at, call in enumerate(called)
+        ]
+    if role == "tool":
+        name = str(message.get("tool_name") or message.get("name") or "")
+        waiting = calls.get(name) or [f"call_{name}"]
+        identity = str(message.get("tool_call_id") or waiting[0])
+        if identity in waiting:
+            waiting.remove(identity)
+        made["tool_call_id"] = identity
+    return made
+
+
+def _image_part(image: object, field: str) -> dict[str, Any]:
+    data = text_in(image, field)
+    if not data.startswith("data:"):
+        kind = next((kind for start, kind in _IMAGE_STARTS.items() if data.startswith(start)), "png")
+        data = f"data:image/{kind};base64,{data}"
+    return {"type": "image_url", "image_url": {"url": data}}
+
+
+def _call(
+    call: Mapping[str, Any], field: str, calls: dict[str, list[str]], numbers: Iterator[int]
+) -> dict[str, Any]:
+    function = object_in(call.get("function"), f"{field}.function")
+    name = text_in(function.get("name"), f"{field}.function.name")
+    arguments = function.get("arguments")
+    identity = str(call.get("id") or f"call_{name}_{next(numbers)}")
+    calls.setdefault(name, []).append(identity)
+    text = arguments if isinstance(arguments, str) else json.dumps(arguments or {}, ensure_ascii=False)
+    return {"id": identity, "type": "function", "function": {"name": name, "arguments": text}}
+
+
+# --- ollama_pack.engines.calls ---
+# Tool calls from the pieces of a streamed answer, which engines cut up and number in ways of their own.
+
+
+@dataclass(slots=True)
+class PendingCall:
+    """A tool call of which more may come."""
+
+    index: object
+    id: str = ""
+    name: str = ""
+    arguments: str = ""
+
+    def take(self, fragment: Mapping[str, Any]) -> None:
+        """Add what is new."""
+        function = object_at(fragment, "function")
+        self.id = self.id or _string_or_empty(fragment.get("id"))
+        self.name = self.name or _string_or_empty(function.get("name"))
+        self.arguments += _string_or_empty(function.get("arguments"))
+
+
+@dataclass(slots=True)
+class PendingCalls:
+    """The tool calls of one answer so far."""
+
+    calls: list[PendingCall] = field(default_factory=list)
+
+    def take(self, fragment: Mapping[str, Any]) -> None:
+        """Add to the last call of the same index, or begin a new one.
+
+        Some engines number all calls 0 and tell them apart by their ids, others leave the index out.
+        """
+        index, identity = fragment.get("index"), _string_or_empty(fragment.get("id"))
+        if index is None:
+            named = identity or object_at(fragment, "function").get("name")
+            known = None if named or not self.calls else self.calls[-1]
+        else:
+            known = next((call for call in reversed(self.calls) if call.index == index), None)
+        if known is None or (identity and known.id and identity != known.id):
+            known = PendingCall(index)
+            self.calls.append(known)
+        known.take(fragment)
+
+    def whole(self, answer: str) -> list[dict[str, Any]]:
+        """The calls as OpenAI has them, once nothing more comes; the answer's id is for calls without one."""
+        return [
+            {
+                "index": number,
+                "id": call.id or f"call_{answer}_{number}",
+                "type": "function",
+                "function": {"name": call.name, "arguments": call.arguments or "{}"},
+            }
+            for number, call in enumerate(self.calls)
+        ]
+
+
+def _string_or_empty(value: object) -> str:
+    return value if isinstance(value, str) else ""
+
+
 # --- ollama_pack.engines.ollama.from_openai ---
 # An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
 
@@ -4708,6 +5022,9 @@ _REPORTED = (
     "eval_duration",
 )
 _COUNTS = {"prompt_eval_count": "prompt_tokens", "eval_count": "completion_tokens"}
+_THOUGHTS = ("reasoning_content", "reasoning", "thinking")  # three names for one thing
+
+Said = dict[str, Any]
 
 
 class OllamaReply:
@@ -4716,7 +5033,7 @@ class OllamaReply:
     def __init__(self, model: str) -> None:
         """Begin; `model` is the name that the client asked for."""
         self._model = model
-        self._calls: dict[int, dict[str, str]] = {}
+        self._calls = PendingCalls()
         self._usage: Mapping[str, Any] = {}
         self._reason = "stop"
 
@@ -4726,28 +5043,30 @@ class OllamaReply:
             if chunk.get("error"):
                 yield {"error": error_text(chunk)}
                 return
-            if said := self._take(chunk):
-                yield self._line(said)
-        if self._calls:
-            yield self._line({"content": "", "tool_calls": self._whole_calls()})
-        yield {**self._line({"content": ""}), **self._end()}
+            said, tokens = self._take(chunk)
+            if said or tokens:
+                yield self._line(said, tokens)
+        if self._calls.calls:
+            yield self._line({"tool_calls": self._whole_calls()})
+        yield {**self._line({}), **self._end()}
 
     async def whole(self, chunks: AsyncIterable[Mapping[str, Any]]) -> dict[str, Any]:
         """An answer in one piece."""
-        content, thinking = [], []
+        content, thinking, tokens = [], [], []
         async for chunk in chunks:
-            said = self._take(chunk) or {}
+            said, some = self._take(chunk)
             content.append(said.get("content", ""))
             thinking.append(said.get("thinking", ""))
-        message: dict[str, Any] = {"content": "".join(content)}
+            tokens += some
+        message: Said = {"content": "".join(content)}
         if any(thinking):
             message["thinking"] = "".join(thinking)
-        if self._calls:
+        if self._calls.calls:
             message["tool_calls"] = self._whole_calls()
-        return {**self._line(message), **self._end()}
+        return {**self._line(message, tokens), **self._end()}
 
-    def _take(self, chunk: Mapping[str, Any]) -> dict[str, str] | None:
-        """What a chunk, or a whole completion, says in words."""
+    def _take(self, chunk: Mapping[str, Any]) -> tuple[Said, list[Any]]:
+        """What a chunk, or a whole completion, says in words, and the probabilities of its tokens."""
         if isinstance(usage := chunk.get("usage"), Mapping):
             self._usage = usage
         choice: Mapping[str, Any] = next(iter(chunk.get("choices") or ()), {})
@@ -4755,31 +5074,24 @@ class OllamaReply:
             self._reason = "length" if reason == "length" else "stop"
         message = choice.get("delta") or choice.get("message") or {}
         for call in message.get("tool_calls") or ():
-            self._add_call(call)
-        content, thinking = message.get("content") or "", message.get("reasoning_content") or ""
-        if not content and not thinking:
-            return None
-        return {"content": content} | ({"thinking": thinking} if thinking else {})
-
-    def _add_call(self, call: Mapping[str, Any]) -> None:
-        number = call.get("index")
-        kept = self._calls.setdefault(
-            number if isinstance(number, int) else len(self._calls), {"name": "", "arguments": ""}
-        )
-        function = call.get("function") or {}
-        for part in kept:
-            kept[part] += str(function.get(part) or "")
+            self._calls.take(object_at(call))
+        tokens = object_at(choice, "logprobs").get("content")
+        content = message.get("content") or ""
+        thinking = next((message[name] for name in _THOUGHTS if message.get(name)), "")
+        said = {"content": content, "thinking": thinking}
+        return {name: text for name, text in said.items() if text}, tokens or []
 
     def _whole_calls(self) -> list[dict[str, Any]]:
         return [
-            {"function": {"index": number, "name": call["name"], "arguments": _arguments(call["arguments"])}}
-            for number, call in sorted(self._calls.items())
+            {"function": {"index": number, "name": call.name, "arguments": _arguments(call.arguments)}}
+            for number, call in enumerate(self._calls.calls)
         ]
 
-    def _line(self, said: Mapping[str, Any]) -> dict[str, Any]:
+    def _line(self, said: Said, tokens: list[Any] | None = None) -> dict[str, Any]:
         now = datetime.now(UTC).isoformat().replace("+00:00", "Z")
-        message = {"role": "assistant", **said}
-        return {"model": self._model, "created_at": now, "message": message, "done": False}
+        message = {"role": "assistant", "content": "", **said}
+        line = {"model": self._model, "created_at": now, "message": message, "done": False}
+        return line | ({"logprobs": tokens} if tokens else {})
 
     def _end(self) -> dict[str, Any]:
         counted = {own: self._usage[name] for own, name in _COUNTS.items() if name in self._usage}
@@ -5324,16 +5636,18 @@ async def _tags(request: Any, user: Any) -> dict[str, Any]:
 
 async def _chat(request: Any, user: Any) -> Any:
     form = await _form_of(request)
-    streams = bool(form.get("stream", True))  # as Ollama does, unless told otherwise
-    body = await routed_body({**form, "stream": streams})
-    if body is None:
+    settings = await routed_body({"model": form.get("model")})
+    if settings is None:
         return await _own_chat(request, user)
-    call = ModelCall(request, body, user.model_dump(), has_system=False)
     reply = OllamaReply(str(form["model"]))
     try:
-        if not streams:
+        body = {**chat_from_ollama(form), **settings}  # OpenAI's: not every node speaks Ollama's API
+        call = ModelCall(request, body, user.model_dump(), has_system=False)
+        if not body["stream"]:
             return await reply.whole(_one(await call.completion()))
         lines = reply.lines(await _begun(call))
+    except ChatBodyError as error:
+        return _refused(Refusal(BAD_REQUEST, said_by(error)), user, "ollama")
     except ModelRefusedError as error:
         return _refused(error.refusal, user, "ollama")
     return line_stream(_written(lines, lambda line: json.dumps(line, ensure_ascii=False) + "\n"))
@@ -5467,7 +5781,7 @@ _ROW = re.compile(r"(?P<alias>[^=\[\]]*)=(?P<candidates>[^\[\]]*)(?:\[(?P<condit
 # What a Chinese keyboard types where these tables have punctuation of ASCII.
 _WIDE = str.maketrans("，、＝：＊＞｜", ",,=:*>|")  # noqa: RUF001 - on purpose
 _OPENINGS, _CLOSINGS = "［【", "］】"  # noqa: RUF001
-_PARTS = re.compile(rf"([=＝\[{_OPENINGS}])")  # noqa: RUF001 - before them the alias, the models, the conditions
+_table__PARTS = re.compile(rf"([=＝\[{_OPENINGS}])")  # noqa: RUF001 - before them the alias, the models, the conditions
 _CONDITION = re.compile(r"(?P<key>[^<>=]*)(?P<relation>>?=|)(?P<value>.*)")
 _TOKENS = re.compile(r"(?P<count>[0-9]{1,9})\s*(?P<kilo>[kK]?)")
 _LEVEL = re.compile(r"[\w.-]+")
@@ -5619,7 +5933,7 @@ def _with_ascii_punctuation(written: str) -> str:
 
     Names with letters beyond ASCII stay as they are: models and groups may be called 助手【内部】.
     """  # noqa: RUF002 - on purpose
-    before, *others = _PARTS.split(written, maxsplit=2)
+    before, *others = _table__PARTS.split(written, maxsplit=2)
     made = _narrowed(before)
     for sign, part in zip(others[::2], others[1::2], strict=True):
         if sign in _OPENINGS and not _narrowed(before).isascii():

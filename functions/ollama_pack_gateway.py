@@ -10,67 +10,68 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/ollama_pack_gateway.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Event`, line 5670, which the server calls.
+# Begin here: `class Event`, line 5786, which the server calls.
 # The modules that it uses come first:
-#    117  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    259  base.messages                  Sentences for people, in English and in the languages of the catalogue.
-#    387  base.single_flight             What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
-#    555  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    563  cache.errors                   What goes wrong with the cache.
-#    583  cache.entry                    An answer as it is kept.
-#    616  cache.collect                  From the chunks of a generation to what may be kept of it.
-#    755  engines.errors                 What goes wrong with a node.
-#    888  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#   1018  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   1043  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   1086  cache.replay                   A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
-#   1153  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#   1162  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
-#   1279  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
-#   1403  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
-#   1514  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
-#   1636  engines.ollama.client_request  Requests of clients that speak Ollama's API, as OpenAI chat bodies: `from_openai` says their answers.
-#   1789  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
-#   1866  base.tables                    Tables that admins write as text: a row a line, `#` starts a comment, empty lines are skipped.
-#   1897  aliases.errors                 What goes wrong with aliases.
-#   1939  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   2048  routing.errors                 What goes wrong with routing.
-#   2200  webui.errors                   What goes wrong between the pack and Open WebUI.
-#   2236  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#   2378  engines.ollama.from_openai     An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
-#   2484  webui.anthropic                Anthropic's Messages API, by Open WebUI's own code for it. Imports `open_webui` when called, not before.
-#   2590  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#   2610  services.client_forms          The APIs that clients of the gateway speak: each request becomes an OpenAI chat body, each answer its form.
-#   2763  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
-#   2824  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#   3210  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   3347  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#   3384  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#   3405  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   3523  aliases.published              Which names of a table can be published as models, and what answers for them.
-#   3559  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   3567  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   3671  webui.users                    Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
-#   3693  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   3801  webui.contact                  The way from the events function to the running `gpu_router`: another plugin, which may not be there.
-#   3807  services.offer                 Which rows a deployment should have.
-#   3856  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#   4025  webui.embedding                Vectors and model facts over Open WebUI's own connections. Imports `open_webui` when called, not before.
-#   4072  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
-#   4083  services.gateway_names         The names that people and clients of the gateway may ask for, and the model that each stands for.
-#   4296  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
-#   4403  services.gateway_direct        The gateway's own chain: budgets, access, aliases, cache and router, without other filters and tools.
-#   4604  services.gateway_limits        Budgets as the rate-limit headers that OpenAI's and Anthropic's clients read.
-#   4643  services.gateway_vectors       Embeddings at the gateway, in OpenAI's and Ollama's forms, for every name of the alias tables.
-#   4784  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#   4798  webui.leaving                  When Open WebUI is told that a client has left: not while it reads its database.
-#   4887  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#   4933  webui.routes                   Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
-#   5053  webui.gateway_request          A client's request at the gateway: its body, its id, and whether its client is still there.
-#   5159  webui.ollama_models            Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
-#   5205  services.gateway               The gateway: OpenAI's, Anthropic's and Ollama's APIs for every name of the alias tables.
-#   5547  services.valves                What all valves of the pack have in common: what is refused is told to admins, without what was written.
-#   5645  webui.service                  What an event function keeps up in a process: its routes, and a task that looks again from time to time.
+#    118  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#    260  base.messages                  Sentences for people, in English and in the languages of the catalogue.
+#    388  base.single_flight             What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
+#    556  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    564  cache.errors                   What goes wrong with the cache.
+#    584  cache.entry                    An answer as it is kept.
+#    617  cache.collect                  From the chunks of a generation to what may be kept of it.
+#    756  engines.errors                 What goes wrong with a node.
+#    904  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#   1034  engines.calls                  Tool calls from the pieces of a streamed answer, which engines cut up and number in ways of their own.
+#   1094  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   1119  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   1162  cache.replay                   A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
+#   1220  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#   1229  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
+#   1346  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
+#   1470  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
+#   1581  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
+#   1703  engines.ollama.client_request  Requests of clients that speak Ollama's API, as OpenAI chat bodies: `from_openai` says their answers.
+#   1858  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
+#   1935  base.tables                    Tables that admins write as text: a row a line, `#` starts a comment, empty lines are skipped.
+#   1966  aliases.errors                 What goes wrong with aliases.
+#   2008  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   2117  routing.errors                 What goes wrong with routing.
+#   2269  webui.errors                   What goes wrong between the pack and Open WebUI.
+#   2305  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#   2447  engines.ollama.from_openai     An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
+#   2551  webui.anthropic                Anthropic's Messages API, by Open WebUI's own code for it. Imports `open_webui` when called, not before.
+#   2669  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   2689  services.client_forms          The APIs that clients of the gateway speak: each request becomes an OpenAI chat body, each answer its form.
+#   2842  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
+#   2903  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#   3289  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   3431  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   3477  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   3498  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   3616  aliases.published              Which names of a table can be published as models, and what answers for them.
+#   3652  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   3660  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   3764  webui.users                    Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
+#   3786  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   3894  webui.contact                  The way from the events function to the running `gpu_router`: another plugin, which may not be there.
+#   3900  services.offer                 Which rows a deployment should have.
+#   3949  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#   4118  webui.embedding                Vectors and model facts over Open WebUI's own connections. Imports `open_webui` when called, not before.
+#   4165  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
+#   4176  services.gateway_names         The names that people and clients of the gateway may ask for, and the model that each stands for.
+#   4389  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
+#   4496  services.gateway_direct        The gateway's own chain: budgets, access, aliases, cache and router, without other filters and tools.
+#   4697  services.gateway_limits        Budgets as the rate-limit headers that OpenAI's and Anthropic's clients read.
+#   4736  services.gateway_vectors       Embeddings at the gateway, in OpenAI's and Ollama's forms, for every name of the alias tables.
+#   4891  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#   4905  webui.leaving                  When Open WebUI is told that a client has left: not while it reads its database.
+#   4994  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#   5040  webui.routes                   Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
+#   5160  webui.gateway_request          A client's request at the gateway: its body, its id, and whether its client is still there.
+#   5266  webui.ollama_models            Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
+#   5312  services.gateway               The gateway: OpenAI's, Anthropic's and Ollama's APIs for every name of the alias tables.
+#   5663  services.valves                What all valves of the pack have in common: what is refused is told to admins, without what was written.
+#   5761  webui.service                  What an event function keeps up in a process: its routes, and a task that looks again from time to time.
 
 import asyncio
 import base64
@@ -796,6 +797,11 @@ class NodeError(PackError):
         return str(self.message)
 
     @property
+    def is_down(self) -> bool:
+        """Whether it is the node, not one model on it: there is no connection."""
+        return False
+
+    @property
     def plain_with_said(self) -> Message:
         """The reason, and what the node itself said."""
         if not self.said:
@@ -818,6 +824,11 @@ class NodeUnreachableError(RetryableNodeError):
     def __init__(self, node: str, said: str) -> None:
         reason = message("cannot be reached (does it run, is the address right?)")
         super().__init__(node, reason, said=said)
+
+    @property
+    def is_down(self) -> bool:
+        """Yes."""
+        return True
 
     @property
     def plain(self) -> Message:
@@ -852,6 +863,11 @@ class NodeTimeoutError(RetryableNodeError):
         super().__init__(node, reason)
         self.stage = stage
         self.seconds = seconds
+
+    @property
+    def is_down(self) -> bool:
+        """Whether no connection came about in time."""
+        return self.stage == "connect"
 
 
 class NodeBusyError(RetryableNodeError):
@@ -1015,6 +1031,66 @@ def _outline(value: object) -> str:
     )
 
 
+# --- ollama_pack.engines.calls ---
+# Tool calls from the pieces of a streamed answer, which engines cut up and number in ways of their own.
+
+
+@dataclass(slots=True)
+class PendingCall:
+    """A tool call of which more may come."""
+
+    index: object
+    id: str = ""
+    name: str = ""
+    arguments: str = ""
+
+    def take(self, fragment: Mapping[str, Any]) -> None:
+        """Add what is new."""
+        function = object_at(fragment, "function")
+        self.id = self.id or _string_or_empty(fragment.get("id"))
+        self.name = self.name or _string_or_empty(function.get("name"))
+        self.arguments += _string_or_empty(function.get("arguments"))
+
+
+@dataclass(slots=True)
+class PendingCalls:
+    """The tool calls of one answer so far."""
+
+    calls: list[PendingCall] = field(default_factory=list)
+
+    def take(self, fragment: Mapping[str, Any]) -> None:
+        """Add to the last call of the same index, or begin a new one.
+
+        Some engines number all calls 0 and tell them apart by their ids, others leave the index out.
+        """
+        index, identity = fragment.get("index"), _string_or_empty(fragment.get("id"))
+        if index is None:
+            named = identity or object_at(fragment, "function").get("name")
+            known = None if named or not self.calls else self.calls[-1]
+        else:
+            known = next((call for call in reversed(self.calls) if call.index == index), None)
+        if known is None or (identity and known.id and identity != known.id):
+            known = PendingCall(index)
+            self.calls.append(known)
+        known.take(fragment)
+
+    def whole(self, answer: str) -> list[dict[str, Any]]:
+        """The calls as OpenAI has them, once nothing more comes; the answer's id is for calls without one."""
+        return [
+            {
+                "index": number,
+                "id": call.id or f"call_{answer}_{number}",
+                "type": "function",
+                "function": {"name": call.name, "arguments": call.arguments or "{}"},
+            }
+            for number, call in enumerate(self.calls)
+        ]
+
+
+def _string_or_empty(value: object) -> str:
+    return value if isinstance(value, str) else ""
+
+
 # --- ollama_pack.engines.ollama.to_openai ---
 # What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
 #
@@ -1121,7 +1197,10 @@ async def completion_from(chunks: AsyncIterable[Mapping[str, Any]], head: ReplyH
         collector.add(chunk)
         mark = {MARKER: chunk[MARKER]} if MARKER in chunk else mark
     reasoning = {"reasoning_content": collector.reasoning} if collector.reasoning else {}
-    calls = {"tool_calls": _joined_calls(collector.tool_calls)} if collector.tool_calls else {}
+    pending = PendingCalls()
+    for piece in collector.tool_calls:
+        pending.take(object_at(piece))
+    calls = {"tool_calls": pending.whole(head.id)} if pending.calls else {}
     message = {"role": "assistant", "content": collector.content, **reasoning, **calls}
     return _completion(head, message, collector.finish_reason, collector.usage, collector.sources) | mark
 
@@ -1136,18 +1215,6 @@ def _completion(
     choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": finish_reason or None}
     cited = {"sources": sources} if sources else {}
     return {**head.tagged("chat.completion"), "choices": [choice], "usage": usage, **cited}
-
-
-def _joined_calls(pieces: list[Any]) -> list[dict[str, Any]]:
-    """Tool calls from the pieces of a stream: of one index, the arguments are put together."""
-    calls: dict[Any, dict[str, Any]] = {}
-    for piece in pieces:
-        function = piece.get("function") or {}
-        call = calls.setdefault(piece.get("index"), {**piece, "function": {"name": "", "arguments": ""}})
-        call["function"]["name"] += function.get("name") or ""
-        call["function"]["arguments"] += function.get("arguments") or ""
-        call["id"] = call.get("id") or piece.get("id")
-    return list(calls.values())
 
 
 # --- ollama_pack.engines.content ---
@@ -1641,6 +1708,7 @@ def _keep_alive(value: object) -> str | float | None:
 # How the base64 of an image begins; Ollama's clients do not say which kind it is.
 _IMAGE_STARTS = {"/9j/": "jpeg", "R0lGOD": "gif", "UklGR": "webp"}
 _client_request__BESIDE_OPTIONS = ("keep_alive", "think")  # of a request; Open WebUI wants them among the options
+_SAME_IN_OPENAI = ("logprobs", "top_logprobs")
 # Ollama's names of settings that any engine has → OpenAI's.
 _COMMON_SETTINGS = {
     **{name: name for name in ("temperature", "top_p", "seed", "stop", "frequency_penalty")},
@@ -1724,6 +1792,7 @@ def _common(body: Mapping[str, Any]) -> dict[str, Any]:
         "model": body.get("model"),
         "stream": True if streams is None else switch_in(streams, "stream"),
         **({"options": options} if options else {}),
+        **{name: body[name] for name in _SAME_IN_OPENAI if body.get(name) is not None},
         **_client_request__format(body.get("format")),
     }
 
@@ -2387,6 +2456,9 @@ _REPORTED = (
     "eval_duration",
 )
 _COUNTS = {"prompt_eval_count": "prompt_tokens", "eval_count": "completion_tokens"}
+_THOUGHTS = ("reasoning_content", "reasoning", "thinking")  # three names for one thing
+
+Said = dict[str, Any]
 
 
 class OllamaReply:
@@ -2395,7 +2467,7 @@ class OllamaReply:
     def __init__(self, model: str) -> None:
         """Begin; `model` is the name that the client asked for."""
         self._model = model
-        self._calls: dict[int, dict[str, str]] = {}
+        self._calls = PendingCalls()
         self._usage: Mapping[str, Any] = {}
         self._reason = "stop"
 
@@ -2405,28 +2477,30 @@ class OllamaReply:
             if chunk.get("error"):
                 yield {"error": error_text(chunk)}
                 return
-            if said := self._take(chunk):
-                yield self._line(said)
-        if self._calls:
-            yield self._line({"content": "", "tool_calls": self._whole_calls()})
-        yield {**self._line({"content": ""}), **self._end()}
+            said, tokens = self._take(chunk)
+            if said or tokens:
+                yield self._line(said, tokens)
+        if self._calls.calls:
+            yield self._line({"tool_calls": self._whole_calls()})
+        yield {**self._line({}), **self._end()}
 
     async def whole(self, chunks: AsyncIterable[Mapping[str, Any]]) -> dict[str, Any]:
         """An answer in one piece."""
-        content, thinking = [], []
+        content, thinking, tokens = [], [], []
         async for chunk in chunks:
-            said = self._take(chunk) or {}
+            said, some = self._take(chunk)
             content.append(said.get("content", ""))
             thinking.append(said.get("thinking", ""))
-        message: dict[str, Any] = {"content": "".join(content)}
+            tokens += some
+        message: Said = {"content": "".join(content)}
         if any(thinking):
             message["thinking"] = "".join(thinking)
-        if self._calls:
+        if self._calls.calls:
             message["tool_calls"] = self._whole_calls()
-        return {**self._line(message), **self._end()}
+        return {**self._line(message, tokens), **self._end()}
 
-    def _take(self, chunk: Mapping[str, Any]) -> dict[str, str] | None:
-        """What a chunk, or a whole completion, says in words."""
+    def _take(self, chunk: Mapping[str, Any]) -> tuple[Said, list[Any]]:
+        """What a chunk, or a whole completion, says in words, and the probabilities of its tokens."""
         if isinstance(usage := chunk.get("usage"), Mapping):
             self._usage = usage
         choice: Mapping[str, Any] = next(iter(chunk.get("choices") or ()), {})
@@ -2434,31 +2508,24 @@ class OllamaReply:
             self._reason = "length" if reason == "length" else "stop"
         message = choice.get("delta") or choice.get("message") or {}
         for call in message.get("tool_calls") or ():
-            self._add_call(call)
-        content, thinking = message.get("content") or "", message.get("reasoning_content") or ""
-        if not content and not thinking:
-            return None
-        return {"content": content} | ({"thinking": thinking} if thinking else {})
-
-    def _add_call(self, call: Mapping[str, Any]) -> None:
-        number = call.get("index")
-        kept = self._calls.setdefault(
-            number if isinstance(number, int) else len(self._calls), {"name": "", "arguments": ""}
-        )
-        function = call.get("function") or {}
-        for part in kept:
-            kept[part] += str(function.get(part) or "")
+            self._calls.take(object_at(call))
+        tokens = object_at(choice, "logprobs").get("content")
+        content = message.get("content") or ""
+        thinking = next((message[name] for name in _THOUGHTS if message.get(name)), "")
+        said = {"content": content, "thinking": thinking}
+        return {name: text for name, text in said.items() if text}, tokens or []
 
     def _whole_calls(self) -> list[dict[str, Any]]:
         return [
-            {"function": {"index": number, "name": call["name"], "arguments": _arguments(call["arguments"])}}
-            for number, call in sorted(self._calls.items())
+            {"function": {"index": number, "name": call.name, "arguments": _arguments(call.arguments)}}
+            for number, call in enumerate(self._calls.calls)
         ]
 
-    def _line(self, said: Mapping[str, Any]) -> dict[str, Any]:
+    def _line(self, said: Said, tokens: list[Any] | None = None) -> dict[str, Any]:
         now = datetime.now(UTC).isoformat().replace("+00:00", "Z")
-        message = {"role": "assistant", **said}
-        return {"model": self._model, "created_at": now, "message": message, "done": False}
+        message = {"role": "assistant", "content": "", **said}
+        line = {"model": self._model, "created_at": now, "message": message, "done": False}
+        return line | ({"logprobs": tokens} if tokens else {})
 
     def _end(self) -> dict[str, Any]:
         counted = {own: self._usage[name] for own, name in _COUNTS.items() if name in self._usage}
@@ -2561,8 +2628,20 @@ def anthropic_answer(completion: Body, name: str) -> Body:
     """A completion as a message, under the name that was asked for."""
     from open_webui.utils.anthropic import convert_openai_to_anthropic_response  # noqa: PLC0415
 
-    made: Body = convert_openai_to_anthropic_response(completion, model=name)
+    made: Body = convert_openai_to_anthropic_response(_with_openai_figures(completion), model=name)
     return made | ({"ollama_pack": routed} if (routed := completion.get("ollama_pack")) else {})
+
+
+def _with_openai_figures(answer: Body) -> Body:
+    """An answer, or a chunk, whose figures have OpenAI's names alone.
+
+    `input_tokens`, which Open WebUI's page shows, are all of the prompt. Anthropic's are those that were not
+    cached: clients add the cached ones, and would take a context for twice as full as it is.
+    """
+    usage = object_at(answer, "usage")
+    if "prompt_tokens" not in usage:
+        return answer
+    return answer | {"usage": {name: value for name, value in usage.items() if name != "input_tokens"}}
 
 
 async def anthropic_events(chunks: AsyncGenerator[Body, None], name: str) -> AsyncGenerator[str, None]:
@@ -2574,7 +2653,7 @@ async def anthropic_events(chunks: AsyncGenerator[Body, None], name: str) -> Asy
     async def texts() -> AsyncGenerator[str, None]:
         try:
             async for chunk in chunks:
-                yield event_text(chunk)
+                yield event_text(_with_openai_figures(chunk))
         except Exception as error:  # noqa: BLE001 - raised below: Open WebUI's code would swallow it
             broken.append(error)
 
@@ -3284,6 +3363,11 @@ def quantization_in(name: str) -> str:
     return _level(found.group(1)) if found else ""
 
 
+def level_of(reported: str, name: str) -> str:
+    """The quantization level of a model: as its node reports it, else as its tag ends; empty: unknown."""
+    return _level(reported) or quantization_in(name)
+
+
 def find_variant(
     name: str,
     levels: Iterable[str],
@@ -3335,7 +3419,7 @@ def variants_of(
     ]
     variants.sort(key=lambda model: model != exact)
     # Only these levels are looked up: `models` may be far away.
-    return {model: _level(models.get(model, "")) or quantization_in(model) for model in variants}
+    return {model: level_of(models.get(model, ""), model) for model in variants}
 
 
 def _level(written: str) -> str:
@@ -3347,7 +3431,8 @@ def _level(written: str) -> str:
 # --- ollama_pack.fit.shapes ---
 # Shapes of models: from metadata and tensors, or from as little as a number of parameters.
 
-# Bits of a weight, the usual mix of tensor types included, by what a tag or `/api/tags` calls it.
+# Bits of a weight, the usual mix of tensor types included, by what a tag or `/api/tags` calls it. Of others,
+# such as IQ4_NL, Q4_K_XL or INT8, the number tells.
 LEVEL_BITS: dict[str, float] = {
     "F32": 32.0,
     "F16": 16.0,
@@ -3375,10 +3460,18 @@ LEVEL_BITS: dict[str, float] = {
     "IQ1_S": 1.6,
 }
 
+_LEVEL_NUMBER = re.compile(r"(?:UD-)?(?:I?Q|TQ|INT|FP|MXFP|NVFP)(\d)")
+_OTHER_LEVELS = {"FP16": "F16", "FP32": "F32"}
+
 
 def level_bits(level: str) -> float:
     """Bits of a weight in a quantization level; 0: it is not known."""
-    return LEVEL_BITS.get(level.upper().replace("FP", "F"), 0.0)
+    name = level.upper()
+    known = LEVEL_BITS.get(_OTHER_LEVELS.get(name, name))
+    if known is not None:
+        return known
+    found = _LEVEL_NUMBER.match(name)
+    return int(found[1]) + 0.5 if found else 0.0
 
 
 # --- ollama_pack.fit.choose ---
@@ -4683,20 +4776,29 @@ class Embedded:
     seconds: float = 0.0
 
 
-def texts_asked(body: Mapping[str, Any], field: str = "input") -> TextsAsked:
+def text_asked(body: Mapping[str, Any]) -> TextsAsked:
+    """Read a request of Ollama's older `/api/embeddings`, which is for one text.
+
+    Raises:
+        ChatBodyError: something in it is not of its form.
+    """
+    return texts_asked({**body, "input": text_in(body.get("prompt"), "prompt")})
+
+
+def texts_asked(body: Mapping[str, Any]) -> TextsAsked:
     """Read a request.
 
     Raises:
         ChatBodyError: something in it is not of its form.
     """
-    given = body.get(field)
+    given = body.get("input")
     texts = [given] if isinstance(given, str) else given
     if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
         reason = message("must be text or a list of texts (LangChain: check_embedding_ctx_length=False)")
-        raise ChatBodyError(field, reason)
+        raise ChatBodyError("input", reason)
     if len(texts) > MOST_TEXTS:
         raise ChatBodyError(
-            field,
+            "input",
             message(
                 "has {count} texts: send at most {limit} at once",
                 count=len(texts),
@@ -4775,6 +4877,11 @@ def openai_vectors(asked: TextsAsked, made: Embedded) -> Body:
 def ollama_vectors(asked: TextsAsked, made: Embedded) -> Body:
     """The answer of `/api/embed`."""
     return {"model": asked.name, "embeddings": made.vectors, "prompt_eval_count": made.tokens}
+
+
+def ollama_vector(_asked: TextsAsked, made: Embedded) -> Body:
+    """The answer of `/api/embeddings`."""
+    return {"embedding": made.vectors[0]}
 
 
 def _packed(vector: list[float]) -> str:
@@ -5044,10 +5151,10 @@ def not_found() -> Any:
 
 
 def json_answer(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Any:
-    """JSON as a response."""
-    from starlette.responses import JSONResponse  # noqa: PLC0415
+    """JSON as a response. Starlette's own takes twenty times as long: seconds for many vectors."""
+    from starlette.responses import Response  # noqa: PLC0415
 
-    return JSONResponse(value, status, headers)
+    return Response(orjson.dumps(value), status, headers, media_type="application/json")
 
 
 # --- ollama_pack.webui.gateway_request ---
@@ -5279,8 +5386,9 @@ class Gateway:
             self._chat_route("/api/generate", OLLAMA_GENERATE),
             _route("GET", "/v1/models", "openai", self._models),
             _route("GET", "/v1/models/{model:path}", "openai", self._model),
-            _route("POST", "/v1/embeddings", "openai", self._embeddings),
-            _route("POST", "/api/embed", "ollama", self._embed),
+            self._vectors_route("/v1/embeddings", "openai", texts_asked, openai_vectors),
+            self._vectors_route("/api/embed", "ollama", texts_asked, ollama_vectors),
+            self._vectors_route("/api/embeddings", "ollama", text_asked, ollama_vector),
             _route("POST", "/api/show", "ollama", self._show),
             _route("GET", "/api/tags", "ollama", self._tags),
             _route("GET", "/api/version", "ollama", self._version),
@@ -5349,17 +5457,25 @@ class Gateway:
         }
         return json_answer(answer, headers=answer_headers(request, "openai"))
 
-    async def _embeddings(self, request: Any, user: Any) -> Any:
-        return await self._vectors(request, user, "openai", openai_vectors)
-
-    async def _embed(self, request: Any, user: Any) -> Any:
-        return await self._vectors(request, user, "ollama", ollama_vectors)
+    def _vectors_route(
+        self,
+        path: str,
+        api: ApiForm,
+        read: Callable[[Body], TextsAsked],
+        form: Callable[[TextsAsked, Embedded], Body],
+    ) -> RouteSpec:
+        return _route("POST", path, api, partial(self._vectors, api, read, form))
 
     async def _vectors(
-        self, request: Any, user: Any, api: ApiForm, form: Callable[[TextsAsked, Embedded], Body]
+        self,
+        api: ApiForm,
+        read: Callable[[Body], TextsAsked],
+        form: Callable[[TextsAsked, Embedded], Body],
+        request: Any,
+        user: Any,
     ) -> Any:
         async def answer() -> Any:
-            asked = texts_asked(await body_of(request))
+            asked = read(await body_of(request))
             tables, router = await self._tables.get(), await self._chain.router()
             began, who = time.monotonic(), user.model_dump()
             async with self._chain.budgets.counting(request.app, who, {}, asked.name) as (served, _last):

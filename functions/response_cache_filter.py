@@ -10,77 +10,78 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/response_cache_filter.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Filter`, line 9439, which the server calls.
+# Begin here: `class Filter`, line 9491, which the server calls.
 # The modules that it uses come first:
-#    145  base.translations         The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    236  base.messages             Sentences for people, in English and in the languages of the catalogue.
-#    364  base.single_flight        What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
-#    591  cache.bound               How often answers to similar questions are wrong, at most: the bound that a threshold must pass.
-#    746  errors                    The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    766  cache.errors              What goes wrong with the cache.
-#    805  cache.canonical           JSON values as bytes: the same value gives the same bytes, and no two values share them.
-#    921  cache.keyring             Everything that is derived from the admin's secret: names in the store, and ciphers.
-#   1094  cache.key                 What makes two requests the same: the key of a cached answer.
-#   1334  cache.entry               An answer as it is kept.
-#   1403  cache.collect             From the chunks of a generation to what may be kept of it.
-#   1558  cache.counters            What the cache did, in figures without any text: of this process, and to be added up over all of them.
-#   1613  base.breaker              A breaker: after failures nothing is sent for a while, then one request tries.
-#   1696  base.time_limit           A time limit that does not run out while this process itself is held up.
-#   1731  cache.store               What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
-#   1931  cache.guard               A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
-#   2098  cache.live                An answer while it is being generated: any number of listeners get it from the start.
-#   2202  cache.contrast_words      English words that embeddings confuse: of one kind, but not the same.
-#   2311  cache.normal_words        The words of the normal form, in English: which say the same, which say nothing, and whose case matters.
-#   2498  cache.guards              What two questions must have in common before the similarity of their meanings counts at all.
-#   2720  cache.judge               The judge of similar answers: what it is asked, and when its word counts as a yes.
-#   2827  cache.pool                Evidence of other sites: counts that were added up over several deployments, with noise.
-#   3042  cache.semantic            The semantic tier: answers to questions that mean the same, once it is known how often that is wrong.
-#   3562  cache.normal_zh           The normal form of a question in Chinese: see `normal_form`.
-#   3700  cache.normal_form         The normal form of a question: two texts with the same form are one question in other words.
-#   4223  cache.similar             The normalised tier: a second key, by the normal form of the last message, that leads to an answer.
-#   4352  cache.outcome             What a request asks of the cache, and what the cache makes of it.
-#   4444  cache.generation          One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
-#   4772  cache.follow              One generation for many: the followers' side, in every process but the leader's.
-#   4875  engines.body              Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#   4886  engines.ollama.to_openai  What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   4911  engines.ollama.stream     A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   4944  cache.replay              A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
-#   5090  cache.cache               The response cache: look an answer up, follow one that is being generated, or lead.
-#   5810  engines.model_ids         Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   5818  engines.ollama.installed  Which models some Ollama nodes have, and which weights, by `GET /api/tags`. One event loop at a time.
-#   5943  base.redis                A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#   6395  services.valves           What all valves of the pack have in common: what is refused is told to admins, without what was written.
-#   6493  services.cache_valves     The valves of the response cache, wherever it runs.
-#   6595  cache.scope               Who may share an answer. The scope is part of an entry's key and of its encryption.
-#   6672  services.cacheable        Which requests the cache is for, whose answers they share, and what it is asked.
-#   6807  cache.redis_scripts       What happens in one step inside of Redis: the scripts, and the names of the keys.
-#   7151  cache.store_redis         The cache in Redis or Valkey, for any number of processes and hosts.
-#   7399  cache.sqlite_cache        The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
-#   7743  cache.store_sqlite        The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
-#   7958  services.activity         What chats did in this process, until somebody writes it into the history.
-#   7984  engines.refusals          What a client gets instead of an answer, in the form of each API that clients speak.
-#   8061  engines.sse               Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   8155  webui.errors              What goes wrong between the pack and Open WebUI.
-#   8175  services.answers          An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#   8186  services.caching          The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
-#   8387  webui.chats               Chats of the running Open WebUI, and their ratings. Imports `open_webui` when called, not before.
-#   8426  engines.way_in            What a node is asked with besides the request: its login, its key, its headers.
-#   8491  webui.connections         Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-#   8579  webui.functions           Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   8680  webui.calling             Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#   8849  webui.contact             The way from the events function to the running `gpu_router`: another plugin, which may not be there.
-#   8855  webui.embedding           Vectors and model facts over Open WebUI's own connections. Imports `open_webui` when called, not before.
-#   8888  webui.meaning             What the running Open WebUI lends the cache to compare meanings. Imports `open_webui` when called.
-#   9027  webui.audience            Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#   9041  webui.model_rows          Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#   9050  webui.models              What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   9093  webui.presets             What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
-#   9152  webui.users               Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
-#   9180  webui.rows                Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
-#   9232  webui.replay_model        Whether chats can be sent through `response_cache_replay`. Imports `open_webui` when called, not before.
-#   9312  webui.router_digest       What the running `gpu_router` says of the weights behind a name. Imports `open_webui` when called.
-#   9338  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#   9390  webui.tracing             Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#    146  base.translations         The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#    237  base.messages             Sentences for people, in English and in the languages of the catalogue.
+#    365  base.single_flight        What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
+#    592  cache.bound               How often answers to similar questions are wrong, at most: the bound that a threshold must pass.
+#    747  errors                    The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    767  cache.errors              What goes wrong with the cache.
+#    806  cache.canonical           JSON values as bytes: the same value gives the same bytes, and no two values share them.
+#    922  cache.keyring             Everything that is derived from the admin's secret: names in the store, and ciphers.
+#   1095  cache.key                 What makes two requests the same: the key of a cached answer.
+#   1335  cache.entry               An answer as it is kept.
+#   1404  cache.collect             From the chunks of a generation to what may be kept of it.
+#   1559  cache.counters            What the cache did, in figures without any text: of this process, and to be added up over all of them.
+#   1614  base.breaker              A breaker: after failures nothing is sent for a while, then one request tries.
+#   1697  base.time_limit           A time limit that does not run out while this process itself is held up.
+#   1732  cache.store               What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
+#   1932  cache.guard               A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
+#   2099  cache.live                An answer while it is being generated: any number of listeners get it from the start.
+#   2203  cache.contrast_words      English words that embeddings confuse: of one kind, but not the same.
+#   2312  cache.normal_words        The words of the normal form, in English: which say the same, which say nothing, and whose case matters.
+#   2499  cache.guards              What two questions must have in common before the similarity of their meanings counts at all.
+#   2721  cache.judge               The judge of similar answers: what it is asked, and when its word counts as a yes.
+#   2828  cache.pool                Evidence of other sites: counts that were added up over several deployments, with noise.
+#   3043  cache.semantic            The semantic tier: answers to questions that mean the same, once it is known how often that is wrong.
+#   3563  cache.normal_zh           The normal form of a question in Chinese: see `normal_form`.
+#   3701  cache.normal_form         The normal form of a question: two texts with the same form are one question in other words.
+#   4224  cache.similar             The normalised tier: a second key, by the normal form of the last message, that leads to an answer.
+#   4353  cache.outcome             What a request asks of the cache, and what the cache makes of it.
+#   4445  cache.generation          One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
+#   4773  cache.follow              One generation for many: the followers' side, in every process but the leader's.
+#   4876  engines.body              Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#   4887  engines.calls             Tool calls from the pieces of a streamed answer, which engines cut up and number in ways of their own.
+#   4947  engines.ollama.to_openai  What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   4972  engines.ollama.stream     A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   5005  cache.replay              A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
+#   5142  cache.cache               The response cache: look an answer up, follow one that is being generated, or lead.
+#   5862  engines.model_ids         Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   5870  engines.ollama.installed  Which models some Ollama nodes have, and which weights, by `GET /api/tags`. One event loop at a time.
+#   5995  base.redis                A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#   6447  services.valves           What all valves of the pack have in common: what is refused is told to admins, without what was written.
+#   6545  services.cache_valves     The valves of the response cache, wherever it runs.
+#   6647  cache.scope               Who may share an answer. The scope is part of an entry's key and of its encryption.
+#   6724  services.cacheable        Which requests the cache is for, whose answers they share, and what it is asked.
+#   6859  cache.redis_scripts       What happens in one step inside of Redis: the scripts, and the names of the keys.
+#   7203  cache.store_redis         The cache in Redis or Valkey, for any number of processes and hosts.
+#   7451  cache.sqlite_cache        The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
+#   7795  cache.store_sqlite        The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
+#   8010  services.activity         What chats did in this process, until somebody writes it into the history.
+#   8036  engines.refusals          What a client gets instead of an answer, in the form of each API that clients speak.
+#   8113  engines.sse               Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   8207  webui.errors              What goes wrong between the pack and Open WebUI.
+#   8227  services.answers          An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#   8238  services.caching          The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
+#   8439  webui.chats               Chats of the running Open WebUI, and their ratings. Imports `open_webui` when called, not before.
+#   8478  engines.way_in            What a node is asked with besides the request: its login, its key, its headers.
+#   8543  webui.connections         Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#   8631  webui.functions           Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   8732  webui.calling             Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#   8901  webui.contact             The way from the events function to the running `gpu_router`: another plugin, which may not be there.
+#   8907  webui.embedding           Vectors and model facts over Open WebUI's own connections. Imports `open_webui` when called, not before.
+#   8940  webui.meaning             What the running Open WebUI lends the cache to compare meanings. Imports `open_webui` when called.
+#   9079  webui.audience            Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#   9093  webui.model_rows          Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#   9102  webui.models              What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   9145  webui.presets             What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
+#   9204  webui.users               Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
+#   9232  webui.rows                Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
+#   9284  webui.replay_model        Whether chats can be sent through `response_cache_replay`. Imports `open_webui` when called, not before.
+#   9364  webui.router_digest       What the running `gpu_router` says of the weights behind a name. Imports `open_webui` when called.
+#   9390  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   9442  webui.tracing             Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
 
 import asyncio
 import base64
@@ -4883,6 +4884,66 @@ def object_at(value: object, *path: str) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
 
 
+# --- ollama_pack.engines.calls ---
+# Tool calls from the pieces of a streamed answer, which engines cut up and number in ways of their own.
+
+
+@dataclass(slots=True)
+class PendingCall:
+    """A tool call of which more may come."""
+
+    index: object
+    id: str = ""
+    name: str = ""
+    arguments: str = ""
+
+    def take(self, fragment: Mapping[str, Any]) -> None:
+        """Add what is new."""
+        function = object_at(fragment, "function")
+        self.id = self.id or _string_or_empty(fragment.get("id"))
+        self.name = self.name or _string_or_empty(function.get("name"))
+        self.arguments += _string_or_empty(function.get("arguments"))
+
+
+@dataclass(slots=True)
+class PendingCalls:
+    """The tool calls of one answer so far."""
+
+    calls: list[PendingCall] = field(default_factory=list)
+
+    def take(self, fragment: Mapping[str, Any]) -> None:
+        """Add to the last call of the same index, or begin a new one.
+
+        Some engines number all calls 0 and tell them apart by their ids, others leave the index out.
+        """
+        index, identity = fragment.get("index"), _string_or_empty(fragment.get("id"))
+        if index is None:
+            named = identity or object_at(fragment, "function").get("name")
+            known = None if named or not self.calls else self.calls[-1]
+        else:
+            known = next((call for call in reversed(self.calls) if call.index == index), None)
+        if known is None or (identity and known.id and identity != known.id):
+            known = PendingCall(index)
+            self.calls.append(known)
+        known.take(fragment)
+
+    def whole(self, answer: str) -> list[dict[str, Any]]:
+        """The calls as OpenAI has them, once nothing more comes; the answer's id is for calls without one."""
+        return [
+            {
+                "index": number,
+                "id": call.id or f"call_{answer}_{number}",
+                "type": "function",
+                "function": {"name": call.name, "arguments": call.arguments or "{}"},
+            }
+            for number, call in enumerate(self.calls)
+        ]
+
+
+def _string_or_empty(value: object) -> str:
+    return value if isinstance(value, str) else ""
+
+
 # --- ollama_pack.engines.ollama.to_openai ---
 # What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
 #
@@ -5015,7 +5076,10 @@ async def completion_from(chunks: AsyncIterable[Mapping[str, Any]], head: ReplyH
         collector.add(chunk)
         mark = {MARKER: chunk[MARKER]} if MARKER in chunk else mark
     reasoning = {"reasoning_content": collector.reasoning} if collector.reasoning else {}
-    calls = {"tool_calls": _joined_calls(collector.tool_calls)} if collector.tool_calls else {}
+    pending = PendingCalls()
+    for piece in collector.tool_calls:
+        pending.take(object_at(piece))
+    calls = {"tool_calls": pending.whole(head.id)} if pending.calls else {}
     message = {"role": "assistant", "content": collector.content, **reasoning, **calls}
     return _completion(head, message, collector.finish_reason, collector.usage, collector.sources) | mark
 
@@ -5073,18 +5137,6 @@ def _completion(
     choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": finish_reason or None}
     cited = {"sources": sources} if sources else {}
     return {**head.tagged("chat.completion"), "choices": [choice], "usage": usage, **cited}
-
-
-def _joined_calls(pieces: list[Any]) -> list[dict[str, Any]]:
-    """Tool calls from the pieces of a stream: of one index, the arguments are put together."""
-    calls: dict[Any, dict[str, Any]] = {}
-    for piece in pieces:
-        function = piece.get("function") or {}
-        call = calls.setdefault(piece.get("index"), {**piece, "function": {"name": "", "arguments": ""}})
-        call["function"]["name"] += function.get("name") or ""
-        call["function"]["arguments"] += function.get("arguments") or ""
-        call["id"] = call.get("id") or piece.get("id")
-    return list(calls.values())
 
 
 # --- ollama_pack.cache.cache ---

@@ -10,29 +10,29 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/response_cache_replay.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipe`, line 1674, which the server calls.
+# Begin here: `class Pipe`, line 1689, which the server calls.
 # The modules that it uses come first:
 #     53  base.translations         The translations of all sentences. GENERATED from locale/ by scripts/package.py.
 #    120  base.messages             Sentences for people, in English and in the languages of the catalogue.
 #    248  errors                    The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
 #    256  engines.errors            What goes wrong with a node.
-#    389  engines.body              Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    443  engines.ollama.to_openai  What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#    468  engines.ollama.stream     A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#    485  engines.refusals          What a client gets instead of an answer, in the form of each API that clients speak.
-#    562  aliases.errors            What goes wrong with aliases.
-#    600  cache.errors              What goes wrong with the cache.
-#    620  engines.sse               Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#    729  routing.errors            What goes wrong with routing.
-#    881  webui.errors              What goes wrong between the pack and Open WebUI.
-#    913  services.answers          An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#   1066  services.cacheable        Which requests the cache is for, whose answers they share, and what it is asked.
-#   1078  webui.calling             Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#   1246  engines.front_route       A route in front of a server's own, which sees each answer of a chat before its client does.
-#   1341  webui.leaving             When Open WebUI is told that a client has left: not while it reads its database.
-#   1430  webui.early_errors        The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#   1625  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#   1645  webui.users               Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
+#    404  engines.body              Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    458  engines.ollama.to_openai  What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#    483  engines.ollama.stream     A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#    500  engines.refusals          What a client gets instead of an answer, in the form of each API that clients speak.
+#    577  aliases.errors            What goes wrong with aliases.
+#    615  cache.errors              What goes wrong with the cache.
+#    635  engines.sse               Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#    744  routing.errors            What goes wrong with routing.
+#    896  webui.errors              What goes wrong between the pack and Open WebUI.
+#    928  services.answers          An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#   1081  services.cacheable        Which requests the cache is for, whose answers they share, and what it is asked.
+#   1093  webui.calling             Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#   1261  engines.front_route       A route in front of a server's own, which sees each answer of a chat before its client does.
+#   1356  webui.leaving             When Open WebUI is told that a client has left: not while it reads its database.
+#   1445  webui.early_errors        The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#   1640  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   1660  webui.users               Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
 
 import asyncio
 import logging
@@ -297,6 +297,11 @@ class NodeError(PackError):
         return str(self.message)
 
     @property
+    def is_down(self) -> bool:
+        """Whether it is the node, not one model on it: there is no connection."""
+        return False
+
+    @property
     def plain_with_said(self) -> Message:
         """The reason, and what the node itself said."""
         if not self.said:
@@ -319,6 +324,11 @@ class NodeUnreachableError(RetryableNodeError):
     def __init__(self, node: str, said: str) -> None:
         reason = message("cannot be reached (does it run, is the address right?)")
         super().__init__(node, reason, said=said)
+
+    @property
+    def is_down(self) -> bool:
+        """Yes."""
+        return True
 
     @property
     def plain(self) -> Message:
@@ -353,6 +363,11 @@ class NodeTimeoutError(RetryableNodeError):
         super().__init__(node, reason)
         self.stage = stage
         self.seconds = seconds
+
+    @property
+    def is_down(self) -> bool:
+        """Whether no connection came about in time."""
+        return self.stage == "connect"
 
 
 class NodeBusyError(RetryableNodeError):

@@ -10,7 +10,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/usage_budgets.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Filter`, line 2986, which the server calls.
+# Begin here: `class Filter`, line 3008, which the server calls.
 # The modules that it uses come first:
 #     71  base.translations      The translations of all sentences. GENERATED from locale/ by scripts/package.py.
 #    167  base.messages          Sentences for people, in English and in the languages of the catalogue.
@@ -25,19 +25,19 @@ version: 0.1.0
 #   1328  budgets.store          What a store of budgets does, and the values that it takes and gives.
 #   1442  budgets.store_redis    Budgets in Redis or Valkey, for any number of replicas. Each step is one run of one script.
 #   1612  budgets.store_sqlite   Budgets in one SQLite file, for the workers of one machine.
-#   1775  base.time_limit        A time limit that does not run out while this process itself is held up.
-#   1810  services.budgets       Budgets at work: reserve before a chat, settle after it, say what is left.
-#   2152  services.budget_chats  Chats that are under way and their budgets: what each has used so far, by whoever knows it best.
-#   2321  engines.body           Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#   2332  services.cacheable     Which requests the cache is for, whose answers they share, and what it is asked.
-#   2344  services.valves        What all valves of the pack have in common: what is refused is told to admins, without what was written.
-#   2442  engines.front_route    A route in front of a server's own, which sees each answer of a chat before its client does.
-#   2537  webui.leaving          When Open WebUI is told that a client has left: not while it reads its database.
-#   2626  webui.early_errors     The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#   2818  engines.model_ids      Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   2826  webui.models           What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   2900  webui.server           What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#   2941  webui.users            Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
+#   1775  engines.body           Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#   1786  base.time_limit        A time limit that does not run out while this process itself is held up.
+#   1821  services.budgets       Budgets at work: reserve before a chat, settle after it, say what is left.
+#   2166  services.budget_chats  Chats that are under way and their budgets: what each has used so far, by whoever knows it best.
+#   2354  services.cacheable     Which requests the cache is for, whose answers they share, and what it is asked.
+#   2366  services.valves        What all valves of the pack have in common: what is refused is told to admins, without what was written.
+#   2464  engines.front_route    A route in front of a server's own, which sees each answer of a chat before its client does.
+#   2559  webui.leaving          When Open WebUI is told that a client has left: not while it reads its database.
+#   2648  webui.early_errors     The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#   2840  engines.model_ids      Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   2848  webui.models           What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   2922  webui.server           What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   2963  webui.users            Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
 
 import asyncio
 import hashlib
@@ -1772,6 +1772,17 @@ def _count(link: sqlite3.Connection, limit: Limit, now: float) -> Count:
     return Count(_stored(link, limit, now)[1], reserved)
 
 
+# --- ollama_pack.engines.body ---
+# Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+
+
+def object_at(value: object, *path: str) -> Mapping[str, Any]:
+    """The object that a path of fields leads to; an empty one where there is something else."""
+    for field in path:
+        value = value.get(field) if isinstance(value, Mapping) else None
+    return value if isinstance(value, Mapping) else {}
+
+
 # --- ollama_pack.base.time_limit ---
 # A time limit that does not run out while this process itself is held up.
 
@@ -2063,9 +2074,12 @@ class Budgets:
         )
 
     def _refusal(self, used_up: Sequence[tuple[BudgetRow, Limit, Count]]) -> Refusal:
-        row, limit, count = max(used_up, key=lambda each: each[1].period.end)
+        def is_spent(limit: Limit, count: Count) -> bool:
+            return limit.is_used_up(replace(count, reserved=0))
+
+        row, limit, count = max(used_up, key=lambda each: (is_spent(*each[1:]), each[1].period.end))
         amount = _amount_words(row, row.amount)
-        if count.used < limit.amount + limit.burst:
+        if not is_spent(limit, count):
             sentence = message(
                 "Chats that are being answered may use up what is left of your budget: {amount} {period}. "
                 "Try again when they are done.",
@@ -2180,6 +2194,8 @@ class ChatBudget:
         heard_at: when something was heard of it last.
         ended: id of the answer whose figures came last.
         ended_began: when that answer began.
+        round: id of the answer that has no figures yet.
+        is_finished: it has said that it is over; figures may come yet.
     """
 
     reservation: Reservation
@@ -2195,40 +2211,49 @@ class ChatBudget:
     heard_at: float = 0.0
     ended: str = ""
     ended_began: float = 0.0
+    round: str = ""
+    is_finished: bool = False
 
     def take(self, chunk: Mapping[str, Any], now: float) -> None:
         """Look at a chunk of a streamed answer; an error or a source is no part of one."""
         if chunk.get("error") or not (chunk.get("choices") or chunk.get("usage")):
             return
-        self.answered, self.heard_at = True, now
+        before, self.heard_at = self.heard_at, now
+        self.answered = True
         about = chunk.get("ollama_pack")
         if isinstance(about, Mapping) and about.get("cache"):
             self.take_kept()
             return
-        usage, timings = chunk.get("usage"), chunk.get("timings")
+        figures = {**object_at(chunk.get("usage")), **object_at(chunk.get("timings"))}
         name = str(chunk.get("id") or "")
         goes_on = bool(name) and name == self.ended
-        if isinstance(usage, Mapping) and usage:
+        if figures:
             if goes_on:  # some engines send what it comes to so far with each chunk
                 self.figures.pop()
                 self.first_at = self.ended_began
-            self.take_whole({**usage, **(timings if isinstance(timings, Mapping) else {})}, now)
+            self.take_whole(figures, now)
             self.ended = name
-        elif self.first_at is None and not goes_on:
-            self.first_at = now
+        elif not goes_on:
+            if self.is_finished and name != self.round:  # tools have run since
+                self.heard_at = before
+                self.take_whole({}, now)
+                self.heard_at = now
+            self.first_at = now if self.first_at is None else self.first_at
+            self.round, self.is_finished = name, self.is_finished or _is_over(chunk)
         self.pieces += self.first_at is not None
 
     def take_whole(self, usage: Mapping[str, Any], now: float) -> None:
         """An answer has ended, with these figures or none."""
         began = self.began if self.first_at is None else self.first_at
-        self.figures.append(_figures_of(usage, now - began, self.pieces))
-        self.answered, self.first_at, self.pieces = True, None, 0
+        ended = now if self.first_at is None else self.heard_at
+        self.figures.append(_figures_of(usage, ended - began, self.pieces))
+        self.answered, self.first_at, self.pieces, self.is_finished = True, None, 0, False
         self.ended_began = began
 
     def take_kept(self) -> None:
         """The answer comes from the response cache: nothing was generated for it."""
         self.figures, self.ended = [(0.0, 0.0)], ""
-        self.answered, self.first_at, self.pieces = True, None, 0
+        self.answered, self.first_at, self.pieces, self.is_finished = True, None, 0, False
 
     def use(self, now: float, *, left: bool = False) -> BudgetUse:
         """What the chat has used.
@@ -2241,12 +2266,19 @@ class ChatBudget:
             return _sum(self.served, requests=int(self.is_request))
         found = list(self.figures)
         if self.first_at is not None:
-            found.append((now - self.first_at, float(self.pieces)))
+            # Nobody may say that an answer without figures is over: then its last word was the end.
+            found.append(((now if left else self.heard_at) - self.first_at, float(self.pieces)))
         elif left and not found and not self.is_routed:  # at the router it has only waited
             found.append((now - self.began, 0.0))
         if found:
             return _sum(found, requests=int(self.is_request))
         return BudgetUse(requests=int(self.answered))
+
+
+def _is_over(chunk: Mapping[str, Any]) -> bool:
+    """Whether a chunk says that its answer ends."""
+    choices = chunk.get("choices")
+    return isinstance(choices, list) and any(object_at(one).get("finish_reason") for one in choices)
 
 
 def _sum(found: list[tuple[float, float]], *, requests: int) -> BudgetUse:
@@ -2259,6 +2291,7 @@ def _figures_of(usage: Mapping[str, Any], elapsed: float, pieces: int) -> tuple[
         _figure(usage, one) or _figure(usage, other)
         for one, other in (("prompt_tokens", "input_tokens"), ("completion_tokens", "output_tokens"))
     )
+    tokens = tokens or sum(_figure(usage, name) for name in ("cache_n", "prompt_n", "predicted_n"))
     seconds = _NANO * (_figure(usage, "prompt_eval_duration") + _figure(usage, "eval_duration"))
     seconds = seconds or (_figure(usage, "prompt_ms") + _figure(usage, "predicted_ms")) / 1000
     return seconds or max(0.0, elapsed), tokens or pieces
@@ -2316,17 +2349,6 @@ class BudgetKeeper:
 
 def _store_of(settings: BudgetSettings) -> BudgetStore:
     return RedisBudgetStore(redis_client(settings.url)) if settings.url else SqliteBudgetStore(settings.path)
-
-
-# --- ollama_pack.engines.body ---
-# Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-
-
-def object_at(value: object, *path: str) -> Mapping[str, Any]:
-    """The object that a path of fields leads to; an empty one where there is something else."""
-    for field in path:
-        value = value.get(field) if isinstance(value, Mapping) else None
-    return value if isinstance(value, Mapping) else {}
 
 
 # --- ollama_pack.services.cacheable ---

@@ -9,118 +9,119 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/pipelines/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipeline`, line 16877, which the server calls.
+# Begin here: `class Pipeline`, line 17074, which the server calls.
 # The modules that it uses come first:
-#    200  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    502  base.messages                  Sentences for people, in English and in the languages of the catalogue.
-#    630  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    656  base.tables                    Tables that admins write as text: a row a line, `#` starts a comment, empty lines are skipped.
-#    687  aliases.errors                 What goes wrong with aliases.
-#    730  engines.errors                 What goes wrong with a node.
-#    900  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#   1030  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#   1105  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
-#   1166  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   1295  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
-#   1372  fit.memory                     How much memory a model takes while it runs: a pure function of its shape and of what it is loaded with.
-#   1540  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
-#   1588  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
-#   1915  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
-#   1993  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
-#   2044  routing.decide.cost            What sending a request to a node costs, term by term.
-#   2178  routing.errors                 What goes wrong with routing.
-#   2360  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   2507  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
-#   2545  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
-#   2912  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
-#   3347  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
-#   3471  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   3573  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
-#   3710  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
-#   3829  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
-#   3953  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
-#   4064  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
-#   4227  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   4361  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
-#   4694  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
-#   4947  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
-#   5064  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
-#   5122  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
-#   5187  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
-#   5336  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
-#   5469  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
-#   5644  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
-#   5994  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
-#   6079  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
-#   6176  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   6222  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   6327  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#   6619  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
-#   6836  engines.vectors                Vectors for texts, as an engine gives them.
-#   6869  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
-#   7130  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
-#   7188  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
-#   7391  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
-#   7562  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
-#   7899  routing.nodes                  The `nodes` valve: a row a line, read once.
-#   8259  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
-#   8345  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
-#   8519  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
-#   8715  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
-#   8808  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
-#   8891  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
-#   8957  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
-#   9006  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#   9082  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
-#   9169  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
-#   9277  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
-#   9777  routing.probe.node_watch       One node as the router holds it: its client, what the last looks have shown, and when it counts as gone.
-#  10077  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
-#  10315  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
-#  10418  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
-#  10526  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-#  10643  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
-#  10896  routing.state.demand           How often each set of weights is asked for, over the last minutes.
-#  10929  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-#  11115  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#  11150  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#  11914  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#  11990  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#  12136  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#  12370  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
-#  12510  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  12570  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
-#  13086  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
-#  13266  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
-#  13615  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  13924  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  14039  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  14660  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, the admin's dashboard, and a plan.
-#  14727  cache.errors                   What goes wrong with the cache.
-#  14747  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  14763  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  14912  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
-#  15041  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
-#  15210  base.single_flight             What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
-#  15313  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
-#  15553  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#  16005  services.activity              What chats did in this process, until somebody writes it into the history.
-#  16072  services.history               The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
-#  16426  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  16527  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  16562  services.pipeline_requests     What a pipeline can know of a request, how it tells the next one, and the others of its server.
-#  16645  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
-#  16763  services.valves                What all valves of the pack have in common: what is refused is told to admins, without what was written.
-#  16861  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
-#  16978  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#  17364  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#  17422  aliases.published              Which names of a table can be published as models, and what answers for them.
-#  17458  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  17576  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  17701  services.router_valves         The valves of the router, wherever it runs.
-#  17855  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  17969  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  18230  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#    201  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#    503  base.messages                  Sentences for people, in English and in the languages of the catalogue.
+#    631  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    657  base.tables                    Tables that admins write as text: a row a line, `#` starts a comment, empty lines are skipped.
+#    688  aliases.errors                 What goes wrong with aliases.
+#    731  engines.errors                 What goes wrong with a node.
+#    916  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#   1046  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#   1121  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
+#   1182  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   1314  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
+#   1391  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   1543  fit.memory                     How much memory a model takes while it runs: a pure function of its shape and of what it is loaded with.
+#   1711  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
+#   1759  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
+#   2092  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
+#   2170  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
+#   2221  routing.decide.cost            What sending a request to a node costs, term by term.
+#   2355  routing.errors                 What goes wrong with routing.
+#   2537  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
+#   2575  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
+#   2942  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
+#   3377  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
+#   3501  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   3603  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
+#   3740  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
+#   3859  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
+#   3983  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
+#   4094  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
+#   4257  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   4391  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
+#   4724  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
+#   4977  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
+#   5094  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
+#   5152  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
+#   5217  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
+#   5366  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
+#   5499  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
+#   5691  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
+#   6041  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
+#   6126  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
+#   6223  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   6269  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   6375  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   6703  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
+#   6932  engines.vectors                Vectors for texts, as an engine gives them.
+#   6965  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
+#   7227  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
+#   7285  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
+#   7488  engines.calls                  Tool calls from the pieces of a streamed answer, which engines cut up and number in ways of their own.
+#   7548  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
+#   7677  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
+#   8014  routing.nodes                  The `nodes` valve: a row a line, read once.
+#   8374  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
+#   8460  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
+#   8634  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
+#   8830  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
+#   8923  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
+#   9006  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
+#   9072  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
+#   9121  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   9197  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
+#   9284  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
+#   9398  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
+#   9917  routing.probe.node_watch       One node as the router holds it: its client, what the last looks have shown, and when it counts as gone.
+#  10218  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
+#  10466  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
+#  10569  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
+#  10677  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+#  10794  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
+#  11047  routing.state.demand           How often each set of weights is asked for, over the last minutes.
+#  11080  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+#  11266  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#  11301  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#  12066  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#  12142  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#  12288  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#  12534  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
+#  12674  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  12734  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
+#  13274  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
+#  13454  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
+#  13803  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  14112  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  14227  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  14853  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, the admin's dashboard, and a plan.
+#  14921  cache.errors                   What goes wrong with the cache.
+#  14941  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  14957  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  15106  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
+#  15235  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
+#  15404  base.single_flight             What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
+#  15507  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
+#  15750  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#  16202  services.activity              What chats did in this process, until somebody writes it into the history.
+#  16269  services.history               The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
+#  16623  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  16724  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  16759  services.pipeline_requests     What a pipeline can know of a request, how it tells the next one, and the others of its server.
+#  16842  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
+#  16960  services.valves                What all valves of the pack have in common: what is refused is told to admins, without what was written.
+#  17058  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
+#  17175  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#  17561  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#  17619  aliases.published              Which names of a table can be published as models, and what answers for them.
+#  17655  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  17773  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  17902  services.router_valves         The valves of the router, wherever it runs.
+#  18056  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  18170  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  18431  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
 
 import asyncio
 import base64
@@ -771,6 +772,11 @@ class NodeError(PackError):
         return str(self.message)
 
     @property
+    def is_down(self) -> bool:
+        """Whether it is the node, not one model on it: there is no connection."""
+        return False
+
+    @property
     def plain_with_said(self) -> Message:
         """The reason, and what the node itself said."""
         if not self.said:
@@ -793,6 +799,11 @@ class NodeUnreachableError(RetryableNodeError):
     def __init__(self, node: str, said: str) -> None:
         reason = message("cannot be reached (does it run, is the address right?)")
         super().__init__(node, reason, said=said)
+
+    @property
+    def is_down(self) -> bool:
+        """Yes."""
+        return True
 
     @property
     def plain(self) -> Message:
@@ -838,6 +849,11 @@ class NodeTimeoutError(RetryableNodeError):
         super().__init__(node, reason)
         self.stage = stage
         self.seconds = seconds
+
+    @property
+    def is_down(self) -> bool:
+        """Whether no connection came about in time."""
+        return self.stage == "connect"
 
 
 class NodeBusyError(RetryableNodeError):
@@ -1241,9 +1257,12 @@ def _openai_call(call: Mapping[str, Any], number: int, head: ReplyHead) -> dict[
 
 
 def openai_logprobs(line: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Ollama's list of tokens with their probabilities, under OpenAI's name."""
-    tokens = line.get("logprobs")
-    return {"content": tokens, "refusal": None} if isinstance(tokens, list) and tokens else None
+    """Ollama's list of tokens with their probabilities, as OpenAI's clients read it."""
+    found = line.get("logprobs")
+    tokens = [token for token in found if isinstance(token, Mapping)] if isinstance(found, list) else []
+    if not tokens:
+        return None
+    return {"content": [{"top_logprobs": [], **token} for token in tokens], "refusal": None}
 
 
 def finish_reason(line: Mapping[str, Any], *, called: bool) -> str:
@@ -1369,6 +1388,158 @@ class Refusal:
         }
 
 
+# --- ollama_pack.engines.ollama.names ---
+# Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+
+DEFAULT_TAG = "latest"
+DEFAULT_REGISTRY, DEFAULT_NAMESPACE = "registry.ollama.ai/", "library/"  # may be left out of a name
+
+# The levels that llama.cpp and Ollama write, at the end of a tag: q4_K_M, q8_0, iq2_xxs, fp16, bf16, mxfp4 …
+_QUANTIZATION = re.compile(
+    r"(?:^|[-_.])([it]?q\d+(?:_[a-z0-9]+)*|(?:b?f|fp)(?:16|32)|mxfp[48]|nvfp4|int[48])$", re.IGNORECASE
+)
+# Tags say fp16 where Ollama reports F16; "unknown" is what it reports for IQ4_XS and other newer levels.
+_OTHER_WORDS = {"FP16": "F16", "FP32": "F32", "UNKNOWN": ""}
+
+
+def split_tag(name: str) -> tuple[str, str]:
+    """Split `llama3:8b` into `("llama3", "8b")`; the tag is empty when the name has none.
+
+    A colon before the last slash belongs to a host's port, not to a tag.
+    """
+    head, _, tag = name.rpartition(":")
+    return (head, tag) if head and tag and "/" not in tag else (name, "")
+
+
+class Families:
+    """Models by their names without tags, upper and lower case being the same.
+
+    They are gone through once, when first asked for: they may be many, and their list far away in Redis.
+    """
+
+    def __init__(self, models: Iterable[str]) -> None:
+        self._models = models
+
+    @cached_property
+    def _by_stem(self) -> Mapping[str, tuple[tuple[str, str], ...]]:
+        return _families(tuple(self._models))
+
+    def of(self, name: str) -> tuple[tuple[str, str], ...]:
+        """The models that are `name` but for the tag: each id with its whole name in lower case, sorted."""
+        return self._by_stem.get(split_tag(name)[0].lower(), ())
+
+
+@lru_cache(maxsize=8)  # models change once in a while, and going through hundreds of names takes its time
+def _families(models: tuple[str, ...]) -> Mapping[str, tuple[tuple[str, str], ...]]:
+    families: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    for model in sorted(models):
+        families[split_tag(model)[0].lower()].append((model, _whole(model).lower()))
+    return {stem: tuple(members) for stem, members in families.items()}
+
+
+def find_model(name: str, models: Collection[str], families: Families | None = None) -> str | None:
+    """The id under which `models` holds `name`: exactly, or with the default tag added or left out.
+
+    Failing that, upper and lower case are the same, as they are to Ollama: it lists q4_K_M and takes q4_k_m.
+
+    Args:
+        name: the model as the alias table names it.
+        models: ids.
+        families: those of the models, when several names are looked up.
+    """
+    return name if name in models else _find_in_family(name, (families or Families(models)).of(name))
+
+
+def _find_in_family(name: str, family: Iterable[tuple[str, str]]) -> str | None:
+    wanted = _whole(name)
+    alike = [model for model, whole in family if whole == wanted.lower()]
+    return min(alike, key=lambda model: (model != name, _whole(model) != wanted), default=None)
+
+
+def is_same_model(asked: str, answered: str) -> bool:
+    """Whether a name in an Ollama's answer is the one that was asked for, in any of its spellings."""
+    return _bare(asked) == _bare(answered)
+
+
+def _bare(name: str) -> str:
+    return _whole(name).lower().removeprefix(DEFAULT_REGISTRY).removeprefix(DEFAULT_NAMESPACE)
+
+
+def _whole(name: str) -> str:
+    return name if split_tag(name)[1] else f"{name}:{DEFAULT_TAG}"
+
+
+def quantization_in(name: str) -> str:
+    """The quantization level that a tag ends in, in upper case as Ollama reports it; else empty."""
+    found = _QUANTIZATION.search(split_tag(name)[1])
+    return _level(found.group(1)) if found else ""
+
+
+def level_of(reported: str, name: str) -> str:
+    """The quantization level of a model: as its node reports it, else as its tag ends; empty: unknown."""
+    return _level(reported) or quantization_in(name)
+
+
+def find_variant(
+    name: str,
+    levels: Iterable[str],
+    models: Mapping[str, str],
+    denied: AbstractSet[str] = frozenset(),
+    families: Families | None = None,
+) -> str | None:
+    """The model that is `name` in the first of the preferred quantization levels that `models` has.
+
+    Among several of one level, `name` itself comes first, then the others by the alphabet.
+
+    Args:
+        name: the model as the alias table names it.
+        levels: quantization levels, the preferred one first; upper and lower case are the same.
+        models: model id → its quantization level, empty where unknown (then the tag tells).
+        denied: ids that are not to be chosen.
+        families: those of the models, when several names are looked up.
+    """
+    by_level: dict[str, str] = {}
+    for model, level in variants_of(name, models, denied, families).items():
+        by_level.setdefault(level, model)
+    return next((by_level[level] for level in map(_level, levels) if level in by_level), None)
+
+
+def variants_of(
+    name: str,
+    models: Mapping[str, str],
+    denied: AbstractSet[str] = frozenset(),
+    families: Families | None = None,
+) -> dict[str, str]:
+    """The models that are variants of `name`, and the quantization level of each; empty: unknown.
+
+    `llama3:8b` stands for `llama3:8b` itself and for every tag that continues it, such as
+    `llama3:8b-instruct-q8_0`; a name without a tag stands for all tags of the model.
+
+    Args:
+        name: as in `find_variant`, as are the others.
+        models: of these.
+        denied: without these.
+        families: of the models.
+    """
+    family = (families or Families(models)).of(name)
+    exact = _find_in_family(name, family)
+    start = f"{name.lower()}-" if split_tag(name)[1] else ""
+    variants = [
+        model
+        for model, whole in family
+        if model not in denied and (model == exact or whole.startswith(start))
+    ]
+    variants.sort(key=lambda model: model != exact)
+    # Only these levels are looked up: `models` may be far away.
+    return {model: level_of(models.get(model, ""), model) for model in variants}
+
+
+def _level(written: str) -> str:
+    """A quantization level in the form in which levels are compared; empty when it tells nothing."""
+    level = written.upper()
+    return _OTHER_WORDS.get(level, level)
+
+
 # --- ollama_pack.fit.memory ---
 # How much memory a model takes while it runs: a pure function of its shape and of what it is loaded with.
 #
@@ -1402,10 +1573,10 @@ _PADDING = 256  # tokens; caches hold a multiple of this
 # The architectures that Ollama's own engine runs (`OllamaEngineRequired`), and those of them that it runs
 # without flash attention unless OLLAMA_FLASH_ATTENTION=1.
 _OWN_ENGINE = frozenset({
-    "bert", "deepseek2", "deepseekocr", "gemma3", "gemma3n", "gptoss", "gpt-oss", "llama4", "mistral3",
-    "mllama", "nemotron_h", "nemotron_h_moe", "nomic-bert", "olmo3", "qwen25vl", "qwen3", "qwen3moe",
-    "qwen35", "qwen35moe", "qwen3next", "qwen3vl", "qwen3vlmoe", "glm4moelite", "glmocr", "lfm2",
-    "lfm2moe",
+    "bert", "deepseek2", "deepseekocr", "gemma3", "gemma3n", "gemma4", "gptoss", "gpt-oss", "laguna",
+    "llama4", "mistral3", "mllama", "nemotron_h", "nemotron_h_moe", "nemotron_h_omni", "nomic-bert",
+    "olmo3", "qwen25vl", "qwen3", "qwen3moe", "qwen35", "qwen35moe", "qwen3next", "qwen3vl",
+    "qwen3vlmoe", "glm4moelite", "glmocr", "lfm2", "lfm2moe",
 })  # fmt: skip
 _WITHOUT_FLASH = frozenset({"deepseek2", "deepseekocr", "gemma3n", "llama4", "mllama", "qwen25vl"})
 
@@ -1863,7 +2034,8 @@ class NodeView:
         room: bytes that models can have in memory together: known, or seen; a lone runner always fits.
         smallest: bytes of its smallest model; 1: it is not known how much memory there is.
         rates: by blob.
-        loads_ahead: it can be asked to load a model without a chat.
+        loads_ahead: it can be asked to load a model without a chat,
+        failed_loads: except for these weights: such a load has failed a while ago.
     """
 
     name: str
@@ -1876,6 +2048,11 @@ class NodeView:
     smallest: int = 1
     rates: Mapping[str, ModelRates] = field(default_factory=dict)
     loads_ahead: bool = False
+    failed_loads: frozenset[str] = frozenset()
+
+    def may_load_ahead(self, model: str) -> bool:
+        """Whether it can be asked to load a model that it has, without a chat."""
+        return self.loads_ahead and self.models[model].blob not in self.failed_loads
 
 
 @dataclass(frozen=True, slots=True)
@@ -2355,153 +2532,6 @@ def _either(models: tuple[str, ...]) -> Message:
 
 def _faulty(node: str, fault: str) -> Message:
     return message("{node} ({fault})", node=node, fault=fault) if fault else Message(node)
-
-
-# --- ollama_pack.engines.ollama.names ---
-# Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-
-DEFAULT_TAG = "latest"
-DEFAULT_REGISTRY, DEFAULT_NAMESPACE = "registry.ollama.ai/", "library/"  # may be left out of a name
-
-# The levels that llama.cpp and Ollama write, at the end of a tag: q4_K_M, q8_0, iq2_xxs, fp16, bf16, mxfp4 …
-_QUANTIZATION = re.compile(
-    r"(?:^|[-_.])([it]?q\d+(?:_[a-z0-9]+)*|(?:b?f|fp)(?:16|32)|mxfp[48]|nvfp4|int[48])$", re.IGNORECASE
-)
-# Tags say fp16 where Ollama reports F16; "unknown" is what it reports for IQ4_XS and other newer levels.
-_OTHER_WORDS = {"FP16": "F16", "FP32": "F32", "UNKNOWN": ""}
-
-
-def split_tag(name: str) -> tuple[str, str]:
-    """Split `llama3:8b` into `("llama3", "8b")`; the tag is empty when the name has none.
-
-    A colon before the last slash belongs to a host's port, not to a tag.
-    """
-    head, _, tag = name.rpartition(":")
-    return (head, tag) if head and tag and "/" not in tag else (name, "")
-
-
-class Families:
-    """Models by their names without tags, upper and lower case being the same.
-
-    They are gone through once, when first asked for: they may be many, and their list far away in Redis.
-    """
-
-    def __init__(self, models: Iterable[str]) -> None:
-        self._models = models
-
-    @cached_property
-    def _by_stem(self) -> Mapping[str, tuple[tuple[str, str], ...]]:
-        return _families(tuple(self._models))
-
-    def of(self, name: str) -> tuple[tuple[str, str], ...]:
-        """The models that are `name` but for the tag: each id with its whole name in lower case, sorted."""
-        return self._by_stem.get(split_tag(name)[0].lower(), ())
-
-
-@lru_cache(maxsize=8)  # models change once in a while, and going through hundreds of names takes its time
-def _families(models: tuple[str, ...]) -> Mapping[str, tuple[tuple[str, str], ...]]:
-    families: dict[str, list[tuple[str, str]]] = defaultdict(list)
-    for model in sorted(models):
-        families[split_tag(model)[0].lower()].append((model, _whole(model).lower()))
-    return {stem: tuple(members) for stem, members in families.items()}
-
-
-def find_model(name: str, models: Collection[str], families: Families | None = None) -> str | None:
-    """The id under which `models` holds `name`: exactly, or with the default tag added or left out.
-
-    Failing that, upper and lower case are the same, as they are to Ollama: it lists q4_K_M and takes q4_k_m.
-
-    Args:
-        name: the model as the alias table names it.
-        models: ids.
-        families: those of the models, when several names are looked up.
-    """
-    return name if name in models else _find_in_family(name, (families or Families(models)).of(name))
-
-
-def _find_in_family(name: str, family: Iterable[tuple[str, str]]) -> str | None:
-    wanted = _whole(name)
-    alike = [model for model, whole in family if whole == wanted.lower()]
-    return min(alike, key=lambda model: (model != name, _whole(model) != wanted), default=None)
-
-
-def is_same_model(asked: str, answered: str) -> bool:
-    """Whether a name in an Ollama's answer is the one that was asked for, in any of its spellings."""
-    return _bare(asked) == _bare(answered)
-
-
-def _bare(name: str) -> str:
-    return _whole(name).lower().removeprefix(DEFAULT_REGISTRY).removeprefix(DEFAULT_NAMESPACE)
-
-
-def _whole(name: str) -> str:
-    return name if split_tag(name)[1] else f"{name}:{DEFAULT_TAG}"
-
-
-def quantization_in(name: str) -> str:
-    """The quantization level that a tag ends in, in upper case as Ollama reports it; else empty."""
-    found = _QUANTIZATION.search(split_tag(name)[1])
-    return _level(found.group(1)) if found else ""
-
-
-def find_variant(
-    name: str,
-    levels: Iterable[str],
-    models: Mapping[str, str],
-    denied: AbstractSet[str] = frozenset(),
-    families: Families | None = None,
-) -> str | None:
-    """The model that is `name` in the first of the preferred quantization levels that `models` has.
-
-    Among several of one level, `name` itself comes first, then the others by the alphabet.
-
-    Args:
-        name: the model as the alias table names it.
-        levels: quantization levels, the preferred one first; upper and lower case are the same.
-        models: model id → its quantization level, empty where unknown (then the tag tells).
-        denied: ids that are not to be chosen.
-        families: those of the models, when several names are looked up.
-    """
-    by_level: dict[str, str] = {}
-    for model, level in variants_of(name, models, denied, families).items():
-        by_level.setdefault(level, model)
-    return next((by_level[level] for level in map(_level, levels) if level in by_level), None)
-
-
-def variants_of(
-    name: str,
-    models: Mapping[str, str],
-    denied: AbstractSet[str] = frozenset(),
-    families: Families | None = None,
-) -> dict[str, str]:
-    """The models that are variants of `name`, and the quantization level of each; empty: unknown.
-
-    `llama3:8b` stands for `llama3:8b` itself and for every tag that continues it, such as
-    `llama3:8b-instruct-q8_0`; a name without a tag stands for all tags of the model.
-
-    Args:
-        name: as in `find_variant`, as are the others.
-        models: of these.
-        denied: without these.
-        families: of the models.
-    """
-    family = (families or Families(models)).of(name)
-    exact = _find_in_family(name, family)
-    start = f"{name.lower()}-" if split_tag(name)[1] else ""
-    variants = [
-        model
-        for model, whole in family
-        if model not in denied and (model == exact or whole.startswith(start))
-    ]
-    variants.sort(key=lambda model: model != exact)
-    # Only these levels are looked up: `models` may be far away.
-    return {model: _level(models.get(model, "")) or quantization_in(model) for model in variants}
-
-
-def _level(written: str) -> str:
-    """A quantization level in the form in which levels are compared; empty when it tells nothing."""
-    level = written.upper()
-    return _OTHER_WORDS.get(level, level)
 
 
 # --- ollama_pack.routing.naming ---
@@ -5502,6 +5532,7 @@ _OWN_FIELDS = frozenset(
 )
 _LEFT_OUT = _OPEN_WEBUI_FIELDS | _OLLAMA_FIELDS | _OWN_FIELDS
 CACHE_KEY = "prompt_cache_key"  # OpenAI's: requests with the same one are likely to begin alike
+_OF_TOOLS: Mapping[str, Any] = {"type": "text", "text": "Pictures from the tool results above:"}
 _EFFORTS = frozenset({"low", "medium", "high"})
 
 
@@ -5605,31 +5636,47 @@ def _engine_tools(body: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _engine_messages(value: object) -> Iterator[dict[str, Any]]:
-    """The conversation, in what all chat templates know."""
+    """The conversation, in what all chat templates know.
+
+    Pictures have no place in a tool's result there: they come after the results, as if the user showed them.
+    """
+    pictures: list[Mapping[str, Any]] = []
     for number, turn in enumerate(objects_in(value, "messages")):
-        field = f"messages[{number}]"
-        role = text_in(turn.get("role"), f"{field}.role")
-        made = {**turn, "role": "system" if role == "developer" else role}
-        if role == "tool":
-            made["content"] = _tool_text(turn.get("content"), f"{field}.content")
-        elif isinstance(turn.get("content"), list):
-            made["content"] = [part for _, part in message_parts(turn, field)] or ""
-        if "tool_calls" in turn:
-            calls = objects_in(turn["tool_calls"], f"{field}.tool_calls")
-            made["tool_calls"] = [
-                _engine_call(call, f"{field}.tool_calls[{place}]") for place, call in enumerate(calls)
-            ]
-            if not calls:
-                del made["tool_calls"]
+        made, found = _engine_message(turn, f"messages[{number}]")
+        if pictures and made["role"] == "user":
+            said = made.get("content")
+            own = said if isinstance(said, list) else [{"type": "text", "text": said or ""}]
+            made["content"] = [_OF_TOOLS, *pictures, *own]
+        elif pictures and made["role"] != "tool":
+            yield {"role": "user", "content": [_OF_TOOLS, *pictures]}
+        if made["role"] != "tool":
+            pictures = []
+        pictures += found
         yield made
+    if pictures:
+        yield {"role": "user", "content": [_OF_TOOLS, *pictures]}
 
 
-def _tool_text(content: object, field: str) -> str:
-    """A tool's result as text: images have no place in it, so Open WebUI leaves them out too."""
-    if content is None or isinstance(content, str):
-        return content or ""
-    texts = (part.get("text") for part in objects_in(content, field))
-    return "".join(text for text in texts if isinstance(text, str))
+def _engine_message(
+    turn: Mapping[str, Any], field: str
+) -> tuple[dict[str, Any], Iterable[Mapping[str, Any]]]:
+    """A message, and the pictures in a tool's result."""
+    role = text_in(turn.get("role"), f"{field}.role")
+    made = {**turn, "role": "system" if role == "developer" else role}
+    parts = []
+    if role == "tool" or isinstance(turn.get("content"), list):
+        parts = [part for _, part in message_parts(turn, field)]
+        made["content"] = parts or ""
+    if role == "tool":
+        made["content"] = "".join(part["text"] for part in parts if part["type"] == "text")
+    if "tool_calls" in turn:
+        calls = objects_in(turn["tool_calls"], f"{field}.tool_calls")
+        made["tool_calls"] = [
+            _engine_call(call, f"{field}.tool_calls[{place}]") for place, call in enumerate(calls)
+        ]
+        if not calls:
+            del made["tool_calls"]
+    return made, [part for part in parts if role == "tool" and part["type"] == "image_url"]
 
 
 def _engine_call(call: Mapping[str, Any], field: str) -> dict[str, Any]:
@@ -6258,8 +6305,9 @@ def line_to_chunks(
     that has the finish reason.
     """
     delta = openai_message(line, head, state.calls)
+    logprobs = openai_logprobs(line)  # may come without text, which Ollama looks through for tool calls
     done = line.get("done") is True
-    if not delta and not done:
+    if not delta and not logprobs and not done:
         return state, []
     calls = state.calls + len(delta["tool_calls"]) if "tool_calls" in delta else state.calls
     if not state.started:
@@ -6269,7 +6317,7 @@ def line_to_chunks(
     choice = {
         "index": 0,
         "delta": delta,
-        "logprobs": openai_logprobs(line),
+        "logprobs": logprobs,
         "finish_reason": finish_reason(line, called=calls > 0) if done else None,
     }
     chunk = {**head.tagged("chat.completion.chunk"), "choices": [choice]}
@@ -6362,8 +6410,10 @@ TENSOR_TYPES: dict[str, tuple[int, int]] = {
     "TQ2_0": (256, 66),
     "MXFP4": (32, 17),
     "NVFP4": (64, 36),
+    "Q1_0": (128, 18),
 }
-# Bits of a weight, the usual mix of tensor types included, by what a tag or `/api/tags` calls it.
+# Bits of a weight, the usual mix of tensor types included, by what a tag or `/api/tags` calls it. Of others,
+# such as IQ4_NL, Q4_K_XL or INT8, the number tells.
 LEVEL_BITS: dict[str, float] = {
     "F32": 32.0,
     "F16": 16.0,
@@ -6391,6 +6441,7 @@ LEVEL_BITS: dict[str, float] = {
     "IQ1_S": 1.6,
 }
 MOST_LAYERS = 4096
+_MOST = 2**40  # what a number of the metadata may be
 
 # Of the layers of these architectures every so many look at all of the context, the others at a window; the
 # full one is the last of each group, or the first. `sliding_window` counts only for these, unless the
@@ -6411,10 +6462,13 @@ _PERIODS: dict[str, int] = {
 }
 _FULL_FIRST: dict[str, int] = {"cohere2moe": 4, "laguna": 4, "modern-bert": 3, "smallthinker": 4}
 _WINDOWS: dict[str, int] = {"exaone-moe": 128, "gemma2": 4096, "llama4": 8192, "smallthinker": 4096}
+_INTERVALS: dict[str, int] = {"qwen3next": 4, "qwen35": 4, "qwen35moe": 4}  # one in so many attends
 _OWN_CACHES: dict[str, int] = {"gemma3n": 20}  # so many leading layers cache; the others read those
 
 _BLOCK = re.compile(r"(?:blk|layers?)\.(\d+)\.(.+)")
 _PROJECTOR = re.compile(r"(?:v|mm|a|vision_tower|multi_modal_projector)\.")
+_LEVEL_NUMBER = re.compile(r"(?:UD-)?(?:I?Q|TQ|INT|FP|MXFP|NVFP)(\d)")
+_OTHER_LEVELS = {"FP16": "F16", "FP32": "F32"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -6428,7 +6482,16 @@ class Tensor:
     @property
     def bytes(self) -> int:
         values, size = TENSOR_TYPES.get(self.type.upper(), (1, 2))
-        return prod(self.shape) // values * size
+        return self.values // values * size
+
+    @property
+    def values(self) -> int:
+        return prod(self.shape)
+
+    @property
+    def is_known(self) -> bool:
+        """Whether its type tells its bytes. Ollama up to 0.17 calls all of IQ4_XS and the like "unknown"."""
+        return self.type.upper() in TENSOR_TYPES
 
 
 class _Metadata:
@@ -6446,13 +6509,13 @@ class _Metadata:
         value = self.get(name)
         if isinstance(value, Sequence) and not isinstance(value, str):
             value = max((one for one in value if isinstance(one, int)), default=None)
-        return value if isinstance(value, int) and 0 <= value < 2**40 else default
+        return value if isinstance(value, int) and 0 <= value < _MOST else default
 
     def each(self, name: str, layers: int, default: int) -> list[int]:
         """A number for each layer, whether the metadata has one for all or a list."""
         value = self.get(name)
         if isinstance(value, Sequence) and not isinstance(value, str) and len(value) == layers:
-            return [one if isinstance(one, int) else default for one in value]
+            return [one if isinstance(one, int) and 0 <= one < _MOST else default for one in value]
         return [self.number(name, default)] * layers
 
 
@@ -6462,27 +6525,30 @@ def shape_of(metadata: Mapping[str, Any], tensors: Iterable[Tensor] = (), size: 
     Args:
         metadata: of its GGUF header, or `model_info` of `/api/show`. Long lists may be empty in that.
         tensors: of the same; empty: an old Ollama did not list them.
-        size: bytes of its files, for those without tensors.
+        size: bytes of its files, for those without tensors or with tensors of unknown types.
     """
     known = _Metadata(metadata)
-    listed = list(tensors)
+    listed = [one for one in tensors if one.shape and min(one.shape) > 0]
+    per_value = _unknown_bytes(listed, size)
     blocks: dict[int, dict[str, Tensor]] = {}
     rest: dict[str, Tensor] = {}
+    beside: dict[str, int] = {}  # bytes of the same
     weights = projector = 0
     for tensor in listed:
+        taken = tensor.bytes if tensor.is_known else round(tensor.values * per_value)
         if _PROJECTOR.match(tensor.name):
-            projector += tensor.bytes
+            projector += taken
         elif found := _BLOCK.match(tensor.name):
             blocks.setdefault(int(found[1]), {})[found[2]] = tensor
-            weights += tensor.bytes
+            weights += taken
         else:
             rest[tensor.name] = tensor
+            beside[tensor.name] = taken
     count = min(known.number("block_count") or len(blocks), MOST_LAYERS)
     table = rest.get("token_embd.weight")
-    beside = {name: one for name, one in rest.items() if not name.startswith(("token_", "position_"))}
-    looked_up = sum(one.bytes for name, one in rest.items() if name not in beside)
+    looked_up = sum(taken for name, taken in beside.items() if name.startswith(("token_", "position_")))
     tied = table is not None and "output.weight" not in rest
-    weights += sum(one.bytes for one in beside.values()) + (looked_up if tied else 0)
+    weights += sum(beside.values()) - (0 if tied else looked_up)
     embedding = known.number("embedding_length")
     heads = known.number("attention.head_count")
     head_size = known.number("attention.key_length") or (embedding // heads if heads else 0)
@@ -6500,6 +6566,13 @@ def shape_of(metadata: Mapping[str, Any], tensors: Iterable[Tensor] = (), size: 
         longest=known.number("context_length"),
         exact=bool(listed),
     )
+
+
+def _unknown_bytes(tensors: Iterable[Tensor], size: int) -> float:
+    """Bytes of each value in tensors of unknown types: what the file has besides the others."""
+    known = sum(one.bytes for one in tensors if one.is_known)
+    values = sum(one.values for one in tensors if not one.is_known)
+    return min(2.0, (size - known) / values) if values and size > known else 2.0
 
 
 def _vocabulary(known: _Metadata, metadata: Mapping[str, Any], table: Tensor | None) -> int:
@@ -6529,7 +6602,8 @@ def _layers(
     windows = _windows(known, count)
     kv_heads = known.each("attention.head_count_kv", count, known.number("attention.head_count"))
     value_size = known.number("attention.value_length") or head_size
-    state, interval = _state(known), known.number("full_attention_interval")
+    state = _state(known)
+    interval = known.number("full_attention_interval", _INTERVALS.get(known.architecture, 0))
     caching = known.number("attention.shared_kv_layers")
     caching = count - caching if caching else _OWN_CACHES.get(known.architecture, count)
     layers = []
@@ -6555,6 +6629,8 @@ def _attends(known: _Metadata, tensors: Mapping[str, Tensor], heads: int, number
     if interval > 1:
         return (number + 1) % interval == 0
     if tensors:
+        if not heads and isinstance(known.get("attention.head_count_kv"), Sequence):
+            return False  # Kimi Linear's recurrent layers have keys, too
         names = ("attn_k.weight", "attn_qkv.weight", "attn_kv_a_mqa.weight", "attn_kv_b.weight")
         return any(name in tensors for name in names)
     return heads > 0
@@ -6605,6 +6681,9 @@ def _state(known: _Metadata) -> int:
         return shifts * embedding + head * embedding
     if short := known.number("shortconv.l_cache"):
         return (short - 1) * embedding
+    if head := known.number("kda.head_dim"):
+        inner = head * known.number("attention.head_count")
+        return 3 * max(0, known.number("ssm.conv_kernel") - 1) * inner + head * inner
     kernel, inner = known.number("ssm.conv_kernel"), known.number("ssm.inner_size")
     size, groups = known.number("ssm.state_size"), known.number("ssm.group_count")
     convolution = (kernel - 1) * (inner + 2 * groups * size) if kernel else 0
@@ -6613,13 +6692,19 @@ def _state(known: _Metadata) -> int:
 
 def level_bits(level: str) -> float:
     """Bits of a weight in a quantization level; 0: it is not known."""
-    return LEVEL_BITS.get(level.upper().replace("FP", "F"), 0.0)
+    name = level.upper()
+    known = LEVEL_BITS.get(_OTHER_LEVELS.get(name, name))
+    if known is not None:
+        return known
+    found = _LEVEL_NUMBER.match(name)
+    return int(found[1]) + 0.5 if found else 0.0
 
 
 # --- ollama_pack.engines.ollama.values ---
 # What a node reports of its models. A field that is missing, null or not of its type has its default.
 
 _BLOB = re.compile(r"^FROM .*sha256[-:]([0-9a-f]{64})\s*$", re.MULTILINE)
+_ADAPTER = re.compile(r"^ADAPTER .*sha256[-:]([0-9a-f]{64})\s*$", re.MULTILINE)
 _PARAMETER = re.compile(r"^(\w+)\s+(\S+)\s*$", re.MULTILINE)
 _CLOUD_TAG = re.compile(r".*[:-]cloud", re.IGNORECASE)
 MOST_PARAMETERS = 10**11  # of a vision encoder
@@ -6755,22 +6840,30 @@ class ShownModel(NodeValue):
         return [item for item in given if isinstance(item, str)] if isinstance(given, list) else given
 
     def shape(self, size: int) -> ModelShape:
-        """What decides how much memory it takes, a vision encoder in a file of its own included.
+        """What decides how much memory it takes, with a vision encoder and adapters in files of their own.
 
         Args:
-            size: bytes of all its files, for a node that lists no tensors.
+            size: bytes of all its files.
         """
-        shape = shape_of(self.model_info, self.tensors, size)
+        if not self.tensors:
+            return shape_of(self.model_info, size=size)
         encoder = self.projector_info.get("general.parameter_count")
-        apart = encoder if isinstance(encoder, int) and 0 < encoder < MOST_PARAMETERS else 0
-        # Such a file has 16 bits a weight; the size of all files counts it already.
-        return replace(shape, projector=shape.projector + 2 * apart) if self.tensors else shape
+        apart = 2 * encoder if isinstance(encoder, int) and 0 < encoder < MOST_PARAMETERS else 0  # 16 bits
+        size -= apart
+        shape = shape_of(self.model_info, self.tensors, size)
+        adapted = max(0, size - sum(one.bytes for one in self.tensors)) if self._adapters else 0
+        return replace(shape, weights=shape.weights + adapted, projector=shape.projector + apart)
 
     @property
     def blob(self) -> str:
-        """Digest of the weights, which tells what a runner serves; empty where it is not told."""
+        """Digest of the weights and of adapters, which tells what a runner serves; empty: it is not told."""
         found = _BLOB.search(self.modelfile)
-        return found[1] if found else ""
+        return "+".join([found[1], *self._adapters]) if found else ""
+
+    @property
+    def _adapters(self) -> list[str]:
+        """Digests of its LoRA adapters: for others Ollama loads the same weights again."""
+        return _ADAPTER.findall(self.modelfile)
 
     @property
     def num_ctx(self) -> int | None:
@@ -6790,7 +6883,10 @@ class ShownModel(NodeValue):
         own: dict[str, Any] = {}
         for name, written in _PARAMETER.findall(self.parameters):
             with suppress(ValueError):
-                own[name] = json_in(written)
+                value = json_in(written)
+                # Go writes a million as 1e+06, and 2**20 as 1.048576e+06.
+                is_whole = isinstance(value, float) and value.is_integer()
+                own[name] = int(value) if is_whole else value
         return own
 
     @property
@@ -7086,7 +7182,8 @@ class OllamaClient:
         """
         found = {"keep_alive": keep_alive, "options": options}
         given = {name: value for name, value in found.items() if value is not None}
-        await self._node.ask("/api/generate", {"model": model, "stream": False, **given}, seconds)
+        body = {"model": self._ids.real(model), "stream": False, **given}
+        await self._node.ask("/api/generate", body, seconds)
 
     async def embed(
         self, model: str, texts: Sequence[str], *, seconds: float, dimensions: int = 0
@@ -7388,17 +7485,8 @@ def _whole_or_zero(value: object) -> int:
     return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
 
 
-# --- ollama_pack.engines.openai.stream ---
-# A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
-#
-# Engines differ in what they call thoughts, in where the figures are, and in how they cut up tool calls. Here a
-# chunk says something new, a tool call comes whole, and the last chunk that has a choice ends the answer.
-
-_THOUGHT_FIELDS = ("reasoning_content", "reasoning", "thinking")
-_KEPT_DELTAS = ("annotations", "images", "reasoning_details")  # that Open WebUI reads
-_FINISHES = frozenset({"stop", "length", "content_filter"})
-_ABORTS = frozenset({"abort", "error"})
-_RATES = {"response_token/s": "predicted_per_second", "prompt_token/s": "prompt_per_second"}
+# --- ollama_pack.engines.calls ---
+# Tool calls from the pieces of a streamed answer, which engines cut up and number in ways of their own.
 
 
 @dataclass(slots=True)
@@ -7418,6 +7506,58 @@ class PendingCall:
         self.arguments += _string_or_empty(function.get("arguments"))
 
 
+@dataclass(slots=True)
+class PendingCalls:
+    """The tool calls of one answer so far."""
+
+    calls: list[PendingCall] = field(default_factory=list)
+
+    def take(self, fragment: Mapping[str, Any]) -> None:
+        """Add to the last call of the same index, or begin a new one.
+
+        Some engines number all calls 0 and tell them apart by their ids, others leave the index out.
+        """
+        index, identity = fragment.get("index"), _string_or_empty(fragment.get("id"))
+        if index is None:
+            named = identity or object_at(fragment, "function").get("name")
+            known = None if named or not self.calls else self.calls[-1]
+        else:
+            known = next((call for call in reversed(self.calls) if call.index == index), None)
+        if known is None or (identity and known.id and identity != known.id):
+            known = PendingCall(index)
+            self.calls.append(known)
+        known.take(fragment)
+
+    def whole(self, answer: str) -> list[dict[str, Any]]:
+        """The calls as OpenAI has them, once nothing more comes; the answer's id is for calls without one."""
+        return [
+            {
+                "index": number,
+                "id": call.id or f"call_{answer}_{number}",
+                "type": "function",
+                "function": {"name": call.name, "arguments": call.arguments or "{}"},
+            }
+            for number, call in enumerate(self.calls)
+        ]
+
+
+def _string_or_empty(value: object) -> str:
+    return value if isinstance(value, str) else ""
+
+
+# --- ollama_pack.engines.openai.stream ---
+# A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
+#
+# Engines differ in what they call thoughts, in where the figures are, and in how they cut up tool calls. Here a
+# chunk says something new, a tool call comes whole, and the last chunk that has a choice ends the answer.
+
+_THOUGHT_FIELDS = ("reasoning_content", "reasoning", "thinking")
+_KEPT_DELTAS = ("annotations", "images", "reasoning_details")  # that Open WebUI reads
+_FINISHES = frozenset({"stop", "length", "content_filter"})
+_ABORTS = frozenset({"abort", "error"})
+_RATES = {"response_token/s": "predicted_per_second", "prompt_token/s": "prompt_per_second"}
+
+
 class EngineReply:
     """Takes the chunks of one answer and gives those that it is made up of. Nothing here raises."""
 
@@ -7432,7 +7572,7 @@ class EngineReply:
         self._place = place
         self._started = False
         self._reason = ""
-        self._calls: list[PendingCall] = []
+        self._calls = PendingCalls()
         self._usage: Mapping[str, Any] | None = None
         self._timings: Mapping[str, Any] | None = None
 
@@ -7464,15 +7604,15 @@ class EngineReply:
         given = object_at(choice, "delta")
         calls = given.get("tool_calls")
         for fragment in calls if isinstance(calls, list) else ():
-            self._take_call(object_at(fragment))
+            self._calls.take(object_at(fragment))
         delta, logprobs = _engine_delta(given), _object_or_none(choice.get("logprobs"))
-        if not delta and not logprobs and (self._started or not self._calls):
+        if not delta and not logprobs and (self._started or not self._calls.calls):
             return []
         return [self._chunk(delta, logprobs=logprobs)]
 
     def end(self) -> list[dict[str, Any]]:
         """The tool calls, the reason for the end and the figures, once nothing more comes."""
-        calls = [_whole_call(call, number, self._head) for number, call in enumerate(self._calls)]
+        calls = self._calls.whole(self._head.id)
         made = [self._chunk({"tool_calls": calls})] if calls else []
         reason = self._reason if self._reason in _FINISHES else "stop"
         reason = "tool_calls" if calls and reason == "stop" else reason
@@ -7482,22 +7622,6 @@ class EngineReply:
         if self._place == "last":
             return [*made, last | figures]
         return [*made, last, {**self._head.tagged("chat.completion.chunk"), "choices": []} | figures]
-
-    def _take_call(self, fragment: Mapping[str, Any]) -> None:
-        """Add to the last call of the same index, or begin a new one.
-
-        Some engines number all calls 0 and tell them apart by their ids, others leave the index out.
-        """
-        index, identity = fragment.get("index"), _string_or_empty(fragment.get("id"))
-        if index is None:
-            named = identity or object_at(fragment, "function").get("name")
-            known = None if named or not self._calls else self._calls[-1]
-        else:
-            known = next((call for call in reversed(self._calls) if call.index == index), None)
-        if known is None or (identity and known.id and identity != known.id):
-            known = PendingCall(index)
-            self._calls.append(known)
-        known.take(fragment)
 
     def _chunk(
         self, delta: dict[str, Any], *, logprobs: Mapping[str, Any] | None = None, finish: str | None = None
@@ -7526,22 +7650,13 @@ def engine_usage(usage: Mapping[str, Any] | None, timings: Mapping[str, Any] | N
 
 def _engine_delta(given: Mapping[str, Any]) -> dict[str, Any]:
     """What a delta says, without what is empty: text, thoughts, and what else Open WebUI reads."""
-    thoughts = (_string_or_empty(given.get(name)) for name in _THOUGHT_FIELDS)
+    thoughts = (_stream__string_or_empty(given.get(name)) for name in _THOUGHT_FIELDS)
     found = {
-        "content": _string_or_empty(given.get("content")),
+        "content": _stream__string_or_empty(given.get("content")),
         "reasoning_content": next((thought for thought in thoughts if thought), ""),
         **{name: given.get(name) for name in _KEPT_DELTAS},
     }
     return {name: value for name, value in found.items() if value}
-
-
-def _whole_call(call: PendingCall, number: int, head: ReplyHead) -> dict[str, Any]:
-    return {
-        "index": number,
-        "id": call.id or f"call_{head.id}_{number}",
-        "type": "function",
-        "function": {"name": call.name, "arguments": call.arguments or "{}"},
-    }
 
 
 def _first_choice(chunk: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -7555,7 +7670,7 @@ def _object_or_none(value: object) -> Mapping[str, Any] | None:
     return value if isinstance(value, Mapping) and value else None
 
 
-def _string_or_empty(value: object) -> str:
+def _stream__string_or_empty(value: object) -> str:
     return value if isinstance(value, str) else ""
 
 
@@ -9175,6 +9290,12 @@ FOREIGN_SHARE = 0.05  # of the memory; less is the driver's own
 GROWTH_STEP = 4096  # tokens, over which the growth of a cache is measured
 
 
+def is_split(options: RunnerOptions) -> bool:
+    """Whether a model is in part on the CPU because its `num_gpu` says so, and not for want of memory."""
+    layers = dict(options).get("num_gpu")
+    return isinstance(layers, int) and layers >= 0
+
+
 class NodeMemory:
     """What is known of a node's memory. All is bounded by the models that it has."""
 
@@ -9283,7 +9404,7 @@ REMOTE_SLOTS = 64  # free ones of a model that runs elsewhere, whatever it answe
 UNSEEN_SECONDS = (
     300.0  # a runner of a node that does not tell of its memory is believed in after its last use
 )
-LOAD_AGAIN_SECONDS = 120.0  # after a load ahead of need has failed at a node
+LOAD_RULE = BreakerRule(threshold=1, shortest=120.0, longest=3600.0)  # of loads that nobody waits for
 GPU_LAG = 2.0  # seconds for which a GPU's utilization may still tell of a request that has ended
 
 
@@ -9353,6 +9474,12 @@ class RunnerState:
         self.mirror.started(request.blocks, now, shared=shared, kind=kind)
         self.touched = True
 
+    @property
+    def loaded_with(self) -> dict[str, Any]:
+        """The options of a request for which it is not loaded again, as far as they are known."""
+        context = self.context if self.asked is None else self.asked
+        return {**dict(self.options or ()), **({"num_ctx": context} if context else {})}
+
     def serves(self, wanted: tuple[int, RunnerOptions]) -> None:
         """It answers a request with these options, so it has them: another client may have loaded it."""
         context, options = wanted
@@ -9386,7 +9513,7 @@ class NodeState:
         self._seen: NodeView | None = None
         self.breaker = Breaker(NODE_RULE)
         self._loads_ahead = row.kind == "ollama" and not row.way_in.needs_user
-        self._loads_again_at = -math.inf
+        self._failed_loads: dict[str, Breaker] = {}  # blob → when it may be loaded again without a chat
         self._policy = policy
         self._expected = expected
         self._stats: dict[str, ModelStats] = {}
@@ -9439,6 +9566,8 @@ class NodeState:
         self.breaker.succeeded()
         self._breakers.pop(model, None)
         self._broken_for.pop(model, None)
+        if known := self.models.get(model):
+            self._failed_loads.pop(known.blob, None)
 
     def gave_up(self, model: str) -> None:
         """A request ended and tells nothing."""
@@ -9490,6 +9619,7 @@ class NodeState:
         blobs = {model.blob for model in models.values()}
         self._stats = {blob: stats for blob, stats in self._stats.items() if blob in blobs}
         self._rates = {blob: self.known(blob) for blob in blobs}
+        self._failed_loads = {blob: known for blob, known in self._failed_loads.items() if blob in blobs}
         self._breakers = {name: breaker for name, breaker in self._breakers.items() if name in models}
         self._broken_for = {name: user for name, user in self._broken_for.items() if name in models}
         self._default_contexts = {
@@ -9525,8 +9655,14 @@ class NodeState:
                 self._learned |= self.memory.seen(
                     model, resident.context, resident.size, on_gpu=resident.vram > 0
                 )
-        if not all(resident.fits for resident in residents):
+        if not all(resident.fits or is_split(self._options(resident, models)) for resident in residents):
             self.memory.spilled(sum(resident.vram for resident in residents))
+
+    def _options(self, resident: ResidentModel, models: Mapping[str, InstalledModel]) -> RunnerOptions:
+        """With which it was loaded, as far as is known."""
+        model = models.get(fold_name(resident.model))
+        runner = self.runners.get(model.blob) if model else None
+        return (runner.options if runner else None) or (model.options if model else ())
 
     def _list(self) -> None:
         """Put together what it may be asked for. A list that is the same stays the same object."""
@@ -9667,9 +9803,9 @@ class NodeState:
         self.runners = {**evicted, **self.runners}
         self.loading_until = loading_until
 
-    def did_not_load(self, runner: RunnerState, now: float) -> None:
-        """A load that nobody waited for has failed: the next one is tried later."""
-        self._loads_again_at = now + LOAD_AGAIN_SECONDS
+    def did_not_load(self, runner: RunnerState, now: float, *, grows: bool) -> None:
+        """A load that nobody waited for has failed: it is tried later, and if it `grows` later each time."""
+        self._failed_loads.setdefault(runner.blob, Breaker(LOAD_RULE)).failed(now, grows=grows)
         if self.runners.get(runner.blob) is runner and not runner.ends:
             del self.runners[runner.blob]
         self.changed()
@@ -9697,6 +9833,7 @@ class NodeState:
     def changes_at(self) -> Iterable[float]:
         """When it may look otherwise though nothing is told: a breaker's time or a pause is over, say."""
         due = [self.paused_until, self.loading_until, *self.retry_at()]
+        due += [known.retry_at for known in self._failed_loads.values() if known.retry_at is not None]
         if self.gpu.count:
             due += self.gpu.changes_at()
         for runner in self.runners.values():
@@ -9724,7 +9861,10 @@ class NodeState:
             room=self.memory.room,
             smallest=self._smallest,
             rates=rates,
-            loads_ahead=self._loads_ahead and now >= self._loads_again_at,
+            loads_ahead=self._loads_ahead,
+            failed_loads=frozenset(
+                [blob for blob, known in self._failed_loads.items() if not known.allows(now)]
+            ),
         )
 
     @property
@@ -9816,6 +9956,7 @@ class NodeWatch:
         self.residents: tuple[ResidentModel, ...] | None = ()  # what is in its memory; None: it does not tell
         self.answered_at: float | None = None  # the last time; None: never
         self.fault = ""  # what was wrong the last time; empty: nothing
+        self.is_down = False  # it took no connection the last time
         self.gpus = GpuReport(reason=message("not looked at yet"))
         self.looked = asyncio.Event()  # at least once, with or without an answer
         self.hurry = asyncio.Event()  # look again now
@@ -9839,7 +9980,7 @@ class NodeWatch:
             is_whole = await self._show(listed)
         except NodeError as error:
             self._missed = MISSES if isinstance(error, NodeUnreachableError) else self._missed + 1
-            self.fault = self._fault(error)
+            self.fault, self.is_down = self._fault(error), error.is_down
             return False
         finally:
             self.looked.set()
@@ -9849,7 +9990,7 @@ class NodeWatch:
             self.hurry.set()
         self._keep_models(listed)
         self.residents = None if loaded is None else self._residents(loaded)
-        self.answered_at, self.fault = self._clock(), ""
+        self.answered_at, self.fault, self.is_down = self._clock(), "", False
         self.seen_at = asked_at
         return True
 
@@ -10054,7 +10195,7 @@ class NodeWatch:
                 fixed=fixed or listed.is_remote,
                 remote=listed.is_remote,
                 shape=None if listed.is_remote or fixed else self._shapes.get(_shown_key(listed)),
-                bits=level_bits(listed.details.quantization_level or quantization_in(listed.name)),
+                bits=level_bits(level_of(listed.details.quantization_level, listed.name)),
             ),
             digest=listed.digest,
             quantization=listed.details.quantization_level,
@@ -10083,6 +10224,7 @@ TAG = "ollama_pack"  # key of what we add to an answer
 LIMITS_SECONDS = 1.0  # between two looks whether an answer is overdue
 PENDING_LOOK_SECONDS = 5.0  # while an answer has not begun, what is known of its node is not older
 ALIVE_SECONDS = 5.0  # a runner that has said something to anybody since then does not hang
+SILENT_SECONDS = 15.0  # after which an answer has ended whose node takes no connection any more
 
 
 class Attempt:
@@ -10140,12 +10282,12 @@ class Attempt:
         )
         try:
             async with aclosing(chunks):
-                chunk = await self._first(chunks)
-                self.heard_at = self._first_at = self._loop.time()
-                yield self._noted(chunk)
-                async for chunk in chunks:
+                chunk: dict[str, Any] | None = await self._first(chunks)
+                self._first_at = self._loop.time()
+                while chunk is not None:
                     self.heard_at = self._loop.time()
                     yield self._noted(chunk)
+                    chunk = await self._next(chunks)
         except NodeError as error:
             error.said = without_quotes(error.said, self._pending_chat.body.get("messages"))
             raise
@@ -10154,17 +10296,24 @@ class Attempt:
         """The first chunk, unless somebody gives it up."""
         self._limits = self._loop.call_later(LIMITS_SECONDS, self._keep_limits)
         try:
-            async with asyncio.timeout(None) as self._hang_limit:
-                return await anext(chunks)
-        except TimeoutError:
-            raise self._given_up or self._fault(message("has stopped answering")) from None
-        except StopAsyncIteration:
-            raise self._fault(message("ended its answer before it began")) from None
+            chunk = await self._next(chunks)
         finally:
-            self._hang_limit = None
             self._limits.cancel()
             if self._suspicion:
                 self._suspicion.cancel()
+        if chunk is None:
+            raise self._fault(message("ended its answer before it began"))
+        return chunk
+
+    async def _next(self, chunks: AsyncGenerator[dict[str, Any], None]) -> dict[str, Any] | None:
+        """The next chunk, unless somebody gives it up; None at the end."""
+        try:
+            async with asyncio.timeout(None) as self._hang_limit:
+                return await anext(chunks, None)
+        except TimeoutError:
+            raise self._given_up or self._fault(message("has stopped answering")) from None
+        finally:
+            self._hang_limit = None
 
     @property
     def _first_token_limit(self) -> float:
@@ -10204,8 +10353,14 @@ class Attempt:
             self._suspicion = self._loop.call_later(seconds, suspect, identity, self)
 
     def is_gone(self) -> None:
-        """Its node does not answer at all: an answer that has not begun is not waited for."""
-        self._give_up(NodeGoneError(self._watch.client.name))
+        """Its node does not answer at all: an answer that has not begun is not waited for.
+
+        One that has begun may pause, and a node that is very busy answers no look. But where nobody takes a
+        connection, the machine has gone without a word, as one does that loses its power.
+        """
+        now = self._loop.time()
+        if self.heard_at is None or (self._watch.is_down and now - self.heard_at > SILENT_SECONDS):
+            self._give_up(NodeGoneError(self._watch.client.name))
 
     def hangs(self) -> None:
         """Its node takes longer than it honestly can, though it answers otherwise."""
@@ -10259,7 +10414,10 @@ class Attempts:
         return sum(attempt.binding.node == node for attempt in self._there.values())
 
     def is_gone(self, node: str) -> None:
-        """A node does not answer at all: what has not begun to answer there goes elsewhere."""
+        """A node does not answer at all: what has not begun to answer there goes elsewhere.
+
+        To be called again and again, for answers that have begun.
+        """
         for attempt in self._there.values():
             if attempt.binding.node == node:
                 attempt.is_gone()
@@ -10274,13 +10432,6 @@ class Attempts:
         )
 
 
-def is_down(error: NodeError) -> bool:
-    """Whether it is the node, not one model on it."""
-    return isinstance(error, NodeUnreachableError) or (
-        isinstance(error, NodeTimeoutError) and error.stage == "connect"
-    )
-
-
 def is_hang(error: NodeError) -> bool:
     """Whether it said nothing at all for as long as it could."""
     return isinstance(error, NodeTimeoutError) and error.stage in {"load", "first byte"}
@@ -10292,7 +10443,7 @@ def is_unexplained(error: RetryableNodeError) -> bool:
     `format: "xml"` makes every node answer with status 500, for example.
     """
     its_own = NodeBusyError | ModelNotFoundError | NodeGoneError | WrongModelError
-    if is_down(error) or isinstance(error, its_own):
+    if error.is_down or isinstance(error, its_own):
         return False
     return error.status is None or error.status >= HTTPStatus.INTERNAL_SERVER_ERROR
 
@@ -11556,6 +11707,8 @@ class Planner:
                 return
             if name not in roomy or node.view.tier > nearest or node.has(kind.model):
                 continue
+            if not node.view.may_load_ahead(kind.model):
+                continue
             if not fills_up and lost <= node.load_seconds(kind.model):
                 continue
             if left == 1 and (self._leaves_models_out(node, kind.model) or self._is_early(node, busy, slots)):
@@ -11577,7 +11730,9 @@ class Planner:
         for one in waiting:
             kind = self._kinds[one.entry.kind]
             for node in kind.cold:
-                if node.changed or not node.view.loads_ahead or node.view.tier > one.chosen.node.view.tier:
+                if node.changed or node.view.tier > one.chosen.node.view.tier:
+                    continue
+                if not node.view.may_load_ahead(kind.model):
                     continue
                 offer = node.quote((kind.model, one.entry.kind, one.request.max_output), one.request)
                 if offer.now_open and offer.victims:
@@ -11874,19 +12029,16 @@ class Planner:
 
 
 def warm_load(
-    view: FleetView, node: NodeView, model: str, policy: RoutingPolicy, kept: Collection[str]
+    view: FleetView, node: NodeView, request: FleetRequest, policy: RoutingPolicy, kept: Collection[str]
 ) -> Assignment | None:
-    """The load of a model at a node, though nobody waits for it; None: not now.
+    """A load at a node that nobody waits for; None: not now.
 
     It begins only where the node is free to load, and unloads nothing that anybody has asked for lately, and
     none of the weights that are `kept` likewise: two that do not fit would evict each other for ever.
     """
     held = Counter(runner.blob for one in view.nodes for runner in one.runners)
     virtual = VirtualNode(node, TimelineContext(policy, view.now, view.demand, view.returns, held))
-    request = FleetRequest(
-        f"warm {model} {node.name} {view.now}", "", (model,), background=True, load_only=True
-    )
-    quote = virtual.quote((model, "warm", 0), request)
+    quote = virtual.quote((request.models[0], "warm", 0), request)
     if not quote.now_open or not quote.load or quote.evict > MOST_TAKEN_BY_WARMTH:
         return None
     if any(blob in kept for blob in quote.victims):
@@ -12163,6 +12315,7 @@ class Cluster:
         self._autos: dict[str, None] = {}  # automatic names that were asked for lately
         self.demand = DemandMeter()
         self._returns: dict[str, ReturnLearner] = {}
+        self._usual_options: dict[str, tuple[int, RunnerOptions]] = {}
         self._holders: dict[int, tuple[str, ...]] = {}
         self._views: dict[str, NodeView] = {}
         self._changed: set[str] = set()  # since the last decision
@@ -12333,6 +12486,17 @@ class Cluster:
         """A decision was made on the last view: changes count from here on."""
         self._changed.clear()
         self._others = False
+
+    def usual_options(self, blob: str) -> tuple[int, RunnerOptions]:
+        """The context and the options that the last chat with these weights asked for."""
+        return self._usual_options.get(blob, (0, ()))
+
+    def asked_for(self, blob: str, request: FleetRequest) -> None:
+        """A chat asks for these weights."""
+        self._usual_options.pop(blob, None)
+        self._usual_options[blob] = request.context, request.options
+        if len(self._usual_options) > MAX_FOLLOWED_BLOBS:
+            del self._usual_options[next(iter(self._usual_options))]
 
     def prompt_sent(self, node: str, blob: str, request: FleetRequest, now: float) -> tuple[int, int]:
         """A prompt goes to a node: it may be what another one goes on with.
@@ -13014,18 +13178,40 @@ class Scheduler:
         self._planner.promised |= {node.models[name].blob: (copies, now + PROMISE_SECONDS) for node in having}
         cold = [node for node in having if node.models[name].blob not in blobs[node.name]]
         missing = copies - (len(having) - len(cold))
+        cold = [node for node in cold if node.may_load_ahead(name)]
         loads: list[Assignment] = []
         for node in sorted(cold, key=lambda node: (node.tier, -_free(node), node.name)):
             kept = {node.models[other].blob for other in map(fold_name, others) if other in node.models}
-            if len(loads) < missing and (load := warm_load(view, node, name, self.policy, kept)):
+            if len(loads) >= missing:
+                break
+            request = self._warm_request(node, name, now)
+            if load := warm_load(view, node, request, self.policy, kept):
                 loads.append(self._start(load, now))
         return loads
 
-    def load_failed(self, request_id: str) -> None:
-        """A node has not done such a load. That shuts nothing: its options may be the reason."""
+    def _warm_request(self, node: NodeView, model: str, now: float) -> FleetRequest:
+        """For a load as its chats want it: the first of them would have it loaded again for its `num_ctx`."""
+        context, options = self.cluster.usual_options(node.models[model].blob)
+        return FleetRequest(
+            f"warm {model} {node.name} {now}",
+            "",
+            (model,),
+            context=context,
+            options=options,
+            background=True,
+            load_only=True,
+        )
+
+    def load_failed(self, request_id: str, *, lasts: bool = True) -> None:
+        """A node has not done such a load. That shuts nothing: its options may be the reason.
+
+        Args:
+            request_id: the load.
+            lasts: it will probably fail the next time, too. Not where the node is down or busy.
+        """
         if running := self._running.get(request_id):
             self.cancel(request_id)
-            running.node.did_not_load(running.runner, self._clock())
+            running.node.did_not_load(running.runner, self._clock(), grows=lasts)
 
     def _allows(self, assignment: Assignment, now: float) -> bool:
         """Whether the breakers do: of several that go to a node that comes back, one tries."""
@@ -13043,6 +13229,8 @@ class Scheduler:
         evicted = {blob: node.runners[blob] for blob in assignment.victims if blob in node.runners}
         loading_until = node.loading_until
         wanted = node.models[assignment.model].wanted(request)
+        if not request.load_only and not request.background:
+            self.cluster.asked_for(quote.blob, request)
         runner = self._occupy(node, assignment, wanted, now)
         match, beside = runner.mirror.depth(request.blocks), len(runner.ends)
         undo = Undo(evicted, loading_until, runner.mirror.state())
@@ -13301,8 +13489,8 @@ class Fleet(Protocol):
     def load_now(self, binding: Assignment, keep_alive: str | float | None) -> None:
         """Let a node load a model that nobody waits for."""
 
-    def prolong(self, node: str, model: str, seconds: float) -> None:
-        """Let a model stay in a node's memory."""
+    def prolong(self, node: str, model: str, seconds: float, options: Mapping[str, Any]) -> None:
+        """Let a model stay in a node's memory, with the options that it has there."""
 
 
 class Peers(Protocol):
@@ -13406,7 +13594,7 @@ class Upkeep:
             key = node.row.name, name
             if soon and now - self._asked_at.get(key, -math.inf) > STAY_SECONDS / 2:
                 self._asked_at[key] = now
-                self._fleet.prolong(node.row.name, runner.model, left)
+                self._fleet.prolong(node.row.name, runner.model, left, runner.loaded_with)
 
     # --- pulls, one node after another ---
 
@@ -13620,7 +13808,7 @@ def _those_of_now(pulls: Sequence[PullState]) -> Sequence[PullState]:
 # and its request waits again. No input, no output: `share_redis` carries it.
 
 BEAT_SECONDS = 2.0  # between two signs of life
-SILENT_SECONDS = 7.0  # after which a worker is taken to be gone
+_share__SILENT_SECONDS = 7.0  # after which a worker is taken to be gone
 HOLD_SECONDS = 2.0  # for which a request that kept ours out is believed in, unless its worker tells of it
 RETRY_SECONDS = 0.25  # after a refusal that taught nothing
 MAX_OUTBOX = 4096
@@ -13767,7 +13955,7 @@ class FleetShare:
         """A sign of life, each `BEAT_SECONDS`. Who is silent for long is forgotten."""
         now = self._clock()
         for worker, heard in list(self._heard_at.items()):
-            if now - heard > SILENT_SECONDS:
+            if now - heard > _share__SILENT_SECONDS:
                 self._lose(worker)
         self._send(AliveMessage(self._worker, self._scheduler.request_ids))
         self._renew()
@@ -14422,9 +14610,9 @@ class Router:
         """Let a node load a model that nobody waits for yet."""
         self._beside(self._load_ahead(binding, keep_alive), "load a model ahead of need")
 
-    def prolong(self, node: str, model: str, seconds: float) -> None:
-        """Let a model stay in a node's memory."""
-        self._beside(self._prolong(node, model, seconds), "keep a model in memory")
+    def prolong(self, node: str, model: str, seconds: float, options: Mapping[str, Any]) -> None:
+        """Let a model stay in a node's memory, with the options that it has there: others load it again."""
+        self._beside(self._prolong(node, model, seconds, options), "keep a model in memory")
 
     def _beside(self, work: Coroutine[Any, Any, None], name: str) -> None:
         """Do something that no chat waits for."""
@@ -14432,9 +14620,10 @@ class Router:
         self._loads.add(task)
         task.add_done_callback(self._loads.discard)
 
-    async def _prolong(self, node: str, model: str, seconds: float) -> None:
+    async def _prolong(self, node: str, model: str, seconds: float, options: Mapping[str, Any]) -> None:
+        client = self.nodes[node].client
         try:
-            await self.nodes[node].client.load(model, seconds=PROLONG_SECONDS, keep_alive=seconds)
+            await client.load(model, seconds=PROLONG_SECONDS, keep_alive=seconds, options=options)
         except NodeError as error:
             router_log.warning("%s could not keep %s in memory: %s", node, model, error)
 
@@ -14451,7 +14640,8 @@ class Router:
             )
         except NodeError as error:
             router_log.warning("%s could not load %s ahead of need: %s", node, binding.model, error)
-            self.scheduler.load_failed(identity)
+            is_passing = error.is_down or isinstance(error, NodeBusyError)
+            self.scheduler.load_failed(identity, lasts=not is_passing)
         else:
             seconds = self._loop.time() - began
             self.scheduler.finished(identity, Durations(seconds, load=seconds))
@@ -14511,9 +14701,12 @@ class Router:
         if waited > self.settings.first_token_seconds:
             raise WaitedTooLongError(self.settings.first_token_seconds, self.scheduler.waiting)
         if waited > DOWN_SECONDS:
+            models = pending.request.models
+            if not any(watch.has_any(models) for watch in self.nodes.values()):  # it was deleted meanwhile
+                raise self.no_node(models)
             faults = self._faults(pending)
             if faults:
-                raise NodesDownError(pending.request.models, faults)
+                raise NodesDownError(models, faults)
 
     def _faults(self, pending: PendingChat) -> dict[str, str]:
         """What is wrong with each node that has the model; empty when one of them may answer."""
@@ -14628,7 +14821,7 @@ class Router:
         unexplained, kind = is_unexplained(error), failure_kind(error)
         again = self.scheduler.failed(
             pending.request.id,
-            node_down=is_down(error),
+            node_down=error.is_down,
             hung=is_hang(error),
             blamed=not unexplained,
             busy=isinstance(error, NodeBusyError),
@@ -14699,7 +14892,8 @@ def _node_details(router: Router, view: NodeView) -> dict[str, Any]:
         "fault": router.nodes[view.name].fault,
         "breaker": router.scheduler.cluster.nodes[view.name].breaker.state(now),
         "runners": [_runner_details(runner) for runner in view.runners],
-        "rates": {blob[:12]: _rate_details(view, blob) for blob in view.rates},
+        # The beginning of its weights' digest, and of an adapter's.
+        "rates": {blob[:12] + blob[64:77]: _rate_details(view, blob) for blob in view.rates},
     }
 
 
@@ -15520,17 +15714,20 @@ def expanded(rows: Sequence[NodeRow], servers: dict[str, Servers]) -> tuple[Node
         for server in servers.get(row.url, ()):
             url = f"http://{_in_url(server.host)}:{server.port}"
             label = server.label or _label(server.host)
-            name = _node_name(row.name, label, "")
-            name = _node_name(row.name, label, f"-{server.port}") if name in names else name
-            if url not in addresses and name not in names and len(found) < MAX_NODES:
+            labels = label, f"{label}-{server.port}", f"{server.host}-{server.port}"
+            usable = (_node_name(row.name, one) for one in labels)
+            name = next((one for one in usable if one not in names), "")
+            if name and url not in addresses and len(found) < MAX_NODES:
                 names.add(name)
                 addresses.add(url)
                 found.append(replace(row, name=name, url=url))
     return tuple(found)
 
 
-def _node_name(row: str, label: str, end: str) -> str:
-    return _NOT_IN_A_NAME.sub("-", f"{row}-{label}")[: _LONGEST_NAME - len(end)] + end
+def _node_name(row: str, label: str) -> str:
+    """Of a long label the end is kept: only there do the names of a Deployment's pods differ."""
+    row = row[: max(_LONGEST_NAME // 2, _LONGEST_NAME - 1 - len(label))]
+    return _NOT_IN_A_NAME.sub("-", f"{row}-{label[-(_LONGEST_NAME - 1 - len(row)) :]}")
 
 
 def _label(host: str) -> str:
@@ -17620,7 +17817,11 @@ class RouterHost:
         elif self.current is None or self._made_of != wanted:
             self.retire()
             connector = aiohttp.TCPConnector(limit=0, ssl=self._trusted())
-            session = aiohttp.ClientSession(connector=connector, trust_env=_environment_counts())
+            session = aiohttp.ClientSession(
+                connector=connector,
+                trust_env=_environment_counts(),
+                cookie_jar=aiohttp.DummyCookieJar(),  # a gateway's cookie for one user is nobody else's
+            )
             self.current = Router(
                 rows,
                 session,

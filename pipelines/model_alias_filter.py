@@ -9,7 +9,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/pipelines/model_alias_filter.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipeline`, line 1450, which the server calls.
+# Begin here: `class Pipeline`, line 1464, which the server calls.
 # The modules that it uses come first:
 #     57  base.translations           The translations of all sentences. GENERATED from locale/ by scripts/package.py.
 #    116  base.messages               Sentences for people, in English and in the languages of the catalogue.
@@ -21,15 +21,15 @@ version: 0.1.0
 #    345  aliases.facts               What an alias table may ask about a request, read off an OpenAI chat body.
 #    406  aliases.table               An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
 #    792  engines.ollama.names        Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#    929  fit.shapes                  Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#    966  fit.choose                  Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#    987  aliases.resolve             Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   1105  base.single_flight          What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
-#   1208  engines.ollama.installed    Which models some Ollama nodes have, and which weights, by `GET /api/tags`. One event loop at a time.
-#   1309  engines.model_ids           Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   1317  services.pipeline_requests  What a pipeline can know of a request, how it tells the next one, and the others of its server.
-#   1334  services.valves             What all valves of the pack have in common: what is refused is told to admins, without what was written.
-#   1432  services.pipeline_valves    Valves on the Pipelines server: what all of our pipelines have in common there.
+#    934  fit.shapes                  Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#    980  fit.choose                  Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   1001  aliases.resolve             Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   1119  base.single_flight          What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
+#   1222  engines.ollama.installed    Which models some Ollama nodes have, and which weights, by `GET /api/tags`. One event loop at a time.
+#   1323  engines.model_ids           Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   1331  services.pipeline_requests  What a pipeline can know of a request, how it tells the next one, and the others of its server.
+#   1348  services.valves             What all valves of the pack have in common: what is refused is told to admins, without what was written.
+#   1446  services.pipeline_valves    Valves on the Pipelines server: what all of our pipelines have in common there.
 
 import asyncio
 import hashlib
@@ -866,6 +866,11 @@ def quantization_in(name: str) -> str:
     return _level(found.group(1)) if found else ""
 
 
+def level_of(reported: str, name: str) -> str:
+    """The quantization level of a model: as its node reports it, else as its tag ends; empty: unknown."""
+    return _level(reported) or quantization_in(name)
+
+
 def find_variant(
     name: str,
     levels: Iterable[str],
@@ -917,7 +922,7 @@ def variants_of(
     ]
     variants.sort(key=lambda model: model != exact)
     # Only these levels are looked up: `models` may be far away.
-    return {model: _level(models.get(model, "")) or quantization_in(model) for model in variants}
+    return {model: level_of(models.get(model, ""), model) for model in variants}
 
 
 def _level(written: str) -> str:
@@ -929,7 +934,8 @@ def _level(written: str) -> str:
 # --- ollama_pack.fit.shapes ---
 # Shapes of models: from metadata and tensors, or from as little as a number of parameters.
 
-# Bits of a weight, the usual mix of tensor types included, by what a tag or `/api/tags` calls it.
+# Bits of a weight, the usual mix of tensor types included, by what a tag or `/api/tags` calls it. Of others,
+# such as IQ4_NL, Q4_K_XL or INT8, the number tells.
 LEVEL_BITS: dict[str, float] = {
     "F32": 32.0,
     "F16": 16.0,
@@ -957,10 +963,18 @@ LEVEL_BITS: dict[str, float] = {
     "IQ1_S": 1.6,
 }
 
+_LEVEL_NUMBER = re.compile(r"(?:UD-)?(?:I?Q|TQ|INT|FP|MXFP|NVFP)(\d)")
+_OTHER_LEVELS = {"FP16": "F16", "FP32": "F32"}
+
 
 def level_bits(level: str) -> float:
     """Bits of a weight in a quantization level; 0: it is not known."""
-    return LEVEL_BITS.get(level.upper().replace("FP", "F"), 0.0)
+    name = level.upper()
+    known = LEVEL_BITS.get(_OTHER_LEVELS.get(name, name))
+    if known is not None:
+        return known
+    found = _LEVEL_NUMBER.match(name)
+    return int(found[1]) + 0.5 if found else 0.0
 
 
 # --- ollama_pack.fit.choose ---
