@@ -13,8 +13,8 @@ const outcomeWord = outcome => OUTCOMES[outcome] ? OUTCOMES[outcome][0]() : text
 // The same rule as the server's `matches`.
 function isWanted(chat) {
   if (search.outcome && chat.outcome !== search.outcome) return false;
-  return [chat.asked, chat.model, chat.node, chat.name, chat.error, chat.error_text].join("\n").toLowerCase()
-    .includes(search.text.toLowerCase());
+  return [chat.asked, chat.model, chat.node, chat.name, chat.error, chat.error_text, ...Object.values(object(chat.error_texts))]
+    .join("\n").toLowerCase().includes(search.text.toLowerCase());
 }
 
 // Chats that have just ended, the oldest first; at the beginning the last ones that there are.
@@ -63,7 +63,7 @@ function chatRows(chat, key) {
   const off = isNumber(chat.first) && isNumber(chat.predicted) && chat.first - (chat.waited || 0) > 2 * chat.predicted + 0.5;
   const row = make("tr", {"data-key": key},
     cell(opener(key, t("Details of this chat"))),
-    cell(chat.outcome in {waiting: 1, loading: 1, answering: 1} ? t("now") : clock(chat.at), "nowrap"),
+    cell(chat.outcome in {waiting: 1, loading: 1, answering: 1} ? t("now") : moment(chat.at)),
     cell([code(chat.asked), chat.model && chat.model !== chat.asked ? [" → ", code(chat.model)] : "",
       chat.background ? [" ", badge(t("background"))] : ""], "text"),
     cell(text(chat.node), "text medium"), cell(text(chat.name), "text medium"),
