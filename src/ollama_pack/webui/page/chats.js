@@ -1,7 +1,7 @@
 // The chats: those at work now, then those that have ended, the newest first.
 
 const MAX_SHOWN = 1000;
-let chats = [], held = [], paused = false, olderKey = "", search = {text: "", outcome: ""}, searching = 0;
+let chats = [], held = [], come = [], paused = false, olderKey = "", search = {text: "", outcome: ""}, searching = 0;
 
 const OUTCOMES = {
   answered: [() => t("answered"), "good"], cached: [() => t("from the cache"), "good"],
@@ -18,21 +18,27 @@ function isWanted(chat) {
 }
 
 // Chats that have just ended, the oldest first; at the beginning the last ones that there are.
-function takeChats(come, isWhole) {
+function takeChats(ended, isWhole) {
   const known = new Set(chats.concat(held).map(chat => chat.id));
-  const fresh = come.filter(chat => !known.has(chat.id) && isWanted(chat)).reverse();
+  const fresh = ended.filter(chat => !known.has(chat.id) && isWanted(chat)).reverse();
   if (isWhole && !chats.length && !search.text && !search.outcome) olderKey = fresh.length ? fresh[fresh.length - 1].key : "";
+  come = fresh.concat(come).slice(0, MAX_SHOWN);
   if (paused) held = fresh.concat(held).slice(0, MAX_SHOWN);
   else chats = fresh.concat(chats).slice(0, MAX_SHOWN);
 }
 
 async function findChats(before) {
+  if (!before) come = [];
   const number = ++searching, asked = new URLSearchParams({...search, before});
   const answer = await fetch("/ollama-pack/chats?" + asked, {cache: "no-store"});
   if (!answer.ok || number !== searching) return;
   const found = await answer.json();
-  chats = before ? chats.concat(list(found.chats)) : list(found.chats);
-  if (!before) held = [];
+  if (before) chats = chats.concat(list(found.chats));
+  else {
+    // Those that have come since the question: the server may have looked before they had ended.
+    const ids = new Set(list(found.chats).map(chat => chat.id)), since = come.filter(chat => !ids.has(chat.id));
+    [held, chats] = [paused ? since : [], (paused ? [] : since).concat(list(found.chats))];
+  }
   olderKey = found.next;
   want("chats");
 }
