@@ -134,7 +134,7 @@ def test_routes_come_and_go_with_the_function(events: EventsTarget) -> None:
     events.toggle(EVENTS)
     assert is_routed(events)
     events.delete(EVENTS)  # of which nobody tells the function
-    assert not is_routed(events)
+    eventually(lambda: not is_routed(events))  # an event before that may just be loading it once more
 
 
 def test_routes_can_be_switched_off(events: EventsTarget) -> None:
