@@ -1,12 +1,16 @@
 """The dashboard as an admin meets it: opened by its address, after signing in to Open WebUI."""
 
+import asyncio
+import re
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, BrowserContext, Page, expect
+from playwright.sync_api import Browser, BrowserContext, Page, Route, expect
 
 from browser.conftest import close_news
 from deploy.client import OpenWebUI
@@ -14,6 +18,7 @@ from harness.events_target import DASHBOARD, DETAILS, EVENTS, NODE, ROUTER, Even
 from harness.ollama_node import OllamaNode
 from harness.upload_target import MODELS, Target
 from local.webui import Account, RunningWebUI, connections, open_webui
+from ollama_pack.services.history import HISTORY_FILE, SqliteHistory
 
 SLOW = 20_000  # milliseconds
 HOSTILE = "<img src=x onerror=\"document.title='owned'\"><b>bold</b>"
@@ -190,6 +195,58 @@ def test_others_see_nothing(
     assert OpenWebUI(server.url, plain_user.token).get("/api/system/load")["nodes"][0]["name"] == "gpu0"
 
 
+def add_chats(server: RunningWebUI, *chats: dict[str, Any]) -> None:
+    """Write chats into the history of a server."""
+    history = SqliteHistory(server.log.parent / "data" / HISTORY_FILE)
+    with ThreadPoolExecutor() as pool:  # an event loop runs in this thread
+        pool.submit(asyncio.run, history.add(chats, {})).result()
+
+
+def test_a_chat_of_another_day_shows_its_day(
+    events: EventsTarget, context: BrowserContext, server: RunningWebUI
+) -> None:
+    """Would catch a chat of last week that looks as if it had ended a minute ago."""
+    old = DASHBOARD["running"][0] | {"id": "old", "at": 1_750_000_000.5, "outcome": "answered"}
+    new = old | {"id": "new", "at": time.time()}
+    add_chats(server, old, new)
+    events.install_router(dashboard=DASHBOARD | {"running": []})
+    events.install()
+    sign_in(context, server, server.admin)
+    page = open_dashboard(context, server)
+    ended = page.locator("#chats tbody tr td:nth-child(2)")
+    expect(ended).to_have_text([re.compile(r"^\d\d:\d\d:\d\d$"), re.compile(r"^Jun 15 \d\d:\d\d:\d\d$")])
+
+
+def test_a_search_loses_no_chat_that_ends_meanwhile(
+    events: EventsTarget, context: BrowserContext, server: RunningWebUI
+) -> None:
+    """Would catch a chat that came while the server looked, and that its answer took off the page."""
+
+    def end(name: str, outcome: str) -> None:
+        chat = DASHBOARD["running"][0] | {"id": name, "asked": name, "at": time.time(), "outcome": outcome}
+        add_chats(server, chat)
+
+    def answer_late(route: Route) -> None:
+        found = route.fetch()
+        end("late", "stopped")
+        page.evaluate(
+            "async () => { while (!chats.some(one => one.id === 'late')) await new Promise(setTimeout); }"
+        )
+        route.fulfill(response=found)
+
+    end("early", "answered")
+    events.install_router(dashboard=DASHBOARD | {"running": []})
+    events.install()
+    sign_in(context, server, server.admin)
+    page = open_dashboard(context, server)
+    expect(page.locator("#chats tbody")).to_contain_text("early")
+    page.route("**/ollama-pack/chats?*", answer_late)
+    page.get_by_label("Outcome", exact=True).select_option("stopped")
+    expect(page.locator("#chats tbody")).not_to_contain_text("early")
+    expect(page.locator("#chats tbody")).to_contain_text("late")
+
+
+LONG = "ollama-7f9c6d5b8-x2x4z." + "a-name-that-kubernetes-has-made-for-a-pod." * 3 + "svc.cluster.local"
 MANY = [NODE | DETAILS | {"name": f"gpu{number}", "in_flight": number % 3} for number in range(100)]
 
 
@@ -199,11 +256,11 @@ def test_nobody_is_kept_out(events: EventsTarget, browser: Browser, server: Runn
         table="gpt-4 = llama3:8b\ngpt-5 = mixtral:8x7b",
         models=["llama3:8b"],
         aliases=["gpt-4"],
-        dashboard=DASHBOARD | {"nodes": [*MANY[:5], DOWN]},
+        dashboard=DASHBOARD | {"nodes": [*MANY[:5], DOWN, NODE | DETAILS | {"name": LONG}]},
     )
     events.install()
     events.wait_for_look()
-    for width, scheme, language in ((1440, "light", "en"), (390, "dark", "zh-CN")):
+    for width, scheme, language in ((1440, "light", "en"), (768, "light", "en"), (390, "dark", "zh-CN")):
         context = browser.new_context(
             viewport={"width": width, "height": 900},
             color_scheme=scheme,

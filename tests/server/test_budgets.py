@@ -445,6 +445,9 @@ def test_a_dead_store_breaks_no_chat(budgeted: CachedWebUI) -> None:
         assert ask(budgeted.student, text).status_code == 200
     assert "Redis failed" in usage(budgeted.admin)["fault"]
     assert usage(budgeted.student)["fault"] == ""
+    headers = {"Authorization": f"Bearer {budgeted.admin.key}"}
+    table = requests.get(f"{budgeted.webui.url}/ollama-pack/usage.csv", headers=headers, timeout=30)
+    assert (table.status_code, table.text[:24]) == (503, "Budgets are not counted:")  # no heading alone
     log = budgeted.webui.log.read_text(errors="replace")
     assert log.count("Budgets are not counted and do not hold") == 1
 

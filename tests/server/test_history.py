@@ -141,6 +141,21 @@ def history_at(path: Path) -> DashboardHistory:
     return DashboardHistory(keeper, lambda _: told({"u1": "Mia Chen"}))
 
 
+def test_search_finds_what_other_languages_show(tmp_path: Path) -> None:
+    """Would catch an admin with a Chinese page who looks for an error as it stands there, and finds none."""
+
+    async def run() -> None:
+        history = history_at(tmp_path / "history.sqlite3")
+        store = await history.keeper.store()
+        assert store is not None
+        texts = {"error_text": "No node answers", "error_texts": {"zh-CN": "没有节点应答"}}
+        await store.add([chat(1, outcome="failed", **texts), chat(2)], {})
+        for text in ("没有节点", "no node"):
+            assert [one["id"] for one in (await history.search(text, "", ""))["chats"]] == ["c1"]
+
+    asyncio.run(run())
+
+
 def test_search_finds_by_name_and_goes_on(tmp_path: Path) -> None:
     async def run() -> None:
         history = history_at(tmp_path / "history.sqlite3")

@@ -52,11 +52,23 @@ def hosts(config: PackConfig) -> set[str]:
     return {url.split("://")[1].split("/")[0].split(":")[0] for url in urls}
 
 
+def test_compose_keeps_what_budgets_count(tmp_path: Path) -> None:
+    """Would catch budgets that begin anew because the cache needed the room, or after a restart of Redis."""
+    compose = yaml.safe_load((COMPOSE / "compose.yaml").read_text())
+    path = tmp_path / "pack.yaml"
+    path.write_text((COMPOSE / "pack.yaml").read_text() + "budgets: [everyone 9 requests/day]\n")
+    url = load_config(path).budget_valves["redis_url"]
+    service = compose["services"][url.split("://")[1].split(":")[0]]
+    assert not [word for word in service["command"] if "lru" in word or "lfu" in word]
+    assert service["command"][-2:] == ["--appendonly", "yes"]
+    assert [volume.split(":")[0] in compose["volumes"] for volume in service["volumes"]] == [True]
+
+
 def test_compose_has_what_its_pack_yaml_names() -> None:
     """Would catch a node, an agent or a Redis that is no service there, and slots that are not the nodes'."""
     services = yaml.safe_load((COMPOSE / "compose.yaml").read_text())["services"]
     config = load_config(COMPOSE / "pack.yaml")
-    assert hosts(config) == {"ollama0", "ollama1", "agent0", "agent1", "redis"}
+    assert hosts(config) == {"ollama0", "ollama1", "agent0", "agent1", "redis", "cache"}
     assert hosts(config) <= services.keys()
     for number in "01":
         of_ollama, of_agent = (

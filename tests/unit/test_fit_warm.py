@@ -220,6 +220,19 @@ def test_a_pull_goes_on_when_a_node_goes() -> None:
     assert found["y"]
 
 
+def test_a_pull_at_all_of_no_ollamas_says_so() -> None:
+    """Would catch a button that seems to do nothing, in a fleet of vLLMs alone."""
+
+    async def run() -> None:
+        async with aiohttp.ClientSession() as session:
+            router = Router(parse_nodes("z http://127.0.0.1:8 kind=openai"), session)
+            with pytest.raises(ValueError, match="No node is an Ollama"):
+                router.upkeep.pull("m")
+            await router.close()
+
+    asyncio.run(asyncio.wait_for(run(), 20))
+
+
 @pytest.mark.parametrize("moment", ["draining", "pulling"])
 def test_a_node_that_is_pulled_gets_chats_again_where_the_other_fails(moment: str) -> None:
     """Would catch chats that wait for the end of a pull, as the only other node has stopped meanwhile."""

@@ -1,5 +1,6 @@
 """What Prometheus reads, parsed by its own client's parser, and what `deploy/` makes of it."""
 
+import asyncio
 import json
 import math
 import re
@@ -7,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import promql_parser
 import pytest
 import yaml
@@ -21,16 +23,24 @@ from agent.metrics import metrics_text
 from docs import all_metrics
 from ollama_pack.cache.counters import CacheCounters
 from ollama_pack.routing.dispatch.counts import OTHER, SECONDS_BOUNDS, RouterCounts, SecondsHistogram
+from ollama_pack.routing.dispatch.router import Router
+from ollama_pack.routing.nodes import parse_nodes
 from ollama_pack.routing.probe.gpus import Gpu, GpuReport
 from ollama_pack.services.metrics_text import (
     FIRST_TOKEN,
+    GPU_TOTAL,
+    GPU_USE,
+    GPU_USED,
+    NODE_UP,
     QUEUE,
+    RESIDENT,
     SENT,
     Buckets,
     cache_metrics,
     family,
     voice_metrics,
 )
+from ollama_pack.services.router_metrics import router_metrics
 from ollama_pack.webui.routes import check_route_key, shows_key
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
@@ -172,6 +182,52 @@ def test_the_dashboard_asks_for_what_there_is() -> None:
     asked = {name for expression in expressions() for name in re.findall(r"ollama_pack_\w+", expression)}
     assert asked
     assert asked <= known_names()
+
+
+ALIKE = {
+    f"ollama_pack_{metric.name}" for metric in (NODE_UP, RESIDENT, GPU_USE, GPU_USED, GPU_TOTAL)
+}  # every replica that is scraped tells these of the same nodes
+
+
+def added_up(expression: Any, *, is_one: bool = False) -> list[str]:
+    """Series of `ALIKE` in a query of which each replica's own is taken, added or counted."""
+    if isinstance(expression, promql_parser.VectorSelector):
+        return [expression.name] if expression.name in ALIKE and not is_one else []
+    is_one = is_one or str(getattr(expression, "op", "")) in {"min", "max"}
+    below = [getattr(expression, name, None) for name in ("expr", "lhs", "rhs", "vector_selector")]
+    return [
+        name
+        for each in (*below, *getattr(expression, "args", ()))
+        if each is not None
+        for name in added_up(each, is_one=is_one)
+    ]
+
+
+def test_the_dashboard_counts_each_node_once() -> None:
+    """Would catch eight nodes where two replicas tell of the same four."""
+    wrong = [
+        expression
+        for expression in expressions()
+        if added_up(promql_parser.parse(expression.replace("$__rate_interval", "5m")))
+    ]
+    assert wrong == []
+    assert added_up(promql_parser.parse("sum(ollama_pack_node_up)")) == ["ollama_pack_node_up"]
+
+
+def test_requests_at_a_node_can_be_added_up_over_replicas() -> None:
+    """Would catch a request that each replica that has heard of it counts as its own."""
+
+    async def told() -> Series:
+        async with aiohttp.ClientSession() as session:
+            router = Router(parse_nodes("gpu0 http://127.0.0.1:9"), session)
+            router.in_flight = lambda node: 3  # type: ignore[method-assign] # noqa: ARG005 - one is its own
+            router.own_in_flight = lambda node: 1  # type: ignore[method-assign] # noqa: ARG005
+            text = router_metrics(router)
+            await router.close()
+        return parsed(text)
+
+    found = asyncio.run(told())
+    assert found["ollama_pack_node_requests", frozenset({("node", "gpu0")})] == 1
 
 
 def test_the_dashboard_is_of_grafana_s_form() -> None:

@@ -100,7 +100,8 @@ def matches(chat: Chat, text: str, outcome: str) -> bool:
     """Whether a chat is looked for; the page has the same rule for those that come."""
     if outcome and chat.get("outcome") != outcome:
         return False
-    shown = (str(chat.get(name) or "") for name in ("asked", "model", "node", "name", "error", "error_text"))
+    shown = [str(chat.get(name) or "") for name in ("asked", "model", "node", "name", "error", "error_text")]
+    shown += map(str, object_at(chat.get("error_texts")).values())  # as other languages show it
     return text.casefold() in "\n".join(shown).casefold()
 
 

@@ -56,7 +56,7 @@ PLUGIN_UP = Metric(
 NODE_UP = Metric(
     "node_up", "gauge", NODE, "Whether the node answers, and has not just failed (1). A drained node is up."
 )
-IN_FLIGHT = Metric("node_requests", "gauge", NODE, "Requests at the node.")
+IN_FLIGHT = Metric("node_requests", "gauge", NODE, "Requests of this process at the node.")
 NODE_QUEUE = Metric("node_queue_length", "gauge", NODE, "Waiting requests that the node could answer.")
 RESIDENT = Metric("model_resident", "gauge", MODEL, "1 for each model in a node's memory.")
 GPU_USE = Metric("node_gpu_utilization_ratio", "gauge", ("node", "gpu"), "How busy the GPU is, 0 to 1.")

@@ -47,7 +47,7 @@ def router_metrics(router: Router) -> str:
     nodes = load_report(router)["nodes"]
     by_node = [
         family(NODE_UP, [((node["name"],), int(node["healthy"])) for node in nodes]),
-        family(IN_FLIGHT, [((node["name"],), node["in_flight"]) for node in nodes]),
+        family(IN_FLIGHT, [((node["name"],), router.own_in_flight(node["name"])) for node in nodes]),
         family(NODE_QUEUE, [((node["name"],), node["queued"]) for node in nodes]),
         family(RESIDENT, [((node["name"], model), 1) for node in nodes for model in set(node["models"])]),
     ]

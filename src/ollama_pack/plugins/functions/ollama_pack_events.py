@@ -15,7 +15,7 @@ from typing import Any
 
 from pydantic import Field, field_validator
 
-from ollama_pack.base.messages import said_by
+from ollama_pack.base.messages import in_language, message, said_by
 from ollama_pack.base.single_flight import SingleFlight
 from ollama_pack.engines.body import object_at
 from ollama_pack.services.calibration_routes import calibration_routes
@@ -232,6 +232,9 @@ class Event:
 
     async def _usage_csv(self, request: Any, user: Any) -> Any:
         usage = await self._budgets.usage(request.app, user.model_dump())
+        if usage["fault"]:
+            why = message("Budgets are not counted: {fault}. Chats go on without.", fault=usage["fault"])
+            return text_answer(in_language(why, page_language(request)), "text/plain", NO_STORE, 503)
         return text_answer(usage_table(usage.get("all") or ()), "text/csv; charset=utf-8", NO_STORE)
 
     async def _flush_cache(self, request: Any, _user: Any) -> Any:

@@ -169,12 +169,14 @@ class Upkeep:
         """Pull a model at nodes (none: all Ollamas), one after another, each without chats meanwhile.
 
         Raises:
-            ValueError: a pull is under way, here or in another worker, or a node is unknown.
+            ValueError: a pull is under way, here or elsewhere, a node is unknown, or no node can pull.
         """
         if any(one.is_under_way for one in self.all_pulls):
             raise ValueError(message("A pull is under way. Wait until it is done, or stop it."))
         watches = self._fleet.nodes
         wanted = list(nodes) or [name for name, watch in watches.items() if watch.row.kind == "ollama"]
+        if not wanted:
+            raise ValueError(message("No node is an Ollama: nothing else can pull models."))
         for name in wanted:
             if name not in watches:
                 known = ", ".join(watches)

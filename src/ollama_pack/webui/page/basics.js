@@ -83,6 +83,12 @@ const gigabytes = value => isNumber(value) ? (value / 2 ** 30).toFixed(1) : "—
 const CLOCK = {hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23"};
 const TIME = new Intl.DateTimeFormat(language, CLOCK);
 const clock = at => isNumber(at) ? TIME.format(new Date(at * 1000)) : "—";
+const DAY = new Intl.DateTimeFormat(language, {month: "short", day: "numeric"});
+// The time, and the day where that is not today; neither is broken into two lines.
+function moment(at) {
+  const whole = part => make("span", {class: "nowrap"}, part), day = isNumber(at) ? DAY.format(new Date(at * 1000)) : "";
+  return day && day !== DAY.format(new Date(clockNow() * 1000)) ? [whole(day), " ", whole(clock(at))] : whole(clock(at));
+}
 function seconds(value) {
   if (!isNumber(value)) return "—";
   if (value === 0) return "0";

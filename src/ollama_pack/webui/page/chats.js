@@ -1,7 +1,7 @@
 // The chats: those at work now, then those that have ended, the newest first.
 
 const MAX_SHOWN = 1000;
-let chats = [], held = [], paused = false, olderKey = "", search = {text: "", outcome: ""}, searching = 0;
+let chats = [], held = [], come = [], paused = false, olderKey = "", search = {text: "", outcome: ""}, searching = 0;
 
 const OUTCOMES = {
   answered: [() => t("answered"), "good"], cached: [() => t("from the cache"), "good"],
@@ -13,26 +13,32 @@ const outcomeWord = outcome => OUTCOMES[outcome] ? OUTCOMES[outcome][0]() : text
 // The same rule as the server's `matches`.
 function isWanted(chat) {
   if (search.outcome && chat.outcome !== search.outcome) return false;
-  return [chat.asked, chat.model, chat.node, chat.name, chat.error, chat.error_text].join("\n").toLowerCase()
-    .includes(search.text.toLowerCase());
+  return [chat.asked, chat.model, chat.node, chat.name, chat.error, chat.error_text, ...Object.values(object(chat.error_texts))]
+    .join("\n").toLowerCase().includes(search.text.toLowerCase());
 }
 
 // Chats that have just ended, the oldest first; at the beginning the last ones that there are.
-function takeChats(come, isWhole) {
+function takeChats(ended, isWhole) {
   const known = new Set(chats.concat(held).map(chat => chat.id));
-  const fresh = come.filter(chat => !known.has(chat.id) && isWanted(chat)).reverse();
+  const fresh = ended.filter(chat => !known.has(chat.id) && isWanted(chat)).reverse();
   if (isWhole && !chats.length && !search.text && !search.outcome) olderKey = fresh.length ? fresh[fresh.length - 1].key : "";
+  come = fresh.concat(come).slice(0, MAX_SHOWN);
   if (paused) held = fresh.concat(held).slice(0, MAX_SHOWN);
   else chats = fresh.concat(chats).slice(0, MAX_SHOWN);
 }
 
 async function findChats(before) {
+  if (!before) come = [];
   const number = ++searching, asked = new URLSearchParams({...search, before});
   const answer = await fetch("/ollama-pack/chats?" + asked, {cache: "no-store"});
   if (!answer.ok || number !== searching) return;
   const found = await answer.json();
-  chats = before ? chats.concat(list(found.chats)) : list(found.chats);
-  if (!before) held = [];
+  if (before) chats = chats.concat(list(found.chats));
+  else {
+    // Those that have come since the question: the server may have looked before they had ended.
+    const ids = new Set(list(found.chats).map(chat => chat.id)), since = come.filter(chat => !ids.has(chat.id));
+    [held, chats] = [paused ? since : [], (paused ? [] : since).concat(list(found.chats))];
+  }
   olderKey = found.next;
   want("chats");
 }
@@ -63,7 +69,7 @@ function chatRows(chat, key) {
   const off = isNumber(chat.first) && isNumber(chat.predicted) && chat.first - (chat.waited || 0) > 2 * chat.predicted + 0.5;
   const row = make("tr", {"data-key": key},
     cell(opener(key, t("Details of this chat"))),
-    cell(chat.outcome in {waiting: 1, loading: 1, answering: 1} ? t("now") : clock(chat.at), "nowrap"),
+    cell(chat.outcome in {waiting: 1, loading: 1, answering: 1} ? t("now") : moment(chat.at)),
     cell([code(chat.asked), chat.model && chat.model !== chat.asked ? [" → ", code(chat.model)] : "",
       chat.background ? [" ", badge(t("background"))] : ""], "text"),
     cell(text(chat.node), "text medium"), cell(text(chat.name), "text medium"),
