@@ -10,6 +10,7 @@ import pytest
 import requests
 
 from deploy.client import OpenWebUI
+from harness.chat_bodies import PIXEL
 from harness.events_target import EVENTS, ROUTER, eventually, plugin_text
 from harness.ollama_node import Model, OllamaNode
 from local.webui import Account, RunningWebUI, connections, open_webui
@@ -257,6 +258,26 @@ def test_machine_options_of_a_row_count_for_plain_users(site: Site, endpoint: st
         assert [asked["keep_alive"], asked["options"].get("num_thread")] == ["9m", 3]
     finally:
         site.api.post("/api/v1/models/model/update", row)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_ollamas_conversations_are_for_every_kind_of_node(site: Site, *, stream: bool) -> None:
+    """Would catch Ollama's own form on its way to `kind=openai` nodes, which find no pictures in it."""
+    call = {"function": {"name": "clock", "arguments": {"zone": "UTC"}}}
+    messages: list[Json] = [
+        {"role": "user", "content": "look", "images": [PIXEL]},
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "tool", "content": "noon", "tool_name": "clock"},
+    ]
+    body = {"model": "gpu_router.open:1b", "messages": messages, "options": {"seed": 5}, "stream": stream}
+    answer = site.post("plain", "/ollama/api/chat", body)
+    assert json.loads(answer.text.splitlines()[-1])["done"] is True
+    sent = site.node.requests[-1].body or {}
+    look, called, result = sent["messages"]
+    assert (look["images"], sent["options"]["seed"]) == ([PIXEL], 5)
+    assert result["tool_call_id"] == called["tool_calls"][0]["id"]
+    refused = site.post("plain", "/ollama/api/chat", {**body, "messages": [{"role": "user", "content": 5}]})
+    assert (refused.status_code, "messages[0].content" in refused.json()["error"]) == (400, True)
 
 
 def test_ollamas_list_has_what_can_be_asked_for(site: Site) -> None:

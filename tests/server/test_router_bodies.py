@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import requests
 
-from harness.chat_bodies import PIXEL, TOOL
+from harness.chat_bodies import TOOL
 from harness.fixtures_routing import RoutedWebUI
 
 Json = dict[str, Any]
@@ -73,33 +73,6 @@ def test_choices_of_tools(routed: RoutedWebUI, path: str, choice: object, *, off
     answer, sent = said(routed, path, body)
     assert "You said" in answer
     assert [entry["function"]["name"] for entry in sent.get("tools", [])] == (["clock"] if offered else [])
-
-
-@pytest.mark.parametrize("stream", [False, True])
-def test_ollamas_conversations_are_for_every_kind_of_node(routed: RoutedWebUI, *, stream: bool) -> None:
-    """Would catch Ollama's own form on its way to `kind=openai` nodes, which find no pictures in it."""
-    call = {"function": {"name": "clock", "arguments": {"zone": "UTC"}}}
-    messages = [
-        {"role": "user", "content": "look", "images": [PIXEL]},
-        {"role": "assistant", "content": "", "tool_calls": [call]},
-        {"role": "tool", "content": "noon", "tool_name": "clock"},
-    ]
-    options = {"temperature": 0.5, "num_predict": 9}
-    body = {"model": "gpt-4", "messages": messages, "options": options, "max_tokens": None, "stream": stream}
-    answer, sent = said(routed, "/ollama/api/chat", body)
-    assert '"done": true' in answer or '"done":true' in answer
-    look, called, result = sent["messages"]
-    assert look["images"] == [PIXEL]
-    assert result["tool_call_id"] == called["tool_calls"][0]["id"]
-    assert (sent["options"]["temperature"], sent["options"]["num_predict"]) == (0.5, 9)
-    odd = {"model": "gpt-4", "messages": [{"role": "user", "content": 5}]}
-    refused = requests.post(
-        f"{routed.webui.url}/ollama/api/chat",
-        json=odd,
-        headers={"Authorization": f"Bearer {routed.student.key}"},
-        timeout=60,
-    )
-    assert (refused.status_code, "messages[0].content" in refused.json()["error"]) == (400, True)
 
 
 @pytest.mark.parametrize("tools", ["x", 5, [None], ["x"]])

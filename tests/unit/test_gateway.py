@@ -30,7 +30,7 @@ from ollama_pack.services.gateway_vectors import (
     text_asked,
     texts_asked,
 )
-from ollama_pack.webui.calling import ModelCall
+from ollama_pack.webui.calling import ModelCall, refusal_in
 from ollama_pack.webui.errors import ModelRefusedError
 from ollama_pack.webui.routes import json_answer
 
@@ -207,6 +207,20 @@ def test_a_whole_answer_to_who_wants_a_stream_is_streamed() -> None:
     texts = asyncio.run(said())
     assert '"text":"Hi"' in texts[0]
     assert '"finish_reason":"stop"' in texts[-2]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"object": "error", "message": {"detail": [{"loc": ["body", "n"], "msg": "Extra inputs"}]}},
+        {"detail": [{"type": "missing", "loc": ["body", "n"], "msg": "Extra inputs", "input": {}}]},
+    ],
+    ids=["mistral", "fastapi"],
+)
+def test_a_connection_s_reason_is_passed_on(answer: dict[str, Any]) -> None:
+    """Would catch "The model gave the error 422.", by which nobody knows what to change."""
+    assert refusal_in(answer, 422).message == "body n: Extra inputs"
+    assert refusal_in({"detail": []}, 422).message == "The model gave the error 422."
 
 
 class Streaming(ModelCall):

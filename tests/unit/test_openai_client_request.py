@@ -188,7 +188,7 @@ def test_results_of_tools(content: object, text: str) -> None:
 def test_pictures_in_results_of_tools() -> None:
     """Would catch a screenshot that a model is not shown, or that stands where engines refuse it."""
     pictures = [{"type": "image_url", "image_url": {"url": f"data:image/png;base64,{data}"}} for data in "ab"]
-    results = [
+    results: list[dict[str, Any]] = [
         {"role": "tool", "tool_call_id": "c1", "content": [{"type": "text", "text": "done"}, pictures[0]]},
         {"role": "tool", "tool_call_id": "c2", "content": [pictures[1]]},
     ]

@@ -53,6 +53,15 @@ def test_tools(body: dict[str, Any], tools: bool) -> None:  # noqa: FBT001 - a t
     assert request_facts(body, "gpt-4").tools is tools
 
 
+@pytest.mark.parametrize("arguments", ["x" * 8000, {"text": "x" * 8000}])
+def test_tools_and_calls_are_a_part_of_the_prompt(arguments: object) -> None:
+    """Would catch an agent's long conversation that goes to a model with a short context."""
+    call = {"role": "assistant", "content": None, "tool_calls": [{"function": {"arguments": arguments}}]}
+    assert 2000 <= request_facts({"messages": [call]}, "gpt-4").tokens < 2010
+    tool = {"type": "function", "function": {"name": "clock", "description": "x" * 8000}}
+    assert 2000 <= request_facts({"messages": [], "tools": [tool]}, "gpt-4").tokens < 2030
+
+
 def test_model_and_groups_are_those_of_the_caller() -> None:
     """Would catch the body's model, which a first resolution may have changed, in the place of the alias."""
     facts = request_facts({"model": "llama3:8b"}, "gpt-4", ["staff", "staff"])

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ollama_pack.engines.body import object_at
 from ollama_pack.engines.content import IMAGE_PARTS
 
 # English runs at about four bytes a token; Chinese at three bytes a character and a little under one token.
@@ -36,11 +37,12 @@ def request_facts(body: Mapping[str, Any], model: str, groups: Iterable[str] = (
     """Read the facts of a chat body. What is not of the expected form counts as absent, never as an error."""
     messages = _mappings(body.get("messages"))
     images = sum(map(_count_images, messages))
-    text = sum(map(_text_bytes, messages))
+    tools = _items(body.get("tools"))
+    text = sum(map(_text_bytes, messages)) + sum(map(_bytes_of, tools))
     return RequestFacts(
         model=model,
         images=images > 0,
-        tools=bool(_items(body.get("tools")) or _items(body.get("tool_ids"))),
+        tools=bool(tools or _items(body.get("tool_ids"))),
         tokens=math.ceil(text / BYTES_PER_TOKEN) + images * TOKENS_PER_IMAGE,
         groups=frozenset(groups),
     )
@@ -62,4 +64,11 @@ def _count_images(message: Mapping[str, Any]) -> int:
 def _text_bytes(message: Mapping[str, Any]) -> int:
     content = message.get("content")
     texts = [content, *(part.get("text") for part in _mappings(content))]
-    return sum(len(text.encode(errors="replace")) for text in texts if isinstance(text, str))
+    # What an agent writes stands in its calls.
+    calls = [object_at(call, "function").get("arguments") or "" for call in _items(message.get("tool_calls"))]
+    return sum(_bytes_of(text) for text in texts if isinstance(text, str)) + sum(map(_bytes_of, calls))
+
+
+def _bytes_of(value: object) -> int:
+    """The bytes of a text; of something else, about those that it is written with."""
+    return len(str(value).encode(errors="replace"))

@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any
 from uuid import uuid4
 
+from ollama_pack.aliases.facts import request_facts
 from ollama_pack.base.messages import message
 from ollama_pack.base.single_flight import SingleFlight
 from ollama_pack.cache.replay import completion_chunks, completion_from
@@ -127,6 +128,7 @@ class Gateway:
             self._chat_route("/v1/chat/completions", OPENAI_CHAT),
             self._chat_route("/v1/completions", OPENAI_PROMPT),
             self._chat_route("/v1/messages", ANTHROPIC),
+            _route("POST", "/v1/messages/count_tokens", "anthropic", self._count_tokens),
             self._chat_route("/api/chat", OLLAMA_CHAT),
             self._chat_route("/api/generate", OLLAMA_GENERATE),
             _route("GET", "/v1/models", "openai", self._models),
@@ -188,6 +190,17 @@ class Gateway:
         if owner is not None:
             body = fitted_settings(body, owner)
         return ModelCall(asked.request, {**body, "model": model}, user, is_new=True)
+
+    async def _count_tokens(self, request: Any, user: Any) -> Any:
+        """How long a prompt is, for Anthropic's clients: estimated, as for aliases."""
+
+        async def answer() -> Any:
+            chat = _named(ANTHROPIC.asked(await body_of(request)))
+            await model_for(request, (await self._tables.get()).in_use, chat, user.model_dump())
+            count = {"input_tokens": request_facts(chat, chat["model"]).tokens}
+            return json_answer(count, headers=answer_headers(request, "anthropic"))
+
+        return await _answered(request, user, "anthropic", answer)
 
     async def _models(self, request: Any, user: Any) -> Any:
         tables = await self._tables.get()

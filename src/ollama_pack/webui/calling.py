@@ -10,6 +10,7 @@ import orjson
 
 from ollama_pack.base.messages import message
 from ollama_pack.engines.body import object_at
+from ollama_pack.engines.openai.failures import message_in
 from ollama_pack.engines.refusals import Refusal
 from ollama_pack.engines.sse import ServerEvent, SseBuffer
 from ollama_pack.webui.errors import ModelRefusedError
@@ -163,13 +164,12 @@ def refusal_in(body: object, status: int, headers: Mapping[str, str] | None = No
     error = found.get("error") or found.get("detail") or body
     fields = object_at(error)
     sentence = fields.get("message") or fields.get("detail") or error
+    said = sentence if isinstance(sentence, str) else message_in(body)
     own = fields.get("status")
     wait = str(fields.get("retry_after") or _header(headers, "retry-after"))
     return Refusal(
         status=own if isinstance(own, int) and own >= ERROR_STATUS else status,
-        message=sentence
-        if isinstance(sentence, str) and sentence
-        else message("The model gave the error {status}.", status=status),
+        message=said or message("The model gave the error {status}.", status=status),
         code=str(fields["code"]) if fields.get("code") else None,
         param=fields["param"] if isinstance(fields.get("param"), str) else None,
         retry_after=int(wait) if wait.isdigit() else None,

@@ -45,12 +45,12 @@ def engine_said_in(answer: bytes) -> str:
         value = json.loads(answer.decode(errors="replace"))
     except (ValueError, RecursionError):
         return said_in(answer)
-    found = _message_in(value)
+    found = message_in(value)
     return shortened(found) if found else said_in(answer)
 
 
-def _message_in(value: object, depth: int = 0) -> str:
-    """The first text under one of the names that engines have for it."""
+def message_in(value: object, depth: int = 0) -> str:
+    """The first text under one of the names that engines have for it; empty where there is none."""
     if isinstance(value, str):
         return value
     if isinstance(value, list):  # FastAPI's list of what is wrong
@@ -59,5 +59,5 @@ def _message_in(value: object, depth: int = 0) -> str:
         return "; ".join(f"{place}: {text}" for place, text in zip(places, texts, strict=True))
     if not isinstance(value, dict) or depth > 1:
         return ""
-    found = (_message_in(value[name], depth + 1) for name in ("error", "message", "detail") if name in value)
+    found = (message_in(value[name], depth + 1) for name in ("error", "message", "detail") if name in value)
     return next((text for text in found if text), "")
