@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import math
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ import aiohttp
 from ollama_pack.base.messages import message
 from ollama_pack.engines.body import json_in
 from ollama_pack.engines.errors import (
+    NodeBusyError,
     NodeCertificateError,
     NodeError,
     NodeFaultError,
@@ -30,6 +32,8 @@ MAX_NOTES = 32  # sentences about one node in the log
 END_SECONDS = 1.0  # for the end of the body after the last line: then the connection can serve again
 
 log = logging.getLogger(__name__)
+
+LEAST_PAUSE, MOST_PAUSE = 0.5, 120.0  # seconds for which a node is believed to be busy
 
 NO_HEADERS: Mapping[str, str] = {}
 
@@ -231,7 +235,10 @@ class NodeTransport:
             said = await self._read(response, REFUSAL_BYTES, whole=False)
         finally:
             response.close()
-        raise self.dialect.refusal(self.name, response.status, said, str((body or {}).get("model", "")))
+        error = self.dialect.refusal(self.name, response.status, said, str((body or {}).get("model", "")))
+        if isinstance(error, NodeBusyError):
+            error.retry_after = _seconds_in(response.headers.get("Retry-After", ""))
+        raise error
 
     def _redirected(self, path: str, status: int, location: str) -> NodeFaultError:
         """Not followed: it would make a GET of a POST, and carry the node's key to another server."""
@@ -344,6 +351,15 @@ class NodeTransport:
                 yield
         except TimeoutError as error:
             raise NodeTimeoutError(self.name, stage, seconds) from error
+
+
+def _seconds_in(header: str) -> float | None:
+    """What `Retry-After` says; None where it says nothing, or a date."""
+    try:
+        seconds = float(header)
+    except ValueError:
+        return None
+    return min(max(seconds, LEAST_PAUSE), MOST_PAUSE) if math.isfinite(seconds) else None
 
 
 async def _read_to_end(pieces: AsyncGenerator[Any, None]) -> None:
