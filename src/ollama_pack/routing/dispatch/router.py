@@ -694,11 +694,11 @@ class Router:
         pending.bound = self._loop.create_future()
 
     def _is_busy(self, pending: PendingChat, error: NodeBusyError) -> bool:
-        """Whether it waits now: for another node, or for the same one if that may be free soon."""
-        now = self._loop.time()
+        """Whether it waits now: for another node, or for the same one if that says that it is free soon."""
+        now, pause = self._loop.time(), error.retry_after
         pending.busy_since = now if pending.busy_since is None else pending.busy_since
-        soon = now + (error.retry_after or 0.0) - pending.busy_since < DOWN_SECONDS
-        return self.scheduler.is_busy(pending.request.id, pause=error.retry_after, waits=soon)
+        soon = pause is not None and now + pause - pending.busy_since < DOWN_SECONDS
+        return self.scheduler.is_busy(pending.request.id, pause=pause, waits=soon)
 
 
 async def _tell_load(pending: PendingChat, attempt: Attempt) -> None:

@@ -207,12 +207,12 @@ class NodeState:
             self._breakers.setdefault(model, Breaker(MODEL_RULE)).failed(now, at_once=hung)
             self.breaker.gave_up()
 
-    def busy(self, model: str, now: float, *, at_once: bool, pause: float | None) -> None:
+    def busy(self, model: str, now: float, *, pause: float | None) -> None:
         """A request was not taken: the model is busy, for so many seconds if the node says that."""
         self.changed()
         if model in self.models:
             breaker = self._breakers.setdefault(model, Breaker(MODEL_RULE))
-            breaker.failed(now, at_once=at_once or pause is not None, grows=False, pause=pause)
+            breaker.failed(now, at_once=pause is not None, grows=False, pause=pause)
         self.breaker.gave_up()
 
     def broke_off(self, model: str, user: str, now: float) -> None:

@@ -297,7 +297,7 @@ class Scheduler:
         self._ended(running)
         again = self._fails_over(running)
         alone = waits and not again
-        running.node.busy(running.assignment.model, self._clock(), at_once=alone, pause=pause)
+        running.node.busy(running.assignment.model, self._clock(), pause=pause)
         self.listener(EndedEvent(request_id))  # other workers learn by themselves for how long
         if again or alone:
             self._wait_again(running, "" if alone else running.node.row.name)
