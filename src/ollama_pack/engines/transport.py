@@ -29,6 +29,7 @@ from ollama_pack.engines.sse import LineBuffer, LineTooLongError, ServerEvent, S
 HTTP_OK = 200
 REFUSAL_BYTES = 16 * 2**10  # read of an answer that is an error; its message is shorter
 MAX_NOTES = 32  # sentences about one node in the log
+UNREAD_SECONDS = 1.0  # in which it shows that a used connection had ended
 END_SECONDS = 1.0  # for the end of the body after the last line: then the connection can serve again
 
 log = logging.getLogger(__name__)
@@ -39,6 +40,24 @@ NO_HEADERS: Mapping[str, str] = {}
 
 _Stage = Literal["first byte", "next line", "answer"]
 T = TypeVar("T")
+
+
+def node_session(connector: aiohttp.BaseConnector, *, trust_env: bool = False) -> aiohttp.ClientSession:
+    """A session for nodes, that notes in the context of a request when it goes over a used connection.
+
+    It keeps no cookies: what a gateway sets for one user is not to be sent with another's request.
+    """
+
+    async def reused(_session: Any, context: Any, _params: Any) -> None:
+        if context.trace_request_ctx is not None:
+            context.trace_request_ctx["reused"] = True
+
+    trace = aiohttp.TraceConfig()
+    trace.on_connection_reuseconn.append(reused)
+    jar = aiohttp.DummyCookieJar()
+    return aiohttp.ClientSession(
+        connector=connector, trust_env=trust_env, cookie_jar=jar, trace_configs=[trace]
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,7 +275,7 @@ class NodeTransport:
         method, data = ("GET", None) if body is None else ("POST", self._encoded(body))
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=self.limits.connect)
         try:
-            return await self._session.request(
+            return await self._over_living_connection(
                 method,
                 self._url + path,
                 data=data,
@@ -276,6 +295,23 @@ class NodeTransport:
             raise NodeFaultError(
                 self.name, message("hung up before it answered, or spoke no HTTP")
             ) from error
+
+    async def _over_living_connection(self, method: str, url: str, **sent: Any) -> aiohttp.ClientResponse:
+        """The answer to a request, which is sent again where a used connection has ended at that moment.
+
+        Servers close connections that nobody uses: uvicorn and llama.cpp after five seconds. What is sent
+        just then is never read. aiohttp itself sends a GET again, but no POST. A server that hangs up later
+        may have died of the request.
+        """
+        loop = asyncio.get_running_loop()
+        while True:
+            context: dict[str, bool] = {}
+            began = loop.time()
+            try:
+                return await self._session.request(method, url, trace_request_ctx=context, **sent)
+            except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
+                if not context or loop.time() - began > UNREAD_SECONDS:
+                    raise
 
     def _merged(self, headers: Mapping[str, str]) -> Mapping[str, str]:
         """The headers of all requests and of this one, whose own count more, in any spelling."""
