@@ -5,7 +5,7 @@ import gc
 import json
 import socket
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, closing
+from contextlib import asynccontextmanager, closing, nullcontext, suppress
 from typing import Any
 
 import aiohttp
@@ -26,7 +26,7 @@ from ollama_pack.engines.errors import (
 )
 from ollama_pack.engines.ollama.client import OllamaClient
 from ollama_pack.engines.ollama.stream import completion_of
-from ollama_pack.engines.transport import NodeLimits
+from ollama_pack.engines.transport import NodeLimits, node_session
 
 
 @pytest.fixture(autouse=True)
@@ -112,6 +112,39 @@ def test_hanging_up_before_the_answer(scripted: OllamaNode) -> None:
     """Would catch a crash of aiohttp's that nobody up there knows."""
     scripted.enqueue(Answer(hangs_up=True))
     fail(scripted.url, NodeFaultError)
+
+
+@pytest.mark.parametrize("lives", [1, 0])
+def test_a_used_connection_that_ends_as_it_is_used(lives: int) -> None:
+    """Would catch a chat that fails as its node has just closed a connection, and one that is sent twice.
+
+    Over a new connection, the node may have died of the request.
+    """
+    came: list[str] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(asyncio.IncompleteReadError, ConnectionError):
+            for number in range(lives + 1):
+                head = (await reader.readuntil(b"\r\n\r\n")).decode()
+                length = head.lower().partition("content-length: ")[2].partition("\r\n")[0]
+                await reader.readexactly(int(length))
+                came.append(f"{number} {head.partition(' HTTP')[0]}")
+                if number < lives:
+                    writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
+        writer.close()
+
+    async def scenario() -> None:
+        async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+            url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+            async with node_session(aiohttp.TCPConnector()) as session:
+                client = OllamaClient(url, session)
+                for _ in range(2):
+                    with nullcontext() if lives else pytest.raises(NodeFaultError, match="hung up before"):
+                        await client.load("m", seconds=PATIENCE)
+
+    asyncio.run(scenario())
+    load = "POST /api/generate"
+    assert came == ([f"0 {load}", f"1 {load}", f"0 {load}"] if lives else [f"0 {load}"] * 2)
 
 
 def test_a_slow_first_byte(scripted: OllamaNode) -> None:

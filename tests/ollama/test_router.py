@@ -1,17 +1,20 @@
 """The router over scripted nodes: who answers, what a failing node does, and what is left afterwards."""
 
 import asyncio
+import json
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from random import Random
 from typing import Any
 
 import aiohttp
 import pytest
 
+from harness.hostile_server import Handler, HostileServer, http_answer, json_answer
 from harness.ollama_node import Answer, Fault, Model, OllamaNode
-from harness.routing import HEAD, JSON, QUICK, Chat, routing, rows_of, run, until
+from harness.routing import HEAD, JSON, QUICK, Chat, router_over, routing, rows_of, run, until
 from ollama_pack.engines.errors import NodeTimeoutError, RequestRefusedError
 from ollama_pack.routing.decide.assignment import Assignment
 from ollama_pack.routing.dispatch import attempt
@@ -210,6 +213,64 @@ def test_an_answer_that_pauses_is_waited_for_where_its_node_is_only_busy(
             return await answer
 
     assert run(scenario).said == "Once upon "
+
+
+@pytest.mark.parametrize("engines", [1, 2])
+def test_an_engine_that_is_busy_for_a_moment_is_waited_for(engines: int) -> None:
+    """Would catch a chat that fails since the only engines that have its model are asked too often."""
+    refusals = [Refusal(429, 0.6), Refusal(503, 0.6)]
+
+    async def scenario(urls: list[str]) -> tuple[Chat, Router]:
+        rows = (f"gpu{number} {url} kind=openai slots=1" for number, url in enumerate(urls))
+        async with router_over(*rows) as router:
+            return await Chat(router, models=("m",)).run(), router
+
+    with ExitStack() as stack:
+        servers = [stack.enter_context(HostileServer(rate_limited(refusals.copy()))) for _ in range(engines)]
+        chat, router = run(lambda: scenario([server.url for server in servers]))
+    assert chat.answer == "Hi"
+    assert sum(counts.failures for counts in router.counts.models.values()) == 1 + engines
+
+
+def test_an_engine_that_stays_busy_is_not_waited_for() -> None:
+    """Would catch a chat that waits for ever, or is sent again to an engine that has asked for a pause."""
+
+    async def scenario(url: str) -> None:
+        async with router_over(f"gpu0 {url} kind=openai slots=1") as router:
+            with pytest.raises(NoAnswerError, match="is busy"):
+                await Chat(router, models=("m",)).run()
+            (breaker,) = router.scheduler.cluster.nodes["gpu0"].retry_at()
+            assert breaker - asyncio.get_running_loop().time() > 30
+
+    with HostileServer(rate_limited([Refusal(429, 60)] * 9)) as server:
+        run(lambda: scenario(server.url))
+        assert sum("/chat/completions" in head for head in server.heads) == 1
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """What an engine answers that is asked too often, and when it wants to be asked again."""
+
+    status: int
+    seconds: float
+
+
+def rate_limited(refusals: list[Refusal]) -> Handler:
+    """An engine that refuses so many chats before it answers one."""
+
+    def handle(_method: str, path: str) -> bytes:
+        if path == "/v1/models":
+            return json_answer({"object": "list", "data": [{"id": "m", "object": "model"}]})
+        if not path.endswith("/chat/completions"):
+            return json_answer({}, "404 Not Found")
+        if refusals:
+            refusal = refusals.pop(0)
+            return http_answer(b"{}", f"{refusal.status} Busy", Retry_After=str(refusal.seconds))
+        chunk = {"choices": [{"index": 0, "delta": {"content": "Hi"}, "finish_reason": "stop"}]}
+        events = f"data: {json.dumps(chunk)}\n\ndata: [DONE]\n\n".encode()
+        return http_answer(events, Content_Type="text/event-stream")
+
+    return handle
 
 
 def test_all_nodes_fail(nodes: list[OllamaNode]) -> None:

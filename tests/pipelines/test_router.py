@@ -66,7 +66,7 @@ def test_another_node_answers_for_one_that_is_gone(piped: PipedWebUI, user: Open
     """Would catch an error that a user sees though another node could answer."""
     first = chunks_of(piped.ask(user, "gpt-4"))[-1]["ollama_pack"]["node"]
     home = piped.nodes[0 if first == "gpu0" else 1]
-    home.enqueue(Answer(hangs_up=True))
+    home.enqueue(Answer(refusal=(500, "llama runner process has terminated")))
     chunks = chunks_of(piped.ask(user, "gpt-4"))
     assert said(chunks) == "You said: hello"
     assert chunks[-1]["ollama_pack"]["node"] != first

@@ -64,13 +64,16 @@ class Breaker:
         """A request ended and tells nothing, being cancelled or refused with 4xx: let another one try."""
         self._trying = False
 
-    def failed(self, now: float, *, at_once: bool = False, grows: bool = True) -> None:
+    def failed(
+        self, now: float, *, at_once: bool = False, grows: bool = True, pause: float | None = None
+    ) -> None:
         """A request failed. Those that were on their way when it opened tell nothing new.
 
         Args:
             now: the moment.
             at_once: open now, whatever the threshold: such failures cost too much to wait for another.
             grows: the next time is twice as long. Not where it is only busy: it may be free any moment.
+            pause: seconds that it stays open, where that is known.
         """
         self.failed_at = now
         if self.state(now) == "open" and not self._trying:
@@ -81,4 +84,4 @@ class Breaker:
         if was_open and grows:
             self._backoff = min(2 * self._backoff, self._rule.longest)
         if was_open or at_once or self._failures >= self._rule.threshold:
-            self._retry_at = now + self._backoff
+            self._retry_at = now + (self._backoff if pause is None else pause)

@@ -131,10 +131,15 @@ class NodeTimeoutError(RetryableNodeError):
 
 
 class NodeBusyError(RetryableNodeError):
-    """The node takes no more requests at the moment."""
+    """The node takes no more requests at the moment.
 
-    def __init__(self, node: str, status: int, said: str) -> None:
+    Attributes:
+        retry_after: seconds after which it may, as its answer says; None: it does not.
+    """
+
+    def __init__(self, node: str, status: int, said: str, retry_after: float | None = None) -> None:
         super().__init__(node, message("is busy (status {status})", status=status), status=status, said=said)
+        self.retry_after = retry_after
 
 
 class NodeFaultError(RetryableNodeError):

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import math
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ import aiohttp
 from ollama_pack.base.messages import message
 from ollama_pack.engines.body import json_in
 from ollama_pack.engines.errors import (
+    NodeBusyError,
     NodeCertificateError,
     NodeError,
     NodeFaultError,
@@ -27,14 +29,35 @@ from ollama_pack.engines.sse import LineBuffer, LineTooLongError, ServerEvent, S
 HTTP_OK = 200
 REFUSAL_BYTES = 16 * 2**10  # read of an answer that is an error; its message is shorter
 MAX_NOTES = 32  # sentences about one node in the log
+UNREAD_SECONDS = 1.0  # in which it shows that a used connection had ended
 END_SECONDS = 1.0  # for the end of the body after the last line: then the connection can serve again
 
 log = logging.getLogger(__name__)
+
+LEAST_PAUSE, MOST_PAUSE = 0.5, 120.0  # seconds for which a node is believed to be busy
 
 NO_HEADERS: Mapping[str, str] = {}
 
 _Stage = Literal["first byte", "next line", "answer"]
 T = TypeVar("T")
+
+
+def node_session(connector: aiohttp.BaseConnector, *, trust_env: bool = False) -> aiohttp.ClientSession:
+    """A session for nodes, that notes in the context of a request when it goes over a used connection.
+
+    It keeps no cookies: what a gateway sets for one user is not to be sent with another's request.
+    """
+
+    async def reused(_session: Any, context: Any, _params: Any) -> None:
+        if context.trace_request_ctx is not None:
+            context.trace_request_ctx["reused"] = True
+
+    trace = aiohttp.TraceConfig()
+    trace.on_connection_reuseconn.append(reused)
+    jar = aiohttp.DummyCookieJar()
+    return aiohttp.ClientSession(
+        connector=connector, trust_env=trust_env, cookie_jar=jar, trace_configs=[trace]
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,7 +254,10 @@ class NodeTransport:
             said = await self._read(response, REFUSAL_BYTES, whole=False)
         finally:
             response.close()
-        raise self.dialect.refusal(self.name, response.status, said, str((body or {}).get("model", "")))
+        error = self.dialect.refusal(self.name, response.status, said, str((body or {}).get("model", "")))
+        if isinstance(error, NodeBusyError):
+            error.retry_after = _seconds_in(response.headers.get("Retry-After", ""))
+        raise error
 
     def _redirected(self, path: str, status: int, location: str) -> NodeFaultError:
         """Not followed: it would make a GET of a POST, and carry the node's key to another server."""
@@ -249,7 +275,7 @@ class NodeTransport:
         method, data = ("GET", None) if body is None else ("POST", self._encoded(body))
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=self.limits.connect)
         try:
-            return await self._session.request(
+            return await self._over_living_connection(
                 method,
                 self._url + path,
                 data=data,
@@ -269,6 +295,23 @@ class NodeTransport:
             raise NodeFaultError(
                 self.name, message("hung up before it answered, or spoke no HTTP")
             ) from error
+
+    async def _over_living_connection(self, method: str, url: str, **sent: Any) -> aiohttp.ClientResponse:
+        """The answer to a request, which is sent again where a used connection has ended at that moment.
+
+        Servers close connections that nobody uses: uvicorn and llama.cpp after five seconds. What is sent
+        just then is never read. aiohttp itself sends a GET again, but no POST. A server that hangs up later
+        may have died of the request.
+        """
+        loop = asyncio.get_running_loop()
+        while True:
+            context: dict[str, bool] = {}
+            began = loop.time()
+            try:
+                return await self._session.request(method, url, trace_request_ctx=context, **sent)
+            except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
+                if not context or loop.time() - began > UNREAD_SECONDS:
+                    raise
 
     def _merged(self, headers: Mapping[str, str]) -> Mapping[str, str]:
         """The headers of all requests and of this one, whose own count more, in any spelling."""
@@ -344,6 +387,15 @@ class NodeTransport:
                 yield
         except TimeoutError as error:
             raise NodeTimeoutError(self.name, stage, seconds) from error
+
+
+def _seconds_in(header: str) -> float | None:
+    """What `Retry-After` says; None where it says nothing, or a date."""
+    try:
+        seconds = float(header)
+    except ValueError:
+        return None
+    return min(max(seconds, LEAST_PAUSE), MOST_PAUSE) if math.isfinite(seconds) else None
 
 
 async def _read_to_end(pieces: AsyncGenerator[Any, None]) -> None:

@@ -12,6 +12,7 @@ from urllib.request import getproxies
 import aiohttp
 
 from ollama_pack.base.single_flight import process_wide
+from ollama_pack.engines.transport import node_session
 from ollama_pack.routing.dispatch.pending_chat import RouterSettings
 from ollama_pack.routing.dispatch.router import Router
 from ollama_pack.routing.nodes import NodeRow
@@ -63,11 +64,7 @@ class RouterHost:
         elif self.current is None or self._made_of != wanted:
             self.retire()
             connector = aiohttp.TCPConnector(limit=0, ssl=self._trusted())
-            session = aiohttp.ClientSession(
-                connector=connector,
-                trust_env=_environment_counts(),
-                cookie_jar=aiohttp.DummyCookieJar(),  # a gateway's cookie for one user is nobody else's
-            )
+            session = node_session(connector, trust_env=_environment_counts())
             self.current = Router(
                 rows,
                 session,

@@ -84,6 +84,7 @@ class PendingChat:
         figures: its user may see figures about what others do: see `reason`.
         language: of the reason that its answer carries.
         waits_since: when it began to wait for one, on the loop's clock; None: it is at one.
+        busy_since: when the first node was too busy for it, on the same clock; None: none was.
         tried: nodes that have failed it → what was wrong.
         unexplained: those of these failures that may have been its own fault.
         answering: its answer has begun.
@@ -107,6 +108,7 @@ class PendingChat:
     figures: bool = True
     language: str = ENGLISH
     waits_since: float | None = None
+    busy_since: float | None = None
     tried: dict[str, NodeError] = field(default_factory=dict)
     unexplained: list[UnexplainedFailure] = field(default_factory=list)
     answering: bool = False

@@ -670,13 +670,15 @@ class Router:
         self._failures[node, fold_name(binding.model)] = error.plain
         self._attempts.end(pending.request.id)
         unexplained, kind = is_unexplained(error), failure_kind(error)
-        again = self.scheduler.failed(
-            pending.request.id,
-            node_down=error.is_down,
-            hung=is_hang(error),
-            blamed=not unexplained,
-            busy=isinstance(error, NodeBusyError),
-        )
+        if isinstance(error, NodeBusyError):
+            again = self._is_busy(pending, error)
+        else:
+            again = self.scheduler.failed(
+                pending.request.id,
+                node_down=error.is_down,
+                hung=is_hang(error),
+                blamed=not unexplained,
+            )
         if isinstance(error, (ModelNotFoundError, NodeUnreachableError)):
             self.nodes[node].hurry.set()
         if pending.answering:
@@ -690,6 +692,13 @@ class Router:
             pending.unexplained.append(UnexplainedFailure(node, binding.model, is_hang(error), kind))
         self.counts.failed_over(binding)
         pending.bound = self._loop.create_future()
+
+    def _is_busy(self, pending: PendingChat, error: NodeBusyError) -> bool:
+        """Whether it waits now: for another node, or for the same one if that says that it is free soon."""
+        now, pause = self._loop.time(), error.retry_after
+        pending.busy_since = now if pending.busy_since is None else pending.busy_since
+        soon = pause is not None and now + pause - pending.busy_since < DOWN_SECONDS
+        return self.scheduler.is_busy(pending.request.id, pause=pause, waits=soon)
 
 
 async def _tell_load(pending: PendingChat, attempt: Attempt) -> None:

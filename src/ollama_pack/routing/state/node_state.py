@@ -198,14 +198,22 @@ class NodeState:
         for breaker in self._on_the_way(model):
             breaker.gave_up()
 
-    def failed(self, model: str, now: float, *, node_down: bool, hung: bool, busy: bool = False) -> None:
-        """A request failed, for the node's sake or for one model's, or was not taken as that is busy."""
+    def failed(self, model: str, now: float, *, node_down: bool, hung: bool) -> None:
+        """A request failed, for the node's sake or for one model's."""
         self.changed()
         if node_down:
             self.breaker.failed(now)
         elif model in self.models:
-            self._breakers.setdefault(model, Breaker(MODEL_RULE)).failed(now, at_once=hung, grows=not busy)
+            self._breakers.setdefault(model, Breaker(MODEL_RULE)).failed(now, at_once=hung)
             self.breaker.gave_up()
+
+    def busy(self, model: str, now: float, *, pause: float | None) -> None:
+        """A request was not taken: the model is busy, for so many seconds if the node says that."""
+        self.changed()
+        if model in self.models:
+            breaker = self._breakers.setdefault(model, Breaker(MODEL_RULE))
+            breaker.failed(now, at_once=pause is not None, grows=False, pause=pause)
+        self.breaker.gave_up()
 
     def broke_off(self, model: str, user: str, now: float) -> None:
         """An answer ended in the middle. One user's request may be the reason, two users' are not."""

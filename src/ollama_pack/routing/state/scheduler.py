@@ -280,15 +280,30 @@ class Scheduler:
         self.cluster.learn(running.node, blob, lesson)
         self.listener(FinishedEvent(request_id, node_key(running.node.row), blob, lesson))
 
-    def failed(
-        self,
-        request_id: str,
-        *,
-        node_down: bool,
-        hung: bool = False,
-        blamed: bool = True,
-        busy: bool = False,
-    ) -> bool:
+    def is_busy(self, request_id: str, *, pause: float | None, waits: bool) -> bool:
+        """The node takes no further request of this model now.
+
+        Args:
+            request_id: the request.
+            pause: for so many seconds; None: it does not say.
+            waits: the request waits for the same node if there is no other.
+
+        Returns:
+            Whether it waits. If not, tell the user.
+        """
+        if (running := self._running.pop(request_id, None)) is None:
+            return False
+        self._leave(running)
+        self._ended(running)
+        again = self._fails_over(running)
+        alone = waits and not again
+        running.node.busy(running.assignment.model, self._clock(), pause=pause)
+        self.listener(EndedEvent(request_id))  # other workers learn by themselves for how long
+        if again or alone:
+            self._wait_again(running, "" if alone else running.node.row.name)
+        return again or alone
+
+    def failed(self, request_id: str, *, node_down: bool, hung: bool = False, blamed: bool = True) -> bool:
         """The node has failed before the first token, or in the middle of an answer.
 
         Args:
@@ -296,7 +311,6 @@ class Scheduler:
             node_down: it is the node (no connection, no answer to a probe), not one model on it.
             hung: the model said nothing for as long as it could: nobody else is to wait for it.
             blamed: the fault is the node's. If not, it may be the request's: `blame` may be called later.
-            busy: the node takes no further request of this model now.
 
         Returns:
             Whether it waits for another node now. If not, tell the user.
@@ -309,23 +323,26 @@ class Scheduler:
         node, model = running.node, running.assignment.model
         running.runner.mirror.clear()
         if blamed:
-            node.failed(model, self._clock(), node_down=node_down, hung=hung, busy=busy)
-            # Other workers learn by themselves that it is busy, and for how long.
-            self.listener(EndedEvent(request_id) if busy else FailedEvent(request_id, node_down, hung))
+            node.failed(model, self._clock(), node_down=node_down, hung=hung)
+            self.listener(FailedEvent(request_id, node_down, hung))
         else:
             if running.answering:
                 node.broke_off(model, running.assignment.request.user, self._clock())
             else:
                 node.gave_up(model)
             self.listener(EndedEvent(request_id))
-        again = (
-            not running.answering and len(running.entry.tried) < MAX_FAILOVERS and self._elsewhere(running)
-        )
-        if again:
-            self._queue.put_back(running.entry, running.node.row.name)
-            running.entry.shared = False
-            self._unheard.append(running.entry)
+        if again := self._fails_over(running):
+            self._wait_again(running, node.row.name)
         return again
+
+    def _fails_over(self, running: RunningRequest) -> bool:
+        """Whether another node may answer it."""
+        return not running.answering and len(running.entry.tried) < MAX_FAILOVERS and self._elsewhere(running)
+
+    def _wait_again(self, running: RunningRequest, failed_node: str) -> None:
+        self._queue.put_back(running.entry, failed_node)
+        running.entry.shared = False
+        self._unheard.append(running.entry)
 
     def blame(self, request_id: str, name: str, model: str, *, hung: bool) -> None:
         """A node failed a request that another one has begun to answer: so the fault was the node's."""
