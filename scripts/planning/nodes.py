@@ -37,7 +37,7 @@ def look_at(node: Endpoint, number: int, shared: Collection[str] = ()) -> SeenNo
     name = node.name or f"gpu{number}"
     if node.kind != "ollama" or node.url.startswith(DISCOVERED):
         fault = message("only Ollama nodes with an address of their own are planned")
-        return SeenNode(name, shown_address(node.url), fault=fault)
+        return SeenNode(name, shown_address(node.url), elsewhere=frozenset(node.models), fault=fault)
     (row,) = parse_nodes(node.text(number))
     try:
         listed, _ = entries_in(_ask(row, "/api/tags"), ListedModel)
@@ -58,6 +58,7 @@ def look_at(node: Endpoint, number: int, shared: Collection[str] = ()) -> SeenNo
         slots=row.slots or memory.options.slots,
         options=memory.options,
         variants={name: variant for name, variant in variants.items() if name in chatting},
+        elsewhere=frozenset(model.name for model in listed if model.is_remote),
     )
 
 

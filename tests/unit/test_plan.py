@@ -274,6 +274,26 @@ def test_names_of_the_same_weights_are_in_memory_once(
     assert [one["refused"] for one in told["replays"]] == [0] * len(told["replays"])
 
 
+def test_models_that_run_elsewhere_are_not_pulled(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Would catch 70 GB that are planned for a model of Ollama's cloud, or for one that a vLLM has."""
+    vllm, mine, cloud = "meta-llama/Llama-3.1-70B-Instruct", "mine:70b", "gpt-oss:120b-cloud"
+    tags = {
+        "models": [{"name": LLAMA, "size": 5 * GB}, {"name": mine, "size": 9, "remote_host": "https://x"}]
+    }
+    record = tmp_path / "record.jsonl"
+    record.write_text("\n".join(map(json.dumps, day({LLAMA: 0.1, vllm: 0.3, mine: 0.3, cloud: 0.3}, 20))))
+    with ollama({LLAMA: BEHIND[LLAMA]}, others={"/api/tags": tags}) as url:
+        (tmp_path / "pack.yaml").write_text(
+            f"model_provider:\n  endpoints:\n  - {{name: a, url: '{url}', memory: 160GB}}\n"
+            f"  - {{name: b, url: '{url}/b', kind: openai, models: ['{vllm}']}}\n"
+        )
+        _, text = run(capsys, str(tmp_path / "pack.yaml"), "--json", "--record", str(record))
+    told = json.loads(text)
+    assert {row["model"] for row in told["fits"]} == {LLAMA}
+    assert (told["pulls"], told["unplaced"]) == ([], [])
+    assert {one["refused"] for one in told["replays"]} == {0}
+
+
 def test_people_get_a_table(pack: Path, capsys: pytest.CaptureFixture[str]) -> None:
     status, text = run(capsys, str(pack), "--users", "40")
     assert status == 0
