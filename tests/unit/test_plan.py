@@ -225,6 +225,17 @@ def test_gpus_of_two_nodes_are_planned_with_once(tmp_path: Path, capsys: pytest.
     assert [node["room_bytes"] for node in json.loads(text)["nodes"]] == [0, 0]
 
 
+@pytest.mark.parametrize(
+    ("version", "engine"), [("0.17.4", None), ("0.32.1", "llama.cpp"), ("1.0.0-rc1", "llama.cpp"), (7, None)]
+)
+def test_a_newer_ollama_runs_models_with_another_program(version: object, engine: str | None) -> None:
+    """Would catch 128k tokens that do not fit, as Ollama 0.17 computes their attention without flash."""
+    with ollama({LLAMA: BEHIND[LLAMA]}, others={"/api/version": {"version": version}}) as url:
+        seen = look_at(Endpoint(url=url, name="a", memory="24GB"), 0)
+    assert seen.options is not None
+    assert seen.options.engine == engine
+
+
 def test_what_is_loaded_shows_how_a_server_is_set_up() -> None:
     """Would catch a plan for one slot and a cache of 16 bits where the node shows four and 8."""
     real = RunOptions(16_384, slots=4, cache="q8_0", flash=True, engine="llama.cpp")
