@@ -1,5 +1,6 @@
 """The nodes of pack.yaml as they are now: what they have installed, how much memory, what is loaded."""
 
+import re
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
@@ -13,6 +14,7 @@ from ollama_pack.base.messages import message
 from ollama_pack.engines.model_kinds import chats
 from ollama_pack.engines.ollama.names import level_of
 from ollama_pack.engines.ollama.values import ListedModel, LoadedModel, ShownModel, entries_in
+from ollama_pack.fit.memory import Engine
 from ollama_pack.fit.planning import PlannedVariant
 from ollama_pack.fit.shapes import level_bits
 from ollama_pack.routing.decide.view import InstalledModel
@@ -23,6 +25,7 @@ from ollama_pack.routing.state.node_memory import NodeMemory, is_split
 
 SECONDS = 10.0
 MAX_MODELS = 200  # of one node
+LLAMA_SERVER = (0, 30)  # the first Ollama that runs all models with llama.cpp's server
 MAX_UNANSWERED = 3  # questions about models, each of which takes `SECONDS`, before the node is left out
 
 
@@ -37,7 +40,7 @@ def look_at(node: Endpoint, number: int, shared: Collection[str] = ()) -> SeenNo
     name = node.name or f"gpu{number}"
     if node.kind != "ollama" or node.url.startswith(DISCOVERED):
         fault = message("only Ollama nodes with an address of their own are planned")
-        return SeenNode(name, shown_address(node.url), fault=fault)
+        return SeenNode(name, shown_address(node.url), elsewhere=frozenset(node.models), fault=fault)
     (row,) = parse_nodes(node.text(number))
     try:
         listed, _ = entries_in(_ask(row, "/api/tags"), ListedModel)
@@ -58,6 +61,7 @@ def look_at(node: Endpoint, number: int, shared: Collection[str] = ()) -> SeenNo
         slots=row.slots or memory.options.slots,
         options=memory.options,
         variants={name: variant for name, variant in variants.items() if name in chatting},
+        elsewhere=frozenset(model.name for model in listed if model.is_remote),
     )
 
 
@@ -70,7 +74,7 @@ def _memory(
     alone: bool,
 ) -> NodeMemory:
     """What one look teaches of its memory: the router learns the same at each."""
-    memory = NodeMemory(row)
+    memory = NodeMemory(row, _engine(row))
     for model in loaded:
         known = variants.get(model.name)
         if known is not None:
@@ -84,6 +88,16 @@ def _memory(
         used = sum(gpu.memory_used or 0 for gpu in gpus)
         memory.told(sum(gpu.memory_total or 0 for gpu in gpus), used, len(gpus), on_gpu)
     return memory
+
+
+def _engine(row: NodeRow) -> Engine | None:
+    """The program that its Ollama runs models with, where that is not as in 0.17."""
+    try:
+        written = str(_ask(row, "/api/version").get("version"))
+    except (UnreachableError, ValueError):
+        return None
+    found = re.match(r"(\d+)\.(\d+)", written)
+    return "llama.cpp" if found and (int(found[1]), int(found[2])) >= LLAMA_SERVER else None
 
 
 def _gpus(row: NodeRow) -> list[Gpu]:

@@ -97,6 +97,25 @@ def test_what_is_in_memory_counts() -> None:
     assert choices(world, "m:8b") == {"middle": "q3_k_s"}
 
 
+def test_what_is_in_memory_must_fit_as_it_is_asked_for() -> None:
+    """Would catch a chat of 64k tokens that has q8_0 loaded again, in part on the CPU, as it fits with 4k."""
+    world = fleet(middle="16GB")
+    models = world.scheduler.cluster.nodes["middle"].models
+    small = ResidentModel("m:8b-q8_0", 10 * GB, 4096, 1.0, vram=10 * GB)
+    world.scheduler.cluster.probed("middle", models, [small])
+    assert choices(world, "m:8b") == {"middle": "q8_0"}
+    assert choices(world, "m:8b", 40_000) == {"middle": "q6_k"}
+
+
+def test_a_variant_that_is_in_part_on_the_cpu_is_not_kept() -> None:
+    """Would catch q8_0 that another client loaded, and that all chats keep in memory though q4 would fit."""
+    world = fleet(small="8GB")
+    models = world.scheduler.cluster.nodes["small"].models
+    spilled = ResidentModel("m:8b-q8_0", 10 * GB, 4096, 1.0, vram=7 * GB)
+    world.scheduler.cluster.probed("small", models, [spilled])
+    assert choices(world, "m:8b") == {"small": "q4_k_m"}
+
+
 def test_the_answer_comes_from_the_variant_that_fits() -> None:
     """Would catch a decision that quotes one variant and sends another."""
     world = fleet(small="8GB")

@@ -14,7 +14,7 @@ from harness.gguf import GGUFError, SkippedList, read_header
 from harness.gguf_headers import MODELS, Model
 from ollama_pack.engines.ollama.values import ShownModel
 from ollama_pack.fit.learned import MemoryLearner, SeenLoad
-from ollama_pack.fit.memory import ModelShape, RunOptions, memory_needed
+from ollama_pack.fit.memory import LayerCache, ModelShape, RunOptions, memory_needed
 from ollama_pack.fit.shapes import (
     Tensor,
     in_other_bits,
@@ -266,6 +266,18 @@ def test_qwen_next_needs_no_interval_in_its_file() -> None:
     header = BY_NAME["Qwen 3 Next 80B A3B"].header
     metadata = {name: value for name, value in header.metadata.items() if "interval" not in name}
     assert shape_of(metadata, header.tensors) == SHAPES["Qwen 3 Next 80B A3B"]
+
+
+def test_the_own_engine_keeps_more() -> None:
+    """Would catch half of the cache of GLM 4.7 Flash, or Llama 4 with windows that Ollama does not cut."""
+    for engine, width in (("llama.cpp", 576), ("ollama", 576 + 512)):
+        need = memory_needed(SHAPES[LATENT], RunOptions(8192, engine=engine))  # type: ignore[arg-type]
+        assert need.cache == 27 * 8192 * width * 2
+    layers = ((LayerCache(1024, 1024, window=128), 12), (LayerCache(1024, 1024), 12))
+    for architecture, kept in (("gemma3", 128), ("gpt-oss", 4096), ("llama4", 131_072)):
+        shape = ModelShape(architecture, weights=1, layers=layers)
+        need = memory_needed(shape, RunOptions(131_072, engine="ollama"))
+        assert need.cache == pytest.approx(12 * 2048 * 2 * (131_072 + min(131_072, kept + 512)), rel=0.001)
 
 
 # --- what a recipe adds ---

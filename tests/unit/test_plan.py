@@ -225,6 +225,17 @@ def test_gpus_of_two_nodes_are_planned_with_once(tmp_path: Path, capsys: pytest.
     assert [node["room_bytes"] for node in json.loads(text)["nodes"]] == [0, 0]
 
 
+@pytest.mark.parametrize(
+    ("version", "engine"), [("0.17.4", None), ("0.32.1", "llama.cpp"), ("1.0.0-rc1", "llama.cpp"), (7, None)]
+)
+def test_a_newer_ollama_runs_models_with_another_program(version: object, engine: str | None) -> None:
+    """Would catch 128k tokens that do not fit, as Ollama 0.17 computes their attention without flash."""
+    with ollama({LLAMA: BEHIND[LLAMA]}, others={"/api/version": {"version": version}}) as url:
+        seen = look_at(Endpoint(url=url, name="a", memory="24GB"), 0)
+    assert seen.options is not None
+    assert seen.options.engine == engine
+
+
 def test_what_is_loaded_shows_how_a_server_is_set_up() -> None:
     """Would catch a plan for one slot and a cache of 16 bits where the node shows four and 8."""
     real = RunOptions(16_384, slots=4, cache="q8_0", flash=True, engine="llama.cpp")
@@ -272,6 +283,26 @@ def test_names_of_the_same_weights_are_in_memory_once(
     assert len(told["plan"]) == 1
     assert told["unplaced"] == []
     assert [one["refused"] for one in told["replays"]] == [0] * len(told["replays"])
+
+
+def test_models_that_run_elsewhere_are_not_pulled(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Would catch 70 GB that are planned for a model of Ollama's cloud, or for one that a vLLM has."""
+    vllm, mine, cloud = "meta-llama/Llama-3.1-70B-Instruct", "mine:70b", "gpt-oss:120b-cloud"
+    tags = {
+        "models": [{"name": LLAMA, "size": 5 * GB}, {"name": mine, "size": 9, "remote_host": "https://x"}]
+    }
+    record = tmp_path / "record.jsonl"
+    record.write_text("\n".join(map(json.dumps, day({LLAMA: 0.1, vllm: 0.3, mine: 0.3, cloud: 0.3}, 20))))
+    with ollama({LLAMA: BEHIND[LLAMA]}, others={"/api/tags": tags}) as url:
+        (tmp_path / "pack.yaml").write_text(
+            f"model_provider:\n  endpoints:\n  - {{name: a, url: '{url}', memory: 160GB}}\n"
+            f"  - {{name: b, url: '{url}/b', kind: openai, models: ['{vllm}']}}\n"
+        )
+        _, text = run(capsys, str(tmp_path / "pack.yaml"), "--json", "--record", str(record))
+    told = json.loads(text)
+    assert {row["model"] for row in told["fits"]} == {LLAMA}
+    assert (told["pulls"], told["unplaced"]) == ([], [])
+    assert {one["refused"] for one in told["replays"]} == {0}
 
 
 def test_people_get_a_table(pack: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -66,7 +66,9 @@ def best_variant(
     in_memory = {blob for blob, _ in resident}
     for variant in variants:
         others = sum(size for blob, size in resident if blob != variant.blob)
-        if variant.blob in in_memory or (variant.need and variant.need + others <= room):
+        # One in memory may be there with less context, or in part on the CPU.
+        is_there = variant.blob in in_memory and not (measured and variant.need > room)
+        if is_there or (variant.need and variant.need + others <= room):
             return variant, True
     alone = [one for one in variants if one.need and one.need <= room]
     if alone:

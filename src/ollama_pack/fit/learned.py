@@ -32,16 +32,17 @@ class SeenLoad:
 class MemoryLearner:
     """Predicts memory on one node."""
 
-    def __init__(self, slots: int | None = None) -> None:
+    def __init__(self, slots: int | None = None, engine: Engine | None = None) -> None:
         """Start with the usual settings.
 
         Args:
             slots: that a runner is known to have; None: they are to be found out.
+            engine: the one that is expected until a load shows it; None: the one of Ollama 0.17.
         """
         self._slots = slots
         self._seen: dict[str, SeenLoad] = {}
         self._on_gpu: dict[str, bool] = {}  # of the same: whether a GPU has some of it
-        self.options = RunOptions(0, slots=slots or 1)
+        self.options = RunOptions(0, slots=slots or 1, engine=engine)
 
     def seen(self, blob: str, load: SeenLoad, *, on_gpu: bool) -> bool:
         """Take in a model in memory. Returns whether that has changed what is predicted."""

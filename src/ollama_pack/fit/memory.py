@@ -10,7 +10,8 @@
 
 Three programs run models, and count differently:
 
-    ollama     Ollama's own engine, for newer architectures. It counts the token table, too.
+    ollama     Ollama's own engine, for newer architectures. It counts the token table, too, keeps more than
+               the window of some, and the value of latent attention a second time.
     runner     llama.cpp inside Ollama, for the others. Ollama estimates its buffers, and none on a CPU.
     llama.cpp  its server, which the newest Ollamas start; the logits of a batch stay outside the GPU.
 
@@ -39,6 +40,8 @@ _OWN_ENGINE = frozenset({
     "olmo3", "qwen25vl", "qwen3", "qwen3moe", "qwen35", "qwen35moe", "qwen3next", "qwen3vl",
     "qwen3vlmoe", "glm4moelite", "glmocr", "lfm2", "lfm2moe",
 })  # fmt: skip
+# Tokens that it keeps on layers with a window, where those are more: all, for Llama 4.
+_OWN_WINDOWS = {"gemma4": 4096, "gptoss": 4096, "gpt-oss": 4096, "llama4": 2**40}
 _WITHOUT_FLASH = frozenset({"deepseek2", "deepseekocr", "gemma3n", "llama4", "mllama", "qwen25vl"})
 
 
@@ -48,12 +51,14 @@ class LayerCache:
 
     Attributes:
         key, value: numbers for each token; 0: it is no attention layer.
+        latent: of the key, those that are the value as well: Ollama's own engine keeps them twice.
         window: tokens that it looks back at most; 0: all of the context.
         state: numbers that it keeps for each slot, however long the prompt is.
     """
 
     key: int = 0
     value: int = 0
+    latent: int = 0
     window: int = 0
     state: int = 0
 
@@ -141,8 +146,11 @@ def memory_needed(shape: ModelShape, options: RunOptions) -> MemoryNeed:
     per_value = (_ROUND_BYTES if engine == "runner" else CACHE_BYTES)[options.cache]
     cache, state = 0.0, 0
     for layer, count in shape.layers:
-        kept = min(whole, _padded(options.slots * layer.window + batch)) if layer.window else whole
-        cache += count * kept * (layer.key + layer.value) * per_value
+        window, width = layer.window, layer.key + layer.value
+        if engine == "ollama":
+            window, width = max(window, _OWN_WINDOWS.get(shape.architecture, 0)), width + layer.latent
+        kept = min(whole, _padded(options.slots * window + batch)) if layer.window else whole
+        cache += count * kept * width * per_value
         state += count * options.slots * layer.state * 4
     weights = shape.weights + (shape.token_table if engine == "ollama" else 0)
     buffers = _buffers(shape, options, engine, whole, batch)

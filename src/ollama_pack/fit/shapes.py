@@ -241,7 +241,7 @@ def _layers(
     windows = _windows(known, count)
     kv_heads = known.each("attention.head_count_kv", count, known.number("attention.head_count"))
     value_size = known.number("attention.value_length") or head_size
-    state = _state(known)
+    state, latent = _state(known), known.number("attention.kv_lora_rank")
     interval = known.number("full_attention_interval", _INTERVALS.get(known.architecture, 0))
     caching = known.number("attention.shared_kv_layers")
     caching = count - caching if caching else _OWN_CACHES.get(known.architecture, count)
@@ -254,6 +254,7 @@ def _layers(
             LayerCache(
                 key=key if attends and number < caching else 0,
                 value=value if attends and number < caching else 0,
+                latent=latent if attends and not value else 0,
                 window=windows[number] if attends else 0,
                 state=state if _recurs(known, tensors, attends=attends, interval=interval) else 0,
             )

@@ -35,6 +35,11 @@ _CLOUD_BYTES = 2**20  # a model with such a tag that is larger than this has wei
 _Entry = TypeVar("_Entry", bound="NamedModel")
 
 
+def is_cloud_name(name: str) -> bool:
+    """Whether a name is one of Ollama's cloud, such as `gpt-oss:120b-cloud`."""
+    return bool(_CLOUD_TAG.fullmatch(name))
+
+
 class NodeValue(BaseModel):
     """Base of what is read from a node's answers."""
 
@@ -108,7 +113,7 @@ class ListedModel(NamedModel):
     @property
     def is_remote(self) -> bool:
         """Whether the node only passes requests on: it is never loaded there, and takes no memory."""
-        tagged = bool(_CLOUD_TAG.fullmatch(self.name)) and self.size < _CLOUD_BYTES
+        tagged = is_cloud_name(self.name) and self.size < _CLOUD_BYTES
         return bool(self.remote_model or self.remote_host) or tagged
 
 

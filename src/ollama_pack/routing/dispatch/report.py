@@ -90,7 +90,8 @@ def _node_to_plan(router: Router, name: str) -> SeenNode:
     watch, state = router.nodes[name], router.scheduler.cluster.nodes[name]
     address = watch.client.name
     if watch.row.kind != "ollama":
-        return SeenNode(name, address, fault=message("only Ollama nodes are planned"))
+        names = frozenset(model.name for model in watch.models)
+        return SeenNode(name, address, elsewhere=names, fault=message("only Ollama nodes are planned"))
     if watch.is_gone:
         return SeenNode(name, address, fault=watch.fault or message("it has not answered yet"))
     memory = state.memory
@@ -113,4 +114,5 @@ def _node_to_plan(router: Router, name: str) -> SeenNode:
             for model in watch.models
             if model.installed.shape is not None and not model.installed.remote
         },
+        elsewhere=frozenset(model.name for model in watch.models if model.installed.remote),
     )

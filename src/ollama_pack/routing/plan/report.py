@@ -8,6 +8,7 @@ from typing import Any
 
 from ollama_pack.base.messages import message
 from ollama_pack.engines.ollama.names import find_model, quantization_in, variants_of
+from ollama_pack.engines.ollama.values import is_cloud_name
 from ollama_pack.fit.choose import quality_order, usable_memory
 from ollama_pack.fit.memory import RunOptions
 from ollama_pack.fit.planning import (
@@ -48,6 +49,7 @@ class SeenNode:
         slots: requests that a model answers at once.
         options: how its server is set up, as far as it has shown; None: as usual.
         variants: what it has installed, by name.
+        elsewhere: names that it answers for without memory of its own: cloud models, those of other engines.
         fault: why nothing is known of it; empty: all is.
     """
 
@@ -58,6 +60,7 @@ class SeenNode:
     slots: int = 1
     options: RunOptions | None = None
     variants: Mapping[str, PlannedVariant] = field(default_factory=dict)
+    elsewhere: frozenset[str] = frozenset()
     fault: str = ""
 
     @property
@@ -172,7 +175,10 @@ def plan_report(  # noqa: PLR0913 - each is a fact of its own
         users: people who use chats; None: as many as the record has.
         seconds: after which no further fleet is simulated, and fewer chats are: somebody waits.
     """
-    report, asked = PlanReport(nodes, context, demand.source), demand.chats
+    report = PlanReport(nodes, context, demand.source)
+    elsewhere = _elsewhere(nodes, {*wanted.names, *(one.model for one in demand.chats)})
+    wanted = replace(wanted, names=tuple(name for name in wanted.names if name not in elsewhere))
+    asked = [one for one in demand.chats if one.model not in elsewhere]
     known = [node for node in nodes if node.room and not node.fault]
     planned = [node.planned for node in known]
     models = list(_models(nodes, wanted, asked, users))
@@ -188,6 +194,17 @@ def plan_report(  # noqa: PLR0913 - each is a fact of its own
                 break
         report.replayed = len(recent)
     return report
+
+
+def _elsewhere(nodes: Sequence[SeenNode], names: Collection[str]) -> frozenset[str]:
+    """The names that only models answer for which take no memory of these nodes."""
+    there = {name for node in nodes for name in node.variants}
+    others = {name for node in nodes for name in node.elsewhere}
+    return frozenset(
+        name
+        for name in names
+        if (is_cloud_name(name) or find_model(name, others)) and not find_model(name, there)
+    )
 
 
 def _models(

@@ -7,7 +7,7 @@ from dataclasses import replace
 from ollama_pack.base.messages import message
 from ollama_pack.fit.choose import Variant, best_variant, usable_memory
 from ollama_pack.fit.learned import MemoryLearner, SeenLoad
-from ollama_pack.fit.memory import DRIVER_BYTES, RunOptions
+from ollama_pack.fit.memory import DRIVER_BYTES, Engine, RunOptions
 from ollama_pack.routing.decide.view import InstalledModel, RunnerOptions
 from ollama_pack.routing.naming import auto_parts, fold_name
 from ollama_pack.routing.nodes import NodeRow
@@ -27,13 +27,13 @@ def is_split(options: RunnerOptions) -> bool:
 class NodeMemory:
     """What is known of a node's memory. All is bounded by the models that it has."""
 
-    def __init__(self, row: NodeRow) -> None:
+    def __init__(self, row: NodeRow, engine: Engine | None = None) -> None:
         self._declared = usable_memory(row.memory) if row.memory else 0
         self._told = 0  # by its GPUs
         self._foreign: deque[int] = deque(maxlen=FOREIGN_LOOKS)
         self._together = 0  # bytes that have been seen in memory together, and none on the CPU
         self._spilled = 0  # bytes that were in GPU memory while a model was there only in part
-        self._learner = MemoryLearner(row.slots)
+        self._learner = MemoryLearner(row.slots, engine)
 
     @property
     def measured(self) -> bool:
