@@ -10,137 +10,137 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipe`, line 20196, which the server calls.
+# Begin here: `class Pipe`, line 20332, which the server calls.
 # The modules that it uses come first:
 #    220  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    507  base.messages                  Sentences for people, in English and in the languages of the catalogue.
-#    635  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    661  base.tables                    Tables that admins write as text: a row a line, `#` starts a comment, empty lines are skipped.
-#    692  aliases.errors                 What goes wrong with aliases.
-#    735  engines.errors                 What goes wrong with a node.
-#    920  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#   1050  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#   1125  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
-#   1186  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#   1572  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   1724  fit.memory                     How much memory a model takes while it runs: a pure function of its shape and of what it is loaded with.
-#   1892  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#   2276  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#   2352  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   2410  aliases.published              Which names of a table can be published as models, and what answers for them.
-#   2446  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#   2898  base.single_flight             What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
-#   3066  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   3112  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
-#   3262  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   3394  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
-#   3505  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
-#   3697  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
-#   3774  engines.vectors                Vectors for texts, as an engine gives them.
-#   3807  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
-#   3885  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
-#   3936  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
-#   3984  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
-#   4317  routing.decide.cost            What sending a request to a node costs, term by term.
-#   4451  routing.errors                 What goes wrong with routing.
-#   4633  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
-#   4671  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
-#   5038  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
-#   5473  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
-#   5597  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   5699  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
-#   5836  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
-#   5960  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
-#   6123  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   6257  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
-#   6590  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
-#   6843  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
-#   6960  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
-#   7018  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
-#   7083  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
-#   7232  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
-#   7365  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
-#   7715  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
-#   7800  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
-#   7897  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   8003  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
-#   8232  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
-#   8494  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
-#   8552  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
-#   8755  engines.calls                  Tool calls from the pieces of a streamed answer, which engines cut up and number in ways of their own.
-#   8815  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
-#   8944  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
-#   9281  routing.nodes                  The `nodes` valve: a row a line, read once.
-#   9641  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
-#   9727  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
-#   9901  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
-#  10097  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
-#  10190  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
-#  10273  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
-#  10339  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
-#  10388  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
-#  10475  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
-#  10589  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
-#  11108  routing.probe.node_watch       One node as the router holds it: its client, what the last looks have shown, and when it counts as gone.
-#  11409  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
-#  11657  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
-#  11760  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
-#  11868  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-#  11985  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
-#  12238  routing.state.demand           How often each set of weights is asked for, over the last minutes.
-#  12271  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-#  12457  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#  12492  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#  13257  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#  13333  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#  13479  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#  13725  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
-#  13865  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  13925  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
-#  14465  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
-#  14645  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
-#  14994  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  15303  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  15418  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  16044  routing.dispatch.embedding     Vectors from the fleet: the node that has the model in memory and the least to do, then the others.
-#  16104  fit.planning                   Which models a fleet should have where, so that its demand needs the fewest loads: pure functions.
-#  16301  routing.plan.demand            What people ask for: chats from the router's record, or from a file like it.
-#  16396  routing.plan.virtual_fleet     A node as Ollama is, in virtual time: no sockets, no sleeping, thousands of requests in a second.
-#  16657  routing.plan.replay            A recorded day again, in virtual time: the router's own scheduler over simulated nodes.
-#  16844  routing.plan.report            What fits where, what to pull, and what one more GPU would bring: all of a plan, as people read it.
-#  17138  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, the admin's dashboard, and a plan.
-#  17247  cache.errors                   What goes wrong with the cache.
-#  17267  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  17299  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  17448  services.budget_chats          Chats that are under way and their budgets: what each has used so far, by whoever knows it best.
-#  17454  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#  17469  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#  17615  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#  17658  webui.users                    Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
-#  17691  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#  17782  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-#  17945  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
-#  18035  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
-#  18278  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  18423  services.activity              What chats did in this process, until somebody writes it into the history.
-#  18449  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  18578  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
-#  18688  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
-#  18735  services.valves                What all valves of the pack have in common: what is refused is told to admins, without what was written.
-#  18863  services.router_valves         The valves of the router, wherever it runs.
-#  19017  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  19131  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  19392  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
-#  19424  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  19446  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#  19452  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#  19546  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
-#  19653  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  19748  webui.leaving                  When Open WebUI is told that a client has left: not while it reads its database.
-#  19837  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#  20032  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
-#  20043  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#  20102  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#    508  base.messages                  Sentences for people, in English and in the languages of the catalogue.
+#    636  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    662  base.tables                    Tables that admins write as text: a row a line, `#` starts a comment, empty lines are skipped.
+#    693  aliases.errors                 What goes wrong with aliases.
+#    736  engines.errors                 What goes wrong with a node.
+#    926  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#   1056  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#   1131  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
+#   1200  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#   1586  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   1738  fit.memory                     How much memory a model takes while it runs: a pure function of its shape and of what it is loaded with.
+#   1914  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   2299  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   2377  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   2435  aliases.published              Which names of a table can be published as models, and what answers for them.
+#   2471  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#   2923  base.single_flight             What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
+#   3091  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   3137  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
+#   3287  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   3419  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
+#   3530  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
+#   3722  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
+#   3799  engines.vectors                Vectors for texts, as an engine gives them.
+#   3832  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
+#   3910  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
+#   3961  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
+#   4009  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
+#   4342  routing.decide.cost            What sending a request to a node costs, term by term.
+#   4476  routing.errors                 What goes wrong with routing.
+#   4658  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
+#   4696  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
+#   5063  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
+#   5498  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
+#   5622  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   5724  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
+#   5861  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
+#   5985  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
+#   6148  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   6282  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
+#   6665  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
+#   6918  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
+#   7035  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
+#   7093  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
+#   7158  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
+#   7307  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
+#   7442  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
+#   7792  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
+#   7877  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
+#   7974  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   8080  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
+#   8314  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
+#   8576  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
+#   8634  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
+#   8837  engines.calls                  Tool calls from the pieces of a streamed answer, which engines cut up and number in ways of their own.
+#   8897  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
+#   9026  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
+#   9363  routing.nodes                  The `nodes` valve: a row a line, read once.
+#   9723  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
+#   9809  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
+#   9983  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
+#  10179  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
+#  10272  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
+#  10358  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
+#  10424  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
+#  10473  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
+#  10561  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
+#  10675  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
+#  11202  routing.probe.node_watch       One node as the router holds it: its client, what the last looks have shown, and when it counts as gone.
+#  11503  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
+#  11751  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
+#  11854  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
+#  11962  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+#  12079  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
+#  12332  routing.state.demand           How often each set of weights is asked for, over the last minutes.
+#  12365  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+#  12551  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#  12586  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#  13351  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#  13427  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#  13573  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#  13819  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
+#  13959  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  14019  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
+#  14576  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
+#  14756  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
+#  15107  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  15416  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  15531  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  16166  routing.dispatch.embedding     Vectors from the fleet: the node that has the model in memory and the least to do, then the others.
+#  16226  fit.planning                   Which models a fleet should have where, so that its demand needs the fewest loads: pure functions.
+#  16423  routing.plan.demand            What people ask for: chats from the router's record, or from a file like it.
+#  16518  routing.plan.virtual_fleet     A node as Ollama is, in virtual time: no sockets, no sleeping, thousands of requests in a second.
+#  16779  routing.plan.replay            A recorded day again, in virtual time: the router's own scheduler over simulated nodes.
+#  16966  routing.plan.report            What fits where, what to pull, and what one more GPU would bring: all of a plan, as people read it.
+#  17276  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, the admin's dashboard, and a plan.
+#  17387  cache.errors                   What goes wrong with the cache.
+#  17407  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  17439  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  17588  services.budget_chats          Chats that are under way and their budgets: what each has used so far, by whoever knows it best.
+#  17594  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#  17609  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#  17755  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#  17798  webui.users                    Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
+#  17831  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#  17922  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#  18085  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
+#  18175  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
+#  18418  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  18563  services.activity              What chats did in this process, until somebody writes it into the history.
+#  18589  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  18714  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#  18824  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
+#  18871  services.valves                What all valves of the pack have in common: what is refused is told to admins, without what was written.
+#  18999  services.router_valves         The valves of the router, wherever it runs.
+#  19153  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  19267  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  19528  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#  19560  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  19582  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#  19588  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#  19682  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
+#  19789  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  19884  webui.leaving                  When Open WebUI is told that a client has left: not while it reads its database.
+#  19973  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#  20168  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
+#  20179  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#  20238  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
 
 import asyncio
 import base64
@@ -232,6 +232,7 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "No computer was free for this model within {seconds:g} seconds. Try again in a minute, or choose another model.": "{seconds:g} 秒内没有空闲的机器可以运行该模型。请稍后再试，或选择其他模型。",
         "No model behind the alias {alias!r} can answer: {reasons}. An admin can install one (ollama pull {first}), grant access to it, or change the alias.": "别名 {alias!r} 背后没有可用的模型：{reasons}。管理员可以安装一个（ollama pull {first}）、授予使用权限，或修改别名。",
         "No model behind this name can be used. Choose another model, or ask an admin.": "该名称对应的模型均不可用。请选择其他模型，或联系管理员。",
+        "No node is an Ollama: nothing else can pull models.": "没有 Ollama 节点：只有 Ollama 能拉取模型。",
         "No pull is under way.": "没有正在进行的拉取。",
         "Only an Ollama can pull models.": "只有 Ollama 能拉取模型。",
         "Settings of {plugin} were refused: {reason}": "{plugin} 的设置未被接受：{reason}",
@@ -861,10 +862,15 @@ class NodeTimeoutError(RetryableNodeError):
 
 
 class NodeBusyError(RetryableNodeError):
-    """The node takes no more requests at the moment."""
+    """The node takes no more requests at the moment.
 
-    def __init__(self, node: str, status: int, said: str) -> None:
+    Attributes:
+        retry_after: seconds after which it may, as its answer says; None: it does not.
+    """
+
+    def __init__(self, node: str, status: int, said: str, retry_after: float | None = None) -> None:
         super().__init__(node, message("is busy (status {status})", status=status), status=status, said=said)
+        self.retry_after = retry_after
 
 
 class NodeFaultError(RetryableNodeError):
@@ -1154,11 +1160,12 @@ def request_facts(body: Mapping[str, Any], model: str, groups: Iterable[str] = (
     """Read the facts of a chat body. What is not of the expected form counts as absent, never as an error."""
     messages = _mappings(body.get("messages"))
     images = sum(map(_count_images, messages))
-    text = sum(map(_text_bytes, messages))
+    tools = _items(body.get("tools"))
+    text = sum(map(_text_bytes, messages)) + sum(map(_bytes_of, tools))
     return RequestFacts(
         model=model,
         images=images > 0,
-        tools=bool(_items(body.get("tools")) or _items(body.get("tool_ids"))),
+        tools=bool(tools or _items(body.get("tool_ids"))),
         tokens=math.ceil(text / BYTES_PER_TOKEN) + images * TOKENS_PER_IMAGE,
         groups=frozenset(groups),
     )
@@ -1180,7 +1187,14 @@ def _count_images(message: Mapping[str, Any]) -> int:
 def _text_bytes(message: Mapping[str, Any]) -> int:
     content = message.get("content")
     texts = [content, *(part.get("text") for part in _mappings(content))]
-    return sum(len(text.encode(errors="replace")) for text in texts if isinstance(text, str))
+    # What an agent writes stands in its calls.
+    calls = [object_at(call, "function").get("arguments") or "" for call in _items(message.get("tool_calls"))]
+    return sum(_bytes_of(text) for text in texts if isinstance(text, str)) + sum(map(_bytes_of, calls))
+
+
+def _bytes_of(value: object) -> int:
+    """The bytes of a text; of something else, about those that it is written with."""
+    return len(str(value).encode(errors="replace"))
 
 
 # --- ollama_pack.aliases.table ---
@@ -1734,7 +1748,8 @@ def _level(written: str) -> str:
 #
 # Three programs run models, and count differently:
 #
-#     ollama     Ollama's own engine, for newer architectures. It counts the token table, too.
+#     ollama     Ollama's own engine, for newer architectures. It counts the token table, too, keeps more than
+#                the window of some, and the value of latent attention a second time.
 #     runner     llama.cpp inside Ollama, for the others. Ollama estimates its buffers, and none on a CPU.
 #     llama.cpp  its server, which the newest Ollamas start; the logits of a batch stay outside the GPU.
 #
@@ -1759,6 +1774,8 @@ _OWN_ENGINE = frozenset({
     "olmo3", "qwen25vl", "qwen3", "qwen3moe", "qwen35", "qwen35moe", "qwen3next", "qwen3vl",
     "qwen3vlmoe", "glm4moelite", "glmocr", "lfm2", "lfm2moe",
 })  # fmt: skip
+# Tokens that it keeps on layers with a window, where those are more: all, for Llama 4.
+_OWN_WINDOWS = {"gemma4": 4096, "gptoss": 4096, "gpt-oss": 4096, "llama4": 2**40}
 _WITHOUT_FLASH = frozenset({"deepseek2", "deepseekocr", "gemma3n", "llama4", "mllama", "qwen25vl"})
 
 
@@ -1768,12 +1785,14 @@ class LayerCache:
 
     Attributes:
         key, value: numbers for each token; 0: it is no attention layer.
+        latent: of the key, those that are the value as well: Ollama's own engine keeps them twice.
         window: tokens that it looks back at most; 0: all of the context.
         state: numbers that it keeps for each slot, however long the prompt is.
     """
 
     key: int = 0
     value: int = 0
+    latent: int = 0
     window: int = 0
     state: int = 0
 
@@ -1861,8 +1880,11 @@ def memory_needed(shape: ModelShape, options: RunOptions) -> MemoryNeed:
     per_value = (_ROUND_BYTES if engine == "runner" else CACHE_BYTES)[options.cache]
     cache, state = 0.0, 0
     for layer, count in shape.layers:
-        kept = min(whole, _padded(options.slots * layer.window + batch)) if layer.window else whole
-        cache += count * kept * (layer.key + layer.value) * per_value
+        window, width = layer.window, layer.key + layer.value
+        if engine == "ollama":
+            window, width = max(window, _OWN_WINDOWS.get(shape.architecture, 0)), width + layer.latent
+        kept = min(whole, _padded(options.slots * window + batch)) if layer.window else whole
+        cache += count * kept * width * per_value
         state += count * options.slots * layer.state * 4
     weights = shape.weights + (shape.token_table if engine == "ollama" else 0)
     buffers = _buffers(shape, options, engine, whole, batch)
@@ -2124,7 +2146,7 @@ def _layers(
     windows = _windows(known, count)
     kv_heads = known.each("attention.head_count_kv", count, known.number("attention.head_count"))
     value_size = known.number("attention.value_length") or head_size
-    state = _state(known)
+    state, latent = _state(known), known.number("attention.kv_lora_rank")
     interval = known.number("full_attention_interval", _INTERVALS.get(known.architecture, 0))
     caching = known.number("attention.shared_kv_layers")
     caching = count - caching if caching else _OWN_CACHES.get(known.architecture, count)
@@ -2137,6 +2159,7 @@ def _layers(
             LayerCache(
                 key=key if attends and number < caching else 0,
                 value=value if attends and number < caching else 0,
+                latent=latent if attends and not value else 0,
                 window=windows[number] if attends else 0,
                 state=state if _recurs(known, tensors, attends=attends, interval=interval) else 0,
             )
@@ -2336,7 +2359,9 @@ def best_variant(
     in_memory = {blob for blob, _ in resident}
     for variant in variants:
         others = sum(size for blob, size in resident if blob != variant.blob)
-        if variant.blob in in_memory or (variant.need and variant.need + others <= room):
+        # One in memory may be there with less context, or in part on the CPU.
+        is_there = variant.blob in in_memory and not (measured and variant.need > room)
+        if is_there or (variant.need and variant.need + others <= room):
             return variant, True
     alone = [one for one in variants if one.need and one.need <= room]
     if alone:
@@ -6260,14 +6285,35 @@ def event_text(value: Mapping[str, Any]) -> str:
 HTTP_OK = 200
 REFUSAL_BYTES = 16 * 2**10  # read of an answer that is an error; its message is shorter
 MAX_NOTES = 32  # sentences about one node in the log
+UNREAD_SECONDS = 1.0  # in which it shows that a used connection had ended
 END_SECONDS = 1.0  # for the end of the body after the last line: then the connection can serve again
 
 log = logging.getLogger(__name__)
+
+LEAST_PAUSE, MOST_PAUSE = 0.5, 120.0  # seconds for which a node is believed to be busy
 
 NO_HEADERS: Mapping[str, str] = {}
 
 _Stage = Literal["first byte", "next line", "answer"]
 T = TypeVar("T")
+
+
+def node_session(connector: aiohttp.BaseConnector, *, trust_env: bool = False) -> aiohttp.ClientSession:
+    """A session for nodes, that notes in the context of a request when it goes over a used connection.
+
+    It keeps no cookies: what a gateway sets for one user is not to be sent with another's request.
+    """
+
+    async def reused(_session: Any, context: Any, _params: Any) -> None:
+        if context.trace_request_ctx is not None:
+            context.trace_request_ctx["reused"] = True
+
+    trace = aiohttp.TraceConfig()
+    trace.on_connection_reuseconn.append(reused)
+    jar = aiohttp.DummyCookieJar()
+    return aiohttp.ClientSession(
+        connector=connector, trust_env=trust_env, cookie_jar=jar, trace_configs=[trace]
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -6464,7 +6510,10 @@ class NodeTransport:
             said = await self._read(response, REFUSAL_BYTES, whole=False)
         finally:
             response.close()
-        raise self.dialect.refusal(self.name, response.status, said, str((body or {}).get("model", "")))
+        error = self.dialect.refusal(self.name, response.status, said, str((body or {}).get("model", "")))
+        if isinstance(error, NodeBusyError):
+            error.retry_after = _seconds_in(response.headers.get("Retry-After", ""))
+        raise error
 
     def _redirected(self, path: str, status: int, location: str) -> NodeFaultError:
         """Not followed: it would make a GET of a POST, and carry the node's key to another server."""
@@ -6482,7 +6531,7 @@ class NodeTransport:
         method, data = ("GET", None) if body is None else ("POST", self._encoded(body))
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=self.limits.connect)
         try:
-            return await self._session.request(
+            return await self._over_living_connection(
                 method,
                 self._url + path,
                 data=data,
@@ -6502,6 +6551,23 @@ class NodeTransport:
             raise NodeFaultError(
                 self.name, message("hung up before it answered, or spoke no HTTP")
             ) from error
+
+    async def _over_living_connection(self, method: str, url: str, **sent: Any) -> aiohttp.ClientResponse:
+        """The answer to a request, which is sent again where a used connection has ended at that moment.
+
+        Servers close connections that nobody uses: uvicorn and llama.cpp after five seconds. What is sent
+        just then is never read. aiohttp itself sends a GET again, but no POST. A server that hangs up later
+        may have died of the request.
+        """
+        loop = asyncio.get_running_loop()
+        while True:
+            context: dict[str, bool] = {}
+            began = loop.time()
+            try:
+                return await self._session.request(method, url, trace_request_ctx=context, **sent)
+            except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
+                if not context or loop.time() - began > UNREAD_SECONDS:
+                    raise
 
     def _merged(self, headers: Mapping[str, str]) -> Mapping[str, str]:
         """The headers of all requests and of this one, whose own count more, in any spelling."""
@@ -6577,6 +6643,15 @@ class NodeTransport:
                 yield
         except TimeoutError as error:
             raise NodeTimeoutError(self.name, stage, seconds) from error
+
+
+def _seconds_in(header: str) -> float | None:
+    """What `Retry-After` says; None where it says nothing, or a date."""
+    try:
+        seconds = float(header)
+    except ValueError:
+        return None
+    return min(max(seconds, LEAST_PAUSE), MOST_PAUSE) if math.isfinite(seconds) else None
 
 
 async def _read_to_end(pieces: AsyncGenerator[Any, None]) -> None:
@@ -7302,6 +7377,7 @@ class PendingChat:
         figures: its user may see figures about what others do: see `reason`.
         language: of the reason that its answer carries.
         waits_since: when it began to wait for one, on the loop's clock; None: it is at one.
+        busy_since: when the first node was too busy for it, on the same clock; None: none was.
         tried: nodes that have failed it → what was wrong.
         unexplained: those of these failures that may have been its own fault.
         answering: its answer has begun.
@@ -7325,6 +7401,7 @@ class PendingChat:
     figures: bool = True
     language: str = ENGLISH
     waits_since: float | None = None
+    busy_since: float | None = None
     tried: dict[str, NodeError] = field(default_factory=dict)
     unexplained: list[UnexplainedFailure] = field(default_factory=list)
     answering: bool = False
@@ -8013,6 +8090,11 @@ _CLOUD_BYTES = 2**20  # a model with such a tag that is larger than this has wei
 _Entry = TypeVar("_Entry", bound="NamedModel")
 
 
+def is_cloud_name(name: str) -> bool:
+    """Whether a name is one of Ollama's cloud, such as `gpt-oss:120b-cloud`."""
+    return bool(_CLOUD_TAG.fullmatch(name))
+
+
 class NodeValue(BaseModel):
     """Base of what is read from a node's answers."""
 
@@ -8086,7 +8168,7 @@ class ListedModel(NamedModel):
     @property
     def is_remote(self) -> bool:
         """Whether the node only passes requests on: it is never loaded there, and takes no memory."""
-        tagged = bool(_CLOUD_TAG.fullmatch(self.name)) and self.size < _CLOUD_BYTES
+        tagged = is_cloud_name(self.name) and self.size < _CLOUD_BYTES
         return bool(self.remote_model or self.remote_host) or tagged
 
 
@@ -8531,12 +8613,12 @@ def engine_said_in(answer: bytes) -> str:
         value = json.loads(answer.decode(errors="replace"))
     except (ValueError, RecursionError):
         return said_in(answer)
-    found = _message_in(value)
+    found = message_in(value)
     return shortened(found) if found else said_in(answer)
 
 
-def _message_in(value: object, depth: int = 0) -> str:
-    """The first text under one of the names that engines have for it."""
+def message_in(value: object, depth: int = 0) -> str:
+    """The first text under one of the names that engines have for it; empty where there is none."""
     if isinstance(value, str):
         return value
     if isinstance(value, list):  # FastAPI's list of what is wrong
@@ -8545,7 +8627,7 @@ def _message_in(value: object, depth: int = 0) -> str:
         return "; ".join(f"{place}: {text}" for place, text in zip(places, texts, strict=True))
     if not isinstance(value, dict) or depth > 1:
         return ""
-    found = (_message_in(value[name], depth + 1) for name in ("error", "message", "detail") if name in value)
+    found = (message_in(value[name], depth + 1) for name in ("error", "message", "detail") if name in value)
     return next((text for text in found if text), "")
 
 
@@ -10250,13 +10332,16 @@ class Breaker:
         """A request ended and tells nothing, being cancelled or refused with 4xx: let another one try."""
         self._trying = False
 
-    def failed(self, now: float, *, at_once: bool = False, grows: bool = True) -> None:
+    def failed(
+        self, now: float, *, at_once: bool = False, grows: bool = True, pause: float | None = None
+    ) -> None:
         """A request failed. Those that were on their way when it opened tell nothing new.
 
         Args:
             now: the moment.
             at_once: open now, whatever the threshold: such failures cost too much to wait for another.
             grows: the next time is twice as long. Not where it is only busy: it may be free any moment.
+            pause: seconds that it stays open, where that is known.
         """
         self.failed_at = now
         if self.state(now) == "open" and not self._trying:
@@ -10267,7 +10352,7 @@ class Breaker:
         if was_open and grows:
             self._backoff = min(2 * self._backoff, self._rule.longest)
         if was_open or at_once or self._failures >= self._rule.threshold:
-            self._retry_at = now + self._backoff
+            self._retry_at = now + (self._backoff if pause is None else pause)
 
 
 # --- ollama_pack.routing.state.external_load ---
@@ -10413,16 +10498,17 @@ class SeenLoad:
 class MemoryLearner:
     """Predicts memory on one node."""
 
-    def __init__(self, slots: int | None = None) -> None:
+    def __init__(self, slots: int | None = None, engine: Engine | None = None) -> None:
         """Start with the usual settings.
 
         Args:
             slots: that a runner is known to have; None: they are to be found out.
+            engine: the one that is expected until a load shows it; None: the one of Ollama 0.17.
         """
         self._slots = slots
         self._seen: dict[str, SeenLoad] = {}
         self._on_gpu: dict[str, bool] = {}  # of the same: whether a GPU has some of it
-        self.options = RunOptions(0, slots=slots or 1)
+        self.options = RunOptions(0, slots=slots or 1, engine=engine)
 
     def seen(self, blob: str, load: SeenLoad, *, on_gpu: bool) -> bool:
         """Take in a model in memory. Returns whether that has changed what is predicted."""
@@ -10490,13 +10576,13 @@ def is_split(options: RunnerOptions) -> bool:
 class NodeMemory:
     """What is known of a node's memory. All is bounded by the models that it has."""
 
-    def __init__(self, row: NodeRow) -> None:
+    def __init__(self, row: NodeRow, engine: Engine | None = None) -> None:
         self._declared = usable_memory(row.memory) if row.memory else 0
         self._told = 0  # by its GPUs
         self._foreign: deque[int] = deque(maxlen=FOREIGN_LOOKS)
         self._together = 0  # bytes that have been seen in memory together, and none on the CPU
         self._spilled = 0  # bytes that were in GPU memory while a model was there only in part
-        self._learner = MemoryLearner(row.slots)
+        self._learner = MemoryLearner(row.slots, engine)
 
     @property
     def measured(self) -> bool:
@@ -10765,14 +10851,22 @@ class NodeState:
         for breaker in self._on_the_way(model):
             breaker.gave_up()
 
-    def failed(self, model: str, now: float, *, node_down: bool, hung: bool, busy: bool = False) -> None:
-        """A request failed, for the node's sake or for one model's, or was not taken as that is busy."""
+    def failed(self, model: str, now: float, *, node_down: bool, hung: bool) -> None:
+        """A request failed, for the node's sake or for one model's."""
         self.changed()
         if node_down:
             self.breaker.failed(now)
         elif model in self.models:
-            self._breakers.setdefault(model, Breaker(MODEL_RULE)).failed(now, at_once=hung, grows=not busy)
+            self._breakers.setdefault(model, Breaker(MODEL_RULE)).failed(now, at_once=hung)
             self.breaker.gave_up()
+
+    def busy(self, model: str, now: float, *, pause: float | None) -> None:
+        """A request was not taken: the model is busy, for so many seconds if the node says that."""
+        self.changed()
+        if model in self.models:
+            breaker = self._breakers.setdefault(model, Breaker(MODEL_RULE))
+            breaker.failed(now, at_once=pause is not None, grows=False, pause=pause)
+        self.breaker.gave_up()
 
     def broke_off(self, model: str, user: str, now: float) -> None:
         """An answer ended in the middle. One user's request may be the reason, two users' are not."""
@@ -14169,15 +14263,30 @@ class Scheduler:
         self.cluster.learn(running.node, blob, lesson)
         self.listener(FinishedEvent(request_id, node_key(running.node.row), blob, lesson))
 
-    def failed(
-        self,
-        request_id: str,
-        *,
-        node_down: bool,
-        hung: bool = False,
-        blamed: bool = True,
-        busy: bool = False,
-    ) -> bool:
+    def is_busy(self, request_id: str, *, pause: float | None, waits: bool) -> bool:
+        """The node takes no further request of this model now.
+
+        Args:
+            request_id: the request.
+            pause: for so many seconds; None: it does not say.
+            waits: the request waits for the same node if there is no other.
+
+        Returns:
+            Whether it waits. If not, tell the user.
+        """
+        if (running := self._running.pop(request_id, None)) is None:
+            return False
+        self._leave(running)
+        self._ended(running)
+        again = self._fails_over(running)
+        alone = waits and not again
+        running.node.busy(running.assignment.model, self._clock(), pause=pause)
+        self.listener(EndedEvent(request_id))  # other workers learn by themselves for how long
+        if again or alone:
+            self._wait_again(running, "" if alone else running.node.row.name)
+        return again or alone
+
+    def failed(self, request_id: str, *, node_down: bool, hung: bool = False, blamed: bool = True) -> bool:
         """The node has failed before the first token, or in the middle of an answer.
 
         Args:
@@ -14185,7 +14294,6 @@ class Scheduler:
             node_down: it is the node (no connection, no answer to a probe), not one model on it.
             hung: the model said nothing for as long as it could: nobody else is to wait for it.
             blamed: the fault is the node's. If not, it may be the request's: `blame` may be called later.
-            busy: the node takes no further request of this model now.
 
         Returns:
             Whether it waits for another node now. If not, tell the user.
@@ -14198,23 +14306,26 @@ class Scheduler:
         node, model = running.node, running.assignment.model
         running.runner.mirror.clear()
         if blamed:
-            node.failed(model, self._clock(), node_down=node_down, hung=hung, busy=busy)
-            # Other workers learn by themselves that it is busy, and for how long.
-            self.listener(EndedEvent(request_id) if busy else FailedEvent(request_id, node_down, hung))
+            node.failed(model, self._clock(), node_down=node_down, hung=hung)
+            self.listener(FailedEvent(request_id, node_down, hung))
         else:
             if running.answering:
                 node.broke_off(model, running.assignment.request.user, self._clock())
             else:
                 node.gave_up(model)
             self.listener(EndedEvent(request_id))
-        again = (
-            not running.answering and len(running.entry.tried) < MAX_FAILOVERS and self._elsewhere(running)
-        )
-        if again:
-            self._queue.put_back(running.entry, running.node.row.name)
-            running.entry.shared = False
-            self._unheard.append(running.entry)
+        if again := self._fails_over(running):
+            self._wait_again(running, node.row.name)
         return again
+
+    def _fails_over(self, running: RunningRequest) -> bool:
+        """Whether another node may answer it."""
+        return not running.answering and len(running.entry.tried) < MAX_FAILOVERS and self._elsewhere(running)
+
+    def _wait_again(self, running: RunningRequest, failed_node: str) -> None:
+        self._queue.put_back(running.entry, failed_node)
+        running.entry.shared = False
+        self._unheard.append(running.entry)
 
     def blame(self, request_id: str, name: str, model: str, *, hung: bool) -> None:
         """A node failed a request that another one has begun to answer: so the fault was the node's."""
@@ -14793,12 +14904,14 @@ class Upkeep:
         """Pull a model at nodes (none: all Ollamas), one after another, each without chats meanwhile.
 
         Raises:
-            ValueError: a pull is under way, here or in another worker, or a node is unknown.
+            ValueError: a pull is under way, here or elsewhere, a node is unknown, or no node can pull.
         """
         if any(one.is_under_way for one in self.all_pulls):
             raise ValueError(message("A pull is under way. Wait until it is done, or stop it."))
         watches = self._fleet.nodes
         wanted = list(nodes) or [name for name, watch in watches.items() if watch.row.kind == "ollama"]
+        if not wanted:
+            raise ValueError(message("No node is an Ollama: nothing else can pull models."))
         for name in wanted:
             if name not in watches:
                 known = ", ".join(watches)
@@ -16010,13 +16123,15 @@ class Router:
         self._failures[node, fold_name(binding.model)] = error.plain
         self._attempts.end(pending.request.id)
         unexplained, kind = is_unexplained(error), failure_kind(error)
-        again = self.scheduler.failed(
-            pending.request.id,
-            node_down=error.is_down,
-            hung=is_hang(error),
-            blamed=not unexplained,
-            busy=isinstance(error, NodeBusyError),
-        )
+        if isinstance(error, NodeBusyError):
+            again = self._is_busy(pending, error)
+        else:
+            again = self.scheduler.failed(
+                pending.request.id,
+                node_down=error.is_down,
+                hung=is_hang(error),
+                blamed=not unexplained,
+            )
         if isinstance(error, (ModelNotFoundError, NodeUnreachableError)):
             self.nodes[node].hurry.set()
         if pending.answering:
@@ -16030,6 +16145,13 @@ class Router:
             pending.unexplained.append(UnexplainedFailure(node, binding.model, is_hang(error), kind))
         self.counts.failed_over(binding)
         pending.bound = self._loop.create_future()
+
+    def _is_busy(self, pending: PendingChat, error: NodeBusyError) -> bool:
+        """Whether it waits now: for another node, or for the same one if that says that it is free soon."""
+        now, pause = self._loop.time(), error.retry_after
+        pending.busy_since = now if pending.busy_since is None else pending.busy_since
+        soon = pause is not None and now + pause - pending.busy_since < DOWN_SECONDS
+        return self.scheduler.is_busy(pending.request.id, pause=pause, waits=soon)
 
 
 async def _tell_load(pending: PendingChat, attempt: Attempt) -> None:
@@ -16868,6 +16990,7 @@ class SeenNode:
         slots: requests that a model answers at once.
         options: how its server is set up, as far as it has shown; None: as usual.
         variants: what it has installed, by name.
+        elsewhere: names that it answers for without memory of its own: cloud models, those of other engines.
         fault: why nothing is known of it; empty: all is.
     """
 
@@ -16878,6 +17001,7 @@ class SeenNode:
     slots: int = 1
     options: RunOptions | None = None
     variants: Mapping[str, PlannedVariant] = field(default_factory=dict)
+    elsewhere: frozenset[str] = frozenset()
     fault: str = ""
 
     @property
@@ -16992,7 +17116,10 @@ def plan_report(  # noqa: PLR0913 - each is a fact of its own
         users: people who use chats; None: as many as the record has.
         seconds: after which no further fleet is simulated, and fewer chats are: somebody waits.
     """
-    report, asked = PlanReport(nodes, context, demand.source), demand.chats
+    report = PlanReport(nodes, context, demand.source)
+    elsewhere = _elsewhere(nodes, {*wanted.names, *(one.model for one in demand.chats)})
+    wanted = replace(wanted, names=tuple(name for name in wanted.names if name not in elsewhere))
+    asked = [one for one in demand.chats if one.model not in elsewhere]
     known = [node for node in nodes if node.room and not node.fault]
     planned = [node.planned for node in known]
     models = list(_report__models(nodes, wanted, asked, users))
@@ -17008,6 +17135,17 @@ def plan_report(  # noqa: PLR0913 - each is a fact of its own
                 break
         report.replayed = len(recent)
     return report
+
+
+def _elsewhere(nodes: Sequence[SeenNode], names: Collection[str]) -> frozenset[str]:
+    """The names that only models answer for which take no memory of these nodes."""
+    there = {name for node in nodes for name in node.variants}
+    others = {name for node in nodes for name in node.elsewhere}
+    return frozenset(
+        name
+        for name in names
+        if (is_cloud_name(name) or find_model(name, others)) and not find_model(name, there)
+    )
 
 
 def _report__models(
@@ -17218,7 +17356,8 @@ def _node_to_plan(router: Router, name: str) -> SeenNode:
     watch, state = router.nodes[name], router.scheduler.cluster.nodes[name]
     address = watch.client.name
     if watch.row.kind != "ollama":
-        return SeenNode(name, address, fault=message("only Ollama nodes are planned"))
+        names = frozenset(model.name for model in watch.models)
+        return SeenNode(name, address, elsewhere=names, fault=message("only Ollama nodes are planned"))
     if watch.is_gone:
         return SeenNode(name, address, fault=watch.fault or message("it has not answered yet"))
     memory = state.memory
@@ -17241,6 +17380,7 @@ def _node_to_plan(router: Router, name: str) -> SeenNode:
             for model in watch.models
             if model.installed.shape is not None and not model.installed.remote
         },
+        elsewhere=frozenset(model.name for model in watch.models if model.installed.remote),
     )
 
 
@@ -18493,11 +18633,7 @@ class RouterHost:
         elif self.current is None or self._made_of != wanted:
             self.retire()
             connector = aiohttp.TCPConnector(limit=0, ssl=self._trusted())
-            session = aiohttp.ClientSession(
-                connector=connector,
-                trust_env=_environment_counts(),
-                cookie_jar=aiohttp.DummyCookieJar(),  # a gateway's cookie for one user is nobody else's
-            )
+            session = node_session(connector, trust_env=_environment_counts())
             self.current = Router(
                 rows,
                 session,
@@ -18620,7 +18756,7 @@ NODE, MODEL = ("node",), ("node", "model")
 NODE_UP = Metric(
     "node_up", "gauge", NODE, "Whether the node answers, and has not just failed (1). A drained node is up."
 )
-IN_FLIGHT = Metric("node_requests", "gauge", NODE, "Requests at the node.")
+IN_FLIGHT = Metric("node_requests", "gauge", NODE, "Requests of this process at the node.")
 NODE_QUEUE = Metric("node_queue_length", "gauge", NODE, "Waiting requests that the node could answer.")
 RESIDENT = Metric("model_resident", "gauge", MODEL, "1 for each model in a node's memory.")
 GPU_USE = Metric("node_gpu_utilization_ratio", "gauge", ("node", "gpu"), "How busy the GPU is, 0 to 1.")
@@ -18706,7 +18842,7 @@ def router_metrics(router: Router) -> str:
     nodes = load_report(router)["nodes"]
     by_node = [
         family(NODE_UP, [((node["name"],), int(node["healthy"])) for node in nodes]),
-        family(IN_FLIGHT, [((node["name"],), node["in_flight"]) for node in nodes]),
+        family(IN_FLIGHT, [((node["name"],), router.own_in_flight(node["name"])) for node in nodes]),
         family(NODE_QUEUE, [((node["name"],), node["queued"]) for node in nodes]),
         family(RESIDENT, [((node["name"], model), 1) for node in nodes for model in set(node["models"])]),
     ]

@@ -10,7 +10,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/model_alias_filter.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Filter`, line 1916, which the server calls.
+# Begin here: `class Filter`, line 1924, which the server calls.
 # The modules that it uses come first:
 #     62  base.translations       The translations of all sentences. GENERATED from locale/ by scripts/package.py.
 #    112  base.messages           Sentences for people, in English and in the languages of the catalogue.
@@ -20,22 +20,22 @@ version: 0.1.0
 #    321  engines.body            Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
 #    332  engines.content         The parts of a message, in the one form that this pack works with, whatever a client calls them.
 #    341  aliases.facts           What an alias table may ask about a request, read off an OpenAI chat body.
-#    402  aliases.table           An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#    788  engines.ollama.names    Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#    930  fit.shapes              Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#    976  fit.choose              Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#    997  aliases.resolve         Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   1115  engines.model_ids       Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   1123  engines.refusals        What a client gets instead of an answer, in the form of each API that clients speak.
-#   1200  services.answers        An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#   1216  webui.models            What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   1334  webui.users             Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
-#   1362  services.gateway_names  The names that people and clients of the gateway may ask for, and the model that each stands for.
-#   1390  base.single_flight      What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
-#   1413  services.valves         What all valves of the pack have in common: what is refused is told to admins, without what was written.
-#   1541  engines.front_route     A route in front of a server's own, which sees each answer of a chat before its client does.
-#   1636  webui.leaving           When Open WebUI is told that a client has left: not while it reads its database.
-#   1725  webui.early_errors      The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#    410  aliases.table           An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#    796  engines.ollama.names    Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#    938  fit.shapes              Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#    984  fit.choose              Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   1005  aliases.resolve         Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   1123  engines.model_ids       Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   1131  engines.refusals        What a client gets instead of an answer, in the form of each API that clients speak.
+#   1208  services.answers        An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#   1224  webui.models            What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   1342  webui.users             Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
+#   1370  services.gateway_names  The names that people and clients of the gateway may ask for, and the model that each stands for.
+#   1398  base.single_flight      What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
+#   1421  services.valves         What all valves of the pack have in common: what is refused is told to admins, without what was written.
+#   1549  engines.front_route     A route in front of a server's own, which sees each answer of a chat before its client does.
+#   1644  webui.leaving           When Open WebUI is told that a client has left: not while it reads its database.
+#   1733  webui.early_errors      The status of an error that comes before an answer, which Open WebUI leaves no room for.
 
 import asyncio
 import logging
@@ -370,11 +370,12 @@ def request_facts(body: Mapping[str, Any], model: str, groups: Iterable[str] = (
     """Read the facts of a chat body. What is not of the expected form counts as absent, never as an error."""
     messages = _mappings(body.get("messages"))
     images = sum(map(_count_images, messages))
-    text = sum(map(_text_bytes, messages))
+    tools = _items(body.get("tools"))
+    text = sum(map(_text_bytes, messages)) + sum(map(_bytes_of, tools))
     return RequestFacts(
         model=model,
         images=images > 0,
-        tools=bool(_items(body.get("tools")) or _items(body.get("tool_ids"))),
+        tools=bool(tools or _items(body.get("tool_ids"))),
         tokens=math.ceil(text / BYTES_PER_TOKEN) + images * TOKENS_PER_IMAGE,
         groups=frozenset(groups),
     )
@@ -396,7 +397,14 @@ def _count_images(message: Mapping[str, Any]) -> int:
 def _text_bytes(message: Mapping[str, Any]) -> int:
     content = message.get("content")
     texts = [content, *(part.get("text") for part in _mappings(content))]
-    return sum(len(text.encode(errors="replace")) for text in texts if isinstance(text, str))
+    # What an agent writes stands in its calls.
+    calls = [object_at(call, "function").get("arguments") or "" for call in _items(message.get("tool_calls"))]
+    return sum(_bytes_of(text) for text in texts if isinstance(text, str)) + sum(map(_bytes_of, calls))
+
+
+def _bytes_of(value: object) -> int:
+    """The bytes of a text; of something else, about those that it is written with."""
+    return len(str(value).encode(errors="replace"))
 
 
 # --- ollama_pack.aliases.table ---

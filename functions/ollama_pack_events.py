@@ -10,97 +10,98 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/ollama_pack_events.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Event`, line 13000, which the server calls.
+# Begin here: `class Event`, line 13032, which the server calls.
 # The modules that it uses come first:
-#    169  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    657  base.messages                  Sentences for people, in English and in the languages of the catalogue.
-#    802  base.single_flight             What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
-#    970  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    996  engines.errors                 What goes wrong with a node.
-#   1014  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#   1105  services.activity              What chats did in this process, until somebody writes it into the history.
-#   1166  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#   1566  services.history               The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
-#   1946  services.dashboard             What the dashboard shows, in parts that change by themselves, and the stream that sends those that did.
-#   2212  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   2323  webui.cache_contact            The way from the events function to the running `response_cache_filter`, which may not be there.
-#   2385  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
-#   2462  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#   2476  webui.leaving                  When Open WebUI is told that a client has left: not while it reads its database.
-#   2565  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#   2596  webui.routes                   Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
-#   2758  webui.dashboard                The dashboard's page, and what those see who may not look at it. Nothing in it comes from elsewhere.
-#   4026  services.calibration_routes    What sites that learn together read here and hand over: see docs/federation.md.
-#   4062  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   4204  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#   4250  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#   4271  base.tables                    Tables that admins write as text: a row a line, `#` starts a comment, empty lines are skipped.
-#   4302  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   4310  routing.plan.report            What fits where, what to pull, and what one more GPU would bring: all of a plan, as people read it.
-#   4317  base.time_limit                A time limit that does not run out while this process itself is held up.
-#   4352  webui.errors                   What goes wrong between the pack and Open WebUI.
-#   4425  webui.contact                  The way from the events function to the running `gpu_router`: another plugin, which may not be there.
-#   4557  services.fleet_plan            The dashboard's plan of what to have where: this plugin has the record of chats, the router the nodes.
-#   4631  cache.counters                 What the cache did, in figures without any text: of this process, and to be added up over all of them.
-#   4638  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
-#   4783  services.node_upkeep           What admins do to nodes while chats go on: drain one, or pull a model at one after another.
-#   4857  engines.ollama.client_request  Requests of clients that speak Ollama's API, as OpenAI chat bodies: `from_openai` says their answers.
-#   4953  engines.calls                  Tool calls from the pieces of a streamed answer, which engines cut up and number in ways of their own.
-#   5013  engines.ollama.from_openai     An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
-#   5117  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   5226  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#   5395  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   5469  webui.ollama_models            Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
-#   5567  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#   5599  services.ollama_api            Open WebUI's Ollama API for names that `gpu_router` answers.
-#   5732  aliases.errors                 What goes wrong with aliases.
-#   5740  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
-#   5763  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#   6149  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   6207  aliases.published              Which names of a table can be published as models, and what answers for them.
-#   6276  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#   6342  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#   6492  webui.users                    Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
-#   6522  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#   6688  webui.publication              Which rows of Open WebUI's models table to write, so that users see what is offered to them. Decides only.
-#   7010  services.offer                 Which rows a deployment should have.
-#   7283  webui.rows                     Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
-#   7433  services.publishing            Publishing: what the router and the alias tables offer becomes models that users see and may use.
-#   7586  services.valves                What all valves of the pack have in common: what is refused is told to admins, without what was written.
-#   7706  speech.errors                  What goes wrong with transcription.
-#   8169  speech.languages               The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
-#   8246  speech.language                Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
-#   8339  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   8375  speech.values                  What recordings turn into, and what an engine is.
-#   8640  speech.http_answer             What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
-#   8790  speech.pcm                     Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
-#   8878  speech.openai_http             Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
-#   9081  speech.recognizer              The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
-#   9220  speech.sentences               Segments of about a sentence, made from words with times.
-#   9274  speech.whisper_model           Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
-#   9465  speech.whisper                 Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
-#   9729  services.voice_settings        The valves of voice transcription, for the tool and the routes, and the engine they ask for.
-#   9886  speech.source                  Where a recording comes from: bytes, a path or an open file; and how large it may be.
-#   9970  speech.kept                    Transcripts of a while ago: the same recording with the same options is not listened to twice.
-#  10059  speech.containers              What the bytes of a file tell that the decoder does not: whether the file ends before it should.
-#  10224  speech.decode                  Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
-#  10851  speech.joining                 Putting pieces of text together: with spaces where the script has them between words, else without.
-#  10939  speech.script                  Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
-#  11015  speech.turns                   One recording at a time on this machine's own processors, in turns between users, each with its place.
-#  11290  speech.vad                     Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
-#  11340  speech.windows                 Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
-#  11487  speech.transcribe              From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
-#  11764  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
-#  11802  webui.voice_files              Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
-#  11832  services.transcribing          Transcribing on behalf of somebody: by the admin's settings, and not twice.
-#  11957  speech.subtitles               Subtitles: lines that fit on a screen, each shown while it is spoken.
-#  12095  speech.formats                 A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
-#  12257  webui.uploads                  A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
-#  12463  services.voice_routes          The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
-#  12721  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
-#  12847  webui.chats                    Chats of the running Open WebUI, and their ratings. Imports `open_webui` when called, not before.
-#  12882  webui.load                     What `GET /api/system/load` shows of what the router tells: keys by name, so that nothing slips out.
-#  12968  webui.service                  What an event function keeps up in a process: its routes, and a task that looks again from time to time.
+#    170  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#    658  base.messages                  Sentences for people, in English and in the languages of the catalogue.
+#    803  base.single_flight             What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
+#    971  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    997  engines.errors                 What goes wrong with a node.
+#   1015  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#   1106  services.activity              What chats did in this process, until somebody writes it into the history.
+#   1167  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#   1567  services.history               The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
+#   1947  services.dashboard             What the dashboard shows, in parts that change by themselves, and the stream that sends those that did.
+#   2214  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   2325  webui.cache_contact            The way from the events function to the running `response_cache_filter`, which may not be there.
+#   2387  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
+#   2464  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#   2478  webui.leaving                  When Open WebUI is told that a client has left: not while it reads its database.
+#   2567  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#   2598  webui.routes                   Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
+#   2760  webui.dashboard                The dashboard's page, and what those see who may not look at it. Nothing in it comes from elsewhere.
+#   4041  services.calibration_routes    What sites that learn together read here and hand over: see docs/federation.md.
+#   4077  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   4219  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   4265  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   4286  base.tables                    Tables that admins write as text: a row a line, `#` starts a comment, empty lines are skipped.
+#   4317  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   4325  routing.plan.report            What fits where, what to pull, and what one more GPU would bring: all of a plan, as people read it.
+#   4332  base.time_limit                A time limit that does not run out while this process itself is held up.
+#   4367  webui.errors                   What goes wrong between the pack and Open WebUI.
+#   4440  webui.contact                  The way from the events function to the running `gpu_router`: another plugin, which may not be there.
+#   4572  services.fleet_plan            The dashboard's plan of what to have where: this plugin has the record of chats, the router the nodes.
+#   4646  cache.counters                 What the cache did, in figures without any text: of this process, and to be added up over all of them.
+#   4653  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#   4798  services.node_upkeep           What admins do to nodes while chats go on: drain one, or pull a model at one after another.
+#   4872  engines.ollama.client_request  Requests of clients that speak Ollama's API, as OpenAI chat bodies: `from_openai` says their answers.
+#   4968  engines.calls                  Tool calls from the pieces of a streamed answer, which engines cut up and number in ways of their own.
+#   5028  engines.ollama.from_openai     An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
+#   5132  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   5241  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   5277  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
+#   5295  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#   5463  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   5537  webui.ollama_models            Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
+#   5635  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   5667  services.ollama_api            Open WebUI's Ollama API for names that `gpu_router` answers.
+#   5800  aliases.errors                 What goes wrong with aliases.
+#   5808  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
+#   5831  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#   6217  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   6275  aliases.published              Which names of a table can be published as models, and what answers for them.
+#   6344  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#   6410  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#   6560  webui.users                    Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
+#   6590  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#   6756  webui.publication              Which rows of Open WebUI's models table to write, so that users see what is offered to them. Decides only.
+#   7078  services.offer                 Which rows a deployment should have.
+#   7351  webui.rows                     Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
+#   7501  services.publishing            Publishing: what the router and the alias tables offer becomes models that users see and may use.
+#   7654  services.valves                What all valves of the pack have in common: what is refused is told to admins, without what was written.
+#   7774  speech.errors                  What goes wrong with transcription.
+#   8237  speech.languages               The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
+#   8314  speech.language                Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
+#   8407  speech.values                  What recordings turn into, and what an engine is.
+#   8672  speech.http_answer             What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
+#   8822  speech.pcm                     Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
+#   8910  speech.openai_http             Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
+#   9113  speech.recognizer              The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
+#   9252  speech.sentences               Segments of about a sentence, made from words with times.
+#   9306  speech.whisper_model           Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
+#   9497  speech.whisper                 Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
+#   9761  services.voice_settings        The valves of voice transcription, for the tool and the routes, and the engine they ask for.
+#   9918  speech.source                  Where a recording comes from: bytes, a path or an open file; and how large it may be.
+#  10002  speech.kept                    Transcripts of a while ago: the same recording with the same options is not listened to twice.
+#  10091  speech.containers              What the bytes of a file tell that the decoder does not: whether the file ends before it should.
+#  10256  speech.decode                  Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
+#  10883  speech.joining                 Putting pieces of text together: with spaces where the script has them between words, else without.
+#  10971  speech.script                  Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
+#  11047  speech.turns                   One recording at a time on this machine's own processors, in turns between users, each with its place.
+#  11322  speech.vad                     Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
+#  11372  speech.windows                 Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
+#  11519  speech.transcribe              From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
+#  11796  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#  11834  webui.voice_files              Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
+#  11864  services.transcribing          Transcribing on behalf of somebody: by the admin's settings, and not twice.
+#  11989  speech.subtitles               Subtitles: lines that fit on a screen, each shown while it is spoken.
+#  12127  speech.formats                 A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
+#  12289  webui.uploads                  A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
+#  12495  services.voice_routes          The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
+#  12753  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
+#  12879  webui.chats                    Chats of the running Open WebUI, and their ratings. Imports `open_webui` when called, not before.
+#  12914  webui.load                     What `GET /api/system/load` shows of what the router tells: keys by name, so that nothing slips out.
+#  13000  webui.service                  What an event function keeps up in a process: its routes, and a task that looks again from time to time.
 
 import asyncio
 import csv
@@ -2029,7 +2030,8 @@ def matches(chat: Chat, text: str, outcome: str) -> bool:
     """Whether a chat is looked for; the page has the same rule for those that come."""
     if outcome and chat.get("outcome") != outcome:
         return False
-    shown = (str(chat.get(name) or "") for name in ("asked", "model", "node", "name", "error", "error_text"))
+    shown = [str(chat.get(name) or "") for name in ("asked", "model", "node", "name", "error", "error_text")]
+    shown += map(str, object_at(chat.get("error_texts")).values())  # as other languages show it
     return text.casefold() in "\n".join(shown).casefold()
 
 
@@ -2748,11 +2750,11 @@ def json_answer(value: Any, status: int = 200, headers: dict[str, str] | None = 
     return Response(orjson.dumps(value), status, headers, media_type="application/json")
 
 
-def text_answer(text: str, media_type: str, headers: dict[str, str] | None = None) -> Any:
+def text_answer(text: str, media_type: str, headers: dict[str, str] | None = None, status: int = 200) -> Any:
     """Text as a response of a type."""
     from starlette.responses import Response  # noqa: PLC0415
 
-    return Response(text, headers=headers, media_type=media_type)
+    return Response(text, status, headers=headers, media_type=media_type)
 
 
 # --- ollama_pack.webui.dashboard ---
@@ -2838,7 +2840,7 @@ section { margin-top: 26px; }
 .card { background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: 12px 16px; }
 .head { display: flex; flex-wrap: wrap; gap: 8px 12px; align-items: center; margin-bottom: 10px; }
 .head h2 { margin-right: auto; }
-.head .group { display: flex; flex-wrap: wrap; gap: 8px; align-items: center; }
+.head .group { display: flex; flex-wrap: wrap; gap: 8px; align-items: center; min-width: 0; }
 .badge { border-radius: 99px; padding: 1px 9px; font-size: 12px; background: var(--faint); white-space: nowrap; }
 .good { background: var(--good-soft); color: var(--good); }
 .bad { background: var(--bad-soft); color: var(--bad); }
@@ -2876,13 +2878,14 @@ tbody tr:last-child > * { border-bottom: 0; }
 td.wide, th.wide { padding-left: 8px; }
 tr.chosen > td { background: var(--faint); }
 td.inner { padding: 2px 0 14px 26px; }
-td.nowrap { white-space: nowrap; }
-td.text { overflow-wrap: anywhere; }
+.nowrap { white-space: nowrap; }
+.text { overflow-wrap: anywhere; min-width: 7em; }
 button, select, input, .button {
   font: inherit; color: inherit; background: var(--card); border: 1px solid var(--line); border-radius: 7px;
   padding: 4px 11px; min-height: 32px;
 }
 button, select, .button { cursor: pointer; }
+select { max-width: 100%; } /* the names of nodes may be long */
 .button { display: inline-block; text-decoration: none; background: var(--accent); color: var(--card); }
 button:hover { background: var(--faint); }
 button[aria-pressed="true"] { background: var(--faint); border-color: var(--soft); }
@@ -3011,6 +3014,12 @@ const gigabytes = value => isNumber(value) ? (value / 2 ** 30).toFixed(1) : "—
 const CLOCK = {hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23"};
 const TIME = new Intl.DateTimeFormat(language, CLOCK);
 const clock = at => isNumber(at) ? TIME.format(new Date(at * 1000)) : "—";
+const DAY = new Intl.DateTimeFormat(language, {month: "short", day: "numeric"});
+// The time, and the day where that is not today; neither is broken into two lines.
+function moment(at) {
+  const whole = part => make("span", {class: "nowrap"}, part), day = isNumber(at) ? DAY.format(new Date(at * 1000)) : "";
+  return day && day !== DAY.format(new Date(clockNow() * 1000)) ? [whole(day), " ", whole(clock(at))] : whole(clock(at));
+}
 function seconds(value) {
   if (!isNumber(value)) return "—";
   if (value === 0) return "0";
@@ -3450,7 +3459,7 @@ _CHATS = r"""
 // The chats: those at work now, then those that have ended, the newest first.
 
 const MAX_SHOWN = 1000;
-let chats = [], held = [], paused = false, olderKey = "", search = {text: "", outcome: ""}, searching = 0;
+let chats = [], held = [], come = [], paused = false, olderKey = "", search = {text: "", outcome: ""}, searching = 0;
 
 const OUTCOMES = {
   answered: [() => t("answered"), "good"], cached: [() => t("from the cache"), "good"],
@@ -3462,26 +3471,32 @@ const outcomeWord = outcome => OUTCOMES[outcome] ? OUTCOMES[outcome][0]() : text
 // The same rule as the server's `matches`.
 function isWanted(chat) {
   if (search.outcome && chat.outcome !== search.outcome) return false;
-  return [chat.asked, chat.model, chat.node, chat.name, chat.error, chat.error_text].join("\n").toLowerCase()
-    .includes(search.text.toLowerCase());
+  return [chat.asked, chat.model, chat.node, chat.name, chat.error, chat.error_text, ...Object.values(object(chat.error_texts))]
+    .join("\n").toLowerCase().includes(search.text.toLowerCase());
 }
 
 // Chats that have just ended, the oldest first; at the beginning the last ones that there are.
-function takeChats(come, isWhole) {
+function takeChats(ended, isWhole) {
   const known = new Set(chats.concat(held).map(chat => chat.id));
-  const fresh = come.filter(chat => !known.has(chat.id) && isWanted(chat)).reverse();
+  const fresh = ended.filter(chat => !known.has(chat.id) && isWanted(chat)).reverse();
   if (isWhole && !chats.length && !search.text && !search.outcome) olderKey = fresh.length ? fresh[fresh.length - 1].key : "";
+  come = fresh.concat(come).slice(0, MAX_SHOWN);
   if (paused) held = fresh.concat(held).slice(0, MAX_SHOWN);
   else chats = fresh.concat(chats).slice(0, MAX_SHOWN);
 }
 
 async function findChats(before) {
+  if (!before) come = [];
   const number = ++searching, asked = new URLSearchParams({...search, before});
   const answer = await fetch("/ollama-pack/chats?" + asked, {cache: "no-store"});
   if (!answer.ok || number !== searching) return;
   const found = await answer.json();
-  chats = before ? chats.concat(list(found.chats)) : list(found.chats);
-  if (!before) held = [];
+  if (before) chats = chats.concat(list(found.chats));
+  else {
+    // Those that have come since the question: the server may have looked before they had ended.
+    const ids = new Set(list(found.chats).map(chat => chat.id)), since = come.filter(chat => !ids.has(chat.id));
+    [held, chats] = [paused ? since : [], (paused ? [] : since).concat(list(found.chats))];
+  }
   olderKey = found.next;
   want("chats");
 }
@@ -3512,7 +3527,7 @@ function chatRows(chat, key) {
   const off = isNumber(chat.first) && isNumber(chat.predicted) && chat.first - (chat.waited || 0) > 2 * chat.predicted + 0.5;
   const row = make("tr", {"data-key": key},
     cell(opener(key, t("Details of this chat"))),
-    cell(chat.outcome in {waiting: 1, loading: 1, answering: 1} ? t("now") : clock(chat.at), "nowrap"),
+    cell(chat.outcome in {waiting: 1, loading: 1, answering: 1} ? t("now") : moment(chat.at)),
     cell([code(chat.asked), chat.model && chat.model !== chat.asked ? [" → ", code(chat.model)] : "",
       chat.background ? [" ", badge(t("background"))] : ""], "text"),
     cell(text(chat.node), "text medium"), cell(text(chat.name), "text medium"),
@@ -5223,6 +5238,60 @@ def event_text(value: Mapping[str, Any]) -> str:
     return f"data: {text}\n\n"
 
 
+# --- ollama_pack.engines.failures ---
+# Which typed error an answer or a failure of a node is. Nothing here shows a password.
+
+SAID_CHARACTERS = 300
+
+_CREDENTIALS = re.compile(r"(?<=//)[^/?#]*@")
+
+
+def node_name(url: str) -> str:
+    """A node's address as it may be shown: without user name, password, query and fragment."""
+    return re.split(r"[?#]", _CREDENTIALS.sub("", url), maxsplit=1)[0].rstrip("/")
+
+
+def said_in(answer: bytes) -> str:
+    """The message in an answer: its `error`, else its text, shortened; empty for a web page."""
+    if _is_page(answer):
+        return ""
+    text = answer.decode(errors="replace")
+    try:
+        error = json.loads(text)["error"]
+        said = error["message"] if isinstance(error, dict) else error
+    except (ValueError, LookupError, TypeError, RecursionError):
+        said = text
+    return shortened(said if isinstance(said, str) else text)
+
+
+def _is_page(answer: bytes) -> bool:
+    return answer.lstrip()[:1] == b"<"
+
+
+def shortened(text: str) -> str:
+    """A message on one line and of bounded length."""
+    line = " ".join(text.split())
+    return line if len(line) <= SAID_CHARACTERS else line[: SAID_CHARACTERS - 1] + "…"
+
+
+# --- ollama_pack.engines.openai.failures ---
+# Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
+
+
+def message_in(value: object, depth: int = 0) -> str:
+    """The first text under one of the names that engines have for it; empty where there is none."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list):  # FastAPI's list of what is wrong
+        places = [" ".join(map(str, item.get("loc", ()))) for item in value if isinstance(item, dict)]
+        texts = [str(item.get("msg", "")) for item in value if isinstance(item, dict)]
+        return "; ".join(f"{place}: {text}" for place, text in zip(places, texts, strict=True))
+    if not isinstance(value, dict) or depth > 1:
+        return ""
+    found = (message_in(value[name], depth + 1) for name in ("error", "message", "detail") if name in value)
+    return next((text for text in found if text), "")
+
+
 # --- ollama_pack.webui.calling ---
 # Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
 
@@ -5375,13 +5444,12 @@ def refusal_in(body: object, status: int, headers: Mapping[str, str] | None = No
     error = found.get("error") or found.get("detail") or body
     fields = object_at(error)
     sentence = fields.get("message") or fields.get("detail") or error
+    said = sentence if isinstance(sentence, str) else message_in(body)
     own = fields.get("status")
     wait = str(fields.get("retry_after") or _header(headers, "retry-after"))
     return Refusal(
         status=own if isinstance(own, int) and own >= ERROR_STATUS else status,
-        message=sentence
-        if isinstance(sentence, str) and sentence
-        else message("The model gave the error {status}.", status=status),
+        message=said or message("The model gave the error {status}.", status=status),
         code=str(fields["code"]) if fields.get("code") else None,
         param=fields["param"] if isinstance(fields.get("param"), str) else None,
         retry_after=int(wait) if wait.isdigit() else None,
@@ -8334,42 +8402,6 @@ def _chinese_script(tag: str, code: str, script: str, region: str) -> ChineseScr
     if script == "Hans" or (not script and by_region is None and (code == "zh" or region)):
         return "hans"
     return by_region or ("hant-hk" if code == "yue" else "hant")
-
-
-# --- ollama_pack.engines.failures ---
-# Which typed error an answer or a failure of a node is. Nothing here shows a password.
-
-SAID_CHARACTERS = 300
-
-_CREDENTIALS = re.compile(r"(?<=//)[^/?#]*@")
-
-
-def node_name(url: str) -> str:
-    """A node's address as it may be shown: without user name, password, query and fragment."""
-    return re.split(r"[?#]", _CREDENTIALS.sub("", url), maxsplit=1)[0].rstrip("/")
-
-
-def said_in(answer: bytes) -> str:
-    """The message in an answer: its `error`, else its text, shortened; empty for a web page."""
-    if _is_page(answer):
-        return ""
-    text = answer.decode(errors="replace")
-    try:
-        error = json.loads(text)["error"]
-        said = error["message"] if isinstance(error, dict) else error
-    except (ValueError, LookupError, TypeError, RecursionError):
-        said = text
-    return shortened(said if isinstance(said, str) else text)
-
-
-def _is_page(answer: bytes) -> bool:
-    return answer.lstrip()[:1] == b"<"
-
-
-def shortened(text: str) -> str:
-    """A message on one line and of bounded length."""
-    line = " ".join(text.split())
-    return line if len(line) <= SAID_CHARACTERS else line[: SAID_CHARACTERS - 1] + "…"
 
 
 # --- ollama_pack.speech.values ---
@@ -13297,6 +13329,9 @@ class Event:
 
     async def _usage_csv(self, request: Any, user: Any) -> Any:
         usage = await self._budgets.usage(request.app, user.model_dump())
+        if usage["fault"]:
+            why = message("Budgets are not counted: {fault}. Chats go on without.", fault=usage["fault"])
+            return text_answer(in_language(why, page_language(request)), "text/plain", NO_STORE, 503)
         return text_answer(usage_table(usage.get("all") or ()), "text/csv; charset=utf-8", NO_STORE)
 
     async def _flush_cache(self, request: Any, _user: Any) -> Any:

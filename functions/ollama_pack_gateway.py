@@ -10,68 +10,69 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/ollama_pack_gateway.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Event`, line 5786, which the server calls.
+# Begin here: `class Event`, line 5829, which the server calls.
 # The modules that it uses come first:
-#    118  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    260  base.messages                  Sentences for people, in English and in the languages of the catalogue.
-#    388  base.single_flight             What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
-#    556  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    564  cache.errors                   What goes wrong with the cache.
-#    584  cache.entry                    An answer as it is kept.
-#    617  cache.collect                  From the chunks of a generation to what may be kept of it.
-#    756  engines.errors                 What goes wrong with a node.
-#    904  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#   1034  engines.calls                  Tool calls from the pieces of a streamed answer, which engines cut up and number in ways of their own.
-#   1094  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   1119  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   1162  cache.replay                   A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
-#   1220  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#   1229  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
-#   1346  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
-#   1470  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
-#   1581  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
-#   1703  engines.ollama.client_request  Requests of clients that speak Ollama's API, as OpenAI chat bodies: `from_openai` says their answers.
-#   1858  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
-#   1935  base.tables                    Tables that admins write as text: a row a line, `#` starts a comment, empty lines are skipped.
-#   1966  aliases.errors                 What goes wrong with aliases.
-#   2008  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   2117  routing.errors                 What goes wrong with routing.
-#   2269  webui.errors                   What goes wrong between the pack and Open WebUI.
-#   2305  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#   2447  engines.ollama.from_openai     An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
-#   2551  webui.anthropic                Anthropic's Messages API, by Open WebUI's own code for it. Imports `open_webui` when called, not before.
-#   2669  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#   2689  services.client_forms          The APIs that clients of the gateway speak: each request becomes an OpenAI chat body, each answer its form.
-#   2842  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
-#   2903  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#   3289  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   3431  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#   3477  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#   3498  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   3616  aliases.published              Which names of a table can be published as models, and what answers for them.
-#   3652  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   3660  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   3764  webui.users                    Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
-#   3786  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   3894  webui.contact                  The way from the events function to the running `gpu_router`: another plugin, which may not be there.
-#   3900  services.offer                 Which rows a deployment should have.
-#   3949  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#   4118  webui.embedding                Vectors and model facts over Open WebUI's own connections. Imports `open_webui` when called, not before.
-#   4165  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
-#   4176  services.gateway_names         The names that people and clients of the gateway may ask for, and the model that each stands for.
-#   4389  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
-#   4496  services.gateway_direct        The gateway's own chain: budgets, access, aliases, cache and router, without other filters and tools.
-#   4697  services.gateway_limits        Budgets as the rate-limit headers that OpenAI's and Anthropic's clients read.
-#   4736  services.gateway_vectors       Embeddings at the gateway, in OpenAI's and Ollama's forms, for every name of the alias tables.
-#   4891  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#   4905  webui.leaving                  When Open WebUI is told that a client has left: not while it reads its database.
-#   4994  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#   5040  webui.routes                   Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
-#   5160  webui.gateway_request          A client's request at the gateway: its body, its id, and whether its client is still there.
-#   5266  webui.ollama_models            Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
-#   5312  services.gateway               The gateway: OpenAI's, Anthropic's and Ollama's APIs for every name of the alias tables.
-#   5663  services.valves                What all valves of the pack have in common: what is refused is told to admins, without what was written.
-#   5761  webui.service                  What an event function keeps up in a process: its routes, and a task that looks again from time to time.
+#    119  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#    261  base.messages                  Sentences for people, in English and in the languages of the catalogue.
+#    389  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    397  engines.errors                 What goes wrong with a node.
+#    550  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    680  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#    689  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
+#    758  base.single_flight             What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
+#    926  cache.errors                   What goes wrong with the cache.
+#    946  cache.entry                    An answer as it is kept.
+#    979  cache.collect                  From the chunks of a generation to what may be kept of it.
+#   1118  engines.calls                  Tool calls from the pieces of a streamed answer, which engines cut up and number in ways of their own.
+#   1178  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   1203  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   1246  cache.replay                   A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
+#   1304  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
+#   1421  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
+#   1545  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
+#   1656  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
+#   1778  engines.ollama.client_request  Requests of clients that speak Ollama's API, as OpenAI chat bodies: `from_openai` says their answers.
+#   1933  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
+#   2010  base.tables                    Tables that admins write as text: a row a line, `#` starts a comment, empty lines are skipped.
+#   2041  aliases.errors                 What goes wrong with aliases.
+#   2083  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   2192  routing.errors                 What goes wrong with routing.
+#   2344  webui.errors                   What goes wrong between the pack and Open WebUI.
+#   2380  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#   2522  engines.ollama.from_openai     An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
+#   2626  webui.anthropic                Anthropic's Messages API, by Open WebUI's own code for it. Imports `open_webui` when called, not before.
+#   2744  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   2764  services.client_forms          The APIs that clients of the gateway speak: each request becomes an OpenAI chat body, each answer its form.
+#   2917  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#   3303  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   3445  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   3491  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   3512  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   3630  aliases.published              Which names of a table can be published as models, and what answers for them.
+#   3666  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   3674  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   3778  webui.users                    Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
+#   3800  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   3908  webui.contact                  The way from the events function to the running `gpu_router`: another plugin, which may not be there.
+#   3914  services.offer                 Which rows a deployment should have.
+#   3963  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
+#   3981  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#   4149  webui.embedding                Vectors and model facts over Open WebUI's own connections. Imports `open_webui` when called, not before.
+#   4196  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
+#   4207  services.gateway_names         The names that people and clients of the gateway may ask for, and the model that each stands for.
+#   4420  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
+#   4527  services.gateway_direct        The gateway's own chain: budgets, access, aliases, cache and router, without other filters and tools.
+#   4728  services.gateway_limits        Budgets as the rate-limit headers that OpenAI's and Anthropic's clients read.
+#   4767  services.gateway_vectors       Embeddings at the gateway, in OpenAI's and Ollama's forms, for every name of the alias tables.
+#   4922  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#   4936  webui.leaving                  When Open WebUI is told that a client has left: not while it reads its database.
+#   5025  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#   5071  webui.routes                   Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
+#   5191  webui.gateway_request          A client's request at the gateway: its body, its id, and whether its client is still there.
+#   5297  webui.ollama_models            Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
+#   5343  services.gateway               The gateway: OpenAI's, Anthropic's and Ollama's APIs for every name of the alias tables.
+#   5706  services.valves                What all valves of the pack have in common: what is refused is told to admins, without what was written.
+#   5804  webui.service                  What an event function keeps up in a process: its routes, and a task that looks again from time to time.
 
 import asyncio
 import base64
@@ -385,6 +386,375 @@ def _filled(template: str, values: Mapping[str, object], language: str) -> str:
     return template.format_map(shown)
 
 
+# --- ollama_pack.errors ---
+# The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+
+
+class PackError(Exception):
+    """Base of the family: catch this to catch whatever the pack raises on purpose."""
+
+
+# --- ollama_pack.engines.errors ---
+# What goes wrong with a node.
+
+
+class ChatBodyError(PackError, ValueError):
+    """A chat body holds what cannot be put into the node's form.
+
+    Attributes:
+        field: where it stands, such as `messages[2].content[0].image_url`.
+        reason: what is wrong with it and what to do. Never text of the conversation.
+    """
+
+    def __init__(self, field: str, reason: str) -> None:
+        super().__init__(message("{field} {reason}", field=field, reason=reason))
+        self.field = field
+        self.reason = reason
+
+
+class NodeError(PackError):
+    """A node did not do what it was asked.
+
+    Attributes:
+        node: its address, without user name, password and query.
+        reason: what it did not do.
+        status: the HTTP status of its answer; None where there was none, or where the answer had begun.
+        said: the node's own message, shortened; empty where it gave none.
+    """
+
+    def __init__(self, node: str, reason: str, *, status: int | None = None, said: str = "") -> None:
+        super().__init__()
+        self.node = node
+        self.reason = reason
+        self.status = status
+        self.said = said
+
+    @property
+    def message(self) -> Message:
+        """What went wrong, with the node's address."""
+        return message("node {node} {reason}", node=self.node, reason=self.plain_with_said)
+
+    def __str__(self) -> str:
+        return str(self.message)
+
+    @property
+    def is_down(self) -> bool:
+        """Whether it is the node, not one model on it: there is no connection."""
+        return False
+
+    @property
+    def plain_with_said(self) -> Message:
+        """The reason, and what the node itself said."""
+        if not self.said:
+            return self.reason if isinstance(self.reason, Message) else Message(self.reason)
+        return message("{reason}: {said}", reason=self.reason, said=self.said)
+
+    @property
+    def plain(self) -> Message:
+        """What went wrong, for people who are not to see addresses."""
+        return self.plain_with_said
+
+
+class RetryableNodeError(NodeError):
+    """Another node may do what this one did not: nothing is wrong with the request."""
+
+
+class NodeUnreachableError(RetryableNodeError):
+    """No connection came about, so the node has not seen the request."""
+
+    def __init__(self, node: str, said: str) -> None:
+        reason = message("cannot be reached (does it run, is the address right?)")
+        super().__init__(node, reason, said=said)
+
+    @property
+    def is_down(self) -> bool:
+        """Yes."""
+        return True
+
+    @property
+    def plain(self) -> Message:
+        """What went wrong; the system's own message has the address in it."""
+        return self.reason if isinstance(self.reason, Message) else Message(self.reason)
+
+
+class NodeTimeoutError(RetryableNodeError):
+    """A limit ran out.
+
+    Attributes:
+        stage: what was waited for.
+        seconds: the limit.
+    """
+
+    def __init__(
+        self,
+        node: str,
+        stage: Literal["connect", "load", "first byte", "next line", "answer"],
+        seconds: float,
+    ) -> None:
+        if stage == "connect":
+            reason = message("has not connected within {seconds:g} s", seconds=seconds)
+        elif stage == "load":
+            reason = message("has not loaded the model within {seconds:g} s", seconds=seconds)
+        elif stage == "first byte":
+            reason = message("has not sent its first byte within {seconds:g} s", seconds=seconds)
+        elif stage == "next line":
+            reason = message("has not sent its next line within {seconds:g} s", seconds=seconds)
+        else:
+            reason = message("has not sent its answer within {seconds:g} s", seconds=seconds)
+        super().__init__(node, reason)
+        self.stage = stage
+        self.seconds = seconds
+
+    @property
+    def is_down(self) -> bool:
+        """Whether no connection came about in time."""
+        return self.stage == "connect"
+
+
+class NodeBusyError(RetryableNodeError):
+    """The node takes no more requests at the moment.
+
+    Attributes:
+        retry_after: seconds after which it may, as its answer says; None: it does not.
+    """
+
+    def __init__(self, node: str, status: int, said: str, retry_after: float | None = None) -> None:
+        super().__init__(node, message("is busy (status {status})", status=status), status=status, said=said)
+        self.retry_after = retry_after
+
+
+class ModelNotFoundError(RetryableNodeError):
+    """The node does not have the model.
+
+    Attributes:
+        model: the name that was asked for.
+    """
+
+    def __init__(self, node: str, model: str, said: str, remedy: str = "") -> None:
+        remedy = remedy or message("run 'ollama pull {model}' there", model=model)
+        reason = message("has no {model!r} ({remedy})", model=model, remedy=remedy)
+        super().__init__(node, reason, status=404, said=said)
+        self.model = model
+
+
+class RequestRefusedError(NodeError):
+    """The node will not take this request, and no other node would: the request has to change."""
+
+    def __init__(self, node: str, status: int | None, said: str) -> None:
+        reason = message("refuses the request")
+        if status and not said:
+            reason = message("refuses the request (status {status})", status=status)
+        super().__init__(node, reason, status=status, said=said)
+
+
+# --- ollama_pack.engines.body ---
+# Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+
+SHOWN_CHARACTERS = 40
+
+
+def object_in(value: object, field: str) -> Mapping[str, Any]:
+    """The value as an object; absent counts as empty.
+
+    Raises:
+        ChatBodyError: it is something else.
+    """
+    if value is None:
+        return {}
+    if isinstance(value, Mapping):
+        return value
+    raise _unfit(value, field, message("an object"))
+
+
+def object_at(value: object, *path: str) -> Mapping[str, Any]:
+    """The object that a path of fields leads to; an empty one where there is something else."""
+    for field in path:
+        value = value.get(field) if isinstance(value, Mapping) else None
+    return value if isinstance(value, Mapping) else {}
+
+
+def objects_in(value: object, field: str) -> list[Mapping[str, Any]]:
+    """The value as a list of objects; absent counts as empty.
+
+    Raises:
+        ChatBodyError: it is something else, or one of its items is.
+    """
+    items = list_in(value, field)
+    for number, item in enumerate(items):
+        if not isinstance(item, Mapping):
+            raise _unfit(item, f"{field}[{number}]", message("an object"))
+    return items
+
+
+def list_in(value: object, field: str) -> list[Any]:
+    """The value as a list; absent counts as empty.
+
+    Raises:
+        ChatBodyError: it is something else.
+    """
+    if value is None:
+        return []
+    if isinstance(value, list | tuple):
+        return list(value)
+    raise _unfit(value, field, "a list")
+
+
+def text_in(value: object, field: str) -> str:
+    """The value, which must be text.
+
+    Raises:
+        ChatBodyError: it is something else.
+    """
+    if isinstance(value, str):
+        return value
+    raise _unfit(value, field, "text")
+
+
+def decimal_in(value: object, field: str) -> float:
+    """The value as a finite number. Open WebUI's custom parameters may be numbers in text.
+
+    Raises:
+        ChatBodyError: it is something else.
+    """
+    return _finite(value, field, "a number")
+
+
+def whole_in(value: object, field: str) -> int:
+    """The value as a whole number, cut off at the point as Ollama does it.
+
+    Raises:
+        ChatBodyError: it is something else.
+    """
+    number = _finite(value, field, message("a whole number"))
+    return value if isinstance(value, int) else int(number)
+
+
+def switch_in(value: object, field: str) -> bool:
+    """The value as true or false, which may be written out.
+
+    Raises:
+        ChatBodyError: it is something else.
+    """
+    words = {"true": True, "false": False}
+    meant = words.get(value.strip().lower()) if isinstance(value, str) else value
+    if isinstance(meant, bool):
+        return meant
+    raise _unfit(value, field, message("true or false"))
+
+
+def json_in(text: str | bytes) -> Any:
+    """What the text says as JSON.
+
+    Raises:
+        ValueError: it is none, or too deep. NaN and the infinities, which JSON has not, count as none.
+    """
+    return orjson.loads(text)  # a JSONDecodeError is a ValueError
+
+
+def _finite(value: object, field: str, kind: str) -> float:
+    try:
+        if isinstance(value, int | float | str) and not isinstance(value, bool):
+            number = float(value)
+            if math.isfinite(number):
+                return number
+    except (ValueError, OverflowError):  # text that is no number, or an integer beyond every float
+        pass
+    raise _unfit(value, field, kind)
+
+
+def _unfit(value: object, field: str, wanted: str) -> ChatBodyError:
+    return ChatBodyError(
+        field, message("must be {wanted}, not {value}", wanted=wanted, value=_outline(value))
+    )
+
+
+def _outline(value: object) -> str:
+    """A value for a message: only scalars are shown, the rest may be somebody's conversation."""
+    if isinstance(value, str | bool | float) or value is None:
+        return repr(value if not isinstance(value, str) else value[:SHOWN_CHARACTERS])
+    return {"dict": message("an object"), "list": message("a list"), "int": message("a number")}.get(
+        type(value).__name__, "that"
+    )
+
+
+# --- ollama_pack.engines.content ---
+# The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#
+# OpenAI's chat and Responses APIs, Anthropic's API and LangChain each have their own names for text and images.
+# Clients also send back what another model thought, or marks for a provider's cache: no model reads those.
+
+IMAGE_PARTS = frozenset({"image_url", "input_image", "image"})
+
+
+# --- ollama_pack.aliases.facts ---
+# What an alias table may ask about a request, read off an OpenAI chat body.
+
+# English runs at about four bytes a token; Chinese at three bytes a character and a little under one token.
+BYTES_PER_TOKEN = 4
+# What a vision model spends on one image of common size (LLaVA 1.5: 24 x 24 patches).
+TOKENS_PER_IMAGE = 576
+
+
+@dataclass(frozen=True, slots=True)
+class RequestFacts:
+    """The facts of one request that decide between rows.
+
+    Attributes:
+        model: the name that the client asked for.
+        images: whether a message carries an image.
+        tools: whether the model may call tools.
+        tokens: estimated length of the prompt, in tokens.
+        groups: names of the groups that the user belongs to.
+    """
+
+    model: str
+    images: bool = False
+    tools: bool = False
+    tokens: int = 0
+    groups: frozenset[str] = frozenset()
+
+
+def request_facts(body: Mapping[str, Any], model: str, groups: Iterable[str] = ()) -> RequestFacts:
+    """Read the facts of a chat body. What is not of the expected form counts as absent, never as an error."""
+    messages = _mappings(body.get("messages"))
+    images = sum(map(_count_images, messages))
+    tools = _items(body.get("tools"))
+    text = sum(map(_text_bytes, messages)) + sum(map(_bytes_of, tools))
+    return RequestFacts(
+        model=model,
+        images=images > 0,
+        tools=bool(tools or _items(body.get("tool_ids"))),
+        tokens=math.ceil(text / BYTES_PER_TOKEN) + images * TOKENS_PER_IMAGE,
+        groups=frozenset(groups),
+    )
+
+
+def _items(value: object) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _mappings(value: object) -> list[Mapping[str, Any]]:
+    return [item for item in _items(value) if isinstance(item, Mapping)]
+
+
+def _count_images(message: Mapping[str, Any]) -> int:
+    inline = sum(1 for part in _mappings(message.get("content")) if part.get("type") in IMAGE_PARTS)
+    return inline + len(_items(message.get("images")))
+
+
+def _text_bytes(message: Mapping[str, Any]) -> int:
+    content = message.get("content")
+    texts = [content, *(part.get("text") for part in _mappings(content))]
+    # What an agent writes stands in its calls.
+    calls = [object_at(call, "function").get("arguments") or "" for call in _items(message.get("tool_calls"))]
+    return sum(_bytes_of(text) for text in texts if isinstance(text, str)) + sum(map(_bytes_of, calls))
+
+
+def _bytes_of(value: object) -> int:
+    """The bytes of a text; of something else, about those that it is written with."""
+    return len(str(value).encode(errors="replace"))
+
+
 # --- ollama_pack.base.single_flight ---
 # What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
 
@@ -551,14 +921,6 @@ def process_wide(name: str, make: Callable[[], _Shared]) -> _Shared:
     state = sys.modules.setdefault(_PLACE, ModuleType(_PLACE))
     kept: _Shared = vars(state).setdefault(name, make())
     return kept
-
-
-# --- ollama_pack.errors ---
-# The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-
-
-class PackError(Exception):
-    """Base of the family: catch this to catch whatever the pack raises on purpose."""
 
 
 # --- ollama_pack.cache.errors ---
@@ -753,284 +1115,6 @@ def reasoning_in(delta: Mapping[str, Any]) -> Iterator[str]:
         yield text
 
 
-# --- ollama_pack.engines.errors ---
-# What goes wrong with a node.
-
-
-class ChatBodyError(PackError, ValueError):
-    """A chat body holds what cannot be put into the node's form.
-
-    Attributes:
-        field: where it stands, such as `messages[2].content[0].image_url`.
-        reason: what is wrong with it and what to do. Never text of the conversation.
-    """
-
-    def __init__(self, field: str, reason: str) -> None:
-        super().__init__(message("{field} {reason}", field=field, reason=reason))
-        self.field = field
-        self.reason = reason
-
-
-class NodeError(PackError):
-    """A node did not do what it was asked.
-
-    Attributes:
-        node: its address, without user name, password and query.
-        reason: what it did not do.
-        status: the HTTP status of its answer; None where there was none, or where the answer had begun.
-        said: the node's own message, shortened; empty where it gave none.
-    """
-
-    def __init__(self, node: str, reason: str, *, status: int | None = None, said: str = "") -> None:
-        super().__init__()
-        self.node = node
-        self.reason = reason
-        self.status = status
-        self.said = said
-
-    @property
-    def message(self) -> Message:
-        """What went wrong, with the node's address."""
-        return message("node {node} {reason}", node=self.node, reason=self.plain_with_said)
-
-    def __str__(self) -> str:
-        return str(self.message)
-
-    @property
-    def is_down(self) -> bool:
-        """Whether it is the node, not one model on it: there is no connection."""
-        return False
-
-    @property
-    def plain_with_said(self) -> Message:
-        """The reason, and what the node itself said."""
-        if not self.said:
-            return self.reason if isinstance(self.reason, Message) else Message(self.reason)
-        return message("{reason}: {said}", reason=self.reason, said=self.said)
-
-    @property
-    def plain(self) -> Message:
-        """What went wrong, for people who are not to see addresses."""
-        return self.plain_with_said
-
-
-class RetryableNodeError(NodeError):
-    """Another node may do what this one did not: nothing is wrong with the request."""
-
-
-class NodeUnreachableError(RetryableNodeError):
-    """No connection came about, so the node has not seen the request."""
-
-    def __init__(self, node: str, said: str) -> None:
-        reason = message("cannot be reached (does it run, is the address right?)")
-        super().__init__(node, reason, said=said)
-
-    @property
-    def is_down(self) -> bool:
-        """Yes."""
-        return True
-
-    @property
-    def plain(self) -> Message:
-        """What went wrong; the system's own message has the address in it."""
-        return self.reason if isinstance(self.reason, Message) else Message(self.reason)
-
-
-class NodeTimeoutError(RetryableNodeError):
-    """A limit ran out.
-
-    Attributes:
-        stage: what was waited for.
-        seconds: the limit.
-    """
-
-    def __init__(
-        self,
-        node: str,
-        stage: Literal["connect", "load", "first byte", "next line", "answer"],
-        seconds: float,
-    ) -> None:
-        if stage == "connect":
-            reason = message("has not connected within {seconds:g} s", seconds=seconds)
-        elif stage == "load":
-            reason = message("has not loaded the model within {seconds:g} s", seconds=seconds)
-        elif stage == "first byte":
-            reason = message("has not sent its first byte within {seconds:g} s", seconds=seconds)
-        elif stage == "next line":
-            reason = message("has not sent its next line within {seconds:g} s", seconds=seconds)
-        else:
-            reason = message("has not sent its answer within {seconds:g} s", seconds=seconds)
-        super().__init__(node, reason)
-        self.stage = stage
-        self.seconds = seconds
-
-    @property
-    def is_down(self) -> bool:
-        """Whether no connection came about in time."""
-        return self.stage == "connect"
-
-
-class NodeBusyError(RetryableNodeError):
-    """The node takes no more requests at the moment."""
-
-    def __init__(self, node: str, status: int, said: str) -> None:
-        super().__init__(node, message("is busy (status {status})", status=status), status=status, said=said)
-
-
-class ModelNotFoundError(RetryableNodeError):
-    """The node does not have the model.
-
-    Attributes:
-        model: the name that was asked for.
-    """
-
-    def __init__(self, node: str, model: str, said: str, remedy: str = "") -> None:
-        remedy = remedy or message("run 'ollama pull {model}' there", model=model)
-        reason = message("has no {model!r} ({remedy})", model=model, remedy=remedy)
-        super().__init__(node, reason, status=404, said=said)
-        self.model = model
-
-
-class RequestRefusedError(NodeError):
-    """The node will not take this request, and no other node would: the request has to change."""
-
-    def __init__(self, node: str, status: int | None, said: str) -> None:
-        reason = message("refuses the request")
-        if status and not said:
-            reason = message("refuses the request (status {status})", status=status)
-        super().__init__(node, reason, status=status, said=said)
-
-
-# --- ollama_pack.engines.body ---
-# Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-
-SHOWN_CHARACTERS = 40
-
-
-def object_in(value: object, field: str) -> Mapping[str, Any]:
-    """The value as an object; absent counts as empty.
-
-    Raises:
-        ChatBodyError: it is something else.
-    """
-    if value is None:
-        return {}
-    if isinstance(value, Mapping):
-        return value
-    raise _unfit(value, field, message("an object"))
-
-
-def object_at(value: object, *path: str) -> Mapping[str, Any]:
-    """The object that a path of fields leads to; an empty one where there is something else."""
-    for field in path:
-        value = value.get(field) if isinstance(value, Mapping) else None
-    return value if isinstance(value, Mapping) else {}
-
-
-def objects_in(value: object, field: str) -> list[Mapping[str, Any]]:
-    """The value as a list of objects; absent counts as empty.
-
-    Raises:
-        ChatBodyError: it is something else, or one of its items is.
-    """
-    items = list_in(value, field)
-    for number, item in enumerate(items):
-        if not isinstance(item, Mapping):
-            raise _unfit(item, f"{field}[{number}]", message("an object"))
-    return items
-
-
-def list_in(value: object, field: str) -> list[Any]:
-    """The value as a list; absent counts as empty.
-
-    Raises:
-        ChatBodyError: it is something else.
-    """
-    if value is None:
-        return []
-    if isinstance(value, list | tuple):
-        return list(value)
-    raise _unfit(value, field, "a list")
-
-
-def text_in(value: object, field: str) -> str:
-    """The value, which must be text.
-
-    Raises:
-        ChatBodyError: it is something else.
-    """
-    if isinstance(value, str):
-        return value
-    raise _unfit(value, field, "text")
-
-
-def decimal_in(value: object, field: str) -> float:
-    """The value as a finite number. Open WebUI's custom parameters may be numbers in text.
-
-    Raises:
-        ChatBodyError: it is something else.
-    """
-    return _finite(value, field, "a number")
-
-
-def whole_in(value: object, field: str) -> int:
-    """The value as a whole number, cut off at the point as Ollama does it.
-
-    Raises:
-        ChatBodyError: it is something else.
-    """
-    number = _finite(value, field, message("a whole number"))
-    return value if isinstance(value, int) else int(number)
-
-
-def switch_in(value: object, field: str) -> bool:
-    """The value as true or false, which may be written out.
-
-    Raises:
-        ChatBodyError: it is something else.
-    """
-    words = {"true": True, "false": False}
-    meant = words.get(value.strip().lower()) if isinstance(value, str) else value
-    if isinstance(meant, bool):
-        return meant
-    raise _unfit(value, field, message("true or false"))
-
-
-def json_in(text: str | bytes) -> Any:
-    """What the text says as JSON.
-
-    Raises:
-        ValueError: it is none, or too deep. NaN and the infinities, which JSON has not, count as none.
-    """
-    return orjson.loads(text)  # a JSONDecodeError is a ValueError
-
-
-def _finite(value: object, field: str, kind: str) -> float:
-    try:
-        if isinstance(value, int | float | str) and not isinstance(value, bool):
-            number = float(value)
-            if math.isfinite(number):
-                return number
-    except (ValueError, OverflowError):  # text that is no number, or an integer beyond every float
-        pass
-    raise _unfit(value, field, kind)
-
-
-def _unfit(value: object, field: str, wanted: str) -> ChatBodyError:
-    return ChatBodyError(
-        field, message("must be {wanted}, not {value}", wanted=wanted, value=_outline(value))
-    )
-
-
-def _outline(value: object) -> str:
-    """A value for a message: only scalars are shown, the rest may be somebody's conversation."""
-    if isinstance(value, str | bool | float) or value is None:
-        return repr(value if not isinstance(value, str) else value[:SHOWN_CHARACTERS])
-    return {"dict": message("an object"), "list": message("a list"), "int": message("a number")}.get(
-        type(value).__name__, "that"
-    )
-
-
 # --- ollama_pack.engines.calls ---
 # Tool calls from the pieces of a streamed answer, which engines cut up and number in ways of their own.
 
@@ -1215,15 +1299,6 @@ def _completion(
     choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": finish_reason or None}
     cited = {"sources": sources} if sources else {}
     return {**head.tagged("chat.completion"), "choices": [choice], "usage": usage, **cited}
-
-
-# --- ollama_pack.engines.content ---
-# The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#
-# OpenAI's chat and Responses APIs, Anthropic's API and LangChain each have their own names for text and images.
-# Clients also send back what another model thought, or marks for a provider's cache: no model reads those.
-
-IMAGE_PARTS = frozenset({"image_url", "input_image", "image"})
 
 
 # --- ollama_pack.engines.ollama.options ---
@@ -2839,67 +2914,6 @@ OLLAMA_GENERATE = ClientForm(
 )
 
 
-# --- ollama_pack.aliases.facts ---
-# What an alias table may ask about a request, read off an OpenAI chat body.
-
-# English runs at about four bytes a token; Chinese at three bytes a character and a little under one token.
-BYTES_PER_TOKEN = 4
-# What a vision model spends on one image of common size (LLaVA 1.5: 24 x 24 patches).
-TOKENS_PER_IMAGE = 576
-
-
-@dataclass(frozen=True, slots=True)
-class RequestFacts:
-    """The facts of one request that decide between rows.
-
-    Attributes:
-        model: the name that the client asked for.
-        images: whether a message carries an image.
-        tools: whether the model may call tools.
-        tokens: estimated length of the prompt, in tokens.
-        groups: names of the groups that the user belongs to.
-    """
-
-    model: str
-    images: bool = False
-    tools: bool = False
-    tokens: int = 0
-    groups: frozenset[str] = frozenset()
-
-
-def request_facts(body: Mapping[str, Any], model: str, groups: Iterable[str] = ()) -> RequestFacts:
-    """Read the facts of a chat body. What is not of the expected form counts as absent, never as an error."""
-    messages = _mappings(body.get("messages"))
-    images = sum(map(_count_images, messages))
-    text = sum(map(_text_bytes, messages))
-    return RequestFacts(
-        model=model,
-        images=images > 0,
-        tools=bool(_items(body.get("tools")) or _items(body.get("tool_ids"))),
-        tokens=math.ceil(text / BYTES_PER_TOKEN) + images * TOKENS_PER_IMAGE,
-        groups=frozenset(groups),
-    )
-
-
-def _items(value: object) -> list[Any]:
-    return value if isinstance(value, list) else []
-
-
-def _mappings(value: object) -> list[Mapping[str, Any]]:
-    return [item for item in _items(value) if isinstance(item, Mapping)]
-
-
-def _count_images(message: Mapping[str, Any]) -> int:
-    inline = sum(1 for part in _mappings(message.get("content")) if part.get("type") in IMAGE_PARTS)
-    return inline + len(_items(message.get("images")))
-
-
-def _text_bytes(message: Mapping[str, Any]) -> int:
-    content = message.get("content")
-    texts = [content, *(part.get("text") for part in _mappings(content))]
-    return sum(len(text.encode(errors="replace")) for text in texts if isinstance(text, str))
-
-
 # --- ollama_pack.aliases.table ---
 # An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
 #
@@ -3946,6 +3960,24 @@ def _stored_table(state: FunctionState) -> AliasTable | None:
         return None
 
 
+# --- ollama_pack.engines.openai.failures ---
+# Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
+
+
+def message_in(value: object, depth: int = 0) -> str:
+    """The first text under one of the names that engines have for it; empty where there is none."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list):  # FastAPI's list of what is wrong
+        places = [" ".join(map(str, item.get("loc", ()))) for item in value if isinstance(item, dict)]
+        texts = [str(item.get("msg", "")) for item in value if isinstance(item, dict)]
+        return "; ".join(f"{place}: {text}" for place, text in zip(places, texts, strict=True))
+    if not isinstance(value, dict) or depth > 1:
+        return ""
+    found = (message_in(value[name], depth + 1) for name in ("error", "message", "detail") if name in value)
+    return next((text for text in found if text), "")
+
+
 # --- ollama_pack.webui.calling ---
 # Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
 
@@ -4098,13 +4130,12 @@ def refusal_in(body: object, status: int, headers: Mapping[str, str] | None = No
     error = found.get("error") or found.get("detail") or body
     fields = object_at(error)
     sentence = fields.get("message") or fields.get("detail") or error
+    said = sentence if isinstance(sentence, str) else message_in(body)
     own = fields.get("status")
     wait = str(fields.get("retry_after") or _header(headers, "retry-after"))
     return Refusal(
         status=own if isinstance(own, int) and own >= ERROR_STATUS else status,
-        message=sentence
-        if isinstance(sentence, str) and sentence
-        else message("The model gave the error {status}.", status=status),
+        message=said or message("The model gave the error {status}.", status=status),
         code=str(fields["code"]) if fields.get("code") else None,
         param=fields["param"] if isinstance(fields.get("param"), str) else None,
         retry_after=int(wait) if wait.isdigit() else None,
@@ -5382,6 +5413,7 @@ class Gateway:
             self._chat_route("/v1/chat/completions", OPENAI_CHAT),
             self._chat_route("/v1/completions", OPENAI_PROMPT),
             self._chat_route("/v1/messages", ANTHROPIC),
+            _route("POST", "/v1/messages/count_tokens", "anthropic", self._count_tokens),
             self._chat_route("/api/chat", OLLAMA_CHAT),
             self._chat_route("/api/generate", OLLAMA_GENERATE),
             _route("GET", "/v1/models", "openai", self._models),
@@ -5443,6 +5475,17 @@ class Gateway:
         if owner is not None:
             body = fitted_settings(body, owner)
         return ModelCall(asked.request, {**body, "model": model}, user, is_new=True)
+
+    async def _count_tokens(self, request: Any, user: Any) -> Any:
+        """How long a prompt is, for Anthropic's clients: estimated, as for aliases."""
+
+        async def answer() -> Any:
+            chat = _named(ANTHROPIC.asked(await body_of(request)))
+            await model_for(request, (await self._tables.get()).in_use, chat, user.model_dump())
+            count = {"input_tokens": request_facts(chat, chat["model"]).tokens}
+            return json_answer(count, headers=answer_headers(request, "anthropic"))
+
+        return await _answered(request, user, "anthropic", answer)
 
     async def _models(self, request: Any, user: Any) -> Any:
         tables = await self._tables.get()

@@ -10,78 +10,79 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/response_cache_filter.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Filter`, line 9491, which the server calls.
+# Begin here: `class Filter`, line 9512, which the server calls.
 # The modules that it uses come first:
-#    146  base.translations         The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    237  base.messages             Sentences for people, in English and in the languages of the catalogue.
-#    365  base.single_flight        What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
-#    592  cache.bound               How often answers to similar questions are wrong, at most: the bound that a threshold must pass.
-#    747  errors                    The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    767  cache.errors              What goes wrong with the cache.
-#    806  cache.canonical           JSON values as bytes: the same value gives the same bytes, and no two values share them.
-#    922  cache.keyring             Everything that is derived from the admin's secret: names in the store, and ciphers.
-#   1095  cache.key                 What makes two requests the same: the key of a cached answer.
-#   1335  cache.entry               An answer as it is kept.
-#   1404  cache.collect             From the chunks of a generation to what may be kept of it.
-#   1559  cache.counters            What the cache did, in figures without any text: of this process, and to be added up over all of them.
-#   1614  base.breaker              A breaker: after failures nothing is sent for a while, then one request tries.
-#   1697  base.time_limit           A time limit that does not run out while this process itself is held up.
-#   1732  cache.store               What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
-#   1932  cache.guard               A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
-#   2099  cache.live                An answer while it is being generated: any number of listeners get it from the start.
-#   2203  cache.contrast_words      English words that embeddings confuse: of one kind, but not the same.
-#   2312  cache.normal_words        The words of the normal form, in English: which say the same, which say nothing, and whose case matters.
-#   2499  cache.guards              What two questions must have in common before the similarity of their meanings counts at all.
-#   2721  cache.judge               The judge of similar answers: what it is asked, and when its word counts as a yes.
-#   2828  cache.pool                Evidence of other sites: counts that were added up over several deployments, with noise.
-#   3043  cache.semantic            The semantic tier: answers to questions that mean the same, once it is known how often that is wrong.
-#   3563  cache.normal_zh           The normal form of a question in Chinese: see `normal_form`.
-#   3701  cache.normal_form         The normal form of a question: two texts with the same form are one question in other words.
-#   4224  cache.similar             The normalised tier: a second key, by the normal form of the last message, that leads to an answer.
-#   4353  cache.outcome             What a request asks of the cache, and what the cache makes of it.
-#   4445  cache.generation          One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
-#   4773  cache.follow              One generation for many: the followers' side, in every process but the leader's.
-#   4876  engines.body              Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#   4887  engines.calls             Tool calls from the pieces of a streamed answer, which engines cut up and number in ways of their own.
-#   4947  engines.ollama.to_openai  What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   4972  engines.ollama.stream     A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   5005  cache.replay              A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
-#   5142  cache.cache               The response cache: look an answer up, follow one that is being generated, or lead.
-#   5862  engines.model_ids         Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   5870  engines.ollama.installed  Which models some Ollama nodes have, and which weights, by `GET /api/tags`. One event loop at a time.
-#   5995  base.redis                A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#   6447  services.valves           What all valves of the pack have in common: what is refused is told to admins, without what was written.
-#   6545  services.cache_valves     The valves of the response cache, wherever it runs.
-#   6647  cache.scope               Who may share an answer. The scope is part of an entry's key and of its encryption.
-#   6724  services.cacheable        Which requests the cache is for, whose answers they share, and what it is asked.
-#   6859  cache.redis_scripts       What happens in one step inside of Redis: the scripts, and the names of the keys.
-#   7203  cache.store_redis         The cache in Redis or Valkey, for any number of processes and hosts.
-#   7451  cache.sqlite_cache        The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
-#   7795  cache.store_sqlite        The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
-#   8010  services.activity         What chats did in this process, until somebody writes it into the history.
-#   8036  engines.refusals          What a client gets instead of an answer, in the form of each API that clients speak.
-#   8113  engines.sse               Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   8207  webui.errors              What goes wrong between the pack and Open WebUI.
-#   8227  services.answers          An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#   8238  services.caching          The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
-#   8439  webui.chats               Chats of the running Open WebUI, and their ratings. Imports `open_webui` when called, not before.
-#   8478  engines.way_in            What a node is asked with besides the request: its login, its key, its headers.
-#   8543  webui.connections         Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-#   8631  webui.functions           Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   8732  webui.calling             Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#   8901  webui.contact             The way from the events function to the running `gpu_router`: another plugin, which may not be there.
-#   8907  webui.embedding           Vectors and model facts over Open WebUI's own connections. Imports `open_webui` when called, not before.
-#   8940  webui.meaning             What the running Open WebUI lends the cache to compare meanings. Imports `open_webui` when called.
-#   9079  webui.audience            Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#   9093  webui.model_rows          Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#   9102  webui.models              What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   9145  webui.presets             What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
-#   9204  webui.users               Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
-#   9232  webui.rows                Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
-#   9284  webui.replay_model        Whether chats can be sent through `response_cache_replay`. Imports `open_webui` when called, not before.
-#   9364  webui.router_digest       What the running `gpu_router` says of the weights behind a name. Imports `open_webui` when called.
-#   9390  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#   9442  webui.tracing             Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#    147  base.translations         The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#    238  base.messages             Sentences for people, in English and in the languages of the catalogue.
+#    366  base.single_flight        What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
+#    593  cache.bound               How often answers to similar questions are wrong, at most: the bound that a threshold must pass.
+#    748  errors                    The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    768  cache.errors              What goes wrong with the cache.
+#    807  cache.canonical           JSON values as bytes: the same value gives the same bytes, and no two values share them.
+#    923  cache.keyring             Everything that is derived from the admin's secret: names in the store, and ciphers.
+#   1096  cache.key                 What makes two requests the same: the key of a cached answer.
+#   1336  cache.entry               An answer as it is kept.
+#   1405  cache.collect             From the chunks of a generation to what may be kept of it.
+#   1560  cache.counters            What the cache did, in figures without any text: of this process, and to be added up over all of them.
+#   1615  base.breaker              A breaker: after failures nothing is sent for a while, then one request tries.
+#   1701  base.time_limit           A time limit that does not run out while this process itself is held up.
+#   1736  cache.store               What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
+#   1936  cache.guard               A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
+#   2103  cache.live                An answer while it is being generated: any number of listeners get it from the start.
+#   2207  cache.contrast_words      English words that embeddings confuse: of one kind, but not the same.
+#   2316  cache.normal_words        The words of the normal form, in English: which say the same, which say nothing, and whose case matters.
+#   2503  cache.guards              What two questions must have in common before the similarity of their meanings counts at all.
+#   2725  cache.judge               The judge of similar answers: what it is asked, and when its word counts as a yes.
+#   2832  cache.pool                Evidence of other sites: counts that were added up over several deployments, with noise.
+#   3047  cache.semantic            The semantic tier: answers to questions that mean the same, once it is known how often that is wrong.
+#   3567  cache.normal_zh           The normal form of a question in Chinese: see `normal_form`.
+#   3705  cache.normal_form         The normal form of a question: two texts with the same form are one question in other words.
+#   4228  cache.similar             The normalised tier: a second key, by the normal form of the last message, that leads to an answer.
+#   4357  cache.outcome             What a request asks of the cache, and what the cache makes of it.
+#   4449  cache.generation          One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
+#   4777  cache.follow              One generation for many: the followers' side, in every process but the leader's.
+#   4880  engines.body              Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#   4891  engines.calls             Tool calls from the pieces of a streamed answer, which engines cut up and number in ways of their own.
+#   4951  engines.ollama.to_openai  What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   4976  engines.ollama.stream     A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   5009  cache.replay              A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
+#   5146  cache.cache               The response cache: look an answer up, follow one that is being generated, or lead.
+#   5866  engines.model_ids         Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   5874  engines.ollama.installed  Which models some Ollama nodes have, and which weights, by `GET /api/tags`. One event loop at a time.
+#   5999  base.redis                A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#   6451  services.valves           What all valves of the pack have in common: what is refused is told to admins, without what was written.
+#   6549  services.cache_valves     The valves of the response cache, wherever it runs.
+#   6651  cache.scope               Who may share an answer. The scope is part of an entry's key and of its encryption.
+#   6728  services.cacheable        Which requests the cache is for, whose answers they share, and what it is asked.
+#   6863  cache.redis_scripts       What happens in one step inside of Redis: the scripts, and the names of the keys.
+#   7207  cache.store_redis         The cache in Redis or Valkey, for any number of processes and hosts.
+#   7455  cache.sqlite_cache        The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
+#   7799  cache.store_sqlite        The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
+#   8014  services.activity         What chats did in this process, until somebody writes it into the history.
+#   8040  engines.refusals          What a client gets instead of an answer, in the form of each API that clients speak.
+#   8117  engines.sse               Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   8211  webui.errors              What goes wrong between the pack and Open WebUI.
+#   8231  services.answers          An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#   8242  services.caching          The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
+#   8443  webui.chats               Chats of the running Open WebUI, and their ratings. Imports `open_webui` when called, not before.
+#   8482  engines.way_in            What a node is asked with besides the request: its login, its key, its headers.
+#   8547  webui.connections         Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#   8635  webui.functions           Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   8736  engines.openai.failures   Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
+#   8754  webui.calling             Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#   8922  webui.contact             The way from the events function to the running `gpu_router`: another plugin, which may not be there.
+#   8928  webui.embedding           Vectors and model facts over Open WebUI's own connections. Imports `open_webui` when called, not before.
+#   8961  webui.meaning             What the running Open WebUI lends the cache to compare meanings. Imports `open_webui` when called.
+#   9100  webui.audience            Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#   9114  webui.model_rows          Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#   9123  webui.models              What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   9166  webui.presets             What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
+#   9225  webui.users               Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
+#   9253  webui.rows                Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
+#   9305  webui.replay_model        Whether chats can be sent through `response_cache_replay`. Imports `open_webui` when called, not before.
+#   9385  webui.router_digest       What the running `gpu_router` says of the weights behind a name. Imports `open_webui` when called.
+#   9411  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   9463  webui.tracing             Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
 
 import asyncio
 import base64
@@ -1674,13 +1675,16 @@ class Breaker:
         """A request ended and tells nothing, being cancelled or refused with 4xx: let another one try."""
         self._trying = False
 
-    def failed(self, now: float, *, at_once: bool = False, grows: bool = True) -> None:
+    def failed(
+        self, now: float, *, at_once: bool = False, grows: bool = True, pause: float | None = None
+    ) -> None:
         """A request failed. Those that were on their way when it opened tell nothing new.
 
         Args:
             now: the moment.
             at_once: open now, whatever the threshold: such failures cost too much to wait for another.
             grows: the next time is twice as long. Not where it is only busy: it may be free any moment.
+            pause: seconds that it stays open, where that is known.
         """
         self.failed_at = now
         if self.state(now) == "open" and not self._trying:
@@ -1691,7 +1695,7 @@ class Breaker:
         if was_open and grows:
             self._backoff = min(2 * self._backoff, self._rule.longest)
         if was_open or at_once or self._failures >= self._rule.threshold:
-            self._retry_at = now + self._backoff
+            self._retry_at = now + (self._backoff if pause is None else pause)
 
 
 # --- ollama_pack.base.time_limit ---
@@ -8729,6 +8733,24 @@ async def live_function(app: Any, function_id: str, state: FunctionState | None 
     return found
 
 
+# --- ollama_pack.engines.openai.failures ---
+# Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
+
+
+def message_in(value: object, depth: int = 0) -> str:
+    """The first text under one of the names that engines have for it; empty where there is none."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list):  # FastAPI's list of what is wrong
+        places = [" ".join(map(str, item.get("loc", ()))) for item in value if isinstance(item, dict)]
+        texts = [str(item.get("msg", "")) for item in value if isinstance(item, dict)]
+        return "; ".join(f"{place}: {text}" for place, text in zip(places, texts, strict=True))
+    if not isinstance(value, dict) or depth > 1:
+        return ""
+    found = (message_in(value[name], depth + 1) for name in ("error", "message", "detail") if name in value)
+    return next((text for text in found if text), "")
+
+
 # --- ollama_pack.webui.calling ---
 # Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
 
@@ -8881,13 +8903,12 @@ def refusal_in(body: object, status: int, headers: Mapping[str, str] | None = No
     error = found.get("error") or found.get("detail") or body
     fields = object_at(error)
     sentence = fields.get("message") or fields.get("detail") or error
+    said = sentence if isinstance(sentence, str) else message_in(body)
     own = fields.get("status")
     wait = str(fields.get("retry_after") or _header(headers, "retry-after"))
     return Refusal(
         status=own if isinstance(own, int) and own >= ERROR_STATUS else status,
-        message=sentence
-        if isinstance(sentence, str) and sentence
-        else message("The model gave the error {status}.", status=status),
+        message=said or message("The model gave the error {status}.", status=status),
         code=str(fields["code"]) if fields.get("code") else None,
         param=fields["param"] if isinstance(fields.get("param"), str) else None,
         retry_after=int(wait) if wait.isdigit() else None,

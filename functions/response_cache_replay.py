@@ -10,29 +10,30 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/response_cache_replay.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipe`, line 1689, which the server calls.
+# Begin here: `class Pipe`, line 1712, which the server calls.
 # The modules that it uses come first:
-#     53  base.translations         The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    120  base.messages             Sentences for people, in English and in the languages of the catalogue.
-#    248  errors                    The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    256  engines.errors            What goes wrong with a node.
-#    404  engines.body              Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    458  engines.ollama.to_openai  What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#    483  engines.ollama.stream     A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#    500  engines.refusals          What a client gets instead of an answer, in the form of each API that clients speak.
-#    577  aliases.errors            What goes wrong with aliases.
-#    615  cache.errors              What goes wrong with the cache.
-#    635  engines.sse               Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#    744  routing.errors            What goes wrong with routing.
-#    896  webui.errors              What goes wrong between the pack and Open WebUI.
-#    928  services.answers          An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#   1081  services.cacheable        Which requests the cache is for, whose answers they share, and what it is asked.
-#   1093  webui.calling             Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#   1261  engines.front_route       A route in front of a server's own, which sees each answer of a chat before its client does.
-#   1356  webui.leaving             When Open WebUI is told that a client has left: not while it reads its database.
-#   1445  webui.early_errors        The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#   1640  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#   1660  webui.users               Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
+#     54  base.translations         The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#    121  base.messages             Sentences for people, in English and in the languages of the catalogue.
+#    249  errors                    The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    257  engines.errors            What goes wrong with a node.
+#    410  engines.body              Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    464  engines.ollama.to_openai  What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#    489  engines.ollama.stream     A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#    506  engines.refusals          What a client gets instead of an answer, in the form of each API that clients speak.
+#    583  aliases.errors            What goes wrong with aliases.
+#    621  cache.errors              What goes wrong with the cache.
+#    641  engines.sse               Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#    750  routing.errors            What goes wrong with routing.
+#    902  webui.errors              What goes wrong between the pack and Open WebUI.
+#    934  services.answers          An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#   1087  services.cacheable        Which requests the cache is for, whose answers they share, and what it is asked.
+#   1099  engines.openai.failures   Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
+#   1117  webui.calling             Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#   1284  engines.front_route       A route in front of a server's own, which sees each answer of a chat before its client does.
+#   1379  webui.leaving             When Open WebUI is told that a client has left: not while it reads its database.
+#   1468  webui.early_errors        The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#   1663  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   1683  webui.users               Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
 
 import asyncio
 import logging
@@ -371,10 +372,15 @@ class NodeTimeoutError(RetryableNodeError):
 
 
 class NodeBusyError(RetryableNodeError):
-    """The node takes no more requests at the moment."""
+    """The node takes no more requests at the moment.
 
-    def __init__(self, node: str, status: int, said: str) -> None:
+    Attributes:
+        retry_after: seconds after which it may, as its answer says; None: it does not.
+    """
+
+    def __init__(self, node: str, status: int, said: str, retry_after: float | None = None) -> None:
         super().__init__(node, message("is busy (status {status})", status=status), status=status, said=said)
+        self.retry_after = retry_after
 
 
 class ModelNotFoundError(RetryableNodeError):
@@ -1090,6 +1096,24 @@ def _client_status(error: RequestRefusedError) -> int:
 STATE = "ollama_pack_cache"
 
 
+# --- ollama_pack.engines.openai.failures ---
+# Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
+
+
+def message_in(value: object, depth: int = 0) -> str:
+    """The first text under one of the names that engines have for it; empty where there is none."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list):  # FastAPI's list of what is wrong
+        places = [" ".join(map(str, item.get("loc", ()))) for item in value if isinstance(item, dict)]
+        texts = [str(item.get("msg", "")) for item in value if isinstance(item, dict)]
+        return "; ".join(f"{place}: {text}" for place, text in zip(places, texts, strict=True))
+    if not isinstance(value, dict) or depth > 1:
+        return ""
+    found = (message_in(value[name], depth + 1) for name in ("error", "message", "detail") if name in value)
+    return next((text for text in found if text), "")
+
+
 # --- ollama_pack.webui.calling ---
 # Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
 
@@ -1241,13 +1265,12 @@ def refusal_in(body: object, status: int, headers: Mapping[str, str] | None = No
     error = found.get("error") or found.get("detail") or body
     fields = object_at(error)
     sentence = fields.get("message") or fields.get("detail") or error
+    said = sentence if isinstance(sentence, str) else message_in(body)
     own = fields.get("status")
     wait = str(fields.get("retry_after") or _header(headers, "retry-after"))
     return Refusal(
         status=own if isinstance(own, int) and own >= ERROR_STATUS else status,
-        message=sentence
-        if isinstance(sentence, str) and sentence
-        else message("The model gave the error {status}.", status=status),
+        message=said or message("The model gave the error {status}.", status=status),
         code=str(fields["code"]) if fields.get("code") else None,
         param=fields["param"] if isinstance(fields.get("param"), str) else None,
         retry_after=int(wait) if wait.isdigit() else None,

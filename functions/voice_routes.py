@@ -5412,11 +5412,11 @@ def json_answer(value: Any, status: int = 200, headers: dict[str, str] | None = 
     return Response(orjson.dumps(value), status, headers, media_type="application/json")
 
 
-def text_answer(text: str, media_type: str, headers: dict[str, str] | None = None) -> Any:
+def text_answer(text: str, media_type: str, headers: dict[str, str] | None = None, status: int = 200) -> Any:
     """Text as a response of a type."""
     from starlette.responses import Response  # noqa: PLC0415
 
-    return Response(text, headers=headers, media_type=media_type)
+    return Response(text, status, headers=headers, media_type=media_type)
 
 
 # --- ollama_pack.webui.uploads ---

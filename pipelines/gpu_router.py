@@ -9,119 +9,119 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/pipelines/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipeline`, line 17074, which the server calls.
+# Begin here: `class Pipeline`, line 17196, which the server calls.
 # The modules that it uses come first:
 #    201  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    503  base.messages                  Sentences for people, in English and in the languages of the catalogue.
-#    631  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    657  base.tables                    Tables that admins write as text: a row a line, `#` starts a comment, empty lines are skipped.
-#    688  aliases.errors                 What goes wrong with aliases.
-#    731  engines.errors                 What goes wrong with a node.
-#    916  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#   1046  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#   1121  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
-#   1182  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   1314  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
-#   1391  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   1543  fit.memory                     How much memory a model takes while it runs: a pure function of its shape and of what it is loaded with.
-#   1711  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
-#   1759  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
-#   2092  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
-#   2170  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
-#   2221  routing.decide.cost            What sending a request to a node costs, term by term.
-#   2355  routing.errors                 What goes wrong with routing.
-#   2537  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
-#   2575  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
-#   2942  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
-#   3377  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
-#   3501  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   3603  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
-#   3740  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
-#   3859  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
-#   3983  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
-#   4094  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
-#   4257  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   4391  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
-#   4724  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
-#   4977  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
-#   5094  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
-#   5152  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
-#   5217  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
-#   5366  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
-#   5499  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
-#   5691  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
-#   6041  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
-#   6126  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
-#   6223  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   6269  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   6375  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#   6703  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
-#   6932  engines.vectors                Vectors for texts, as an engine gives them.
-#   6965  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
-#   7227  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
-#   7285  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
-#   7488  engines.calls                  Tool calls from the pieces of a streamed answer, which engines cut up and number in ways of their own.
-#   7548  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
-#   7677  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
-#   8014  routing.nodes                  The `nodes` valve: a row a line, read once.
-#   8374  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
-#   8460  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
-#   8634  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
-#   8830  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
-#   8923  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
-#   9006  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
-#   9072  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
-#   9121  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#   9197  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
-#   9284  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
-#   9398  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
-#   9917  routing.probe.node_watch       One node as the router holds it: its client, what the last looks have shown, and when it counts as gone.
-#  10218  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
-#  10466  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
-#  10569  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
-#  10677  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-#  10794  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
-#  11047  routing.state.demand           How often each set of weights is asked for, over the last minutes.
-#  11080  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-#  11266  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#  11301  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#  12066  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#  12142  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#  12288  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#  12534  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
-#  12674  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  12734  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
-#  13274  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
-#  13454  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
-#  13803  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  14112  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  14227  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  14853  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, the admin's dashboard, and a plan.
-#  14921  cache.errors                   What goes wrong with the cache.
-#  14941  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  14957  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  15106  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
-#  15235  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
-#  15404  base.single_flight             What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
-#  15507  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
-#  15750  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#  16202  services.activity              What chats did in this process, until somebody writes it into the history.
-#  16269  services.history               The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
-#  16623  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  16724  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  16759  services.pipeline_requests     What a pipeline can know of a request, how it tells the next one, and the others of its server.
-#  16842  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
-#  16960  services.valves                What all valves of the pack have in common: what is refused is told to admins, without what was written.
-#  17058  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
-#  17175  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#  17561  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#  17619  aliases.published              Which names of a table can be published as models, and what answers for them.
-#  17655  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  17773  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  17902  services.router_valves         The valves of the router, wherever it runs.
-#  18056  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  18170  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  18431  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#    504  base.messages                  Sentences for people, in English and in the languages of the catalogue.
+#    632  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    658  base.tables                    Tables that admins write as text: a row a line, `#` starts a comment, empty lines are skipped.
+#    689  aliases.errors                 What goes wrong with aliases.
+#    732  engines.errors                 What goes wrong with a node.
+#    922  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#   1052  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#   1127  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
+#   1196  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   1328  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
+#   1405  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   1557  fit.memory                     How much memory a model takes while it runs: a pure function of its shape and of what it is loaded with.
+#   1733  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
+#   1781  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
+#   2114  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
+#   2192  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
+#   2243  routing.decide.cost            What sending a request to a node costs, term by term.
+#   2377  routing.errors                 What goes wrong with routing.
+#   2559  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
+#   2597  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
+#   2964  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
+#   3399  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
+#   3523  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   3625  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
+#   3762  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
+#   3881  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
+#   4005  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
+#   4116  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
+#   4279  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   4413  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
+#   4796  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
+#   5049  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
+#   5166  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
+#   5224  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
+#   5289  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
+#   5438  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
+#   5573  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
+#   5765  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
+#   6115  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
+#   6200  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
+#   6297  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   6343  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   6449  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   6778  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
+#   7012  engines.vectors                Vectors for texts, as an engine gives them.
+#   7045  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
+#   7307  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
+#   7365  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
+#   7568  engines.calls                  Tool calls from the pieces of a streamed answer, which engines cut up and number in ways of their own.
+#   7628  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
+#   7757  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
+#   8094  routing.nodes                  The `nodes` valve: a row a line, read once.
+#   8454  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
+#   8540  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
+#   8714  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
+#   8910  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
+#   9003  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
+#   9089  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
+#   9155  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
+#   9204  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   9282  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
+#   9370  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
+#   9484  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
+#  10011  routing.probe.node_watch       One node as the router holds it: its client, what the last looks have shown, and when it counts as gone.
+#  10312  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
+#  10560  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
+#  10663  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
+#  10771  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+#  10888  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
+#  11141  routing.state.demand           How often each set of weights is asked for, over the last minutes.
+#  11174  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+#  11360  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#  11395  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#  12160  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#  12236  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#  12382  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#  12628  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
+#  12768  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  12828  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
+#  13385  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
+#  13565  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
+#  13916  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  14225  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  14340  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  14975  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, the admin's dashboard, and a plan.
+#  15043  cache.errors                   What goes wrong with the cache.
+#  15063  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  15079  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  15228  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
+#  15357  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
+#  15526  base.single_flight             What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
+#  15629  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
+#  15872  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#  16324  services.activity              What chats did in this process, until somebody writes it into the history.
+#  16391  services.history               The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
+#  16745  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  16846  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  16881  services.pipeline_requests     What a pipeline can know of a request, how it tells the next one, and the others of its server.
+#  16964  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
+#  17082  services.valves                What all valves of the pack have in common: what is refused is told to admins, without what was written.
+#  17180  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
+#  17297  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#  17683  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#  17741  aliases.published              Which names of a table can be published as models, and what answers for them.
+#  17777  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  17895  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  18020  services.router_valves         The valves of the router, wherever it runs.
+#  18174  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  18288  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  18549  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
 
 import asyncio
 import base64
@@ -228,6 +228,7 @@ TRANSLATIONS: dict[str, dict[str, str]] = {
         "No computer was free for this model within {seconds:g} seconds. Try again in a minute, or choose another model.": "{seconds:g} 秒内没有空闲的机器可以运行该模型。请稍后再试，或选择其他模型。",
         "No model behind the alias {alias!r} can answer: {reasons}. An admin can install one (ollama pull {first}), grant access to it, or change the alias.": "别名 {alias!r} 背后没有可用的模型：{reasons}。管理员可以安装一个（ollama pull {first}）、授予使用权限，或修改别名。",
         "No model behind this name can be used. Choose another model, or ask an admin.": "该名称对应的模型均不可用。请选择其他模型，或联系管理员。",
+        "No node is an Ollama: nothing else can pull models.": "没有 Ollama 节点：只有 Ollama 能拉取模型。",
         "No pull is under way.": "没有正在进行的拉取。",
         "Nodes": "节点",
         "One alias per line: `alias = model, model [condition, …]`, as in the alias filter. Each alias appears as a model. The first of its models that a node has answers; the next ones are the fallback. Default: empty.": "每行一个别名：`别名 = 模型, 模型 [条件, …]`，写法与别名过滤器相同。每个别名显示为一个模型，由其中第一个有节点可用的模型回答，后面的模型作为备选。默认：空。",
@@ -857,10 +858,15 @@ class NodeTimeoutError(RetryableNodeError):
 
 
 class NodeBusyError(RetryableNodeError):
-    """The node takes no more requests at the moment."""
+    """The node takes no more requests at the moment.
 
-    def __init__(self, node: str, status: int, said: str) -> None:
+    Attributes:
+        retry_after: seconds after which it may, as its answer says; None: it does not.
+    """
+
+    def __init__(self, node: str, status: int, said: str, retry_after: float | None = None) -> None:
         super().__init__(node, message("is busy (status {status})", status=status), status=status, said=said)
+        self.retry_after = retry_after
 
 
 class NodeFaultError(RetryableNodeError):
@@ -1150,11 +1156,12 @@ def request_facts(body: Mapping[str, Any], model: str, groups: Iterable[str] = (
     """Read the facts of a chat body. What is not of the expected form counts as absent, never as an error."""
     messages = _mappings(body.get("messages"))
     images = sum(map(_count_images, messages))
-    text = sum(map(_text_bytes, messages))
+    tools = _items(body.get("tools"))
+    text = sum(map(_text_bytes, messages)) + sum(map(_bytes_of, tools))
     return RequestFacts(
         model=model,
         images=images > 0,
-        tools=bool(_items(body.get("tools")) or _items(body.get("tool_ids"))),
+        tools=bool(tools or _items(body.get("tool_ids"))),
         tokens=math.ceil(text / BYTES_PER_TOKEN) + images * TOKENS_PER_IMAGE,
         groups=frozenset(groups),
     )
@@ -1176,7 +1183,14 @@ def _count_images(message: Mapping[str, Any]) -> int:
 def _text_bytes(message: Mapping[str, Any]) -> int:
     content = message.get("content")
     texts = [content, *(part.get("text") for part in _mappings(content))]
-    return sum(len(text.encode(errors="replace")) for text in texts if isinstance(text, str))
+    # What an agent writes stands in its calls.
+    calls = [object_at(call, "function").get("arguments") or "" for call in _items(message.get("tool_calls"))]
+    return sum(_bytes_of(text) for text in texts if isinstance(text, str)) + sum(map(_bytes_of, calls))
+
+
+def _bytes_of(value: object) -> int:
+    """The bytes of a text; of something else, about those that it is written with."""
+    return len(str(value).encode(errors="replace"))
 
 
 # --- ollama_pack.engines.ollama.to_openai ---
@@ -1553,7 +1567,8 @@ def _level(written: str) -> str:
 #
 # Three programs run models, and count differently:
 #
-#     ollama     Ollama's own engine, for newer architectures. It counts the token table, too.
+#     ollama     Ollama's own engine, for newer architectures. It counts the token table, too, keeps more than
+#                the window of some, and the value of latent attention a second time.
 #     runner     llama.cpp inside Ollama, for the others. Ollama estimates its buffers, and none on a CPU.
 #     llama.cpp  its server, which the newest Ollamas start; the logits of a batch stay outside the GPU.
 #
@@ -1578,6 +1593,8 @@ _OWN_ENGINE = frozenset({
     "olmo3", "qwen25vl", "qwen3", "qwen3moe", "qwen35", "qwen35moe", "qwen3next", "qwen3vl",
     "qwen3vlmoe", "glm4moelite", "glmocr", "lfm2", "lfm2moe",
 })  # fmt: skip
+# Tokens that it keeps on layers with a window, where those are more: all, for Llama 4.
+_OWN_WINDOWS = {"gemma4": 4096, "gptoss": 4096, "gpt-oss": 4096, "llama4": 2**40}
 _WITHOUT_FLASH = frozenset({"deepseek2", "deepseekocr", "gemma3n", "llama4", "mllama", "qwen25vl"})
 
 
@@ -1587,12 +1604,14 @@ class LayerCache:
 
     Attributes:
         key, value: numbers for each token; 0: it is no attention layer.
+        latent: of the key, those that are the value as well: Ollama's own engine keeps them twice.
         window: tokens that it looks back at most; 0: all of the context.
         state: numbers that it keeps for each slot, however long the prompt is.
     """
 
     key: int = 0
     value: int = 0
+    latent: int = 0
     window: int = 0
     state: int = 0
 
@@ -1680,8 +1699,11 @@ def memory_needed(shape: ModelShape, options: RunOptions) -> MemoryNeed:
     per_value = (_ROUND_BYTES if engine == "runner" else CACHE_BYTES)[options.cache]
     cache, state = 0.0, 0
     for layer, count in shape.layers:
-        kept = min(whole, _padded(options.slots * layer.window + batch)) if layer.window else whole
-        cache += count * kept * (layer.key + layer.value) * per_value
+        window, width = layer.window, layer.key + layer.value
+        if engine == "ollama":
+            window, width = max(window, _OWN_WINDOWS.get(shape.architecture, 0)), width + layer.latent
+        kept = min(whole, _padded(options.slots * window + batch)) if layer.window else whole
+        cache += count * kept * width * per_value
         state += count * options.slots * layer.state * 4
     weights = shape.weights + (shape.token_table if engine == "ollama" else 0)
     buffers = _buffers(shape, options, engine, whole, batch)
@@ -4394,14 +4416,35 @@ def event_text(value: Mapping[str, Any]) -> str:
 HTTP_OK = 200
 REFUSAL_BYTES = 16 * 2**10  # read of an answer that is an error; its message is shorter
 MAX_NOTES = 32  # sentences about one node in the log
+UNREAD_SECONDS = 1.0  # in which it shows that a used connection had ended
 END_SECONDS = 1.0  # for the end of the body after the last line: then the connection can serve again
 
 log = logging.getLogger(__name__)
+
+LEAST_PAUSE, MOST_PAUSE = 0.5, 120.0  # seconds for which a node is believed to be busy
 
 NO_HEADERS: Mapping[str, str] = {}
 
 _Stage = Literal["first byte", "next line", "answer"]
 T = TypeVar("T")
+
+
+def node_session(connector: aiohttp.BaseConnector, *, trust_env: bool = False) -> aiohttp.ClientSession:
+    """A session for nodes, that notes in the context of a request when it goes over a used connection.
+
+    It keeps no cookies: what a gateway sets for one user is not to be sent with another's request.
+    """
+
+    async def reused(_session: Any, context: Any, _params: Any) -> None:
+        if context.trace_request_ctx is not None:
+            context.trace_request_ctx["reused"] = True
+
+    trace = aiohttp.TraceConfig()
+    trace.on_connection_reuseconn.append(reused)
+    jar = aiohttp.DummyCookieJar()
+    return aiohttp.ClientSession(
+        connector=connector, trust_env=trust_env, cookie_jar=jar, trace_configs=[trace]
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -4598,7 +4641,10 @@ class NodeTransport:
             said = await self._read(response, REFUSAL_BYTES, whole=False)
         finally:
             response.close()
-        raise self.dialect.refusal(self.name, response.status, said, str((body or {}).get("model", "")))
+        error = self.dialect.refusal(self.name, response.status, said, str((body or {}).get("model", "")))
+        if isinstance(error, NodeBusyError):
+            error.retry_after = _seconds_in(response.headers.get("Retry-After", ""))
+        raise error
 
     def _redirected(self, path: str, status: int, location: str) -> NodeFaultError:
         """Not followed: it would make a GET of a POST, and carry the node's key to another server."""
@@ -4616,7 +4662,7 @@ class NodeTransport:
         method, data = ("GET", None) if body is None else ("POST", self._encoded(body))
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=self.limits.connect)
         try:
-            return await self._session.request(
+            return await self._over_living_connection(
                 method,
                 self._url + path,
                 data=data,
@@ -4636,6 +4682,23 @@ class NodeTransport:
             raise NodeFaultError(
                 self.name, message("hung up before it answered, or spoke no HTTP")
             ) from error
+
+    async def _over_living_connection(self, method: str, url: str, **sent: Any) -> aiohttp.ClientResponse:
+        """The answer to a request, which is sent again where a used connection has ended at that moment.
+
+        Servers close connections that nobody uses: uvicorn and llama.cpp after five seconds. What is sent
+        just then is never read. aiohttp itself sends a GET again, but no POST. A server that hangs up later
+        may have died of the request.
+        """
+        loop = asyncio.get_running_loop()
+        while True:
+            context: dict[str, bool] = {}
+            began = loop.time()
+            try:
+                return await self._session.request(method, url, trace_request_ctx=context, **sent)
+            except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
+                if not context or loop.time() - began > UNREAD_SECONDS:
+                    raise
 
     def _merged(self, headers: Mapping[str, str]) -> Mapping[str, str]:
         """The headers of all requests and of this one, whose own count more, in any spelling."""
@@ -4711,6 +4774,15 @@ class NodeTransport:
                 yield
         except TimeoutError as error:
             raise NodeTimeoutError(self.name, stage, seconds) from error
+
+
+def _seconds_in(header: str) -> float | None:
+    """What `Retry-After` says; None where it says nothing, or a date."""
+    try:
+        seconds = float(header)
+    except ValueError:
+        return None
+    return min(max(seconds, LEAST_PAUSE), MOST_PAUSE) if math.isfinite(seconds) else None
 
 
 async def _read_to_end(pieces: AsyncGenerator[Any, None]) -> None:
@@ -5436,6 +5508,7 @@ class PendingChat:
         figures: its user may see figures about what others do: see `reason`.
         language: of the reason that its answer carries.
         waits_since: when it began to wait for one, on the loop's clock; None: it is at one.
+        busy_since: when the first node was too busy for it, on the same clock; None: none was.
         tried: nodes that have failed it → what was wrong.
         unexplained: those of these failures that may have been its own fault.
         answering: its answer has begun.
@@ -5459,6 +5532,7 @@ class PendingChat:
     figures: bool = True
     language: str = ENGLISH
     waits_since: float | None = None
+    busy_since: float | None = None
     tried: dict[str, NodeError] = field(default_factory=dict)
     unexplained: list[UnexplainedFailure] = field(default_factory=list)
     answering: bool = False
@@ -6602,7 +6676,7 @@ def _layers(
     windows = _windows(known, count)
     kv_heads = known.each("attention.head_count_kv", count, known.number("attention.head_count"))
     value_size = known.number("attention.value_length") or head_size
-    state = _state(known)
+    state, latent = _state(known), known.number("attention.kv_lora_rank")
     interval = known.number("full_attention_interval", _INTERVALS.get(known.architecture, 0))
     caching = known.number("attention.shared_kv_layers")
     caching = count - caching if caching else _OWN_CACHES.get(known.architecture, count)
@@ -6615,6 +6689,7 @@ def _layers(
             LayerCache(
                 key=key if attends and number < caching else 0,
                 value=value if attends and number < caching else 0,
+                latent=latent if attends and not value else 0,
                 window=windows[number] if attends else 0,
                 state=state if _recurs(known, tensors, attends=attends, interval=interval) else 0,
             )
@@ -6713,6 +6788,11 @@ _CLOUD_BYTES = 2**20  # a model with such a tag that is larger than this has wei
 _Entry = TypeVar("_Entry", bound="NamedModel")
 
 
+def is_cloud_name(name: str) -> bool:
+    """Whether a name is one of Ollama's cloud, such as `gpt-oss:120b-cloud`."""
+    return bool(_CLOUD_TAG.fullmatch(name))
+
+
 class NodeValue(BaseModel):
     """Base of what is read from a node's answers."""
 
@@ -6786,7 +6866,7 @@ class ListedModel(NamedModel):
     @property
     def is_remote(self) -> bool:
         """Whether the node only passes requests on: it is never loaded there, and takes no memory."""
-        tagged = bool(_CLOUD_TAG.fullmatch(self.name)) and self.size < _CLOUD_BYTES
+        tagged = is_cloud_name(self.name) and self.size < _CLOUD_BYTES
         return bool(self.remote_model or self.remote_host) or tagged
 
 
@@ -7264,12 +7344,12 @@ def engine_said_in(answer: bytes) -> str:
         value = json.loads(answer.decode(errors="replace"))
     except (ValueError, RecursionError):
         return said_in(answer)
-    found = _message_in(value)
+    found = message_in(value)
     return shortened(found) if found else said_in(answer)
 
 
-def _message_in(value: object, depth: int = 0) -> str:
-    """The first text under one of the names that engines have for it."""
+def message_in(value: object, depth: int = 0) -> str:
+    """The first text under one of the names that engines have for it; empty where there is none."""
     if isinstance(value, str):
         return value
     if isinstance(value, list):  # FastAPI's list of what is wrong
@@ -7278,7 +7358,7 @@ def _message_in(value: object, depth: int = 0) -> str:
         return "; ".join(f"{place}: {text}" for place, text in zip(places, texts, strict=True))
     if not isinstance(value, dict) or depth > 1:
         return ""
-    found = (_message_in(value[name], depth + 1) for name in ("error", "message", "detail") if name in value)
+    found = (message_in(value[name], depth + 1) for name in ("error", "message", "detail") if name in value)
     return next((text for text in found if text), "")
 
 
@@ -8983,13 +9063,16 @@ class Breaker:
         """A request ended and tells nothing, being cancelled or refused with 4xx: let another one try."""
         self._trying = False
 
-    def failed(self, now: float, *, at_once: bool = False, grows: bool = True) -> None:
+    def failed(
+        self, now: float, *, at_once: bool = False, grows: bool = True, pause: float | None = None
+    ) -> None:
         """A request failed. Those that were on their way when it opened tell nothing new.
 
         Args:
             now: the moment.
             at_once: open now, whatever the threshold: such failures cost too much to wait for another.
             grows: the next time is twice as long. Not where it is only busy: it may be free any moment.
+            pause: seconds that it stays open, where that is known.
         """
         self.failed_at = now
         if self.state(now) == "open" and not self._trying:
@@ -9000,7 +9083,7 @@ class Breaker:
         if was_open and grows:
             self._backoff = min(2 * self._backoff, self._rule.longest)
         if was_open or at_once or self._failures >= self._rule.threshold:
-            self._retry_at = now + self._backoff
+            self._retry_at = now + (self._backoff if pause is None else pause)
 
 
 # --- ollama_pack.routing.state.external_load ---
@@ -9181,7 +9264,9 @@ def best_variant(
     in_memory = {blob for blob, _ in resident}
     for variant in variants:
         others = sum(size for blob, size in resident if blob != variant.blob)
-        if variant.blob in in_memory or (variant.need and variant.need + others <= room):
+        # One in memory may be there with less context, or in part on the CPU.
+        is_there = variant.blob in in_memory and not (measured and variant.need > room)
+        if is_there or (variant.need and variant.need + others <= room):
             return variant, True
     alone = [one for one in variants if one.need and one.need <= room]
     if alone:
@@ -9222,16 +9307,17 @@ class SeenLoad:
 class MemoryLearner:
     """Predicts memory on one node."""
 
-    def __init__(self, slots: int | None = None) -> None:
+    def __init__(self, slots: int | None = None, engine: Engine | None = None) -> None:
         """Start with the usual settings.
 
         Args:
             slots: that a runner is known to have; None: they are to be found out.
+            engine: the one that is expected until a load shows it; None: the one of Ollama 0.17.
         """
         self._slots = slots
         self._seen: dict[str, SeenLoad] = {}
         self._on_gpu: dict[str, bool] = {}  # of the same: whether a GPU has some of it
-        self.options = RunOptions(0, slots=slots or 1)
+        self.options = RunOptions(0, slots=slots or 1, engine=engine)
 
     def seen(self, blob: str, load: SeenLoad, *, on_gpu: bool) -> bool:
         """Take in a model in memory. Returns whether that has changed what is predicted."""
@@ -9299,13 +9385,13 @@ def is_split(options: RunnerOptions) -> bool:
 class NodeMemory:
     """What is known of a node's memory. All is bounded by the models that it has."""
 
-    def __init__(self, row: NodeRow) -> None:
+    def __init__(self, row: NodeRow, engine: Engine | None = None) -> None:
         self._declared = usable_memory(row.memory) if row.memory else 0
         self._told = 0  # by its GPUs
         self._foreign: deque[int] = deque(maxlen=FOREIGN_LOOKS)
         self._together = 0  # bytes that have been seen in memory together, and none on the CPU
         self._spilled = 0  # bytes that were in GPU memory while a model was there only in part
-        self._learner = MemoryLearner(row.slots)
+        self._learner = MemoryLearner(row.slots, engine)
 
     @property
     def measured(self) -> bool:
@@ -9574,14 +9660,22 @@ class NodeState:
         for breaker in self._on_the_way(model):
             breaker.gave_up()
 
-    def failed(self, model: str, now: float, *, node_down: bool, hung: bool, busy: bool = False) -> None:
-        """A request failed, for the node's sake or for one model's, or was not taken as that is busy."""
+    def failed(self, model: str, now: float, *, node_down: bool, hung: bool) -> None:
+        """A request failed, for the node's sake or for one model's."""
         self.changed()
         if node_down:
             self.breaker.failed(now)
         elif model in self.models:
-            self._breakers.setdefault(model, Breaker(MODEL_RULE)).failed(now, at_once=hung, grows=not busy)
+            self._breakers.setdefault(model, Breaker(MODEL_RULE)).failed(now, at_once=hung)
             self.breaker.gave_up()
+
+    def busy(self, model: str, now: float, *, pause: float | None) -> None:
+        """A request was not taken: the model is busy, for so many seconds if the node says that."""
+        self.changed()
+        if model in self.models:
+            breaker = self._breakers.setdefault(model, Breaker(MODEL_RULE))
+            breaker.failed(now, at_once=pause is not None, grows=False, pause=pause)
+        self.breaker.gave_up()
 
     def broke_off(self, model: str, user: str, now: float) -> None:
         """An answer ended in the middle. One user's request may be the reason, two users' are not."""
@@ -12978,15 +13072,30 @@ class Scheduler:
         self.cluster.learn(running.node, blob, lesson)
         self.listener(FinishedEvent(request_id, node_key(running.node.row), blob, lesson))
 
-    def failed(
-        self,
-        request_id: str,
-        *,
-        node_down: bool,
-        hung: bool = False,
-        blamed: bool = True,
-        busy: bool = False,
-    ) -> bool:
+    def is_busy(self, request_id: str, *, pause: float | None, waits: bool) -> bool:
+        """The node takes no further request of this model now.
+
+        Args:
+            request_id: the request.
+            pause: for so many seconds; None: it does not say.
+            waits: the request waits for the same node if there is no other.
+
+        Returns:
+            Whether it waits. If not, tell the user.
+        """
+        if (running := self._running.pop(request_id, None)) is None:
+            return False
+        self._leave(running)
+        self._ended(running)
+        again = self._fails_over(running)
+        alone = waits and not again
+        running.node.busy(running.assignment.model, self._clock(), pause=pause)
+        self.listener(EndedEvent(request_id))  # other workers learn by themselves for how long
+        if again or alone:
+            self._wait_again(running, "" if alone else running.node.row.name)
+        return again or alone
+
+    def failed(self, request_id: str, *, node_down: bool, hung: bool = False, blamed: bool = True) -> bool:
         """The node has failed before the first token, or in the middle of an answer.
 
         Args:
@@ -12994,7 +13103,6 @@ class Scheduler:
             node_down: it is the node (no connection, no answer to a probe), not one model on it.
             hung: the model said nothing for as long as it could: nobody else is to wait for it.
             blamed: the fault is the node's. If not, it may be the request's: `blame` may be called later.
-            busy: the node takes no further request of this model now.
 
         Returns:
             Whether it waits for another node now. If not, tell the user.
@@ -13007,23 +13115,26 @@ class Scheduler:
         node, model = running.node, running.assignment.model
         running.runner.mirror.clear()
         if blamed:
-            node.failed(model, self._clock(), node_down=node_down, hung=hung, busy=busy)
-            # Other workers learn by themselves that it is busy, and for how long.
-            self.listener(EndedEvent(request_id) if busy else FailedEvent(request_id, node_down, hung))
+            node.failed(model, self._clock(), node_down=node_down, hung=hung)
+            self.listener(FailedEvent(request_id, node_down, hung))
         else:
             if running.answering:
                 node.broke_off(model, running.assignment.request.user, self._clock())
             else:
                 node.gave_up(model)
             self.listener(EndedEvent(request_id))
-        again = (
-            not running.answering and len(running.entry.tried) < MAX_FAILOVERS and self._elsewhere(running)
-        )
-        if again:
-            self._queue.put_back(running.entry, running.node.row.name)
-            running.entry.shared = False
-            self._unheard.append(running.entry)
+        if again := self._fails_over(running):
+            self._wait_again(running, node.row.name)
         return again
+
+    def _fails_over(self, running: RunningRequest) -> bool:
+        """Whether another node may answer it."""
+        return not running.answering and len(running.entry.tried) < MAX_FAILOVERS and self._elsewhere(running)
+
+    def _wait_again(self, running: RunningRequest, failed_node: str) -> None:
+        self._queue.put_back(running.entry, failed_node)
+        running.entry.shared = False
+        self._unheard.append(running.entry)
 
     def blame(self, request_id: str, name: str, model: str, *, hung: bool) -> None:
         """A node failed a request that another one has begun to answer: so the fault was the node's."""
@@ -13602,12 +13713,14 @@ class Upkeep:
         """Pull a model at nodes (none: all Ollamas), one after another, each without chats meanwhile.
 
         Raises:
-            ValueError: a pull is under way, here or in another worker, or a node is unknown.
+            ValueError: a pull is under way, here or elsewhere, a node is unknown, or no node can pull.
         """
         if any(one.is_under_way for one in self.all_pulls):
             raise ValueError(message("A pull is under way. Wait until it is done, or stop it."))
         watches = self._fleet.nodes
         wanted = list(nodes) or [name for name, watch in watches.items() if watch.row.kind == "ollama"]
+        if not wanted:
+            raise ValueError(message("No node is an Ollama: nothing else can pull models."))
         for name in wanted:
             if name not in watches:
                 known = ", ".join(watches)
@@ -14819,13 +14932,15 @@ class Router:
         self._failures[node, fold_name(binding.model)] = error.plain
         self._attempts.end(pending.request.id)
         unexplained, kind = is_unexplained(error), failure_kind(error)
-        again = self.scheduler.failed(
-            pending.request.id,
-            node_down=error.is_down,
-            hung=is_hang(error),
-            blamed=not unexplained,
-            busy=isinstance(error, NodeBusyError),
-        )
+        if isinstance(error, NodeBusyError):
+            again = self._is_busy(pending, error)
+        else:
+            again = self.scheduler.failed(
+                pending.request.id,
+                node_down=error.is_down,
+                hung=is_hang(error),
+                blamed=not unexplained,
+            )
         if isinstance(error, (ModelNotFoundError, NodeUnreachableError)):
             self.nodes[node].hurry.set()
         if pending.answering:
@@ -14839,6 +14954,13 @@ class Router:
             pending.unexplained.append(UnexplainedFailure(node, binding.model, is_hang(error), kind))
         self.counts.failed_over(binding)
         pending.bound = self._loop.create_future()
+
+    def _is_busy(self, pending: PendingChat, error: NodeBusyError) -> bool:
+        """Whether it waits now: for another node, or for the same one if that says that it is free soon."""
+        now, pause = self._loop.time(), error.retry_after
+        pending.busy_since = now if pending.busy_since is None else pending.busy_since
+        soon = pause is not None and now + pause - pending.busy_since < DOWN_SECONDS
+        return self.scheduler.is_busy(pending.request.id, pause=pause, waits=soon)
 
 
 async def _tell_load(pending: PendingChat, attempt: Attempt) -> None:
@@ -17817,11 +17939,7 @@ class RouterHost:
         elif self.current is None or self._made_of != wanted:
             self.retire()
             connector = aiohttp.TCPConnector(limit=0, ssl=self._trusted())
-            session = aiohttp.ClientSession(
-                connector=connector,
-                trust_env=_environment_counts(),
-                cookie_jar=aiohttp.DummyCookieJar(),  # a gateway's cookie for one user is nobody else's
-            )
+            session = node_session(connector, trust_env=_environment_counts())
             self.current = Router(
                 rows,
                 session,

@@ -9,7 +9,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/pipelines/model_alias_filter.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipeline`, line 1464, which the server calls.
+# Begin here: `class Pipeline`, line 1472, which the server calls.
 # The modules that it uses come first:
 #     57  base.translations           The translations of all sentences. GENERATED from locale/ by scripts/package.py.
 #    116  base.messages               Sentences for people, in English and in the languages of the catalogue.
@@ -19,17 +19,17 @@ version: 0.1.0
 #    325  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
 #    336  engines.content             The parts of a message, in the one form that this pack works with, whatever a client calls them.
 #    345  aliases.facts               What an alias table may ask about a request, read off an OpenAI chat body.
-#    406  aliases.table               An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#    792  engines.ollama.names        Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#    934  fit.shapes                  Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#    980  fit.choose                  Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#   1001  aliases.resolve             Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   1119  base.single_flight          What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
-#   1222  engines.ollama.installed    Which models some Ollama nodes have, and which weights, by `GET /api/tags`. One event loop at a time.
-#   1323  engines.model_ids           Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   1331  services.pipeline_requests  What a pipeline can know of a request, how it tells the next one, and the others of its server.
-#   1348  services.valves             What all valves of the pack have in common: what is refused is told to admins, without what was written.
-#   1446  services.pipeline_valves    Valves on the Pipelines server: what all of our pipelines have in common there.
+#    414  aliases.table               An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#    800  engines.ollama.names        Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#    942  fit.shapes                  Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#    988  fit.choose                  Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   1009  aliases.resolve             Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   1127  base.single_flight          What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
+#   1230  engines.ollama.installed    Which models some Ollama nodes have, and which weights, by `GET /api/tags`. One event loop at a time.
+#   1331  engines.model_ids           Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   1339  services.pipeline_requests  What a pipeline can know of a request, how it tells the next one, and the others of its server.
+#   1356  services.valves             What all valves of the pack have in common: what is refused is told to admins, without what was written.
+#   1454  services.pipeline_valves    Valves on the Pipelines server: what all of our pipelines have in common there.
 
 import asyncio
 import hashlib
@@ -374,11 +374,12 @@ def request_facts(body: Mapping[str, Any], model: str, groups: Iterable[str] = (
     """Read the facts of a chat body. What is not of the expected form counts as absent, never as an error."""
     messages = _mappings(body.get("messages"))
     images = sum(map(_count_images, messages))
-    text = sum(map(_text_bytes, messages))
+    tools = _items(body.get("tools"))
+    text = sum(map(_text_bytes, messages)) + sum(map(_bytes_of, tools))
     return RequestFacts(
         model=model,
         images=images > 0,
-        tools=bool(_items(body.get("tools")) or _items(body.get("tool_ids"))),
+        tools=bool(tools or _items(body.get("tool_ids"))),
         tokens=math.ceil(text / BYTES_PER_TOKEN) + images * TOKENS_PER_IMAGE,
         groups=frozenset(groups),
     )
@@ -400,7 +401,14 @@ def _count_images(message: Mapping[str, Any]) -> int:
 def _text_bytes(message: Mapping[str, Any]) -> int:
     content = message.get("content")
     texts = [content, *(part.get("text") for part in _mappings(content))]
-    return sum(len(text.encode(errors="replace")) for text in texts if isinstance(text, str))
+    # What an agent writes stands in its calls.
+    calls = [object_at(call, "function").get("arguments") or "" for call in _items(message.get("tool_calls"))]
+    return sum(_bytes_of(text) for text in texts if isinstance(text, str)) + sum(map(_bytes_of, calls))
+
+
+def _bytes_of(value: object) -> int:
+    """The bytes of a text; of something else, about those that it is written with."""
+    return len(str(value).encode(errors="replace"))
 
 
 # --- ollama_pack.aliases.table ---

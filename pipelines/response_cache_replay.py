@@ -10,7 +10,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/pipelines/response_cache_replay.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipeline`, line 7620, which the server calls.
+# Begin here: `class Pipeline`, line 7623, which the server calls.
 # The modules that it uses come first:
 #    118  base.translations           The translations of all sentences. GENERATED from locale/ by scripts/package.py.
 #    196  base.messages               Sentences for people, in English and in the languages of the catalogue.
@@ -24,43 +24,43 @@ version: 0.1.0
 #   1125  cache.collect               From the chunks of a generation to what may be kept of it.
 #   1280  cache.counters              What the cache did, in figures without any text: of this process, and to be added up over all of them.
 #   1335  base.breaker                A breaker: after failures nothing is sent for a while, then one request tries.
-#   1418  base.single_flight          What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
-#   1501  base.time_limit             A time limit that does not run out while this process itself is held up.
-#   1536  cache.store                 What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
-#   1736  cache.guard                 A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
-#   1903  cache.live                  An answer while it is being generated: any number of listeners get it from the start.
-#   2007  cache.contrast_words        English words that embeddings confuse: of one kind, but not the same.
-#   2116  cache.normal_words          The words of the normal form, in English: which say the same, which say nothing, and whose case matters.
-#   2303  cache.guards                What two questions must have in common before the similarity of their meanings counts at all.
-#   2524  cache.judge                 The judge of similar answers: what it is asked, and when its word counts as a yes.
-#   2631  cache.pool                  Evidence of other sites: counts that were added up over several deployments, with noise.
-#   2777  cache.semantic              The semantic tier: answers to questions that mean the same, once it is known how often that is wrong.
-#   3223  cache.normal_zh             The normal form of a question in Chinese: see `normal_form`.
-#   3361  cache.normal_form           The normal form of a question: two texts with the same form are one question in other words.
-#   3884  cache.similar               The normalised tier: a second key, by the normal form of the last message, that leads to an answer.
-#   4013  cache.outcome               What a request asks of the cache, and what the cache makes of it.
-#   4105  cache.generation            One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
-#   4433  cache.follow                One generation for many: the followers' side, in every process but the leader's.
-#   4536  engines.errors              What goes wrong with a node.
-#   4554  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#   4608  engines.ollama.to_openai    What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   4633  engines.ollama.stream       A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   4650  cache.replay                A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
-#   4735  cache.cache                 The response cache: look an answer up, follow one that is being generated, or lead.
-#   5455  cache.scope                 Who may share an answer. The scope is part of an entry's key and of its encryption.
-#   5532  services.cacheable          Which requests the cache is for, whose answers they share, and what it is asked.
-#   5662  base.redis                  A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#   6101  cache.redis_scripts         What happens in one step inside of Redis: the scripts, and the names of the keys.
-#   6445  cache.store_redis           The cache in Redis or Valkey, for any number of processes and hosts.
-#   6693  cache.sqlite_cache          The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
-#   7037  cache.store_sqlite          The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
-#   7252  engines.model_ids           Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   7260  services.activity           What chats did in this process, until somebody writes it into the history.
-#   7286  services.caching            The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
-#   7394  services.webui_tasks        Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#   7429  services.pipeline_requests  What a pipeline can know of a request, how it tells the next one, and the others of its server.
-#   7506  services.valves             What all valves of the pack have in common: what is refused is told to admins, without what was written.
-#   7604  services.pipeline_valves    Valves on the Pipelines server: what all of our pipelines have in common there.
+#   1421  base.single_flight          What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
+#   1504  base.time_limit             A time limit that does not run out while this process itself is held up.
+#   1539  cache.store                 What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
+#   1739  cache.guard                 A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
+#   1906  cache.live                  An answer while it is being generated: any number of listeners get it from the start.
+#   2010  cache.contrast_words        English words that embeddings confuse: of one kind, but not the same.
+#   2119  cache.normal_words          The words of the normal form, in English: which say the same, which say nothing, and whose case matters.
+#   2306  cache.guards                What two questions must have in common before the similarity of their meanings counts at all.
+#   2527  cache.judge                 The judge of similar answers: what it is asked, and when its word counts as a yes.
+#   2634  cache.pool                  Evidence of other sites: counts that were added up over several deployments, with noise.
+#   2780  cache.semantic              The semantic tier: answers to questions that mean the same, once it is known how often that is wrong.
+#   3226  cache.normal_zh             The normal form of a question in Chinese: see `normal_form`.
+#   3364  cache.normal_form           The normal form of a question: two texts with the same form are one question in other words.
+#   3887  cache.similar               The normalised tier: a second key, by the normal form of the last message, that leads to an answer.
+#   4016  cache.outcome               What a request asks of the cache, and what the cache makes of it.
+#   4108  cache.generation            One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
+#   4436  cache.follow                One generation for many: the followers' side, in every process but the leader's.
+#   4539  engines.errors              What goes wrong with a node.
+#   4557  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#   4611  engines.ollama.to_openai    What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   4636  engines.ollama.stream       A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   4653  cache.replay                A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
+#   4738  cache.cache                 The response cache: look an answer up, follow one that is being generated, or lead.
+#   5458  cache.scope                 Who may share an answer. The scope is part of an entry's key and of its encryption.
+#   5535  services.cacheable          Which requests the cache is for, whose answers they share, and what it is asked.
+#   5665  base.redis                  A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#   6104  cache.redis_scripts         What happens in one step inside of Redis: the scripts, and the names of the keys.
+#   6448  cache.store_redis           The cache in Redis or Valkey, for any number of processes and hosts.
+#   6696  cache.sqlite_cache          The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
+#   7040  cache.store_sqlite          The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
+#   7255  engines.model_ids           Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   7263  services.activity           What chats did in this process, until somebody writes it into the history.
+#   7289  services.caching            The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
+#   7397  services.webui_tasks        Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#   7432  services.pipeline_requests  What a pipeline can know of a request, how it tells the next one, and the others of its server.
+#   7509  services.valves             What all valves of the pack have in common: what is refused is told to admins, without what was written.
+#   7607  services.pipeline_valves    Valves on the Pipelines server: what all of our pipelines have in common there.
 
 import asyncio
 import base64
@@ -1395,13 +1395,16 @@ class Breaker:
         """A request ended and tells nothing, being cancelled or refused with 4xx: let another one try."""
         self._trying = False
 
-    def failed(self, now: float, *, at_once: bool = False, grows: bool = True) -> None:
+    def failed(
+        self, now: float, *, at_once: bool = False, grows: bool = True, pause: float | None = None
+    ) -> None:
         """A request failed. Those that were on their way when it opened tell nothing new.
 
         Args:
             now: the moment.
             at_once: open now, whatever the threshold: such failures cost too much to wait for another.
             grows: the next time is twice as long. Not where it is only busy: it may be free any moment.
+            pause: seconds that it stays open, where that is known.
         """
         self.failed_at = now
         if self.state(now) == "open" and not self._trying:
@@ -1412,7 +1415,7 @@ class Breaker:
         if was_open and grows:
             self._backoff = min(2 * self._backoff, self._rule.longest)
         if was_open or at_once or self._failures >= self._rule.threshold:
-            self._retry_at = now + self._backoff
+            self._retry_at = now + (self._backoff if pause is None else pause)
 
 
 # --- ollama_pack.base.single_flight ---
