@@ -334,6 +334,7 @@ ANSWERS = [
         {
             "choices[0].logprobs.content[0].token": "a",
             "choices[0].logprobs.content[0].logprob": -0.5,
+            "choices[0].logprobs.content[0].top_logprobs": [],
             "choices[0].logprobs.refusal": None,
         },
     ),
