@@ -75,6 +75,22 @@ def test_thoughts(name: str) -> None:
     assert deltas(chunks) == [{"role": "assistant", "reasoning_content": "Hm"}, {"content": "Yes"}, {}]
 
 
+def test_thoughts_of_mistral() -> None:
+    """Would catch Magistral's thoughts, which come in a list where text is, being dropped, and the text after."""
+    thought = [{"type": "thinking", "thinking": [{"type": "text", "text": "Hm"}], "closed": True}]
+    said = says(content=thought), says(content=[{"type": "text", "text": "Y"}]), says(content="es")
+    expected = [{"role": "assistant", "reasoning_content": "Hm"}, {"content": "Y"}, {"content": "es"}, {}]
+    assert deltas(reply(*said, END)) == expected
+
+
+@pytest.mark.parametrize(
+    "content", [[None, 7], [{"thinking": 7}], [{"thinking": [None, {"text": 7}]}], [{"text": None}], {}, 7]
+)
+def test_odd_parts_say_nothing(content: object) -> None:
+    """Would catch an answer that ends with an error of ours."""
+    assert deltas(reply(says(content=content), END)) == [{"role": "assistant"}]
+
+
 def test_where_the_figures_go() -> None:
     """Would catch figures that Open WebUI does not find, or a client that asked for a chunk of their own."""
     last = reply(says(content="a"), END, FIGURES)

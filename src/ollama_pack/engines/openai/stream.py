@@ -4,7 +4,7 @@ Engines differ in what they call thoughts, in where the figures are, and in how 
 chunk says something new, a tool call comes whole, and the last chunk that has a choice ends the answer.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ollama_pack.engines.body import object_at
@@ -111,13 +111,27 @@ def engine_usage(usage: Mapping[str, Any] | None, timings: Mapping[str, Any] | N
 
 def _engine_delta(given: Mapping[str, Any]) -> dict[str, Any]:
     """What a delta says, without what is empty: text, thoughts, and what else Open WebUI reads."""
+    content, thought = _said_in(given.get("content"))
     thoughts = (_string_or_empty(given.get(name)) for name in _THOUGHT_FIELDS)
     found = {
-        "content": _string_or_empty(given.get("content")),
-        "reasoning_content": next((thought for thought in thoughts if thought), ""),
+        "content": content,
+        "reasoning_content": next((other for other in thoughts if other), thought),
         **{name: given.get(name) for name in _KEPT_DELTAS},
     }
     return {name: value for name, value in found.items() if value}
+
+
+def _said_in(content: object) -> tuple[str, str]:
+    """Text and thoughts. Mistral's API sends parts while a model thinks, and text afterwards."""
+    if not isinstance(content, list):
+        return _string_or_empty(content), ""
+    parts = [object_at(part) for part in content]
+    inner = [object_at(one) for part in parts if isinstance(part.get("thinking"), list) for one in part["thinking"]]
+    return _texts_of(parts), _texts_of(inner)
+
+
+def _texts_of(parts: Iterable[Mapping[str, Any]]) -> str:
+    return "".join(_string_or_empty(part.get("text")) for part in parts)
 
 
 def _first_choice(chunk: Mapping[str, Any]) -> Mapping[str, Any]:
