@@ -10,7 +10,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipe`, line 20332, which the server calls.
+# Begin here: `class Pipe`, line 20346, which the server calls.
 # The modules that it uses come first:
 #    220  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
 #    508  base.messages                  Sentences for people, in English and in the languages of the catalogue.
@@ -69,78 +69,78 @@ version: 0.1.0
 #   8634  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
 #   8837  engines.calls                  Tool calls from the pieces of a streamed answer, which engines cut up and number in ways of their own.
 #   8897  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
-#   9026  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
-#   9363  routing.nodes                  The `nodes` valve: a row a line, read once.
-#   9723  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
-#   9809  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
-#   9983  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
-#  10179  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
-#  10272  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
-#  10358  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
-#  10424  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
-#  10473  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
-#  10561  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
-#  10675  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
-#  11202  routing.probe.node_watch       One node as the router holds it: its client, what the last looks have shown, and when it counts as gone.
-#  11503  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
-#  11751  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
-#  11854  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
-#  11962  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-#  12079  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
-#  12332  routing.state.demand           How often each set of weights is asked for, over the last minutes.
-#  12365  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-#  12551  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#  12586  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#  13351  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#  13427  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#  13573  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#  13819  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
-#  13959  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  14019  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
-#  14576  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
-#  14756  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
-#  15107  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  15416  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  15531  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  16166  routing.dispatch.embedding     Vectors from the fleet: the node that has the model in memory and the least to do, then the others.
-#  16226  fit.planning                   Which models a fleet should have where, so that its demand needs the fewest loads: pure functions.
-#  16423  routing.plan.demand            What people ask for: chats from the router's record, or from a file like it.
-#  16518  routing.plan.virtual_fleet     A node as Ollama is, in virtual time: no sockets, no sleeping, thousands of requests in a second.
-#  16779  routing.plan.replay            A recorded day again, in virtual time: the router's own scheduler over simulated nodes.
-#  16966  routing.plan.report            What fits where, what to pull, and what one more GPU would bring: all of a plan, as people read it.
-#  17276  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, the admin's dashboard, and a plan.
-#  17387  cache.errors                   What goes wrong with the cache.
-#  17407  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  17439  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  17588  services.budget_chats          Chats that are under way and their budgets: what each has used so far, by whoever knows it best.
-#  17594  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#  17609  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#  17755  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#  17798  webui.users                    Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
-#  17831  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#  17922  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-#  18085  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
-#  18175  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
-#  18418  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  18563  services.activity              What chats did in this process, until somebody writes it into the history.
-#  18589  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  18714  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
-#  18824  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
-#  18871  services.valves                What all valves of the pack have in common: what is refused is told to admins, without what was written.
-#  18999  services.router_valves         The valves of the router, wherever it runs.
-#  19153  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  19267  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  19528  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
-#  19560  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  19582  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#  19588  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#  19682  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
-#  19789  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  19884  webui.leaving                  When Open WebUI is told that a client has left: not while it reads its database.
-#  19973  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#  20168  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
-#  20179  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#  20238  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#   9040  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
+#   9377  routing.nodes                  The `nodes` valve: a row a line, read once.
+#   9737  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
+#   9823  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
+#   9997  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
+#  10193  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
+#  10286  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
+#  10372  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
+#  10438  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
+#  10487  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
+#  10575  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
+#  10689  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
+#  11216  routing.probe.node_watch       One node as the router holds it: its client, what the last looks have shown, and when it counts as gone.
+#  11517  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
+#  11765  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
+#  11868  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
+#  11976  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+#  12093  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
+#  12346  routing.state.demand           How often each set of weights is asked for, over the last minutes.
+#  12379  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+#  12565  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#  12600  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#  13365  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#  13441  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#  13587  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#  13833  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
+#  13973  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  14033  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
+#  14590  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
+#  14770  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
+#  15121  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  15430  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  15545  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  16180  routing.dispatch.embedding     Vectors from the fleet: the node that has the model in memory and the least to do, then the others.
+#  16240  fit.planning                   Which models a fleet should have where, so that its demand needs the fewest loads: pure functions.
+#  16437  routing.plan.demand            What people ask for: chats from the router's record, or from a file like it.
+#  16532  routing.plan.virtual_fleet     A node as Ollama is, in virtual time: no sockets, no sleeping, thousands of requests in a second.
+#  16793  routing.plan.replay            A recorded day again, in virtual time: the router's own scheduler over simulated nodes.
+#  16980  routing.plan.report            What fits where, what to pull, and what one more GPU would bring: all of a plan, as people read it.
+#  17290  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, the admin's dashboard, and a plan.
+#  17401  cache.errors                   What goes wrong with the cache.
+#  17421  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  17453  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  17602  services.budget_chats          Chats that are under way and their budgets: what each has used so far, by whoever knows it best.
+#  17608  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#  17623  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#  17769  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#  17812  webui.users                    Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
+#  17845  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#  17936  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#  18099  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
+#  18189  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
+#  18432  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  18577  services.activity              What chats did in this process, until somebody writes it into the history.
+#  18603  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  18728  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#  18838  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
+#  18885  services.valves                What all valves of the pack have in common: what is refused is told to admins, without what was written.
+#  19013  services.router_valves         The valves of the router, wherever it runs.
+#  19167  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  19281  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  19542  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#  19574  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  19596  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#  19602  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#  19696  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
+#  19803  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  19898  webui.leaving                  When Open WebUI is told that a client has left: not while it reads its database.
+#  19987  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#  20182  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
+#  20193  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#  20252  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
 
 import asyncio
 import base64
@@ -8999,13 +8999,27 @@ def engine_usage(usage: Mapping[str, Any] | None, timings: Mapping[str, Any] | N
 
 def _engine_delta(given: Mapping[str, Any]) -> dict[str, Any]:
     """What a delta says, without what is empty: text, thoughts, and what else Open WebUI reads."""
+    content, thought = _said_in(given.get("content"))
     thoughts = (_stream__string_or_empty(given.get(name)) for name in _THOUGHT_FIELDS)
     found = {
-        "content": _stream__string_or_empty(given.get("content")),
-        "reasoning_content": next((thought for thought in thoughts if thought), ""),
+        "content": content,
+        "reasoning_content": next((other for other in thoughts if other), thought),
         **{name: given.get(name) for name in _KEPT_DELTAS},
     }
     return {name: value for name, value in found.items() if value}
+
+
+def _said_in(content: object) -> tuple[str, str]:
+    """Text and thoughts. Mistral's API sends parts while a model thinks, and text afterwards."""
+    if not isinstance(content, list):
+        return _stream__string_or_empty(content), ""
+    parts = [object_at(part) for part in content]
+    thoughts = [part["thinking"] for part in parts if isinstance(part.get("thinking"), list)]
+    return _texts_of(parts), "".join(_texts_of(map(object_at, inner)) for inner in thoughts)
+
+
+def _texts_of(parts: Iterable[Mapping[str, Any]]) -> str:
+    return "".join(_stream__string_or_empty(part.get("text")) for part in parts)
 
 
 def _first_choice(chunk: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -9,7 +9,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/pipelines/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipeline`, line 17196, which the server calls.
+# Begin here: `class Pipeline`, line 17210, which the server calls.
 # The modules that it uses come first:
 #    201  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
 #    504  base.messages                  Sentences for people, in English and in the languages of the catalogue.
@@ -62,66 +62,66 @@ version: 0.1.0
 #   7365  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
 #   7568  engines.calls                  Tool calls from the pieces of a streamed answer, which engines cut up and number in ways of their own.
 #   7628  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
-#   7757  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
-#   8094  routing.nodes                  The `nodes` valve: a row a line, read once.
-#   8454  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
-#   8540  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
-#   8714  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
-#   8910  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
-#   9003  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
-#   9089  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
-#   9155  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
-#   9204  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#   9282  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
-#   9370  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
-#   9484  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
-#  10011  routing.probe.node_watch       One node as the router holds it: its client, what the last looks have shown, and when it counts as gone.
-#  10312  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
-#  10560  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
-#  10663  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
-#  10771  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-#  10888  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
-#  11141  routing.state.demand           How often each set of weights is asked for, over the last minutes.
-#  11174  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-#  11360  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#  11395  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#  12160  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#  12236  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#  12382  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#  12628  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
-#  12768  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  12828  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
-#  13385  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
-#  13565  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
-#  13916  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  14225  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  14340  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  14975  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, the admin's dashboard, and a plan.
-#  15043  cache.errors                   What goes wrong with the cache.
-#  15063  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  15079  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  15228  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
-#  15357  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
-#  15526  base.single_flight             What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
-#  15629  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
-#  15872  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#  16324  services.activity              What chats did in this process, until somebody writes it into the history.
-#  16391  services.history               The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
-#  16745  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  16846  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  16881  services.pipeline_requests     What a pipeline can know of a request, how it tells the next one, and the others of its server.
-#  16964  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
-#  17082  services.valves                What all valves of the pack have in common: what is refused is told to admins, without what was written.
-#  17180  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
-#  17297  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#  17683  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#  17741  aliases.published              Which names of a table can be published as models, and what answers for them.
-#  17777  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  17895  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  18020  services.router_valves         The valves of the router, wherever it runs.
-#  18174  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  18288  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  18549  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#   7771  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
+#   8108  routing.nodes                  The `nodes` valve: a row a line, read once.
+#   8468  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
+#   8554  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
+#   8728  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
+#   8924  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
+#   9017  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
+#   9103  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
+#   9169  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
+#   9218  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   9296  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
+#   9384  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
+#   9498  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
+#  10025  routing.probe.node_watch       One node as the router holds it: its client, what the last looks have shown, and when it counts as gone.
+#  10326  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
+#  10574  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
+#  10677  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
+#  10785  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+#  10902  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
+#  11155  routing.state.demand           How often each set of weights is asked for, over the last minutes.
+#  11188  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+#  11374  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#  11409  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#  12174  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#  12250  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#  12396  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#  12642  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
+#  12782  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  12842  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
+#  13399  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
+#  13579  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
+#  13930  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  14239  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  14354  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  14989  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, the admin's dashboard, and a plan.
+#  15057  cache.errors                   What goes wrong with the cache.
+#  15077  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  15093  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  15242  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
+#  15371  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
+#  15540  base.single_flight             What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
+#  15643  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
+#  15886  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#  16338  services.activity              What chats did in this process, until somebody writes it into the history.
+#  16405  services.history               The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
+#  16759  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  16860  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  16895  services.pipeline_requests     What a pipeline can know of a request, how it tells the next one, and the others of its server.
+#  16978  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
+#  17096  services.valves                What all valves of the pack have in common: what is refused is told to admins, without what was written.
+#  17194  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
+#  17311  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#  17697  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#  17755  aliases.published              Which names of a table can be published as models, and what answers for them.
+#  17791  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  17909  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  18034  services.router_valves         The valves of the router, wherever it runs.
+#  18188  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  18302  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  18563  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
 
 import asyncio
 import base64
@@ -7730,13 +7730,27 @@ def engine_usage(usage: Mapping[str, Any] | None, timings: Mapping[str, Any] | N
 
 def _engine_delta(given: Mapping[str, Any]) -> dict[str, Any]:
     """What a delta says, without what is empty: text, thoughts, and what else Open WebUI reads."""
+    content, thought = _said_in(given.get("content"))
     thoughts = (_stream__string_or_empty(given.get(name)) for name in _THOUGHT_FIELDS)
     found = {
-        "content": _stream__string_or_empty(given.get("content")),
-        "reasoning_content": next((thought for thought in thoughts if thought), ""),
+        "content": content,
+        "reasoning_content": next((other for other in thoughts if other), thought),
         **{name: given.get(name) for name in _KEPT_DELTAS},
     }
     return {name: value for name, value in found.items() if value}
+
+
+def _said_in(content: object) -> tuple[str, str]:
+    """Text and thoughts. Mistral's API sends parts while a model thinks, and text afterwards."""
+    if not isinstance(content, list):
+        return _stream__string_or_empty(content), ""
+    parts = [object_at(part) for part in content]
+    thoughts = [part["thinking"] for part in parts if isinstance(part.get("thinking"), list)]
+    return _texts_of(parts), "".join(_texts_of(map(object_at, inner)) for inner in thoughts)
+
+
+def _texts_of(parts: Iterable[Mapping[str, Any]]) -> str:
+    return "".join(_stream__string_or_empty(part.get("text")) for part in parts)
 
 
 def _first_choice(chunk: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -126,8 +126,8 @@ def _said_in(content: object) -> tuple[str, str]:
     if not isinstance(content, list):
         return _string_or_empty(content), ""
     parts = [object_at(part) for part in content]
-    inner = [object_at(one) for part in parts if isinstance(part.get("thinking"), list) for one in part["thinking"]]
-    return _texts_of(parts), _texts_of(inner)
+    thoughts = [part["thinking"] for part in parts if isinstance(part.get("thinking"), list)]
+    return _texts_of(parts), "".join(_texts_of(map(object_at, inner)) for inner in thoughts)
 
 
 def _texts_of(parts: Iterable[Mapping[str, Any]]) -> str:
