@@ -76,7 +76,7 @@ def test_thoughts(name: str) -> None:
 
 
 def test_thoughts_of_mistral() -> None:
-    """Would catch Magistral's thoughts, which come in a list where text is, being dropped, and the text after."""
+    """Would catch Magistral's thoughts, which come in a list where text is, being dropped."""
     thought = [{"type": "thinking", "thinking": [{"type": "text", "text": "Hm"}], "closed": True}]
     said = says(content=thought), says(content=[{"type": "text", "text": "Y"}]), says(content="es")
     expected = [{"role": "assistant", "reasoning_content": "Hm"}, {"content": "Y"}, {"content": "es"}, {}]
