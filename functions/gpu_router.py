@@ -10,7 +10,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipe`, line 20346, which the server calls.
+# Begin here: `class Pipe`, line 20335, which the server calls.
 # The modules that it uses come first:
 #    220  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
 #    508  base.messages                  Sentences for people, in English and in the languages of the catalogue.
@@ -18,129 +18,129 @@ version: 0.1.0
 #    662  base.tables                    Tables that admins write as text: a row a line, `#` starts a comment, empty lines are skipped.
 #    693  aliases.errors                 What goes wrong with aliases.
 #    736  engines.errors                 What goes wrong with a node.
-#    926  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#   1056  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#   1131  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
-#   1200  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#   1586  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   1738  fit.memory                     How much memory a model takes while it runs: a pure function of its shape and of what it is loaded with.
-#   1914  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#   2299  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#   2377  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   2435  aliases.published              Which names of a table can be published as models, and what answers for them.
-#   2471  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#   2923  base.single_flight             What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
-#   3091  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   3137  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
-#   3287  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   3419  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
-#   3530  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
-#   3722  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
-#   3799  engines.vectors                Vectors for texts, as an engine gives them.
-#   3832  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
-#   3910  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
-#   3961  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
-#   4009  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
-#   4342  routing.decide.cost            What sending a request to a node costs, term by term.
-#   4476  routing.errors                 What goes wrong with routing.
-#   4658  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
-#   4696  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
-#   5063  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
-#   5498  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
-#   5622  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   5724  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
-#   5861  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
-#   5985  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
-#   6148  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   6282  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
-#   6665  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
-#   6918  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
-#   7035  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
-#   7093  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
-#   7158  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
-#   7307  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
-#   7442  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
-#   7792  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
-#   7877  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
-#   7974  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   8080  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
-#   8314  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
-#   8576  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
-#   8634  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
-#   8837  engines.calls                  Tool calls from the pieces of a streamed answer, which engines cut up and number in ways of their own.
-#   8897  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
-#   9040  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
-#   9377  routing.nodes                  The `nodes` valve: a row a line, read once.
-#   9737  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
-#   9823  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
-#   9997  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
-#  10193  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
-#  10286  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
-#  10372  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
-#  10438  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
-#  10487  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
-#  10575  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
-#  10689  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
-#  11216  routing.probe.node_watch       One node as the router holds it: its client, what the last looks have shown, and when it counts as gone.
-#  11517  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
-#  11765  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
-#  11868  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
-#  11976  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-#  12093  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
-#  12346  routing.state.demand           How often each set of weights is asked for, over the last minutes.
-#  12379  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-#  12565  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#  12600  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#  13365  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#  13441  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#  13587  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#  13833  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
-#  13973  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  14033  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
-#  14590  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
-#  14770  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
-#  15121  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  15430  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  15545  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  16180  routing.dispatch.embedding     Vectors from the fleet: the node that has the model in memory and the least to do, then the others.
-#  16240  fit.planning                   Which models a fleet should have where, so that its demand needs the fewest loads: pure functions.
-#  16437  routing.plan.demand            What people ask for: chats from the router's record, or from a file like it.
-#  16532  routing.plan.virtual_fleet     A node as Ollama is, in virtual time: no sockets, no sleeping, thousands of requests in a second.
-#  16793  routing.plan.replay            A recorded day again, in virtual time: the router's own scheduler over simulated nodes.
-#  16980  routing.plan.report            What fits where, what to pull, and what one more GPU would bring: all of a plan, as people read it.
-#  17290  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, the admin's dashboard, and a plan.
-#  17401  cache.errors                   What goes wrong with the cache.
-#  17421  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  17453  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  17602  services.budget_chats          Chats that are under way and their budgets: what each has used so far, by whoever knows it best.
-#  17608  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#  17623  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#  17769  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#  17812  webui.users                    Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
-#  17845  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#  17936  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-#  18099  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
-#  18189  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
-#  18432  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  18577  services.activity              What chats did in this process, until somebody writes it into the history.
-#  18603  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  18728  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
-#  18838  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
-#  18885  services.valves                What all valves of the pack have in common: what is refused is told to admins, without what was written.
-#  19013  services.router_valves         The valves of the router, wherever it runs.
-#  19167  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  19281  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  19542  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
-#  19574  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  19596  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#  19602  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#  19696  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
-#  19803  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  19898  webui.leaving                  When Open WebUI is told that a client has left: not while it reads its database.
-#  19987  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#  20182  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
-#  20193  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#  20252  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#    917  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#   1052  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#   1128  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
+#   1197  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#   1583  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   1735  fit.memory                     How much memory a model takes while it runs: a pure function of its shape and of what it is loaded with.
+#   1911  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   2296  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   2374  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   2432  aliases.published              Which names of a table can be published as models, and what answers for them.
+#   2468  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#   2920  base.single_flight             What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
+#   3088  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   3134  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
+#   3284  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   3416  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
+#   3527  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
+#   3719  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
+#   3796  engines.vectors                Vectors for texts, as an engine gives them.
+#   3829  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
+#   3907  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
+#   3958  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
+#   4006  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
+#   4339  routing.decide.cost            What sending a request to a node costs, term by term.
+#   4473  routing.errors                 What goes wrong with routing.
+#   4655  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
+#   4693  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
+#   5060  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
+#   5495  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
+#   5619  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   5730  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
+#   5867  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
+#   5991  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
+#   6154  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   6288  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
+#   6663  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
+#   6916  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
+#   7033  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
+#   7091  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
+#   7156  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
+#   7305  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
+#   7440  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
+#   7790  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
+#   7875  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
+#   7972  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   8078  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
+#   8312  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
+#   8574  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
+#   8632  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
+#   8835  engines.calls                  Tool calls from the pieces of a streamed answer, which engines cut up and number in ways of their own.
+#   8891  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
+#   9029  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
+#   9366  routing.nodes                  The `nodes` valve: a row a line, read once.
+#   9726  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
+#   9812  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
+#   9986  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
+#  10182  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
+#  10275  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
+#  10361  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
+#  10427  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
+#  10476  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
+#  10564  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
+#  10678  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
+#  11205  routing.probe.node_watch       One node as the router holds it: its client, what the last looks have shown, and when it counts as gone.
+#  11506  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
+#  11754  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
+#  11857  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
+#  11965  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+#  12082  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
+#  12335  routing.state.demand           How often each set of weights is asked for, over the last minutes.
+#  12368  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+#  12554  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#  12589  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#  13354  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#  13430  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#  13576  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#  13822  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
+#  13962  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  14022  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
+#  14579  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
+#  14759  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
+#  15110  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  15419  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  15534  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  16169  routing.dispatch.embedding     Vectors from the fleet: the node that has the model in memory and the least to do, then the others.
+#  16229  fit.planning                   Which models a fleet should have where, so that its demand needs the fewest loads: pure functions.
+#  16426  routing.plan.demand            What people ask for: chats from the router's record, or from a file like it.
+#  16521  routing.plan.virtual_fleet     A node as Ollama is, in virtual time: no sockets, no sleeping, thousands of requests in a second.
+#  16782  routing.plan.replay            A recorded day again, in virtual time: the router's own scheduler over simulated nodes.
+#  16969  routing.plan.report            What fits where, what to pull, and what one more GPU would bring: all of a plan, as people read it.
+#  17279  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, the admin's dashboard, and a plan.
+#  17390  cache.errors                   What goes wrong with the cache.
+#  17410  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  17442  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  17591  services.budget_chats          Chats that are under way and their budgets: what each has used so far, by whoever knows it best.
+#  17597  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#  17612  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#  17758  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#  17801  webui.users                    Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
+#  17834  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#  17925  webui.connections              Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#  18088  services.connected             Open WebUI's connections as the router's nodes, and the ids that its models have in Open WebUI.
+#  18178  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
+#  18421  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  18566  services.activity              What chats did in this process, until somebody writes it into the history.
+#  18592  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  18717  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#  18827  services.router_metrics        What a router and its nodes did, as Prometheus reads it.
+#  18874  services.valves                What all valves of the pack have in common: what is refused is told to admins, without what was written.
+#  19002  services.router_valves         The valves of the router, wherever it runs.
+#  19156  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  19270  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  19531  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#  19563  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  19585  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#  19591  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#  19685  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
+#  19792  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  19887  webui.leaving                  When Open WebUI is told that a client has left: not while it reads its database.
+#  19976  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#  20171  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
+#  20182  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#  20241  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
 
 import asyncio
 import base64
@@ -759,7 +759,10 @@ class NodeError(PackError):
         reason: what it did not do.
         status: the HTTP status of its answer; None where there was none, or where the answer had begun.
         said: the node's own message, shortened; empty where it gave none.
+        is_down: it is the node, not one model on it: there is no connection.
     """
+
+    is_down = False
 
     def __init__(self, node: str, reason: str, *, status: int | None = None, said: str = "") -> None:
         super().__init__()
@@ -775,11 +778,6 @@ class NodeError(PackError):
 
     def __str__(self) -> str:
         return str(self.message)
-
-    @property
-    def is_down(self) -> bool:
-        """Whether it is the node, not one model on it: there is no connection."""
-        return False
 
     @property
     def plain_with_said(self) -> Message:
@@ -801,14 +799,11 @@ class RetryableNodeError(NodeError):
 class NodeUnreachableError(RetryableNodeError):
     """No connection came about, so the node has not seen the request."""
 
+    is_down = True
+
     def __init__(self, node: str, said: str) -> None:
         reason = message("cannot be reached (does it run, is the address right?)")
         super().__init__(node, reason, said=said)
-
-    @property
-    def is_down(self) -> bool:
-        """Yes."""
-        return True
 
     @property
     def plain(self) -> Message:
@@ -854,11 +849,7 @@ class NodeTimeoutError(RetryableNodeError):
         super().__init__(node, reason)
         self.stage = stage
         self.seconds = seconds
-
-    @property
-    def is_down(self) -> bool:
-        """Whether no connection came about in time."""
-        return self.stage == "connect"
+        self.is_down = stage == "connect"
 
 
 class NodeBusyError(RetryableNodeError):
@@ -947,6 +938,11 @@ def object_at(value: object, *path: str) -> Mapping[str, Any]:
     for field in path:
         value = value.get(field) if isinstance(value, Mapping) else None
     return value if isinstance(value, Mapping) else {}
+
+
+def text_or_empty(value: object) -> str:
+    """The text; an empty one where there is something else."""
+    return value if isinstance(value, str) else ""
 
 
 def objects_in(value: object, field: str) -> list[Mapping[str, Any]]:
@@ -1062,6 +1058,7 @@ def _outline(value: object) -> str:
 # Type of a part → the field with its text.
 _TEXT_PARTS = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}
 IMAGE_PARTS = frozenset({"image_url", "input_image", "image"})
+THOUGHT_FIELDS = ("reasoning_content", "reasoning", "thinking")  # engines' three names for one thing
 # `redacted_thinking`, `reasoning.encrypted`, `thought_signature`: any type with one of these words in it.
 _THOUGHT_WORDS = ("thinking", "reasoning", "thought")
 _MARKS = frozenset(
@@ -5639,6 +5636,15 @@ def node_name(url: str) -> str:
     return re.split(r"[?#]", _CREDENTIALS.sub("", url), maxsplit=1)[0].rstrip("/")
 
 
+def retry_seconds(header: str) -> float | None:
+    """What `Retry-After` says in seconds; None where it says nothing, or a date."""
+    try:
+        seconds = float(header)
+    except ValueError:
+        return None
+    return max(0.0, seconds) if math.isfinite(seconds) else None
+
+
 def status_error(node: str, status: int, answer: bytes, model: str) -> NodeError:
     """The error that an answer with a status other than 200 stands for.
 
@@ -6512,7 +6518,8 @@ class NodeTransport:
             response.close()
         error = self.dialect.refusal(self.name, response.status, said, str((body or {}).get("model", "")))
         if isinstance(error, NodeBusyError):
-            error.retry_after = _seconds_in(response.headers.get("Retry-After", ""))
+            pause = retry_seconds(response.headers.get("Retry-After", ""))
+            error.retry_after = None if pause is None else min(max(pause, LEAST_PAUSE), MOST_PAUSE)
         raise error
 
     def _redirected(self, path: str, status: int, location: str) -> NodeFaultError:
@@ -6643,15 +6650,6 @@ class NodeTransport:
                 yield
         except TimeoutError as error:
             raise NodeTimeoutError(self.name, stage, seconds) from error
-
-
-def _seconds_in(header: str) -> float | None:
-    """What `Retry-After` says; None where it says nothing, or a date."""
-    try:
-        seconds = float(header)
-    except ValueError:
-        return None
-    return min(max(seconds, LEAST_PAUSE), MOST_PAUSE) if math.isfinite(seconds) else None
 
 
 async def _read_to_end(pieces: AsyncGenerator[Any, None]) -> None:
@@ -8850,9 +8848,9 @@ class PendingCall:
     def take(self, fragment: Mapping[str, Any]) -> None:
         """Add what is new."""
         function = object_at(fragment, "function")
-        self.id = self.id or _string_or_empty(fragment.get("id"))
-        self.name = self.name or _string_or_empty(function.get("name"))
-        self.arguments += _string_or_empty(function.get("arguments"))
+        self.id = self.id or text_or_empty(fragment.get("id"))
+        self.name = self.name or text_or_empty(function.get("name"))
+        self.arguments += text_or_empty(function.get("arguments"))
 
 
 @dataclass(slots=True)
@@ -8866,7 +8864,7 @@ class PendingCalls:
 
         Some engines number all calls 0 and tell them apart by their ids, others leave the index out.
         """
-        index, identity = fragment.get("index"), _string_or_empty(fragment.get("id"))
+        index, identity = fragment.get("index"), text_or_empty(fragment.get("id"))
         if index is None:
             named = identity or object_at(fragment, "function").get("name")
             known = None if named or not self.calls else self.calls[-1]
@@ -8890,17 +8888,12 @@ class PendingCalls:
         ]
 
 
-def _string_or_empty(value: object) -> str:
-    return value if isinstance(value, str) else ""
-
-
 # --- ollama_pack.engines.openai.stream ---
 # A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
 #
 # Engines differ in what they call thoughts, in where the figures are, and in how they cut up tool calls. Here a
 # chunk says something new, a tool call comes whole, and the last chunk that has a choice ends the answer.
 
-_THOUGHT_FIELDS = ("reasoning_content", "reasoning", "thinking")
 _KEPT_DELTAS = ("annotations", "images", "reasoning_details")  # that Open WebUI reads
 _FINISHES = frozenset({"stop", "length", "content_filter"})
 _ABORTS = frozenset({"abort", "error"})
@@ -9000,7 +8993,7 @@ def engine_usage(usage: Mapping[str, Any] | None, timings: Mapping[str, Any] | N
 def _engine_delta(given: Mapping[str, Any]) -> dict[str, Any]:
     """What a delta says, without what is empty: text, thoughts, and what else Open WebUI reads."""
     content, thought = _said_in(given.get("content"))
-    thoughts = (_stream__string_or_empty(given.get(name)) for name in _THOUGHT_FIELDS)
+    thoughts = (text_or_empty(given.get(name)) for name in THOUGHT_FIELDS)
     found = {
         "content": content,
         "reasoning_content": next((other for other in thoughts if other), thought),
@@ -9012,14 +9005,14 @@ def _engine_delta(given: Mapping[str, Any]) -> dict[str, Any]:
 def _said_in(content: object) -> tuple[str, str]:
     """Text and thoughts. Mistral's API sends parts while a model thinks, and text afterwards."""
     if not isinstance(content, list):
-        return _stream__string_or_empty(content), ""
+        return text_or_empty(content), ""
     parts = [object_at(part) for part in content]
     thoughts = [part["thinking"] for part in parts if isinstance(part.get("thinking"), list)]
     return _texts_of(parts), "".join(_texts_of(map(object_at, inner)) for inner in thoughts)
 
 
 def _texts_of(parts: Iterable[Mapping[str, Any]]) -> str:
-    return "".join(_stream__string_or_empty(part.get("text")) for part in parts)
+    return "".join(text_or_empty(part.get("text")) for part in parts)
 
 
 def _first_choice(chunk: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -9031,10 +9024,6 @@ def _first_choice(chunk: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _object_or_none(value: object) -> Mapping[str, Any] | None:
     return value if isinstance(value, Mapping) and value else None
-
-
-def _stream__string_or_empty(value: object) -> str:
-    return value if isinstance(value, str) else ""
 
 
 # --- ollama_pack.engines.openai.client ---
@@ -10355,7 +10344,7 @@ class Breaker:
             now: the moment.
             at_once: open now, whatever the threshold: such failures cost too much to wait for another.
             grows: the next time is twice as long. Not where it is only busy: it may be free any moment.
-            pause: seconds that it stays open, where that is known.
+            pause: open now, for so many seconds.
         """
         self.failed_at = now
         if self.state(now) == "open" and not self._trying:
@@ -10365,7 +10354,7 @@ class Breaker:
         self._failures += 1
         if was_open and grows:
             self._backoff = min(2 * self._backoff, self._rule.longest)
-        if was_open or at_once or self._failures >= self._rule.threshold:
+        if was_open or at_once or pause is not None or self._failures >= self._rule.threshold:
             self._retry_at = now + (self._backoff if pause is None else pause)
 
 
@@ -10879,7 +10868,7 @@ class NodeState:
         self.changed()
         if model in self.models:
             breaker = self._breakers.setdefault(model, Breaker(MODEL_RULE))
-            breaker.failed(now, at_once=pause is not None, grows=False, pause=pause)
+            breaker.failed(now, grows=False, pause=pause)
         self.breaker.gave_up()
 
     def broke_off(self, model: str, user: str, now: float) -> None:
@@ -14277,8 +14266,8 @@ class Scheduler:
         self.cluster.learn(running.node, blob, lesson)
         self.listener(FinishedEvent(request_id, node_key(running.node.row), blob, lesson))
 
-    def is_busy(self, request_id: str, *, pause: float | None, waits: bool) -> bool:
-        """The node takes no further request of this model now.
+    def was_busy(self, request_id: str, *, pause: float | None, waits: bool) -> bool:
+        """The node took no further request of this model.
 
         Args:
             request_id: the request.
@@ -16138,7 +16127,7 @@ class Router:
         self._attempts.end(pending.request.id)
         unexplained, kind = is_unexplained(error), failure_kind(error)
         if isinstance(error, NodeBusyError):
-            again = self._is_busy(pending, error)
+            again = self._was_busy(pending, error)
         else:
             again = self.scheduler.failed(
                 pending.request.id,
@@ -16160,12 +16149,12 @@ class Router:
         self.counts.failed_over(binding)
         pending.bound = self._loop.create_future()
 
-    def _is_busy(self, pending: PendingChat, error: NodeBusyError) -> bool:
+    def _was_busy(self, pending: PendingChat, error: NodeBusyError) -> bool:
         """Whether it waits now: for another node, or for the same one if that says that it is free soon."""
         now, pause = self._loop.time(), error.retry_after
         pending.busy_since = now if pending.busy_since is None else pending.busy_since
         soon = pause is not None and now + pause - pending.busy_since < DOWN_SECONDS
-        return self.scheduler.is_busy(pending.request.id, pause=pause, waits=soon)
+        return self.scheduler.was_busy(pending.request.id, pause=pause, waits=soon)
 
 
 async def _tell_load(pending: PendingChat, attempt: Attempt) -> None:

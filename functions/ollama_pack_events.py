@@ -10,98 +10,99 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/ollama_pack_events.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Event`, line 13032, which the server calls.
+# Begin here: `class Event`, line 13043, which the server calls.
 # The modules that it uses come first:
-#    170  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    658  base.messages                  Sentences for people, in English and in the languages of the catalogue.
-#    803  base.single_flight             What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
-#    971  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    997  engines.errors                 What goes wrong with a node.
-#   1015  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#   1106  services.activity              What chats did in this process, until somebody writes it into the history.
-#   1167  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#   1567  services.history               The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
-#   1947  services.dashboard             What the dashboard shows, in parts that change by themselves, and the stream that sends those that did.
-#   2214  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   2325  webui.cache_contact            The way from the events function to the running `response_cache_filter`, which may not be there.
-#   2387  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
-#   2464  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#   2478  webui.leaving                  When Open WebUI is told that a client has left: not while it reads its database.
-#   2567  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#   2598  webui.routes                   Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
-#   2760  webui.dashboard                The dashboard's page, and what those see who may not look at it. Nothing in it comes from elsewhere.
-#   4041  services.calibration_routes    What sites that learn together read here and hand over: see docs/federation.md.
-#   4077  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   4219  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#   4265  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#   4286  base.tables                    Tables that admins write as text: a row a line, `#` starts a comment, empty lines are skipped.
-#   4317  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   4325  routing.plan.report            What fits where, what to pull, and what one more GPU would bring: all of a plan, as people read it.
-#   4332  base.time_limit                A time limit that does not run out while this process itself is held up.
-#   4367  webui.errors                   What goes wrong between the pack and Open WebUI.
-#   4440  webui.contact                  The way from the events function to the running `gpu_router`: another plugin, which may not be there.
-#   4572  services.fleet_plan            The dashboard's plan of what to have where: this plugin has the record of chats, the router the nodes.
-#   4646  cache.counters                 What the cache did, in figures without any text: of this process, and to be added up over all of them.
-#   4653  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
-#   4798  services.node_upkeep           What admins do to nodes while chats go on: drain one, or pull a model at one after another.
-#   4872  engines.ollama.client_request  Requests of clients that speak Ollama's API, as OpenAI chat bodies: `from_openai` says their answers.
-#   4968  engines.calls                  Tool calls from the pieces of a streamed answer, which engines cut up and number in ways of their own.
-#   5028  engines.ollama.from_openai     An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
-#   5132  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   5241  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   5277  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
-#   5295  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#   5463  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   5537  webui.ollama_models            Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
-#   5635  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#   5667  services.ollama_api            Open WebUI's Ollama API for names that `gpu_router` answers.
-#   5800  aliases.errors                 What goes wrong with aliases.
-#   5808  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
-#   5831  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#   6217  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   6275  aliases.published              Which names of a table can be published as models, and what answers for them.
-#   6344  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#   6410  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#   6560  webui.users                    Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
-#   6590  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
-#   6756  webui.publication              Which rows of Open WebUI's models table to write, so that users see what is offered to them. Decides only.
-#   7078  services.offer                 Which rows a deployment should have.
-#   7351  webui.rows                     Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
-#   7501  services.publishing            Publishing: what the router and the alias tables offer becomes models that users see and may use.
-#   7654  services.valves                What all valves of the pack have in common: what is refused is told to admins, without what was written.
-#   7774  speech.errors                  What goes wrong with transcription.
-#   8237  speech.languages               The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
-#   8314  speech.language                Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
-#   8407  speech.values                  What recordings turn into, and what an engine is.
-#   8672  speech.http_answer             What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
-#   8822  speech.pcm                     Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
-#   8910  speech.openai_http             Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
-#   9113  speech.recognizer              The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
-#   9252  speech.sentences               Segments of about a sentence, made from words with times.
-#   9306  speech.whisper_model           Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
-#   9497  speech.whisper                 Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
-#   9761  services.voice_settings        The valves of voice transcription, for the tool and the routes, and the engine they ask for.
-#   9918  speech.source                  Where a recording comes from: bytes, a path or an open file; and how large it may be.
-#  10002  speech.kept                    Transcripts of a while ago: the same recording with the same options is not listened to twice.
-#  10091  speech.containers              What the bytes of a file tell that the decoder does not: whether the file ends before it should.
-#  10256  speech.decode                  Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
-#  10883  speech.joining                 Putting pieces of text together: with spaces where the script has them between words, else without.
-#  10971  speech.script                  Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
-#  11047  speech.turns                   One recording at a time on this machine's own processors, in turns between users, each with its place.
-#  11322  speech.vad                     Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
-#  11372  speech.windows                 Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
-#  11519  speech.transcribe              From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
-#  11796  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
-#  11834  webui.voice_files              Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
-#  11864  services.transcribing          Transcribing on behalf of somebody: by the admin's settings, and not twice.
-#  11989  speech.subtitles               Subtitles: lines that fit on a screen, each shown while it is spoken.
-#  12127  speech.formats                 A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
-#  12289  webui.uploads                  A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
-#  12495  services.voice_routes          The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
-#  12753  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
-#  12879  webui.chats                    Chats of the running Open WebUI, and their ratings. Imports `open_webui` when called, not before.
-#  12914  webui.load                     What `GET /api/system/load` shows of what the router tells: keys by name, so that nothing slips out.
-#  13000  webui.service                  What an event function keeps up in a process: its routes, and a task that looks again from time to time.
+#    171  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#    659  base.messages                  Sentences for people, in English and in the languages of the catalogue.
+#    804  base.single_flight             What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
+#    972  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    998  engines.errors                 What goes wrong with a node.
+#   1016  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#   1112  services.activity              What chats did in this process, until somebody writes it into the history.
+#   1173  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#   1573  services.history               The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
+#   1953  services.dashboard             What the dashboard shows, in parts that change by themselves, and the stream that sends those that did.
+#   2220  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   2331  webui.cache_contact            The way from the events function to the running `response_cache_filter`, which may not be there.
+#   2393  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
+#   2470  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#   2484  webui.leaving                  When Open WebUI is told that a client has left: not while it reads its database.
+#   2573  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#   2604  webui.routes                   Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
+#   2766  webui.dashboard                The dashboard's page, and what those see who may not look at it. Nothing in it comes from elsewhere.
+#   4047  services.calibration_routes    What sites that learn together read here and hand over: see docs/federation.md.
+#   4083  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   4225  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#   4234  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   4280  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   4301  base.tables                    Tables that admins write as text: a row a line, `#` starts a comment, empty lines are skipped.
+#   4332  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   4340  routing.plan.report            What fits where, what to pull, and what one more GPU would bring: all of a plan, as people read it.
+#   4347  base.time_limit                A time limit that does not run out while this process itself is held up.
+#   4382  webui.errors                   What goes wrong between the pack and Open WebUI.
+#   4455  webui.contact                  The way from the events function to the running `gpu_router`: another plugin, which may not be there.
+#   4587  services.fleet_plan            The dashboard's plan of what to have where: this plugin has the record of chats, the router the nodes.
+#   4661  cache.counters                 What the cache did, in figures without any text: of this process, and to be added up over all of them.
+#   4668  services.metrics_text          What the pack counts, as Prometheus reads it: text format 0.0.4, base units, nothing for what is not known.
+#   4813  services.node_upkeep           What admins do to nodes while chats go on: drain one, or pull a model at one after another.
+#   4887  engines.ollama.client_request  Requests of clients that speak Ollama's API, as OpenAI chat bodies: `from_openai` says their answers.
+#   4983  engines.calls                  Tool calls from the pieces of a streamed answer, which engines cut up and number in ways of their own.
+#   5039  engines.ollama.from_openai     An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
+#   5142  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   5251  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   5296  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
+#   5314  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#   5482  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   5556  webui.ollama_models            Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
+#   5654  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   5686  services.ollama_api            Open WebUI's Ollama API for names that `gpu_router` answers.
+#   5819  aliases.errors                 What goes wrong with aliases.
+#   5827  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
+#   5850  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#   6236  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   6294  aliases.published              Which names of a table can be published as models, and what answers for them.
+#   6363  webui.audience                 Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#   6429  webui.model_rows               Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#   6579  webui.users                    Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
+#   6609  webui.access                   Who may use a model: the one rule for what is published, for what is uploaded, and for each chat.
+#   6775  webui.publication              Which rows of Open WebUI's models table to write, so that users see what is offered to them. Decides only.
+#   7097  services.offer                 Which rows a deployment should have.
+#   7370  webui.rows                     Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
+#   7520  services.publishing            Publishing: what the router and the alias tables offer becomes models that users see and may use.
+#   7673  services.valves                What all valves of the pack have in common: what is refused is told to admins, without what was written.
+#   7793  speech.errors                  What goes wrong with transcription.
+#   8256  speech.languages               The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
+#   8333  speech.language                Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
+#   8426  speech.values                  What recordings turn into, and what an engine is.
+#   8691  speech.http_answer             What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
+#   8841  speech.pcm                     Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
+#   8929  speech.openai_http             Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
+#   9124  speech.recognizer              The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
+#   9263  speech.sentences               Segments of about a sentence, made from words with times.
+#   9317  speech.whisper_model           Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
+#   9508  speech.whisper                 Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
+#   9772  services.voice_settings        The valves of voice transcription, for the tool and the routes, and the engine they ask for.
+#   9929  speech.source                  Where a recording comes from: bytes, a path or an open file; and how large it may be.
+#  10013  speech.kept                    Transcripts of a while ago: the same recording with the same options is not listened to twice.
+#  10102  speech.containers              What the bytes of a file tell that the decoder does not: whether the file ends before it should.
+#  10267  speech.decode                  Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
+#  10894  speech.joining                 Putting pieces of text together: with spaces where the script has them between words, else without.
+#  10982  speech.script                  Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
+#  11058  speech.turns                   One recording at a time on this machine's own processors, in turns between users, each with its place.
+#  11333  speech.vad                     Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
+#  11383  speech.windows                 Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
+#  11530  speech.transcribe              From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
+#  11807  webui.tracing                  Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#  11845  webui.voice_files              Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
+#  11875  services.transcribing          Transcribing on behalf of somebody: by the admin's settings, and not twice.
+#  12000  speech.subtitles               Subtitles: lines that fit on a screen, each shown while it is spoken.
+#  12138  speech.formats                 A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
+#  12300  webui.uploads                  A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
+#  12506  services.voice_routes          The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
+#  12764  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
+#  12890  webui.chats                    Chats of the running Open WebUI, and their ratings. Imports `open_webui` when called, not before.
+#  12925  webui.load                     What `GET /api/system/load` shows of what the router tells: keys by name, so that nothing slips out.
+#  13011  webui.service                  What an event function keeps up in a process: its routes, and a task that looks again from time to time.
 
 import asyncio
 import csv
@@ -1036,6 +1037,11 @@ def object_at(value: object, *path: str) -> Mapping[str, Any]:
     for field in path:
         value = value.get(field) if isinstance(value, Mapping) else None
     return value if isinstance(value, Mapping) else {}
+
+
+def text_or_empty(value: object) -> str:
+    """The text; an empty one where there is something else."""
+    return value if isinstance(value, str) else ""
 
 
 def objects_in(value: object, field: str) -> list[Mapping[str, Any]]:
@@ -4216,6 +4222,15 @@ def _level(written: str) -> str:
     return _OTHER_WORDS.get(level, level)
 
 
+# --- ollama_pack.engines.content ---
+# The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#
+# OpenAI's chat and Responses APIs, Anthropic's API and LangChain each have their own names for text and images.
+# Clients also send back what another model thought, or marks for a provider's cache: no model reads those.
+
+THOUGHT_FIELDS = ("reasoning_content", "reasoning", "thinking")  # engines' three names for one thing
+
+
 # --- ollama_pack.fit.shapes ---
 # Shapes of models: from metadata and tensors, or from as little as a number of parameters.
 
@@ -4981,9 +4996,9 @@ class PendingCall:
     def take(self, fragment: Mapping[str, Any]) -> None:
         """Add what is new."""
         function = object_at(fragment, "function")
-        self.id = self.id or _string_or_empty(fragment.get("id"))
-        self.name = self.name or _string_or_empty(function.get("name"))
-        self.arguments += _string_or_empty(function.get("arguments"))
+        self.id = self.id or text_or_empty(fragment.get("id"))
+        self.name = self.name or text_or_empty(function.get("name"))
+        self.arguments += text_or_empty(function.get("arguments"))
 
 
 @dataclass(slots=True)
@@ -4997,7 +5012,7 @@ class PendingCalls:
 
         Some engines number all calls 0 and tell them apart by their ids, others leave the index out.
         """
-        index, identity = fragment.get("index"), _string_or_empty(fragment.get("id"))
+        index, identity = fragment.get("index"), text_or_empty(fragment.get("id"))
         if index is None:
             named = identity or object_at(fragment, "function").get("name")
             known = None if named or not self.calls else self.calls[-1]
@@ -5021,10 +5036,6 @@ class PendingCalls:
         ]
 
 
-def _string_or_empty(value: object) -> str:
-    return value if isinstance(value, str) else ""
-
-
 # --- ollama_pack.engines.ollama.from_openai ---
 # An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
 
@@ -5037,7 +5048,6 @@ _REPORTED = (
     "eval_duration",
 )
 _COUNTS = {"prompt_eval_count": "prompt_tokens", "eval_count": "completion_tokens"}
-_THOUGHTS = ("reasoning_content", "reasoning", "thinking")  # three names for one thing
 
 Said = dict[str, Any]
 
@@ -5092,7 +5102,7 @@ class OllamaReply:
             self._calls.take(object_at(call))
         tokens = object_at(choice, "logprobs").get("content")
         content = message.get("content") or ""
-        thinking = next((message[name] for name in _THOUGHTS if message.get(name)), "")
+        thinking = next((message[name] for name in THOUGHT_FIELDS if message.get(name)), "")
         said = {"content": content, "thinking": thinking}
         return {name: text for name, text in said.items() if text}, tokens or []
 
@@ -5249,6 +5259,15 @@ _CREDENTIALS = re.compile(r"(?<=//)[^/?#]*@")
 def node_name(url: str) -> str:
     """A node's address as it may be shown: without user name, password, query and fragment."""
     return re.split(r"[?#]", _CREDENTIALS.sub("", url), maxsplit=1)[0].rstrip("/")
+
+
+def retry_seconds(header: str) -> float | None:
+    """What `Retry-After` says in seconds; None where it says nothing, or a date."""
+    try:
+        seconds = float(header)
+    except ValueError:
+        return None
+    return max(0.0, seconds) if math.isfinite(seconds) else None
 
 
 def said_in(answer: bytes) -> str:
@@ -9093,21 +9112,13 @@ class OpenAIHTTPEngine:
         if status == _TOO_LARGE:
             return SpeechServerTooLargeError(self._where, sent)
         if status in _BUSY_STATUS:
-            wait = _retry_seconds(response.headers.get("Retry-After", ""))
+            wait = retry_seconds(response.headers.get("Retry-After", ""))
             return SpeechServerBusyError(self._where, status, said, wait)
         if status in _REFUSED:
             return SpeechServerRefusedError(self._where, status, said)
         return SpeechServerFaultError(
             self._where, message("answers with status {status}", status=status), status=status, said=said
         )
-
-
-def _retry_seconds(header: str) -> float | None:
-    """What `Retry-After` says in seconds; None where it says nothing, or a date."""
-    try:
-        return max(0.0, float(header))
-    except ValueError:
-        return None
 
 
 # --- ollama_pack.speech.recognizer ---

@@ -10,69 +10,69 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/ollama_pack_gateway.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Event`, line 5829, which the server calls.
+# Begin here: `class Event`, line 5819, which the server calls.
 # The modules that it uses come first:
 #    119  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
 #    261  base.messages                  Sentences for people, in English and in the languages of the catalogue.
 #    389  errors                         The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
 #    397  engines.errors                 What goes wrong with a node.
-#    550  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    680  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#    689  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
-#    758  base.single_flight             What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
-#    926  cache.errors                   What goes wrong with the cache.
-#    946  cache.entry                    An answer as it is kept.
-#    979  cache.collect                  From the chunks of a generation to what may be kept of it.
-#   1118  engines.calls                  Tool calls from the pieces of a streamed answer, which engines cut up and number in ways of their own.
-#   1178  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   1203  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   1246  cache.replay                   A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
-#   1304  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
-#   1421  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
-#   1545  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
-#   1656  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
-#   1778  engines.ollama.client_request  Requests of clients that speak Ollama's API, as OpenAI chat bodies: `from_openai` says their answers.
-#   1933  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
-#   2010  base.tables                    Tables that admins write as text: a row a line, `#` starts a comment, empty lines are skipped.
-#   2041  aliases.errors                 What goes wrong with aliases.
-#   2083  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   2192  routing.errors                 What goes wrong with routing.
-#   2344  webui.errors                   What goes wrong between the pack and Open WebUI.
-#   2380  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#   2522  engines.ollama.from_openai     An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
-#   2626  webui.anthropic                Anthropic's Messages API, by Open WebUI's own code for it. Imports `open_webui` when called, not before.
-#   2744  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#   2764  services.client_forms          The APIs that clients of the gateway speak: each request becomes an OpenAI chat body, each answer its form.
-#   2917  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#   3303  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   3445  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#   3491  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#   3512  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#   3630  aliases.published              Which names of a table can be published as models, and what answers for them.
-#   3666  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   3674  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   3778  webui.users                    Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
-#   3800  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   3908  webui.contact                  The way from the events function to the running `gpu_router`: another plugin, which may not be there.
-#   3914  services.offer                 Which rows a deployment should have.
-#   3963  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
-#   3981  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#   4149  webui.embedding                Vectors and model facts over Open WebUI's own connections. Imports `open_webui` when called, not before.
-#   4196  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
-#   4207  services.gateway_names         The names that people and clients of the gateway may ask for, and the model that each stands for.
-#   4420  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
-#   4527  services.gateway_direct        The gateway's own chain: budgets, access, aliases, cache and router, without other filters and tools.
-#   4728  services.gateway_limits        Budgets as the rate-limit headers that OpenAI's and Anthropic's clients read.
-#   4767  services.gateway_vectors       Embeddings at the gateway, in OpenAI's and Ollama's forms, for every name of the alias tables.
-#   4922  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#   4936  webui.leaving                  When Open WebUI is told that a client has left: not while it reads its database.
-#   5025  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#   5071  webui.routes                   Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
-#   5191  webui.gateway_request          A client's request at the gateway: its body, its id, and whether its client is still there.
-#   5297  webui.ollama_models            Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
-#   5343  services.gateway               The gateway: OpenAI's, Anthropic's and Ollama's APIs for every name of the alias tables.
-#   5706  services.valves                What all valves of the pack have in common: what is refused is told to admins, without what was written.
-#   5804  webui.service                  What an event function keeps up in a process: its routes, and a task that looks again from time to time.
+#    541  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    676  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#    686  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
+#    755  base.single_flight             What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
+#    923  cache.errors                   What goes wrong with the cache.
+#    943  cache.entry                    An answer as it is kept.
+#    976  cache.collect                  From the chunks of a generation to what may be kept of it.
+#   1114  engines.calls                  Tool calls from the pieces of a streamed answer, which engines cut up and number in ways of their own.
+#   1170  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   1195  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   1238  cache.replay                   A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
+#   1296  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
+#   1413  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
+#   1537  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
+#   1648  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
+#   1770  engines.ollama.client_request  Requests of clients that speak Ollama's API, as OpenAI chat bodies: `from_openai` says their answers.
+#   1925  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
+#   2002  base.tables                    Tables that admins write as text: a row a line, `#` starts a comment, empty lines are skipped.
+#   2033  aliases.errors                 What goes wrong with aliases.
+#   2075  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   2184  routing.errors                 What goes wrong with routing.
+#   2336  webui.errors                   What goes wrong between the pack and Open WebUI.
+#   2372  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#   2514  engines.ollama.from_openai     An OpenAI chat's answer as Ollama's `POST /api/chat` says it: lines of JSON, or one object.
+#   2617  webui.anthropic                Anthropic's Messages API, by Open WebUI's own code for it. Imports `open_webui` when called, not before.
+#   2735  webui.server                   What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   2755  services.client_forms          The APIs that clients of the gateway speak: each request becomes an OpenAI chat body, each answer its form.
+#   2908  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#   3294  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   3436  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   3482  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   3503  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#   3621  aliases.published              Which names of a table can be published as models, and what answers for them.
+#   3657  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   3665  webui.models                   What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   3769  webui.users                    Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
+#   3791  webui.functions                Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   3899  webui.contact                  The way from the events function to the running `gpu_router`: another plugin, which may not be there.
+#   3905  services.offer                 Which rows a deployment should have.
+#   3954  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
+#   3972  webui.calling                  Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#   4140  webui.embedding                Vectors and model facts over Open WebUI's own connections. Imports `open_webui` when called, not before.
+#   4187  webui.presets                  What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
+#   4198  services.gateway_names         The names that people and clients of the gateway may ask for, and the model that each stands for.
+#   4411  webui.budget_contact           The way to `usage_budgets`, for the router and the routes. Its answers are plain values.
+#   4518  services.gateway_direct        The gateway's own chain: budgets, access, aliases, cache and router, without other filters and tools.
+#   4719  services.gateway_limits        Budgets as the rate-limit headers that OpenAI's and Anthropic's clients read.
+#   4758  services.gateway_vectors       Embeddings at the gateway, in OpenAI's and Ollama's forms, for every name of the alias tables.
+#   4913  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#   4927  webui.leaving                  When Open WebUI is told that a client has left: not while it reads its database.
+#   5016  webui.early_errors             The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#   5062  webui.routes                   Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
+#   5182  webui.gateway_request          A client's request at the gateway: its body, its id, and whether its client is still there.
+#   5287  webui.ollama_models            Open WebUI's Ollama API, and which of its names the router answers. Imports `open_webui` when called.
+#   5333  services.gateway               The gateway: OpenAI's, Anthropic's and Ollama's APIs for every name of the alias tables.
+#   5696  services.valves                What all valves of the pack have in common: what is refused is told to admins, without what was written.
+#   5794  webui.service                  What an event function keeps up in a process: its routes, and a task that looks again from time to time.
 
 import asyncio
 import base64
@@ -420,7 +420,10 @@ class NodeError(PackError):
         reason: what it did not do.
         status: the HTTP status of its answer; None where there was none, or where the answer had begun.
         said: the node's own message, shortened; empty where it gave none.
+        is_down: it is the node, not one model on it: there is no connection.
     """
+
+    is_down = False
 
     def __init__(self, node: str, reason: str, *, status: int | None = None, said: str = "") -> None:
         super().__init__()
@@ -436,11 +439,6 @@ class NodeError(PackError):
 
     def __str__(self) -> str:
         return str(self.message)
-
-    @property
-    def is_down(self) -> bool:
-        """Whether it is the node, not one model on it: there is no connection."""
-        return False
 
     @property
     def plain_with_said(self) -> Message:
@@ -462,14 +460,11 @@ class RetryableNodeError(NodeError):
 class NodeUnreachableError(RetryableNodeError):
     """No connection came about, so the node has not seen the request."""
 
+    is_down = True
+
     def __init__(self, node: str, said: str) -> None:
         reason = message("cannot be reached (does it run, is the address right?)")
         super().__init__(node, reason, said=said)
-
-    @property
-    def is_down(self) -> bool:
-        """Yes."""
-        return True
 
     @property
     def plain(self) -> Message:
@@ -504,11 +499,7 @@ class NodeTimeoutError(RetryableNodeError):
         super().__init__(node, reason)
         self.stage = stage
         self.seconds = seconds
-
-    @property
-    def is_down(self) -> bool:
-        """Whether no connection came about in time."""
-        return self.stage == "connect"
+        self.is_down = stage == "connect"
 
 
 class NodeBusyError(RetryableNodeError):
@@ -571,6 +562,11 @@ def object_at(value: object, *path: str) -> Mapping[str, Any]:
     for field in path:
         value = value.get(field) if isinstance(value, Mapping) else None
     return value if isinstance(value, Mapping) else {}
+
+
+def text_or_empty(value: object) -> str:
+    """The text; an empty one where there is something else."""
+    return value if isinstance(value, str) else ""
 
 
 def objects_in(value: object, field: str) -> list[Mapping[str, Any]]:
@@ -684,6 +680,7 @@ def _outline(value: object) -> str:
 # Clients also send back what another model thought, or marks for a provider's cache: no model reads those.
 
 IMAGE_PARTS = frozenset({"image_url", "input_image", "image"})
+THOUGHT_FIELDS = ("reasoning_content", "reasoning", "thinking")  # engines' three names for one thing
 
 
 # --- ollama_pack.aliases.facts ---
@@ -986,8 +983,7 @@ _CHUNK_FIELDS = {
     *("system_fingerprint", "service_tier", "timings", "selected_model_id", "provider", "obfuscation"),
 }
 _FINISHES = ("length", "tool_calls", "function_call", "content_filter", "load", "unload", "error")
-_REASONING = ("reasoning_content", "reasoning", "thinking")  # three names for one thing
-_DELTA_FIELDS = {"role", "content", "tool_calls", "refusal", *_REASONING}
+_DELTA_FIELDS = {"role", "content", "tool_calls", "refusal", *THOUGHT_FIELDS}
 
 
 class AnswerCollector:
@@ -1110,7 +1106,7 @@ def _as_compared(model: str) -> str:
 
 def reasoning_in(delta: Mapping[str, Any]) -> Iterator[str]:
     """What a delta has of the model's thoughts, under the first of the names that is there."""
-    found = (delta[name] for name in _REASONING if isinstance(delta.get(name), str))
+    found = (delta[name] for name in THOUGHT_FIELDS if isinstance(delta.get(name), str))
     if text := next(found, ""):
         yield text
 
@@ -1131,9 +1127,9 @@ class PendingCall:
     def take(self, fragment: Mapping[str, Any]) -> None:
         """Add what is new."""
         function = object_at(fragment, "function")
-        self.id = self.id or _string_or_empty(fragment.get("id"))
-        self.name = self.name or _string_or_empty(function.get("name"))
-        self.arguments += _string_or_empty(function.get("arguments"))
+        self.id = self.id or text_or_empty(fragment.get("id"))
+        self.name = self.name or text_or_empty(function.get("name"))
+        self.arguments += text_or_empty(function.get("arguments"))
 
 
 @dataclass(slots=True)
@@ -1147,7 +1143,7 @@ class PendingCalls:
 
         Some engines number all calls 0 and tell them apart by their ids, others leave the index out.
         """
-        index, identity = fragment.get("index"), _string_or_empty(fragment.get("id"))
+        index, identity = fragment.get("index"), text_or_empty(fragment.get("id"))
         if index is None:
             named = identity or object_at(fragment, "function").get("name")
             known = None if named or not self.calls else self.calls[-1]
@@ -1169,10 +1165,6 @@ class PendingCalls:
             }
             for number, call in enumerate(self.calls)
         ]
-
-
-def _string_or_empty(value: object) -> str:
-    return value if isinstance(value, str) else ""
 
 
 # --- ollama_pack.engines.ollama.to_openai ---
@@ -2531,7 +2523,6 @@ _REPORTED = (
     "eval_duration",
 )
 _COUNTS = {"prompt_eval_count": "prompt_tokens", "eval_count": "completion_tokens"}
-_THOUGHTS = ("reasoning_content", "reasoning", "thinking")  # three names for one thing
 
 Said = dict[str, Any]
 
@@ -2586,7 +2577,7 @@ class OllamaReply:
             self._calls.take(object_at(call))
         tokens = object_at(choice, "logprobs").get("content")
         content = message.get("content") or ""
-        thinking = next((message[name] for name in _THOUGHTS if message.get(name)), "")
+        thinking = next((message[name] for name in THOUGHT_FIELDS if message.get(name)), "")
         said = {"content": content, "thinking": thinking}
         return {name: text for name, text in said.items() if text}, tokens or []
 
@@ -5287,7 +5278,6 @@ async def while_connected(request: Any) -> AsyncIterator[None]:
         yield
     except asyncio.CancelledError:
         if gone.is_set() and task is not None and not task.uncancel():
-            note_left(request.scope.get("state") or {})
             raise ClientLeftError from None
         raise
     finally:

@@ -10,79 +10,80 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/response_cache_filter.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Filter`, line 9512, which the server calls.
+# Begin here: `class Filter`, line 9522, which the server calls.
 # The modules that it uses come first:
-#    147  base.translations         The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    238  base.messages             Sentences for people, in English and in the languages of the catalogue.
-#    366  base.single_flight        What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
-#    593  cache.bound               How often answers to similar questions are wrong, at most: the bound that a threshold must pass.
-#    748  errors                    The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    768  cache.errors              What goes wrong with the cache.
-#    807  cache.canonical           JSON values as bytes: the same value gives the same bytes, and no two values share them.
-#    923  cache.keyring             Everything that is derived from the admin's secret: names in the store, and ciphers.
-#   1096  cache.key                 What makes two requests the same: the key of a cached answer.
-#   1336  cache.entry               An answer as it is kept.
-#   1405  cache.collect             From the chunks of a generation to what may be kept of it.
-#   1560  cache.counters            What the cache did, in figures without any text: of this process, and to be added up over all of them.
-#   1615  base.breaker              A breaker: after failures nothing is sent for a while, then one request tries.
-#   1701  base.time_limit           A time limit that does not run out while this process itself is held up.
-#   1736  cache.store               What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
-#   1936  cache.guard               A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
-#   2103  cache.live                An answer while it is being generated: any number of listeners get it from the start.
-#   2207  cache.contrast_words      English words that embeddings confuse: of one kind, but not the same.
-#   2316  cache.normal_words        The words of the normal form, in English: which say the same, which say nothing, and whose case matters.
-#   2503  cache.guards              What two questions must have in common before the similarity of their meanings counts at all.
-#   2725  cache.judge               The judge of similar answers: what it is asked, and when its word counts as a yes.
-#   2832  cache.pool                Evidence of other sites: counts that were added up over several deployments, with noise.
-#   3047  cache.semantic            The semantic tier: answers to questions that mean the same, once it is known how often that is wrong.
-#   3567  cache.normal_zh           The normal form of a question in Chinese: see `normal_form`.
-#   3705  cache.normal_form         The normal form of a question: two texts with the same form are one question in other words.
-#   4228  cache.similar             The normalised tier: a second key, by the normal form of the last message, that leads to an answer.
-#   4357  cache.outcome             What a request asks of the cache, and what the cache makes of it.
-#   4449  cache.generation          One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
-#   4777  cache.follow              One generation for many: the followers' side, in every process but the leader's.
-#   4880  engines.body              Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#   4891  engines.calls             Tool calls from the pieces of a streamed answer, which engines cut up and number in ways of their own.
-#   4951  engines.ollama.to_openai  What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   4976  engines.ollama.stream     A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   5009  cache.replay              A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
-#   5146  cache.cache               The response cache: look an answer up, follow one that is being generated, or lead.
-#   5866  engines.model_ids         Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   5874  engines.ollama.installed  Which models some Ollama nodes have, and which weights, by `GET /api/tags`. One event loop at a time.
-#   5999  base.redis                A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#   6451  services.valves           What all valves of the pack have in common: what is refused is told to admins, without what was written.
-#   6549  services.cache_valves     The valves of the response cache, wherever it runs.
-#   6651  cache.scope               Who may share an answer. The scope is part of an entry's key and of its encryption.
-#   6728  services.cacheable        Which requests the cache is for, whose answers they share, and what it is asked.
-#   6863  cache.redis_scripts       What happens in one step inside of Redis: the scripts, and the names of the keys.
-#   7207  cache.store_redis         The cache in Redis or Valkey, for any number of processes and hosts.
-#   7455  cache.sqlite_cache        The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
-#   7799  cache.store_sqlite        The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
-#   8014  services.activity         What chats did in this process, until somebody writes it into the history.
-#   8040  engines.refusals          What a client gets instead of an answer, in the form of each API that clients speak.
-#   8117  engines.sse               Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   8211  webui.errors              What goes wrong between the pack and Open WebUI.
-#   8231  services.answers          An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#   8242  services.caching          The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
-#   8443  webui.chats               Chats of the running Open WebUI, and their ratings. Imports `open_webui` when called, not before.
-#   8482  engines.way_in            What a node is asked with besides the request: its login, its key, its headers.
-#   8547  webui.connections         Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
-#   8635  webui.functions           Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   8736  engines.openai.failures   Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
-#   8754  webui.calling             Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#   8922  webui.contact             The way from the events function to the running `gpu_router`: another plugin, which may not be there.
-#   8928  webui.embedding           Vectors and model facts over Open WebUI's own connections. Imports `open_webui` when called, not before.
-#   8961  webui.meaning             What the running Open WebUI lends the cache to compare meanings. Imports `open_webui` when called.
-#   9100  webui.audience            Whom published models are for: the words that an admin writes, and the grants that they stand for.
-#   9114  webui.model_rows          Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
-#   9123  webui.models              What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
-#   9166  webui.presets             What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
-#   9225  webui.users               Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
-#   9253  webui.rows                Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
-#   9305  webui.replay_model        Whether chats can be sent through `response_cache_replay`. Imports `open_webui` when called, not before.
-#   9385  webui.router_digest       What the running `gpu_router` says of the weights behind a name. Imports `open_webui` when called.
-#   9411  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#   9463  webui.tracing             Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#    148  base.translations         The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#    239  base.messages             Sentences for people, in English and in the languages of the catalogue.
+#    367  base.single_flight        What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
+#    594  cache.bound               How often answers to similar questions are wrong, at most: the bound that a threshold must pass.
+#    749  errors                    The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    769  cache.errors              What goes wrong with the cache.
+#    808  cache.canonical           JSON values as bytes: the same value gives the same bytes, and no two values share them.
+#    924  cache.keyring             Everything that is derived from the admin's secret: names in the store, and ciphers.
+#   1097  cache.key                 What makes two requests the same: the key of a cached answer.
+#   1337  cache.entry               An answer as it is kept.
+#   1406  engines.body              Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#   1422  engines.content           The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#   1431  cache.collect             From the chunks of a generation to what may be kept of it.
+#   1585  cache.counters            What the cache did, in figures without any text: of this process, and to be added up over all of them.
+#   1640  base.breaker              A breaker: after failures nothing is sent for a while, then one request tries.
+#   1726  base.time_limit           A time limit that does not run out while this process itself is held up.
+#   1761  cache.store               What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
+#   1961  cache.guard               A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
+#   2128  cache.live                An answer while it is being generated: any number of listeners get it from the start.
+#   2232  cache.contrast_words      English words that embeddings confuse: of one kind, but not the same.
+#   2341  cache.normal_words        The words of the normal form, in English: which say the same, which say nothing, and whose case matters.
+#   2528  cache.guards              What two questions must have in common before the similarity of their meanings counts at all.
+#   2750  cache.judge               The judge of similar answers: what it is asked, and when its word counts as a yes.
+#   2857  cache.pool                Evidence of other sites: counts that were added up over several deployments, with noise.
+#   3072  cache.semantic            The semantic tier: answers to questions that mean the same, once it is known how often that is wrong.
+#   3592  cache.normal_zh           The normal form of a question in Chinese: see `normal_form`.
+#   3730  cache.normal_form         The normal form of a question: two texts with the same form are one question in other words.
+#   4253  cache.similar             The normalised tier: a second key, by the normal form of the last message, that leads to an answer.
+#   4382  cache.outcome             What a request asks of the cache, and what the cache makes of it.
+#   4474  cache.generation          One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
+#   4802  cache.follow              One generation for many: the followers' side, in every process but the leader's.
+#   4905  engines.calls             Tool calls from the pieces of a streamed answer, which engines cut up and number in ways of their own.
+#   4961  engines.ollama.to_openai  What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   4986  engines.ollama.stream     A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   5019  cache.replay              A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
+#   5156  cache.cache               The response cache: look an answer up, follow one that is being generated, or lead.
+#   5876  engines.model_ids         Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   5884  engines.ollama.installed  Which models some Ollama nodes have, and which weights, by `GET /api/tags`. One event loop at a time.
+#   6009  base.redis                A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#   6461  services.valves           What all valves of the pack have in common: what is refused is told to admins, without what was written.
+#   6559  services.cache_valves     The valves of the response cache, wherever it runs.
+#   6661  cache.scope               Who may share an answer. The scope is part of an entry's key and of its encryption.
+#   6738  services.cacheable        Which requests the cache is for, whose answers they share, and what it is asked.
+#   6873  cache.redis_scripts       What happens in one step inside of Redis: the scripts, and the names of the keys.
+#   7217  cache.store_redis         The cache in Redis or Valkey, for any number of processes and hosts.
+#   7465  cache.sqlite_cache        The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
+#   7809  cache.store_sqlite        The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
+#   8024  services.activity         What chats did in this process, until somebody writes it into the history.
+#   8050  engines.refusals          What a client gets instead of an answer, in the form of each API that clients speak.
+#   8127  engines.sse               Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   8221  webui.errors              What goes wrong between the pack and Open WebUI.
+#   8241  services.answers          An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#   8252  services.caching          The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
+#   8453  webui.chats               Chats of the running Open WebUI, and their ratings. Imports `open_webui` when called, not before.
+#   8492  engines.way_in            What a node is asked with besides the request: its login, its key, its headers.
+#   8557  webui.connections         Open WebUI's own connections, as its admin has set them. Imports `open_webui` when called, not before.
+#   8645  webui.functions           Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   8746  engines.openai.failures   Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
+#   8764  webui.calling             Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#   8932  webui.contact             The way from the events function to the running `gpu_router`: another plugin, which may not be there.
+#   8938  webui.embedding           Vectors and model facts over Open WebUI's own connections. Imports `open_webui` when called, not before.
+#   8971  webui.meaning             What the running Open WebUI lends the cache to compare meanings. Imports `open_webui` when called.
+#   9110  webui.audience            Whom published models are for: the words that an admin writes, and the grants that they stand for.
+#   9124  webui.model_rows          Rows of Open WebUI's models table, as they are, and the mark by which the pack knows its own.
+#   9133  webui.models              What Open WebUI knows of models and of who may use them. Imports `open_webui` when called, not before.
+#   9176  webui.presets             What answers under a model's id, and what its row adds to a chat. Imports `open_webui` when called.
+#   9235  webui.users               Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
+#   9263  webui.rows                Rows of Open WebUI's models table, read and written. Imports `open_webui` when called, not before.
+#   9315  webui.replay_model        Whether chats can be sent through `response_cache_replay`. Imports `open_webui` when called, not before.
+#   9395  webui.router_digest       What the running `gpu_router` says of the weights behind a name. Imports `open_webui` when called.
+#   9421  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   9473  webui.tracing             Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
 
 import asyncio
 import base64
@@ -1402,6 +1403,31 @@ def open_entry(sealed: bytes, scope: str, slot: Slot, keyring: Keyring) -> Entry
     return Entry(**fields)
 
 
+# --- ollama_pack.engines.body ---
+# Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+
+
+def object_at(value: object, *path: str) -> Mapping[str, Any]:
+    """The object that a path of fields leads to; an empty one where there is something else."""
+    for field in path:
+        value = value.get(field) if isinstance(value, Mapping) else None
+    return value if isinstance(value, Mapping) else {}
+
+
+def text_or_empty(value: object) -> str:
+    """The text; an empty one where there is something else."""
+    return value if isinstance(value, str) else ""
+
+
+# --- ollama_pack.engines.content ---
+# The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#
+# OpenAI's chat and Responses APIs, Anthropic's API and LangChain each have their own names for text and images.
+# Clients also send back what another model thought, or marks for a provider's cache: no model reads those.
+
+THOUGHT_FIELDS = ("reasoning_content", "reasoning", "thinking")  # engines' three names for one thing
+
+
 # --- ollama_pack.cache.collect ---
 # From the chunks of a generation to what may be kept of it.
 
@@ -1412,8 +1438,7 @@ _CHUNK_FIELDS = {
     *("system_fingerprint", "service_tier", "timings", "selected_model_id", "provider", "obfuscation"),
 }
 _FINISHES = ("length", "tool_calls", "function_call", "content_filter", "load", "unload", "error")
-_REASONING = ("reasoning_content", "reasoning", "thinking")  # three names for one thing
-_DELTA_FIELDS = {"role", "content", "tool_calls", "refusal", *_REASONING}
+_DELTA_FIELDS = {"role", "content", "tool_calls", "refusal", *THOUGHT_FIELDS}
 
 
 class AnswerCollector:
@@ -1552,7 +1577,7 @@ def _choice_says(choice: object) -> bool:
 
 def reasoning_in(delta: Mapping[str, Any]) -> Iterator[str]:
     """What a delta has of the model's thoughts, under the first of the names that is there."""
-    found = (delta[name] for name in _REASONING if isinstance(delta.get(name), str))
+    found = (delta[name] for name in THOUGHT_FIELDS if isinstance(delta.get(name), str))
     if text := next(found, ""):
         yield text
 
@@ -1684,7 +1709,7 @@ class Breaker:
             now: the moment.
             at_once: open now, whatever the threshold: such failures cost too much to wait for another.
             grows: the next time is twice as long. Not where it is only busy: it may be free any moment.
-            pause: seconds that it stays open, where that is known.
+            pause: open now, for so many seconds.
         """
         self.failed_at = now
         if self.state(now) == "open" and not self._trying:
@@ -1694,7 +1719,7 @@ class Breaker:
         self._failures += 1
         if was_open and grows:
             self._backoff = min(2 * self._backoff, self._rule.longest)
-        if was_open or at_once or self._failures >= self._rule.threshold:
+        if was_open or at_once or pause is not None or self._failures >= self._rule.threshold:
             self._retry_at = now + (self._backoff if pause is None else pause)
 
 
@@ -4877,17 +4902,6 @@ class LiveHub:
         return False
 
 
-# --- ollama_pack.engines.body ---
-# Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-
-
-def object_at(value: object, *path: str) -> Mapping[str, Any]:
-    """The object that a path of fields leads to; an empty one where there is something else."""
-    for field in path:
-        value = value.get(field) if isinstance(value, Mapping) else None
-    return value if isinstance(value, Mapping) else {}
-
-
 # --- ollama_pack.engines.calls ---
 # Tool calls from the pieces of a streamed answer, which engines cut up and number in ways of their own.
 
@@ -4904,9 +4918,9 @@ class PendingCall:
     def take(self, fragment: Mapping[str, Any]) -> None:
         """Add what is new."""
         function = object_at(fragment, "function")
-        self.id = self.id or _string_or_empty(fragment.get("id"))
-        self.name = self.name or _string_or_empty(function.get("name"))
-        self.arguments += _string_or_empty(function.get("arguments"))
+        self.id = self.id or text_or_empty(fragment.get("id"))
+        self.name = self.name or text_or_empty(function.get("name"))
+        self.arguments += text_or_empty(function.get("arguments"))
 
 
 @dataclass(slots=True)
@@ -4920,7 +4934,7 @@ class PendingCalls:
 
         Some engines number all calls 0 and tell them apart by their ids, others leave the index out.
         """
-        index, identity = fragment.get("index"), _string_or_empty(fragment.get("id"))
+        index, identity = fragment.get("index"), text_or_empty(fragment.get("id"))
         if index is None:
             named = identity or object_at(fragment, "function").get("name")
             known = None if named or not self.calls else self.calls[-1]
@@ -4942,10 +4956,6 @@ class PendingCalls:
             }
             for number, call in enumerate(self.calls)
         ]
-
-
-def _string_or_empty(value: object) -> str:
-    return value if isinstance(value, str) else ""
 
 
 # --- ollama_pack.engines.ollama.to_openai ---

@@ -10,30 +10,30 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/response_cache_replay.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipe`, line 1712, which the server calls.
+# Begin here: `class Pipe`, line 1703, which the server calls.
 # The modules that it uses come first:
 #     54  base.translations         The translations of all sentences. GENERATED from locale/ by scripts/package.py.
 #    121  base.messages             Sentences for people, in English and in the languages of the catalogue.
 #    249  errors                    The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
 #    257  engines.errors            What goes wrong with a node.
-#    410  engines.body              Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#    464  engines.ollama.to_openai  What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#    489  engines.ollama.stream     A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#    506  engines.refusals          What a client gets instead of an answer, in the form of each API that clients speak.
-#    583  aliases.errors            What goes wrong with aliases.
-#    621  cache.errors              What goes wrong with the cache.
-#    641  engines.sse               Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#    750  routing.errors            What goes wrong with routing.
-#    902  webui.errors              What goes wrong between the pack and Open WebUI.
-#    934  services.answers          An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#   1087  services.cacheable        Which requests the cache is for, whose answers they share, and what it is asked.
-#   1099  engines.openai.failures   Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
-#   1117  webui.calling             Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
-#   1284  engines.front_route       A route in front of a server's own, which sees each answer of a chat before its client does.
-#   1379  webui.leaving             When Open WebUI is told that a client has left: not while it reads its database.
-#   1468  webui.early_errors        The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#   1663  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
-#   1683  webui.users               Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
+#    401  engines.body              Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#    455  engines.ollama.to_openai  What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#    480  engines.ollama.stream     A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#    497  engines.refusals          What a client gets instead of an answer, in the form of each API that clients speak.
+#    574  aliases.errors            What goes wrong with aliases.
+#    612  cache.errors              What goes wrong with the cache.
+#    632  engines.sse               Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#    741  routing.errors            What goes wrong with routing.
+#    893  webui.errors              What goes wrong between the pack and Open WebUI.
+#    925  services.answers          An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#   1078  services.cacheable        Which requests the cache is for, whose answers they share, and what it is asked.
+#   1090  engines.openai.failures   Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
+#   1108  webui.calling             Asking a model through Open WebUI itself, with its access check. Imports `open_webui` when called.
+#   1275  engines.front_route       A route in front of a server's own, which sees each answer of a chat before its client does.
+#   1370  webui.leaving             When Open WebUI is told that a client has left: not while it reads its database.
+#   1459  webui.early_errors        The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#   1654  webui.server              What a plugin takes from its Open WebUI: a secret, a folder, streamed answers, its place.
+#   1674  webui.users               Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
 
 import asyncio
 import logging
@@ -280,7 +280,10 @@ class NodeError(PackError):
         reason: what it did not do.
         status: the HTTP status of its answer; None where there was none, or where the answer had begun.
         said: the node's own message, shortened; empty where it gave none.
+        is_down: it is the node, not one model on it: there is no connection.
     """
+
+    is_down = False
 
     def __init__(self, node: str, reason: str, *, status: int | None = None, said: str = "") -> None:
         super().__init__()
@@ -296,11 +299,6 @@ class NodeError(PackError):
 
     def __str__(self) -> str:
         return str(self.message)
-
-    @property
-    def is_down(self) -> bool:
-        """Whether it is the node, not one model on it: there is no connection."""
-        return False
 
     @property
     def plain_with_said(self) -> Message:
@@ -322,14 +320,11 @@ class RetryableNodeError(NodeError):
 class NodeUnreachableError(RetryableNodeError):
     """No connection came about, so the node has not seen the request."""
 
+    is_down = True
+
     def __init__(self, node: str, said: str) -> None:
         reason = message("cannot be reached (does it run, is the address right?)")
         super().__init__(node, reason, said=said)
-
-    @property
-    def is_down(self) -> bool:
-        """Yes."""
-        return True
 
     @property
     def plain(self) -> Message:
@@ -364,11 +359,7 @@ class NodeTimeoutError(RetryableNodeError):
         super().__init__(node, reason)
         self.stage = stage
         self.seconds = seconds
-
-    @property
-    def is_down(self) -> bool:
-        """Whether no connection came about in time."""
-        return self.stage == "connect"
+        self.is_down = stage == "connect"
 
 
 class NodeBusyError(RetryableNodeError):

@@ -2231,21 +2231,21 @@ class ChatBudget:
             if goes_on:  # some engines send what it comes to so far with each chunk
                 self.figures.pop()
                 self.first_at = self.ended_began
-            self.take_whole(figures, now)
+            self._end_answer(figures, now)
             self.ended = name
         elif not goes_on:
             if self.is_finished and name != self.round:  # tools have run since
-                self.heard_at = before
-                self.take_whole({}, now)
-                self.heard_at = now
+                self._end_answer({}, before)
             self.first_at = now if self.first_at is None else self.first_at
             self.round, self.is_finished = name, self.is_finished or _is_over(chunk)
         self.pieces += self.first_at is not None
 
     def take_whole(self, usage: Mapping[str, Any], now: float) -> None:
         """An answer has ended, with these figures or none."""
+        self._end_answer(usage, now if self.first_at is None else self.heard_at)
+
+    def _end_answer(self, usage: Mapping[str, Any], ended: float) -> None:
         began = self.began if self.first_at is None else self.first_at
-        ended = now if self.first_at is None else self.heard_at
         self.figures.append(_figures_of(usage, ended - began, self.pieces))
         self.answered, self.first_at, self.pieces, self.is_finished = True, None, 0, False
         self.ended_began = began

@@ -10,7 +10,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/functions/voice_routes.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Event`, line 6021, which the server calls.
+# Begin here: `class Event`, line 6022, which the server calls.
 # The modules that it uses come first:
 #    109  base.translations        The translations of all sentences. GENERATED from locale/ by scripts/package.py.
 #    215  base.messages            Sentences for people, in English and in the languages of the catalogue.
@@ -21,40 +21,40 @@ version: 0.1.0
 #   1021  speech.languages         The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
 #   1098  speech.language          Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
 #   1192  engines.failures         Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   1228  speech.values            What recordings turn into, and what an engine is.
-#   1493  speech.http_answer       What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
-#   1643  speech.pcm               Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
-#   1731  speech.openai_http       Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
-#   1934  speech.recognizer        The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
-#   2073  speech.sentences         Segments of about a sentence, made from words with times.
-#   2127  speech.whisper_model     Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
-#   2320  speech.whisper           Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
-#   2584  services.voice_settings  The valves of voice transcription, for the tool and the routes, and the engine they ask for.
-#   2741  speech.source            Where a recording comes from: bytes, a path or an open file; and how large it may be.
-#   2825  speech.kept              Transcripts of a while ago: the same recording with the same options is not listened to twice.
-#   2914  speech.containers        What the bytes of a file tell that the decoder does not: whether the file ends before it should.
-#   3079  speech.decode            Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
-#   3706  speech.joining           Putting pieces of text together: with spaces where the script has them between words, else without.
-#   3794  speech.script            Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
-#   3870  speech.turns             One recording at a time on this machine's own processors, in turns between users, each with its place.
-#   4138  speech.vad               Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
-#   4188  speech.windows           Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
-#   4335  speech.transcribe        From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
-#   4612  webui.tracing            Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
-#   4650  webui.errors             What goes wrong between the pack and Open WebUI.
-#   4683  webui.voice_files        Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
-#   4713  services.transcribing    Transcribing on behalf of somebody: by the admin's settings, and not twice.
-#   4833  speech.subtitles         Subtitles: lines that fit on a screen, each shown while it is spoken.
-#   4971  speech.formats           A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
-#   5133  engines.front_route      A route in front of a server's own, which sees each answer of a chat before its client does.
-#   5147  webui.leaving            When Open WebUI is told that a client has left: not while it reads its database.
-#   5236  webui.early_errors       The status of an error that comes before an answer, which Open WebUI leaves no room for.
-#   5267  webui.routes             Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
-#   5422  webui.uploads            A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
-#   5628  webui.users              Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
-#   5637  services.voice_routes    The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
-#   5895  webui.functions          Functions of the running Open WebUI. Imports `open_webui` when called, not before.
-#   5989  webui.service            What an event function keeps up in a process: its routes, and a task that looks again from time to time.
+#   1237  speech.values            What recordings turn into, and what an engine is.
+#   1502  speech.http_answer       What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
+#   1652  speech.pcm               Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
+#   1740  speech.openai_http       Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
+#   1935  speech.recognizer        The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
+#   2074  speech.sentences         Segments of about a sentence, made from words with times.
+#   2128  speech.whisper_model     Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
+#   2321  speech.whisper           Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
+#   2585  services.voice_settings  The valves of voice transcription, for the tool and the routes, and the engine they ask for.
+#   2742  speech.source            Where a recording comes from: bytes, a path or an open file; and how large it may be.
+#   2826  speech.kept              Transcripts of a while ago: the same recording with the same options is not listened to twice.
+#   2915  speech.containers        What the bytes of a file tell that the decoder does not: whether the file ends before it should.
+#   3080  speech.decode            Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
+#   3707  speech.joining           Putting pieces of text together: with spaces where the script has them between words, else without.
+#   3795  speech.script            Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
+#   3871  speech.turns             One recording at a time on this machine's own processors, in turns between users, each with its place.
+#   4139  speech.vad               Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
+#   4189  speech.windows           Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
+#   4336  speech.transcribe        From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
+#   4613  webui.tracing            Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#   4651  webui.errors             What goes wrong between the pack and Open WebUI.
+#   4684  webui.voice_files        Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
+#   4714  services.transcribing    Transcribing on behalf of somebody: by the admin's settings, and not twice.
+#   4834  speech.subtitles         Subtitles: lines that fit on a screen, each shown while it is spoken.
+#   4972  speech.formats           A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
+#   5134  engines.front_route      A route in front of a server's own, which sees each answer of a chat before its client does.
+#   5148  webui.leaving            When Open WebUI is told that a client has left: not while it reads its database.
+#   5237  webui.early_errors       The status of an error that comes before an answer, which Open WebUI leaves no room for.
+#   5268  webui.routes             Routes of a plugin on the running Open WebUI. Imports `open_webui` when called, not before.
+#   5423  webui.uploads            A recording that comes with a request: in a form, or as the body itself. Imports starlette when called.
+#   5629  webui.users              Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
+#   5638  services.voice_routes    The routes of voice transcription: one of its own, and OpenAI's, for Open WebUI's microphone.
+#   5896  webui.functions          Functions of the running Open WebUI. Imports `open_webui` when called, not before.
+#   5990  webui.service            What an event function keeps up in a process: its routes, and a task that looks again from time to time.
 
 import asyncio
 import email.message
@@ -1202,6 +1202,15 @@ def node_name(url: str) -> str:
     return re.split(r"[?#]", _CREDENTIALS.sub("", url), maxsplit=1)[0].rstrip("/")
 
 
+def retry_seconds(header: str) -> float | None:
+    """What `Retry-After` says in seconds; None where it says nothing, or a date."""
+    try:
+        seconds = float(header)
+    except ValueError:
+        return None
+    return max(0.0, seconds) if math.isfinite(seconds) else None
+
+
 def said_in(answer: bytes) -> str:
     """The message in an answer: its `error`, else its text, shortened; empty for a web page."""
     if _is_page(answer):
@@ -1914,21 +1923,13 @@ class OpenAIHTTPEngine:
         if status == _TOO_LARGE:
             return SpeechServerTooLargeError(self._where, sent)
         if status in _BUSY_STATUS:
-            wait = _retry_seconds(response.headers.get("Retry-After", ""))
+            wait = retry_seconds(response.headers.get("Retry-After", ""))
             return SpeechServerBusyError(self._where, status, said, wait)
         if status in _REFUSED:
             return SpeechServerRefusedError(self._where, status, said)
         return SpeechServerFaultError(
             self._where, message("answers with status {status}", status=status), status=status, said=said
         )
-
-
-def _retry_seconds(header: str) -> float | None:
-    """What `Retry-After` says in seconds; None where it says nothing, or a date."""
-    try:
-        return max(0.0, float(header))
-    except ValueError:
-        return None
 
 
 # --- ollama_pack.speech.recognizer ---

@@ -9,7 +9,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/pipelines/gpu_router.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipeline`, line 17210, which the server calls.
+# Begin here: `class Pipeline`, line 17199, which the server calls.
 # The modules that it uses come first:
 #    201  base.translations              The translations of all sentences. GENERATED from locale/ by scripts/package.py.
 #    504  base.messages                  Sentences for people, in English and in the languages of the catalogue.
@@ -17,111 +17,111 @@ version: 0.1.0
 #    658  base.tables                    Tables that admins write as text: a row a line, `#` starts a comment, empty lines are skipped.
 #    689  aliases.errors                 What goes wrong with aliases.
 #    732  engines.errors                 What goes wrong with a node.
-#    922  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#   1052  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
-#   1127  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
-#   1196  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   1328  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
-#   1405  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
-#   1557  fit.memory                     How much memory a model takes while it runs: a pure function of its shape and of what it is loaded with.
-#   1733  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
-#   1781  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
-#   2114  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
-#   2192  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
-#   2243  routing.decide.cost            What sending a request to a node costs, term by term.
-#   2377  routing.errors                 What goes wrong with routing.
-#   2559  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
-#   2597  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
-#   2964  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
-#   3399  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
-#   3523  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   3625  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
-#   3762  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
-#   3881  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
-#   4005  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
-#   4116  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
-#   4279  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
-#   4413  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
-#   4796  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
-#   5049  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
-#   5166  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
-#   5224  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
-#   5289  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
-#   5438  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
-#   5573  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
-#   5765  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
-#   6115  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
-#   6200  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
-#   6297  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   6343  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   6449  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
-#   6778  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
-#   7012  engines.vectors                Vectors for texts, as an engine gives them.
-#   7045  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
-#   7307  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
-#   7365  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
-#   7568  engines.calls                  Tool calls from the pieces of a streamed answer, which engines cut up and number in ways of their own.
-#   7628  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
-#   7771  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
-#   8108  routing.nodes                  The `nodes` valve: a row a line, read once.
-#   8468  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
-#   8554  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
-#   8728  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
-#   8924  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
-#   9017  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
-#   9103  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
-#   9169  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
-#   9218  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
-#   9296  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
-#   9384  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
-#   9498  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
-#  10025  routing.probe.node_watch       One node as the router holds it: its client, what the last looks have shown, and when it counts as gone.
-#  10326  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
-#  10574  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
-#  10677  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
-#  10785  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
-#  10902  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
-#  11155  routing.state.demand           How often each set of weights is asked for, over the last minutes.
-#  11188  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
-#  11374  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
-#  11409  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
-#  12174  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
-#  12250  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
-#  12396  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
-#  12642  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
-#  12782  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
-#  12842  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
-#  13399  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
-#  13579  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
-#  13930  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
-#  14239  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
-#  14354  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
-#  14989  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, the admin's dashboard, and a plan.
-#  15057  cache.errors                   What goes wrong with the cache.
-#  15077  webui.errors                   What goes wrong between the pack and Open WebUI.
-#  15093  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
-#  15242  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
-#  15371  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
-#  15540  base.single_flight             What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
-#  15643  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
-#  15886  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#  16338  services.activity              What chats did in this process, until somebody writes it into the history.
-#  16405  services.history               The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
-#  16759  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
-#  16860  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#  16895  services.pipeline_requests     What a pipeline can know of a request, how it tells the next one, and the others of its server.
-#  16978  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
-#  17096  services.valves                What all valves of the pack have in common: what is refused is told to admins, without what was written.
-#  17194  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
-#  17311  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
-#  17697  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
-#  17755  aliases.published              Which names of a table can be published as models, and what answers for them.
-#  17791  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
-#  17909  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
-#  18034  services.router_valves         The valves of the router, wherever it runs.
-#  18188  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
-#  18302  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
-#  18563  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
+#    913  engines.body                   Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#   1048  engines.content                The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#   1124  aliases.facts                  What an alias table may ask about a request, read off an OpenAI chat body.
+#   1193  engines.ollama.to_openai       What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   1325  engines.refusals               What a client gets instead of an answer, in the form of each API that clients speak.
+#   1402  engines.ollama.names           Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, the tag `latest` if there is none.
+#   1554  fit.memory                     How much memory a model takes while it runs: a pure function of its shape and of what it is loaded with.
+#   1730  routing.decide.returns         How likely it is that a prompt is gone on with, and when: what a kept prefix is worth to its chat.
+#   1778  routing.decide.view            What a routing decision looks at: plain values, made once and never changed.
+#   2111  engines.openai.metrics         How busy an engine is, by the Prometheus metrics that it serves.
+#   2189  routing.decide.policy          The numbers that routing goes by and that nobody has to set.
+#   2240  routing.decide.cost            What sending a request to a node costs, term by term.
+#   2374  routing.errors                 What goes wrong with routing.
+#   2556  routing.naming                 Names of models as the fleet compares them: `llama3` is `llama3:latest`, and `Llama3` too, as to Ollama.
+#   2594  routing.decide.fair_queue      Who comes next: users with the least in service, then start-time fair queueing; background behind people.
+#   2961  routing.decide.node_timeline   A node's virtual future: what it does now, and what those ahead in the queue will have it do.
+#   3396  routing.decide.assignment      The choice of a node for one request: what each node would cost it, and which one it goes to.
+#   3520  engines.failures               Which typed error an answer or a failure of a node is. Nothing here shows a password.
+#   3631  engines.ollama.messages        The conversation of an OpenAI chat body, as Ollama wants it.
+#   3768  engines.ollama.options         Sampling and runner options of an OpenAI chat body, wherever Open WebUI may have put them.
+#   3887  engines.ollama.schema          What of a JSON schema no Ollama can use: refused here, as there it ends in status 500, or ends the runner.
+#   4011  engines.tools                  The tools that a chat body offers, and what its `tool_choice` asks for, in whichever client's words.
+#   4122  engines.ollama.to_ollama       An OpenAI chat request as Ollama's `POST /api/chat` wants it.
+#   4285  engines.sse                    Lines of a stream, and server-sent events as the HTML standard has them ("Interpreting an event stream").
+#   4419  engines.transport              Requests to one node over aiohttp: limits of time and size; whatever goes wrong is a typed error.
+#   4794  routing.state.estimates        How fast a node runs a model, learned from the durations that the engine reports.
+#   5047  routing.dispatch.durations     How long a finished answer took the engine, by the figures in its last chunk.
+#   5164  routing.dispatch.hang_delay    How long a node may honestly be silent before it answers: after that, another one is asked if it can be.
+#   5222  engines.way_in                 What a node is asked with besides the request: its login, its key, its headers.
+#   5287  routing.dispatch.explain       Decisions in words: status lines for people, records for the dashboard.
+#   5436  routing.dispatch.pending_chat  One request on its way through the fleet, and what an admin may set for all of them.
+#   5571  engines.openai.request         An OpenAI chat body as an OpenAI-compatible engine takes it, without Ollama's and Open WebUI's own fields.
+#   5763  routing.decide.prefix          Which beginnings of prompts a runner still holds, mirrored from what was sent to it.
+#   6113  routing.dispatch.request       What the scheduler needs to know of an OpenAI chat body.
+#   6198  engines.model_kinds            What a model is for, by what its engine lists of it: only models that chat are offered for chats.
+#   6295  engines.model_ids              Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   6341  engines.ollama.stream          A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   6447  fit.shapes                     Shapes of models: from metadata and tensors, or from as little as a number of parameters.
+#   6776  engines.ollama.values          What a node reports of its models. A field that is missing, null or not of its type has its default.
+#   7010  engines.vectors                Vectors for texts, as an engine gives them.
+#   7043  engines.ollama.client          What a node is asked. `NodeClient` is what the fleet needs of any engine; `OllamaClient` is Ollama's.
+#   7305  engines.openai.failures        Which typed error a refusal of an OpenAI-compatible engine is: the words differ from one to the next.
+#   7363  engines.openai.models          What an OpenAI-compatible engine tells of its models, in the words of `engines/ollama/values.py`.
+#   7566  engines.calls                  Tool calls from the pieces of a streamed answer, which engines cut up and number in ways of their own.
+#   7622  engines.openai.stream          A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
+#   7760  engines.openai.client          A node that runs an OpenAI-compatible engine: vLLM, SGLang, llama.cpp's server, and what else speaks so.
+#   8097  routing.nodes                  The `nodes` valve: a row a line, read once.
+#   8457  routing.probe.catalogue        Which models the nodes have, put together: what a picker offers and what an alias may stand for.
+#   8543  routing.probe.gpus             GPUs as values, the JSON form in which `GET /api/system/load` tells of them, and reading it from an agent.
+#   8717  routing.probe.gpu_nvml         GPUs of this machine, from NVIDIA's driver through NVML.
+#   8913  routing.probe.listed_client    A node of which only some models are offered, or under other names: as a connection's settings have it.
+#   9006  base.breaker                   A breaker: after failures nothing is sent for a while, then one request tries.
+#   9092  routing.state.external_load    Requests of clients that do not come through us, at one runner or on one node's GPU.
+#   9158  routing.state.model_stats      What is learned of one node with one set of weights: rates, slots, and how many prefixes are kept.
+#   9207  fit.choose                     Which variant of a model a node takes: the best one that fits, next to what it has in memory.
+#   9285  fit.learned                    What a node's reports teach: how its server is set up, and so what any model takes there.
+#   9373  routing.state.node_memory      The memory of one node: how much there is, what each of its models takes, and which variants fit.
+#   9487  routing.state.node_state       What is known of one node between two decisions: its models, its runners, what was learned of it.
+#  10014  routing.probe.node_watch       One node as the router holds it: its client, what the last looks have shown, and when it counts as gone.
+#  10315  routing.dispatch.attempt       One request at one node: what was sent, when it was last heard of, and what it took.
+#  10563  routing.dispatch.counts        What a router has done since it was made, by node and model: for Prometheus.
+#  10666  routing.dispatch.record        What is written down of a chat when it has ended: figures and names, and nothing of what was said.
+#  10774  routing.state.events           What happens to a request at a node, as workers tell each other. Times are in seconds from the telling.
+#  10891  routing.peers.messages         What workers write to each other: events as JSON, with hashes instead of prompts.
+#  11144  routing.state.demand           How often each set of weights is asked for, over the last minutes.
+#  11177  routing.state.peer_requests    Requests of other workers at the same nodes: they take slots, load models and teach, as our own do.
+#  11363  routing.decide.rendezvous      Where a chat belongs when nobody remembers: weighted rendezvous hashing, with bounded loads.
+#  11398  routing.decide.planner         Late binding on a virtual timeline: which of the waiting requests begin now, and where.
+#  12163  routing.decide.strategies      The plain ways to choose a node, for those who want no prediction: least busy, and random.
+#  12239  routing.state.returns          Whether prompts are gone on with, learned for each set of weights and for each number of turns.
+#  12385  routing.state.cluster          The nodes of a fleet as they are known, and the events that tell of them.
+#  12631  routing.state.peer_line        Requests that wait at other workers stand in this worker's queue, too.
+#  12771  routing.state.running          A request at a node, as the scheduler remembers it until it ends.
+#  12831  routing.state.scheduler        The requests that wait and run, and the decisions about them. No input, no output.
+#  13388  routing.warm                   The `warm` valve: models that are kept in memory at certain hours, a row a line.
+#  13568  routing.dispatch.upkeep        What a router does besides chats: models kept in memory at certain hours, nodes drained, models pulled.
+#  13919  routing.peers.share            Several workers on the same nodes, each with a scheduler of its own: what they tell and ask each other.
+#  14228  routing.probe.poller           Looking at all nodes again and again, for as long as anybody uses them.
+#  14343  routing.dispatch.router        The fleet at work: requests wait where they can still change their mind, then go to nodes over HTTP.
+#  14978  routing.dispatch.report        What a router tells of its nodes: for the load endpoint, the admin's dashboard, and a plan.
+#  15046  cache.errors                   What goes wrong with the cache.
+#  15066  webui.errors                   What goes wrong between the pack and Open WebUI.
+#  15082  services.answers               An answer as clients of OpenAI's API take it, and the one place that says which error they get.
+#  15231  services.line_stream           A streamed answer on its way from an event loop to a server that goes through it in threads.
+#  15360  services.bridge                The pack's async core for a server that calls from threads: an event loop of its own, in its own thread.
+#  15529  base.single_flight             What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
+#  15632  services.discovery             Nodes that DNS or Kubernetes knows: one row of the table stands for each server that is found.
+#  15875  base.redis                     A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#  16327  services.activity              What chats did in this process, until somebody writes it into the history.
+#  16394  services.history               The last chats and the last day, for the dashboard: in Redis where one joins the replicas, else in SQLite.
+#  16748  engines.front_route            A route in front of a server's own, which sees each answer of a chat before its client does.
+#  16849  services.webui_tasks           Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#  16884  services.pipeline_requests     What a pipeline can know of a request, how it tells the next one, and the others of its server.
+#  16967  services.pipeline_answers      What the Pipelines server leaves out of OpenAI's API: errors have a status, and "no stream" is the default.
+#  17085  services.valves                What all valves of the pack have in common: what is refused is told to admins, without what was written.
+#  17183  services.pipeline_valves       Valves on the Pipelines server: what all of our pipelines have in common there.
+#  17300  aliases.table                  An alias table: rows of `alias = candidate, candidate [condition, …]`, read once and then only looked up.
+#  17686  aliases.resolve                Which model answers for a name: a pure function of the table, the request and the models that are there.
+#  17744  aliases.published              Which names of a table can be published as models, and what answers for them.
+#  17780  services.routed                Aliases over a fleet: which names a router offers, and which models may answer for one.
+#  17898  services.router_host           The one router of a plugin, which changes with its valves and loses no chat for it.
+#  18023  services.router_valves         The valves of the router, wherever it runs.
+#  18177  routing.peers.scripts          What happens in one step inside of Redis, for workers that share a fleet.
+#  18291  routing.peers.redis            Carries what workers share over Redis or Valkey. Without it each goes on alone, and joins again later.
+#  18552  services.sharing               Workers that share what they know of the nodes over a Redis or Valkey.
 
 import asyncio
 import base64
@@ -755,7 +755,10 @@ class NodeError(PackError):
         reason: what it did not do.
         status: the HTTP status of its answer; None where there was none, or where the answer had begun.
         said: the node's own message, shortened; empty where it gave none.
+        is_down: it is the node, not one model on it: there is no connection.
     """
+
+    is_down = False
 
     def __init__(self, node: str, reason: str, *, status: int | None = None, said: str = "") -> None:
         super().__init__()
@@ -771,11 +774,6 @@ class NodeError(PackError):
 
     def __str__(self) -> str:
         return str(self.message)
-
-    @property
-    def is_down(self) -> bool:
-        """Whether it is the node, not one model on it: there is no connection."""
-        return False
 
     @property
     def plain_with_said(self) -> Message:
@@ -797,14 +795,11 @@ class RetryableNodeError(NodeError):
 class NodeUnreachableError(RetryableNodeError):
     """No connection came about, so the node has not seen the request."""
 
+    is_down = True
+
     def __init__(self, node: str, said: str) -> None:
         reason = message("cannot be reached (does it run, is the address right?)")
         super().__init__(node, reason, said=said)
-
-    @property
-    def is_down(self) -> bool:
-        """Yes."""
-        return True
 
     @property
     def plain(self) -> Message:
@@ -850,11 +845,7 @@ class NodeTimeoutError(RetryableNodeError):
         super().__init__(node, reason)
         self.stage = stage
         self.seconds = seconds
-
-    @property
-    def is_down(self) -> bool:
-        """Whether no connection came about in time."""
-        return self.stage == "connect"
+        self.is_down = stage == "connect"
 
 
 class NodeBusyError(RetryableNodeError):
@@ -943,6 +934,11 @@ def object_at(value: object, *path: str) -> Mapping[str, Any]:
     for field in path:
         value = value.get(field) if isinstance(value, Mapping) else None
     return value if isinstance(value, Mapping) else {}
+
+
+def text_or_empty(value: object) -> str:
+    """The text; an empty one where there is something else."""
+    return value if isinstance(value, str) else ""
 
 
 def objects_in(value: object, field: str) -> list[Mapping[str, Any]]:
@@ -1058,6 +1054,7 @@ def _outline(value: object) -> str:
 # Type of a part → the field with its text.
 _TEXT_PARTS = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}
 IMAGE_PARTS = frozenset({"image_url", "input_image", "image"})
+THOUGHT_FIELDS = ("reasoning_content", "reasoning", "thinking")  # engines' three names for one thing
 # `redacted_thinking`, `reasoning.encrypted`, `thought_signature`: any type with one of these words in it.
 _THOUGHT_WORDS = ("thinking", "reasoning", "thought")
 _MARKS = frozenset(
@@ -3540,6 +3537,15 @@ def node_name(url: str) -> str:
     return re.split(r"[?#]", _CREDENTIALS.sub("", url), maxsplit=1)[0].rstrip("/")
 
 
+def retry_seconds(header: str) -> float | None:
+    """What `Retry-After` says in seconds; None where it says nothing, or a date."""
+    try:
+        seconds = float(header)
+    except ValueError:
+        return None
+    return max(0.0, seconds) if math.isfinite(seconds) else None
+
+
 def status_error(node: str, status: int, answer: bytes, model: str) -> NodeError:
     """The error that an answer with a status other than 200 stands for.
 
@@ -4643,7 +4649,8 @@ class NodeTransport:
             response.close()
         error = self.dialect.refusal(self.name, response.status, said, str((body or {}).get("model", "")))
         if isinstance(error, NodeBusyError):
-            error.retry_after = _seconds_in(response.headers.get("Retry-After", ""))
+            pause = retry_seconds(response.headers.get("Retry-After", ""))
+            error.retry_after = None if pause is None else min(max(pause, LEAST_PAUSE), MOST_PAUSE)
         raise error
 
     def _redirected(self, path: str, status: int, location: str) -> NodeFaultError:
@@ -4774,15 +4781,6 @@ class NodeTransport:
                 yield
         except TimeoutError as error:
             raise NodeTimeoutError(self.name, stage, seconds) from error
-
-
-def _seconds_in(header: str) -> float | None:
-    """What `Retry-After` says; None where it says nothing, or a date."""
-    try:
-        seconds = float(header)
-    except ValueError:
-        return None
-    return min(max(seconds, LEAST_PAUSE), MOST_PAUSE) if math.isfinite(seconds) else None
 
 
 async def _read_to_end(pieces: AsyncGenerator[Any, None]) -> None:
@@ -7581,9 +7579,9 @@ class PendingCall:
     def take(self, fragment: Mapping[str, Any]) -> None:
         """Add what is new."""
         function = object_at(fragment, "function")
-        self.id = self.id or _string_or_empty(fragment.get("id"))
-        self.name = self.name or _string_or_empty(function.get("name"))
-        self.arguments += _string_or_empty(function.get("arguments"))
+        self.id = self.id or text_or_empty(fragment.get("id"))
+        self.name = self.name or text_or_empty(function.get("name"))
+        self.arguments += text_or_empty(function.get("arguments"))
 
 
 @dataclass(slots=True)
@@ -7597,7 +7595,7 @@ class PendingCalls:
 
         Some engines number all calls 0 and tell them apart by their ids, others leave the index out.
         """
-        index, identity = fragment.get("index"), _string_or_empty(fragment.get("id"))
+        index, identity = fragment.get("index"), text_or_empty(fragment.get("id"))
         if index is None:
             named = identity or object_at(fragment, "function").get("name")
             known = None if named or not self.calls else self.calls[-1]
@@ -7621,17 +7619,12 @@ class PendingCalls:
         ]
 
 
-def _string_or_empty(value: object) -> str:
-    return value if isinstance(value, str) else ""
-
-
 # --- ollama_pack.engines.openai.stream ---
 # A streamed answer of an OpenAI-compatible engine, in the one form that this pack gives all answers.
 #
 # Engines differ in what they call thoughts, in where the figures are, and in how they cut up tool calls. Here a
 # chunk says something new, a tool call comes whole, and the last chunk that has a choice ends the answer.
 
-_THOUGHT_FIELDS = ("reasoning_content", "reasoning", "thinking")
 _KEPT_DELTAS = ("annotations", "images", "reasoning_details")  # that Open WebUI reads
 _FINISHES = frozenset({"stop", "length", "content_filter"})
 _ABORTS = frozenset({"abort", "error"})
@@ -7731,7 +7724,7 @@ def engine_usage(usage: Mapping[str, Any] | None, timings: Mapping[str, Any] | N
 def _engine_delta(given: Mapping[str, Any]) -> dict[str, Any]:
     """What a delta says, without what is empty: text, thoughts, and what else Open WebUI reads."""
     content, thought = _said_in(given.get("content"))
-    thoughts = (_stream__string_or_empty(given.get(name)) for name in _THOUGHT_FIELDS)
+    thoughts = (text_or_empty(given.get(name)) for name in THOUGHT_FIELDS)
     found = {
         "content": content,
         "reasoning_content": next((other for other in thoughts if other), thought),
@@ -7743,14 +7736,14 @@ def _engine_delta(given: Mapping[str, Any]) -> dict[str, Any]:
 def _said_in(content: object) -> tuple[str, str]:
     """Text and thoughts. Mistral's API sends parts while a model thinks, and text afterwards."""
     if not isinstance(content, list):
-        return _stream__string_or_empty(content), ""
+        return text_or_empty(content), ""
     parts = [object_at(part) for part in content]
     thoughts = [part["thinking"] for part in parts if isinstance(part.get("thinking"), list)]
     return _texts_of(parts), "".join(_texts_of(map(object_at, inner)) for inner in thoughts)
 
 
 def _texts_of(parts: Iterable[Mapping[str, Any]]) -> str:
-    return "".join(_stream__string_or_empty(part.get("text")) for part in parts)
+    return "".join(text_or_empty(part.get("text")) for part in parts)
 
 
 def _first_choice(chunk: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -7762,10 +7755,6 @@ def _first_choice(chunk: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _object_or_none(value: object) -> Mapping[str, Any] | None:
     return value if isinstance(value, Mapping) and value else None
-
-
-def _stream__string_or_empty(value: object) -> str:
-    return value if isinstance(value, str) else ""
 
 
 # --- ollama_pack.engines.openai.client ---
@@ -9086,7 +9075,7 @@ class Breaker:
             now: the moment.
             at_once: open now, whatever the threshold: such failures cost too much to wait for another.
             grows: the next time is twice as long. Not where it is only busy: it may be free any moment.
-            pause: seconds that it stays open, where that is known.
+            pause: open now, for so many seconds.
         """
         self.failed_at = now
         if self.state(now) == "open" and not self._trying:
@@ -9096,7 +9085,7 @@ class Breaker:
         self._failures += 1
         if was_open and grows:
             self._backoff = min(2 * self._backoff, self._rule.longest)
-        if was_open or at_once or self._failures >= self._rule.threshold:
+        if was_open or at_once or pause is not None or self._failures >= self._rule.threshold:
             self._retry_at = now + (self._backoff if pause is None else pause)
 
 
@@ -9688,7 +9677,7 @@ class NodeState:
         self.changed()
         if model in self.models:
             breaker = self._breakers.setdefault(model, Breaker(MODEL_RULE))
-            breaker.failed(now, at_once=pause is not None, grows=False, pause=pause)
+            breaker.failed(now, grows=False, pause=pause)
         self.breaker.gave_up()
 
     def broke_off(self, model: str, user: str, now: float) -> None:
@@ -13086,8 +13075,8 @@ class Scheduler:
         self.cluster.learn(running.node, blob, lesson)
         self.listener(FinishedEvent(request_id, node_key(running.node.row), blob, lesson))
 
-    def is_busy(self, request_id: str, *, pause: float | None, waits: bool) -> bool:
-        """The node takes no further request of this model now.
+    def was_busy(self, request_id: str, *, pause: float | None, waits: bool) -> bool:
+        """The node took no further request of this model.
 
         Args:
             request_id: the request.
@@ -14947,7 +14936,7 @@ class Router:
         self._attempts.end(pending.request.id)
         unexplained, kind = is_unexplained(error), failure_kind(error)
         if isinstance(error, NodeBusyError):
-            again = self._is_busy(pending, error)
+            again = self._was_busy(pending, error)
         else:
             again = self.scheduler.failed(
                 pending.request.id,
@@ -14969,12 +14958,12 @@ class Router:
         self.counts.failed_over(binding)
         pending.bound = self._loop.create_future()
 
-    def _is_busy(self, pending: PendingChat, error: NodeBusyError) -> bool:
+    def _was_busy(self, pending: PendingChat, error: NodeBusyError) -> bool:
         """Whether it waits now: for another node, or for the same one if that says that it is free soon."""
         now, pause = self._loop.time(), error.retry_after
         pending.busy_since = now if pending.busy_since is None else pending.busy_since
         soon = pause is not None and now + pause - pending.busy_since < DOWN_SECONDS
-        return self.scheduler.is_busy(pending.request.id, pause=pause, waits=soon)
+        return self.scheduler.was_busy(pending.request.id, pause=pause, waits=soon)
 
 
 async def _tell_load(pending: PendingChat, attempt: Attempt) -> None:

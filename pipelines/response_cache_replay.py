@@ -10,57 +10,58 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/pipelines/response_cache_replay.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Pipeline`, line 7623, which the server calls.
+# Begin here: `class Pipeline`, line 7632, which the server calls.
 # The modules that it uses come first:
-#    118  base.translations           The translations of all sentences. GENERATED from locale/ by scripts/package.py.
-#    196  base.messages               Sentences for people, in English and in the languages of the catalogue.
-#    324  cache.bound                 How often answers to similar questions are wrong, at most: the bound that a threshold must pass.
-#    479  errors                      The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
-#    499  cache.errors                What goes wrong with the cache.
-#    538  cache.canonical             JSON values as bytes: the same value gives the same bytes, and no two values share them.
-#    654  cache.keyring               Everything that is derived from the admin's secret: names in the store, and ciphers.
-#    816  cache.key                   What makes two requests the same: the key of a cached answer.
-#   1056  cache.entry                 An answer as it is kept.
-#   1125  cache.collect               From the chunks of a generation to what may be kept of it.
-#   1280  cache.counters              What the cache did, in figures without any text: of this process, and to be added up over all of them.
-#   1335  base.breaker                A breaker: after failures nothing is sent for a while, then one request tries.
-#   1421  base.single_flight          What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
-#   1504  base.time_limit             A time limit that does not run out while this process itself is held up.
-#   1539  cache.store                 What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
-#   1739  cache.guard                 A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
-#   1906  cache.live                  An answer while it is being generated: any number of listeners get it from the start.
-#   2010  cache.contrast_words        English words that embeddings confuse: of one kind, but not the same.
-#   2119  cache.normal_words          The words of the normal form, in English: which say the same, which say nothing, and whose case matters.
-#   2306  cache.guards                What two questions must have in common before the similarity of their meanings counts at all.
-#   2527  cache.judge                 The judge of similar answers: what it is asked, and when its word counts as a yes.
-#   2634  cache.pool                  Evidence of other sites: counts that were added up over several deployments, with noise.
-#   2780  cache.semantic              The semantic tier: answers to questions that mean the same, once it is known how often that is wrong.
-#   3226  cache.normal_zh             The normal form of a question in Chinese: see `normal_form`.
-#   3364  cache.normal_form           The normal form of a question: two texts with the same form are one question in other words.
-#   3887  cache.similar               The normalised tier: a second key, by the normal form of the last message, that leads to an answer.
-#   4016  cache.outcome               What a request asks of the cache, and what the cache makes of it.
-#   4108  cache.generation            One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
-#   4436  cache.follow                One generation for many: the followers' side, in every process but the leader's.
-#   4539  engines.errors              What goes wrong with a node.
-#   4557  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-#   4611  engines.ollama.to_openai    What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
-#   4636  engines.ollama.stream       A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
-#   4653  cache.replay                A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
-#   4738  cache.cache                 The response cache: look an answer up, follow one that is being generated, or lead.
-#   5458  cache.scope                 Who may share an answer. The scope is part of an entry's key and of its encryption.
-#   5535  services.cacheable          Which requests the cache is for, whose answers they share, and what it is asked.
-#   5665  base.redis                  A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
-#   6104  cache.redis_scripts         What happens in one step inside of Redis: the scripts, and the names of the keys.
-#   6448  cache.store_redis           The cache in Redis or Valkey, for any number of processes and hosts.
-#   6696  cache.sqlite_cache          The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
-#   7040  cache.store_sqlite          The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
-#   7255  engines.model_ids           Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
-#   7263  services.activity           What chats did in this process, until somebody writes it into the history.
-#   7289  services.caching            The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
-#   7397  services.webui_tasks        Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
-#   7432  services.pipeline_requests  What a pipeline can know of a request, how it tells the next one, and the others of its server.
-#   7509  services.valves             What all valves of the pack have in common: what is refused is told to admins, without what was written.
-#   7607  services.pipeline_valves    Valves on the Pipelines server: what all of our pipelines have in common there.
+#    119  base.translations           The translations of all sentences. GENERATED from locale/ by scripts/package.py.
+#    197  base.messages               Sentences for people, in English and in the languages of the catalogue.
+#    325  cache.bound                 How often answers to similar questions are wrong, at most: the bound that a threshold must pass.
+#    480  errors                      The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
+#    500  cache.errors                What goes wrong with the cache.
+#    539  cache.canonical             JSON values as bytes: the same value gives the same bytes, and no two values share them.
+#    655  cache.keyring               Everything that is derived from the admin's secret: names in the store, and ciphers.
+#    817  cache.key                   What makes two requests the same: the key of a cached answer.
+#   1057  cache.entry                 An answer as it is kept.
+#   1126  engines.errors              What goes wrong with a node.
+#   1144  engines.body                Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+#   1198  engines.content             The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#   1207  cache.collect               From the chunks of a generation to what may be kept of it.
+#   1361  cache.counters              What the cache did, in figures without any text: of this process, and to be added up over all of them.
+#   1416  base.breaker                A breaker: after failures nothing is sent for a while, then one request tries.
+#   1502  base.single_flight          What is asked, made or kept once: for all who ask at the same time, or for all plugins of a process.
+#   1585  base.time_limit             A time limit that does not run out while this process itself is held up.
+#   1620  cache.store                 What a store of the cache does, whichever it is. Values are opaque to it, and times are on its own clock.
+#   1820  cache.guard                 A limit and a breaker around a store, so that a chat never waits for it and never sees its errors.
+#   1987  cache.live                  An answer while it is being generated: any number of listeners get it from the start.
+#   2091  cache.contrast_words        English words that embeddings confuse: of one kind, but not the same.
+#   2200  cache.normal_words          The words of the normal form, in English: which say the same, which say nothing, and whose case matters.
+#   2387  cache.guards                What two questions must have in common before the similarity of their meanings counts at all.
+#   2608  cache.judge                 The judge of similar answers: what it is asked, and when its word counts as a yes.
+#   2715  cache.pool                  Evidence of other sites: counts that were added up over several deployments, with noise.
+#   2861  cache.semantic              The semantic tier: answers to questions that mean the same, once it is known how often that is wrong.
+#   3307  cache.normal_zh             The normal form of a question in Chinese: see `normal_form`.
+#   3445  cache.normal_form           The normal form of a question: two texts with the same form are one question in other words.
+#   3968  cache.similar               The normalised tier: a second key, by the normal form of the last message, that leads to an answer.
+#   4097  cache.outcome               What a request asks of the cache, and what the cache makes of it.
+#   4189  cache.generation            One generation for many: the leader's side. It runs in a task, so that it can outlive its own client.
+#   4517  cache.follow                One generation for many: the followers' side, in every process but the leader's.
+#   4620  engines.ollama.to_openai    What an Ollama says, as OpenAI's chat API says it. Nothing here raises: what has a wrong type is absent.
+#   4645  engines.ollama.stream       A streamed answer of Ollama as OpenAI's chunks: one step for each line, remembering but a small state.
+#   4662  cache.replay                A kept or shared answer in the form that the asking client wants: chunks of a stream, or one body.
+#   4747  cache.cache                 The response cache: look an answer up, follow one that is being generated, or lead.
+#   5467  cache.scope                 Who may share an answer. The scope is part of an entry's key and of its encryption.
+#   5544  services.cacheable          Which requests the cache is for, whose answers they share, and what it is asked.
+#   5674  base.redis                  A client for a Redis URL: one server, Sentinel, or a cluster; and scripts that run there.
+#   6113  cache.redis_scripts         What happens in one step inside of Redis: the scripts, and the names of the keys.
+#   6457  cache.store_redis           The cache in Redis or Valkey, for any number of processes and hosts.
+#   6705  cache.sqlite_cache          The cache's tables in SQLite, and what happens in them in one step. Blocking: for a thread of its own.
+#   7049  cache.store_sqlite          The cache in one SQLite file, for the processes of one host: what is used where there is no Redis.
+#   7264  engines.model_ids           Ids of models that clients can use: alias tables and addresses split at spaces, commas and the like.
+#   7272  services.activity           What chats did in this process, until somebody writes it into the history.
+#   7298  services.caching            The cache of a plugin: made of its valves, made anew when they change, given back when nobody uses it.
+#   7406  services.webui_tasks        Which of Open WebUI's own calls nobody waits for: titles and the like come behind people.
+#   7441  services.pipeline_requests  What a pipeline can know of a request, how it tells the next one, and the others of its server.
+#   7518  services.valves             What all valves of the pack have in common: what is refused is told to admins, without what was written.
+#   7616  services.pipeline_valves    Valves on the Pipelines server: what all of our pipelines have in common there.
 
 import asyncio
 import base64
@@ -1122,6 +1123,87 @@ def open_entry(sealed: bytes, scope: str, slot: Slot, keyring: Keyring) -> Entry
     return Entry(**fields)
 
 
+# --- ollama_pack.engines.errors ---
+# What goes wrong with a node.
+
+
+class ChatBodyError(PackError, ValueError):
+    """A chat body holds what cannot be put into the node's form.
+
+    Attributes:
+        field: where it stands, such as `messages[2].content[0].image_url`.
+        reason: what is wrong with it and what to do. Never text of the conversation.
+    """
+
+    def __init__(self, field: str, reason: str) -> None:
+        super().__init__(message("{field} {reason}", field=field, reason=reason))
+        self.field = field
+        self.reason = reason
+
+
+# --- ollama_pack.engines.body ---
+# Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
+
+SHOWN_CHARACTERS = 40
+
+
+def object_in(value: object, field: str) -> Mapping[str, Any]:
+    """The value as an object; absent counts as empty.
+
+    Raises:
+        ChatBodyError: it is something else.
+    """
+    if value is None:
+        return {}
+    if isinstance(value, Mapping):
+        return value
+    raise _unfit(value, field, message("an object"))
+
+
+def object_at(value: object, *path: str) -> Mapping[str, Any]:
+    """The object that a path of fields leads to; an empty one where there is something else."""
+    for field in path:
+        value = value.get(field) if isinstance(value, Mapping) else None
+    return value if isinstance(value, Mapping) else {}
+
+
+def switch_in(value: object, field: str) -> bool:
+    """The value as true or false, which may be written out.
+
+    Raises:
+        ChatBodyError: it is something else.
+    """
+    words = {"true": True, "false": False}
+    meant = words.get(value.strip().lower()) if isinstance(value, str) else value
+    if isinstance(meant, bool):
+        return meant
+    raise _unfit(value, field, message("true or false"))
+
+
+def _unfit(value: object, field: str, wanted: str) -> ChatBodyError:
+    return ChatBodyError(
+        field, message("must be {wanted}, not {value}", wanted=wanted, value=_outline(value))
+    )
+
+
+def _outline(value: object) -> str:
+    """A value for a message: only scalars are shown, the rest may be somebody's conversation."""
+    if isinstance(value, str | bool | float) or value is None:
+        return repr(value if not isinstance(value, str) else value[:SHOWN_CHARACTERS])
+    return {"dict": message("an object"), "list": message("a list"), "int": message("a number")}.get(
+        type(value).__name__, "that"
+    )
+
+
+# --- ollama_pack.engines.content ---
+# The parts of a message, in the one form that this pack works with, whatever a client calls them.
+#
+# OpenAI's chat and Responses APIs, Anthropic's API and LangChain each have their own names for text and images.
+# Clients also send back what another model thought, or marks for a provider's cache: no model reads those.
+
+THOUGHT_FIELDS = ("reasoning_content", "reasoning", "thinking")  # engines' three names for one thing
+
+
 # --- ollama_pack.cache.collect ---
 # From the chunks of a generation to what may be kept of it.
 
@@ -1132,8 +1214,7 @@ _CHUNK_FIELDS = {
     *("system_fingerprint", "service_tier", "timings", "selected_model_id", "provider", "obfuscation"),
 }
 _FINISHES = ("length", "tool_calls", "function_call", "content_filter", "load", "unload", "error")
-_REASONING = ("reasoning_content", "reasoning", "thinking")  # three names for one thing
-_DELTA_FIELDS = {"role", "content", "tool_calls", "refusal", *_REASONING}
+_DELTA_FIELDS = {"role", "content", "tool_calls", "refusal", *THOUGHT_FIELDS}
 
 
 class AnswerCollector:
@@ -1272,7 +1353,7 @@ def _choice_says(choice: object) -> bool:
 
 def reasoning_in(delta: Mapping[str, Any]) -> Iterator[str]:
     """What a delta has of the model's thoughts, under the first of the names that is there."""
-    found = (delta[name] for name in _REASONING if isinstance(delta.get(name), str))
+    found = (delta[name] for name in THOUGHT_FIELDS if isinstance(delta.get(name), str))
     if text := next(found, ""):
         yield text
 
@@ -1404,7 +1485,7 @@ class Breaker:
             now: the moment.
             at_once: open now, whatever the threshold: such failures cost too much to wait for another.
             grows: the next time is twice as long. Not where it is only busy: it may be free any moment.
-            pause: seconds that it stays open, where that is known.
+            pause: open now, for so many seconds.
         """
         self.failed_at = now
         if self.state(now) == "open" and not self._trying:
@@ -1414,7 +1495,7 @@ class Breaker:
         self._failures += 1
         if was_open and grows:
             self._backoff = min(2 * self._backoff, self._rule.longest)
-        if was_open or at_once or self._failures >= self._rule.threshold:
+        if was_open or at_once or pause is not None or self._failures >= self._rule.threshold:
             self._retry_at = now + (self._backoff if pause is None else pause)
 
 
@@ -2533,7 +2614,7 @@ def _guards__words(text: str) -> list[str]:
 # and says no when one of the answers is replaced with one about something else, a decoy. All else is a no.
 # Decoys are drawn at random each time, so that no text can name the one that is to be rejected.
 
-SHOWN_CHARACTERS = 1500  # of each text that the judge reads
+_judge__SHOWN_CHARACTERS = 1500  # of each text that the judge reads
 VERDICTS = ("same", "different")
 
 Ask = Callable[["JudgeTask"], Awaitable[str]]
@@ -2599,7 +2680,7 @@ def judge_task(first: Answered, second: Answered) -> JudgeTask:
         "question_2": second.question,
         "answer_2": second.answer,
     }
-    data = orjson.dumps({name: text[:SHOWN_CHARACTERS] for name, text in fields.items()}).decode()
+    data = orjson.dumps({name: text[:_judge__SHOWN_CHARACTERS] for name, text in fields.items()}).decode()
     form = {"name": "verdict", "strict": True, "schema": _SCHEMA}
     return JudgeTask(
         [{"role": "system", "content": _SYSTEM}, {"role": "user", "content": data}],
@@ -4534,78 +4615,6 @@ class LiveHub:
             return True
         live.close("complete" if plain == END_RECORD else "lost")
         return False
-
-
-# --- ollama_pack.engines.errors ---
-# What goes wrong with a node.
-
-
-class ChatBodyError(PackError, ValueError):
-    """A chat body holds what cannot be put into the node's form.
-
-    Attributes:
-        field: where it stands, such as `messages[2].content[0].image_url`.
-        reason: what is wrong with it and what to do. Never text of the conversation.
-    """
-
-    def __init__(self, field: str, reason: str) -> None:
-        super().__init__(message("{field} {reason}", field=field, reason=reason))
-        self.field = field
-        self.reason = reason
-
-
-# --- ollama_pack.engines.body ---
-# Reading fields of a body that nobody has checked: a value of the right type, or a refusal by name.
-
-_body__SHOWN_CHARACTERS = 40
-
-
-def object_in(value: object, field: str) -> Mapping[str, Any]:
-    """The value as an object; absent counts as empty.
-
-    Raises:
-        ChatBodyError: it is something else.
-    """
-    if value is None:
-        return {}
-    if isinstance(value, Mapping):
-        return value
-    raise _unfit(value, field, message("an object"))
-
-
-def object_at(value: object, *path: str) -> Mapping[str, Any]:
-    """The object that a path of fields leads to; an empty one where there is something else."""
-    for field in path:
-        value = value.get(field) if isinstance(value, Mapping) else None
-    return value if isinstance(value, Mapping) else {}
-
-
-def switch_in(value: object, field: str) -> bool:
-    """The value as true or false, which may be written out.
-
-    Raises:
-        ChatBodyError: it is something else.
-    """
-    words = {"true": True, "false": False}
-    meant = words.get(value.strip().lower()) if isinstance(value, str) else value
-    if isinstance(meant, bool):
-        return meant
-    raise _unfit(value, field, message("true or false"))
-
-
-def _unfit(value: object, field: str, wanted: str) -> ChatBodyError:
-    return ChatBodyError(
-        field, message("must be {wanted}, not {value}", wanted=wanted, value=_outline(value))
-    )
-
-
-def _outline(value: object) -> str:
-    """A value for a message: only scalars are shown, the rest may be somebody's conversation."""
-    if isinstance(value, str | bool | float) or value is None:
-        return repr(value if not isinstance(value, str) else value[:_body__SHOWN_CHARACTERS])
-    return {"dict": message("an object"), "list": message("a list"), "int": message("a number")}.get(
-        type(value).__name__, "that"
-    )
 
 
 # --- ollama_pack.engines.ollama.to_openai ---

@@ -11,7 +11,7 @@ version: 0.1.0
 
 # GENERATED from src/ollama_pack/plugins/tools/voice_transcription.py by scripts/package.py: change that, not this.
 #
-# Begin here: `class Tools`, line 5304, which the server calls.
+# Begin here: `class Tools`, line 5305, which the server calls.
 # The modules that it uses come first:
 #     88  errors                   The base of every error that the pack raises on purpose. Each part defines its own in its `errors.py`.
 #    102  base.translations        The translations of all sentences. GENERATED from locale/ by scripts/package.py.
@@ -22,33 +22,33 @@ version: 0.1.0
 #    922  speech.languages         The languages that Whisper knows: its codes, and its English names, which OpenAI's API answers with.
 #    999  speech.language          Language tags (BCP 47, RFC 5646): which language is spoken, for Chinese, in which script to write it.
 #   1093  engines.failures         Which typed error an answer or a failure of a node is. Nothing here shows a password.
-#   1129  speech.values            What recordings turn into, and what an engine is.
-#   1394  speech.http_answer       What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
-#   1544  speech.pcm               Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
-#   1632  speech.openai_http       Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
-#   1835  speech.recognizer        The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
-#   1974  speech.sentences         Segments of about a sentence, made from words with times.
-#   2028  speech.whisper_model     Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
-#   2221  speech.whisper           Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
-#   2485  services.voice_settings  The valves of voice transcription, for the tool and the routes, and the engine they ask for.
-#   2641  speech.source            Where a recording comes from: bytes, a path or an open file; and how large it may be.
-#   2725  speech.kept              Transcripts of a while ago: the same recording with the same options is not listened to twice.
-#   2814  speech.containers        What the bytes of a file tell that the decoder does not: whether the file ends before it should.
-#   2979  speech.decode            Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
-#   3606  speech.joining           Putting pieces of text together: with spaces where the script has them between words, else without.
-#   3694  speech.script            Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
-#   3770  speech.turns             One recording at a time on this machine's own processors, in turns between users, each with its place.
-#   4038  speech.vad               Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
-#   4088  speech.windows           Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
-#   4235  speech.transcribe        From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
-#   4512  webui.tracing            Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
-#   4550  webui.errors             What goes wrong between the pack and Open WebUI.
-#   4566  webui.voice_files        Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
-#   4667  services.transcribing    Transcribing on behalf of somebody: by the admin's settings, and not twice.
-#   4787  speech.subtitles         Subtitles: lines that fit on a screen, each shown while it is spoken.
-#   4925  speech.formats           A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
-#   5062  services.voice_job       One call of the tool: which recordings, how far it is, what the model gets, and the file for the user.
-#   5286  webui.users              Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
+#   1138  speech.values            What recordings turn into, and what an engine is.
+#   1403  speech.http_answer       What servers answer to `/v1/audio/transcriptions`: `verbose_json`, and `json`, which has no times.
+#   1553  speech.pcm               Samples without a usable header: raw PCM, and WAV files that PyAV refuses. And samples as WAV files.
+#   1641  speech.openai_http       Any server with OpenAI's `/v1/audio/transcriptions`: speaches, LocalAI, whisper.cpp, Groq, OpenAI, vLLM.
+#   1836  speech.recognizer        The recognizers of the `SpeechRecognition` package: offline ones, and clouds where the admin allows it.
+#   1975  speech.sentences         Segments of about a sentence, made from words with times.
+#   2029  speech.whisper_model     Finding a Whisper model for faster-whisper: a folder, an installed package, a cache, or a download.
+#   2222  speech.whisper           Whisper in this process, with faster-whisper: the model is loaded once, whoever asks.
+#   2486  services.voice_settings  The valves of voice transcription, for the tool and the routes, and the engine they ask for.
+#   2642  speech.source            Where a recording comes from: bytes, a path or an open file; and how large it may be.
+#   2726  speech.kept              Transcripts of a while ago: the same recording with the same options is not listened to twice.
+#   2815  speech.containers        What the bytes of a file tell that the decoder does not: whether the file ends before it should.
+#   2980  speech.decode            Decoding with PyAV: any usual format to mono at 16 kHz, block by block, without an ffmpeg binary.
+#   3607  speech.joining           Putting pieces of text together: with spaces where the script has them between words, else without.
+#   3695  speech.script            Writing Chinese in the script that was asked for, with OpenCC: Whisper writes whichever it likes.
+#   3771  speech.turns             One recording at a time on this machine's own processors, in turns between users, each with its place.
+#   4039  speech.vad               Voice activity: the Silero detector of faster-whisper, on a recording that comes block by block.
+#   4089  speech.windows           Cutting a recording into windows with speech in them, at silence. Positions are frames of 32 ms.
+#   4236  speech.transcribe        From a recording to a transcript: decoding, voice activity, windows, the engine, and how far it is.
+#   4513  webui.tracing            Spans for Open WebUI's own OpenTelemetry provider. None where tracing is off or not installed.
+#   4551  webui.errors             What goes wrong between the pack and Open WebUI.
+#   4567  webui.voice_files        Files of Open WebUI: recordings that a user may read, transcripts that become theirs, and models.
+#   4668  services.transcribing    Transcribing on behalf of somebody: by the admin's settings, and not twice.
+#   4788  speech.subtitles         Subtitles: lines that fit on a screen, each shown while it is spoken.
+#   4926  speech.formats           A transcript as text, SubRip (SRT), WebVTT, JSON, or the JSON that OpenAI's API answers with.
+#   5063  services.voice_job       One call of the tool: which recordings, how far it is, what the model gets, and the file for the user.
+#   5287  webui.users              Users of the running Open WebUI, their groups and their language. Imports `open_webui` when called.
 
 import asyncio
 import hashlib
@@ -1103,6 +1103,15 @@ def node_name(url: str) -> str:
     return re.split(r"[?#]", _CREDENTIALS.sub("", url), maxsplit=1)[0].rstrip("/")
 
 
+def retry_seconds(header: str) -> float | None:
+    """What `Retry-After` says in seconds; None where it says nothing, or a date."""
+    try:
+        seconds = float(header)
+    except ValueError:
+        return None
+    return max(0.0, seconds) if math.isfinite(seconds) else None
+
+
 def said_in(answer: bytes) -> str:
     """The message in an answer: its `error`, else its text, shortened; empty for a web page."""
     if _is_page(answer):
@@ -1815,21 +1824,13 @@ class OpenAIHTTPEngine:
         if status == _TOO_LARGE:
             return SpeechServerTooLargeError(self._where, sent)
         if status in _BUSY_STATUS:
-            wait = _retry_seconds(response.headers.get("Retry-After", ""))
+            wait = retry_seconds(response.headers.get("Retry-After", ""))
             return SpeechServerBusyError(self._where, status, said, wait)
         if status in _REFUSED:
             return SpeechServerRefusedError(self._where, status, said)
         return SpeechServerFaultError(
             self._where, message("answers with status {status}", status=status), status=status, said=said
         )
-
-
-def _retry_seconds(header: str) -> float | None:
-    """What `Retry-After` says in seconds; None where it says nothing, or a date."""
-    try:
-        return max(0.0, float(header))
-    except ValueError:
-        return None
 
 
 # --- ollama_pack.speech.recognizer ---

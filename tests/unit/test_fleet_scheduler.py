@@ -572,7 +572,7 @@ def test_a_first_token_lets_the_next_one_try() -> None:
         world.ask(number, user=f"u{number}")
         world.decide()
         world.running.clear()
-        assert not world.scheduler.is_busy(f"r{number}", pause=None, waits=False)
+        assert not world.scheduler.was_busy(f"r{number}", pause=None, waits=False)
     world.now += 5
     for number in range(2, 6):
         world.ask(number, user=f"u{number}")

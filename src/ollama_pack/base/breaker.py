@@ -73,7 +73,7 @@ class Breaker:
             now: the moment.
             at_once: open now, whatever the threshold: such failures cost too much to wait for another.
             grows: the next time is twice as long. Not where it is only busy: it may be free any moment.
-            pause: seconds that it stays open, where that is known.
+            pause: open now, for so many seconds.
         """
         self.failed_at = now
         if self.state(now) == "open" and not self._trying:
@@ -83,5 +83,5 @@ class Breaker:
         self._failures += 1
         if was_open and grows:
             self._backoff = min(2 * self._backoff, self._rule.longest)
-        if was_open or at_once or self._failures >= self._rule.threshold:
+        if was_open or at_once or pause is not None or self._failures >= self._rule.threshold:
             self._retry_at = now + (self._backoff if pause is None else pause)

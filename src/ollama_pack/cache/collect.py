@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ollama_pack.cache.entry import Entry
+from ollama_pack.engines.content import THOUGHT_FIELDS
 
 # Of a chunk and its delta, what is understood. An answer with anything else cannot be told again faithfully,
 # and so it is not kept.
@@ -12,8 +13,7 @@ _CHUNK_FIELDS = {
     *("system_fingerprint", "service_tier", "timings", "selected_model_id", "provider", "obfuscation"),
 }
 _FINISHES = ("length", "tool_calls", "function_call", "content_filter", "load", "unload", "error")
-_REASONING = ("reasoning_content", "reasoning", "thinking")  # three names for one thing
-_DELTA_FIELDS = {"role", "content", "tool_calls", "refusal", *_REASONING}
+_DELTA_FIELDS = {"role", "content", "tool_calls", "refusal", *THOUGHT_FIELDS}
 
 
 class AnswerCollector:
@@ -152,6 +152,6 @@ def _choice_says(choice: object) -> bool:
 
 def reasoning_in(delta: Mapping[str, Any]) -> Iterator[str]:
     """What a delta has of the model's thoughts, under the first of the names that is there."""
-    found = (delta[name] for name in _REASONING if isinstance(delta.get(name), str))
+    found = (delta[name] for name in THOUGHT_FIELDS if isinstance(delta.get(name), str))
     if text := next(found, ""):
         yield text

@@ -32,6 +32,11 @@ def object_at(value: object, *path: str) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
 
 
+def text_or_empty(value: object) -> str:
+    """The text; an empty one where there is something else."""
+    return value if isinstance(value, str) else ""
+
+
 def objects_in(value: object, field: str) -> list[Mapping[str, Any]]:
     """The value as a list of objects; absent counts as empty.
 

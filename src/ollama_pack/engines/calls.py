@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ollama_pack.engines.body import object_at
+from ollama_pack.engines.body import object_at, text_or_empty
 
 
 @dataclass(slots=True)
@@ -19,9 +19,9 @@ class PendingCall:
     def take(self, fragment: Mapping[str, Any]) -> None:
         """Add what is new."""
         function = object_at(fragment, "function")
-        self.id = self.id or _string_or_empty(fragment.get("id"))
-        self.name = self.name or _string_or_empty(function.get("name"))
-        self.arguments += _string_or_empty(function.get("arguments"))
+        self.id = self.id or text_or_empty(fragment.get("id"))
+        self.name = self.name or text_or_empty(function.get("name"))
+        self.arguments += text_or_empty(function.get("arguments"))
 
 
 @dataclass(slots=True)
@@ -35,7 +35,7 @@ class PendingCalls:
 
         Some engines number all calls 0 and tell them apart by their ids, others leave the index out.
         """
-        index, identity = fragment.get("index"), _string_or_empty(fragment.get("id"))
+        index, identity = fragment.get("index"), text_or_empty(fragment.get("id"))
         if index is None:
             named = identity or object_at(fragment, "function").get("name")
             known = None if named or not self.calls else self.calls[-1]
@@ -57,7 +57,3 @@ class PendingCalls:
             }
             for number, call in enumerate(self.calls)
         ]
-
-
-def _string_or_empty(value: object) -> str:
-    return value if isinstance(value, str) else ""

@@ -12,6 +12,7 @@ from ollama_pack.engines.body import list_in, object_in, text_in
 # Type of a part → the field with its text.
 _TEXT_PARTS = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}
 IMAGE_PARTS = frozenset({"image_url", "input_image", "image"})
+THOUGHT_FIELDS = ("reasoning_content", "reasoning", "thinking")  # engines' three names for one thing
 # `redacted_thinking`, `reasoning.encrypted`, `thought_signature`: any type with one of these words in it.
 _THOUGHT_WORDS = ("thinking", "reasoning", "thought")
 _MARKS = frozenset(

@@ -28,7 +28,10 @@ class NodeError(PackError):
         reason: what it did not do.
         status: the HTTP status of its answer; None where there was none, or where the answer had begun.
         said: the node's own message, shortened; empty where it gave none.
+        is_down: it is the node, not one model on it: there is no connection.
     """
+
+    is_down = False
 
     def __init__(self, node: str, reason: str, *, status: int | None = None, said: str = "") -> None:
         super().__init__()
@@ -44,11 +47,6 @@ class NodeError(PackError):
 
     def __str__(self) -> str:
         return str(self.message)
-
-    @property
-    def is_down(self) -> bool:
-        """Whether it is the node, not one model on it: there is no connection."""
-        return False
 
     @property
     def plain_with_said(self) -> Message:
@@ -70,14 +68,11 @@ class RetryableNodeError(NodeError):
 class NodeUnreachableError(RetryableNodeError):
     """No connection came about, so the node has not seen the request."""
 
+    is_down = True
+
     def __init__(self, node: str, said: str) -> None:
         reason = message("cannot be reached (does it run, is the address right?)")
         super().__init__(node, reason, said=said)
-
-    @property
-    def is_down(self) -> bool:
-        """Yes."""
-        return True
 
     @property
     def plain(self) -> Message:
@@ -123,11 +118,7 @@ class NodeTimeoutError(RetryableNodeError):
         super().__init__(node, reason)
         self.stage = stage
         self.seconds = seconds
-
-    @property
-    def is_down(self) -> bool:
-        """Whether no connection came about in time."""
-        return self.stage == "connect"
+        self.is_down = stage == "connect"
 
 
 class NodeBusyError(RetryableNodeError):

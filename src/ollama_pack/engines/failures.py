@@ -1,6 +1,7 @@
 """Which typed error an answer or a failure of a node is. Nothing here shows a password."""
 
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping
 
@@ -28,6 +29,15 @@ _STATUS_NOT_FOUND = 404
 def node_name(url: str) -> str:
     """A node's address as it may be shown: without user name, password, query and fragment."""
     return re.split(r"[?#]", _CREDENTIALS.sub("", url), maxsplit=1)[0].rstrip("/")
+
+
+def retry_seconds(header: str) -> float | None:
+    """What `Retry-After` says in seconds; None where it says nothing, or a date."""
+    try:
+        seconds = float(header)
+    except ValueError:
+        return None
+    return max(0.0, seconds) if math.isfinite(seconds) else None
 
 
 def status_error(node: str, status: int, answer: bytes, model: str) -> NodeError:

@@ -3,7 +3,6 @@
 import asyncio
 import json
 import logging
-import math
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ from ollama_pack.engines.errors import (
     NodeUnreachableError,
     RequestRefusedError,
 )
-from ollama_pack.engines.failures import node_name, said_in, shortened, status_error
+from ollama_pack.engines.failures import node_name, retry_seconds, said_in, shortened, status_error
 from ollama_pack.engines.sse import LineBuffer, LineTooLongError, ServerEvent, SseBuffer
 
 HTTP_OK = 200
@@ -256,7 +255,8 @@ class NodeTransport:
             response.close()
         error = self.dialect.refusal(self.name, response.status, said, str((body or {}).get("model", "")))
         if isinstance(error, NodeBusyError):
-            error.retry_after = _seconds_in(response.headers.get("Retry-After", ""))
+            pause = retry_seconds(response.headers.get("Retry-After", ""))
+            error.retry_after = None if pause is None else min(max(pause, LEAST_PAUSE), MOST_PAUSE)
         raise error
 
     def _redirected(self, path: str, status: int, location: str) -> NodeFaultError:
@@ -387,15 +387,6 @@ class NodeTransport:
                 yield
         except TimeoutError as error:
             raise NodeTimeoutError(self.name, stage, seconds) from error
-
-
-def _seconds_in(header: str) -> float | None:
-    """What `Retry-After` says; None where it says nothing, or a date."""
-    try:
-        seconds = float(header)
-    except ValueError:
-        return None
-    return min(max(seconds, LEAST_PAUSE), MOST_PAUSE) if math.isfinite(seconds) else None
 
 
 async def _read_to_end(pieces: AsyncGenerator[Any, None]) -> None:

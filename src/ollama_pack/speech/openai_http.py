@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import aiohttp
 
 from ollama_pack.base.messages import message
-from ollama_pack.engines.failures import node_name, said_in, shortened
+from ollama_pack.engines.failures import node_name, retry_seconds, said_in, shortened
 from ollama_pack.speech.errors import (
     SpeechServerBusyError,
     SpeechServerError,
@@ -206,18 +206,10 @@ class OpenAIHTTPEngine:
         if status == _TOO_LARGE:
             return SpeechServerTooLargeError(self._where, sent)
         if status in _BUSY_STATUS:
-            wait = _retry_seconds(response.headers.get("Retry-After", ""))
+            wait = retry_seconds(response.headers.get("Retry-After", ""))
             return SpeechServerBusyError(self._where, status, said, wait)
         if status in _REFUSED:
             return SpeechServerRefusedError(self._where, status, said)
         return SpeechServerFaultError(
             self._where, message("answers with status {status}", status=status), status=status, said=said
         )
-
-
-def _retry_seconds(header: str) -> float | None:
-    """What `Retry-After` says in seconds; None where it says nothing, or a date."""
-    try:
-        return max(0.0, float(header))
-    except ValueError:
-        return None

@@ -13,7 +13,6 @@ from ollama_pack.base.messages import message
 from ollama_pack.engines.errors import ChatBodyError
 from ollama_pack.engines.refusals import ApiForm, Refusal
 from ollama_pack.webui.calling import refusal_in
-from ollama_pack.webui.early_errors import note_left
 from ollama_pack.webui.errors import ClientLeftError, ModelRefusedError
 from ollama_pack.webui.routes import json_answer
 from ollama_pack.webui.users import accepted_language
@@ -114,7 +113,6 @@ async def while_connected(request: Any) -> AsyncIterator[None]:
         yield
     except asyncio.CancelledError:
         if gone.is_set() and task is not None and not task.uncancel():
-            note_left(request.scope.get("state") or {})
             raise ClientLeftError from None
         raise
     finally:

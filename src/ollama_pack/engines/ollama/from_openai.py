@@ -7,6 +7,7 @@ from typing import Any
 
 from ollama_pack.engines.body import object_at
 from ollama_pack.engines.calls import PendingCalls
+from ollama_pack.engines.content import THOUGHT_FIELDS
 
 _REPORTED = (
     "total_duration",
@@ -17,7 +18,6 @@ _REPORTED = (
     "eval_duration",
 )
 _COUNTS = {"prompt_eval_count": "prompt_tokens", "eval_count": "completion_tokens"}
-_THOUGHTS = ("reasoning_content", "reasoning", "thinking")  # three names for one thing
 
 Said = dict[str, Any]
 
@@ -72,7 +72,7 @@ class OllamaReply:
             self._calls.take(object_at(call))
         tokens = object_at(choice, "logprobs").get("content")
         content = message.get("content") or ""
-        thinking = next((message[name] for name in _THOUGHTS if message.get(name)), "")
+        thinking = next((message[name] for name in THOUGHT_FIELDS if message.get(name)), "")
         said = {"content": content, "thinking": thinking}
         return {name: text for name, text in said.items() if text}, tokens or []
 

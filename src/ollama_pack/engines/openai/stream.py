@@ -7,12 +7,12 @@ chunk says something new, a tool call comes whole, and the last chunk that has a
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from ollama_pack.engines.body import object_at
+from ollama_pack.engines.body import object_at, text_or_empty
 from ollama_pack.engines.calls import PendingCalls
+from ollama_pack.engines.content import THOUGHT_FIELDS
 from ollama_pack.engines.ollama.stream import UsagePlace
 from ollama_pack.engines.ollama.to_openai import ReplyHead
 
-_THOUGHT_FIELDS = ("reasoning_content", "reasoning", "thinking")
 _KEPT_DELTAS = ("annotations", "images", "reasoning_details")  # that Open WebUI reads
 _FINISHES = frozenset({"stop", "length", "content_filter"})
 _ABORTS = frozenset({"abort", "error"})
@@ -112,7 +112,7 @@ def engine_usage(usage: Mapping[str, Any] | None, timings: Mapping[str, Any] | N
 def _engine_delta(given: Mapping[str, Any]) -> dict[str, Any]:
     """What a delta says, without what is empty: text, thoughts, and what else Open WebUI reads."""
     content, thought = _said_in(given.get("content"))
-    thoughts = (_string_or_empty(given.get(name)) for name in _THOUGHT_FIELDS)
+    thoughts = (text_or_empty(given.get(name)) for name in THOUGHT_FIELDS)
     found = {
         "content": content,
         "reasoning_content": next((other for other in thoughts if other), thought),
@@ -124,14 +124,14 @@ def _engine_delta(given: Mapping[str, Any]) -> dict[str, Any]:
 def _said_in(content: object) -> tuple[str, str]:
     """Text and thoughts. Mistral's API sends parts while a model thinks, and text afterwards."""
     if not isinstance(content, list):
-        return _string_or_empty(content), ""
+        return text_or_empty(content), ""
     parts = [object_at(part) for part in content]
     thoughts = [part["thinking"] for part in parts if isinstance(part.get("thinking"), list)]
     return _texts_of(parts), "".join(_texts_of(map(object_at, inner)) for inner in thoughts)
 
 
 def _texts_of(parts: Iterable[Mapping[str, Any]]) -> str:
-    return "".join(_string_or_empty(part.get("text")) for part in parts)
+    return "".join(text_or_empty(part.get("text")) for part in parts)
 
 
 def _first_choice(chunk: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -143,7 +143,3 @@ def _first_choice(chunk: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _object_or_none(value: object) -> Mapping[str, Any] | None:
     return value if isinstance(value, Mapping) and value else None
-
-
-def _string_or_empty(value: object) -> str:
-    return value if isinstance(value, str) else ""

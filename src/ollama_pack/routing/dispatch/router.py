@@ -671,7 +671,7 @@ class Router:
         self._attempts.end(pending.request.id)
         unexplained, kind = is_unexplained(error), failure_kind(error)
         if isinstance(error, NodeBusyError):
-            again = self._is_busy(pending, error)
+            again = self._was_busy(pending, error)
         else:
             again = self.scheduler.failed(
                 pending.request.id,
@@ -693,12 +693,12 @@ class Router:
         self.counts.failed_over(binding)
         pending.bound = self._loop.create_future()
 
-    def _is_busy(self, pending: PendingChat, error: NodeBusyError) -> bool:
+    def _was_busy(self, pending: PendingChat, error: NodeBusyError) -> bool:
         """Whether it waits now: for another node, or for the same one if that says that it is free soon."""
         now, pause = self._loop.time(), error.retry_after
         pending.busy_since = now if pending.busy_since is None else pending.busy_since
         soon = pause is not None and now + pause - pending.busy_since < DOWN_SECONDS
-        return self.scheduler.is_busy(pending.request.id, pause=pause, waits=soon)
+        return self.scheduler.was_busy(pending.request.id, pause=pause, waits=soon)
 
 
 async def _tell_load(pending: PendingChat, attempt: Attempt) -> None:

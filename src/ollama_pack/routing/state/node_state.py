@@ -212,7 +212,7 @@ class NodeState:
         self.changed()
         if model in self.models:
             breaker = self._breakers.setdefault(model, Breaker(MODEL_RULE))
-            breaker.failed(now, at_once=pause is not None, grows=False, pause=pause)
+            breaker.failed(now, grows=False, pause=pause)
         self.breaker.gave_up()
 
     def broke_off(self, model: str, user: str, now: float) -> None:

@@ -280,8 +280,8 @@ class Scheduler:
         self.cluster.learn(running.node, blob, lesson)
         self.listener(FinishedEvent(request_id, node_key(running.node.row), blob, lesson))
 
-    def is_busy(self, request_id: str, *, pause: float | None, waits: bool) -> bool:
-        """The node takes no further request of this model now.
+    def was_busy(self, request_id: str, *, pause: float | None, waits: bool) -> bool:
+        """The node took no further request of this model.
 
         Args:
             request_id: the request.
